@@ -1,0 +1,13 @@
+"""`python -m rmt_rl`: the list of commands."""
+
+from rmt_rl import __version__
+
+COMMANDS = {
+    "train": "train a memory agent, e.g. python -m rmt_rl.train env=minigrid-memory algo=ppo",
+    "evaluate": "play fresh episodes with a trained policy, e.g. python -m rmt_rl.evaluate policy=runs/<name>",
+}
+
+print(f"rmt_rl {__version__}: reinforcement learning for agents that must remember\n")
+for name, text in COMMANDS.items():
+    print(f"  python -m rmt_rl.{name:<10} {text}")
+print("\nEvery command explains its options with --help.")

@@ -1,0 +1,29 @@
+"""Losses: pure functions of tensors, no options object, no logging."""
+
+from __future__ import annotations
+
+import torch
+
+
+def clipped_surrogate(log_ratio: torch.Tensor, advantage: torch.Tensor, clip: float) -> torch.Tensor:
+    """PPO's policy loss, the mean of -min(r A, clamp(r, 1 - clip, 1 + clip) A) with r = exp(log_ratio).
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), eq. 7.
+    """
+    ratio = log_ratio.exp()
+    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def value_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Half of the mean squared error; targets are not differentiated."""
+    return 0.5 * (value - target.detach()).square().mean()
+
+
+def standardise(advantage: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and deviation 1 over all elements."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Mean of r - 1 - log r, an estimate of KL(old || new) that is never negative (Schulman 2020, "k3")."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()

@@ -1,0 +1,80 @@
+"""Proximal policy optimisation on whole rows: minibatches split rows, never time."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rmt_rl import config
+from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, value_loss
+from rmt_rl.algos.returns import gae
+from rmt_rl.data import Rollout, map_obs, select_rows
+from rmt_rl.policies.actor_critic import ActorCritic
+
+#: Recomputed log-probabilities may differ from the stored ones by this much before the first optimizer step.
+RATIO_TOLERANCE = 1e-5
+
+
+class PPO:
+    """Holds what is saved between updates: the policy, its optimizer, and how many updates were made."""
+
+    def __init__(self, policy: ActorCritic, options: config.PPO) -> None:
+        self.policy, self.options, self.updates = policy, options, 0
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(), lr=options.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
+        )
+
+    def update(self, rollout: Rollout, learning_rate: float, generator: torch.Generator) -> dict[str, float]:
+        """All epochs over one rollout; returns the means of what is worth watching."""
+        o = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        advantage = gae(
+            rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated, o.gamma, o.gae_lambda
+        )
+        target = advantage + rollout.value
+        metrics = []
+        for _ in range(o.epochs):
+            for rows in torch.randperm(len(advantage), generator=generator, device=advantage.device).chunk(o.minibatches):
+                loss, measured = self._loss(rollout, advantage[rows], target[rows], rows)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(self.policy.parameters(), o.max_grad_norm)
+                self.optimizer.step()
+                metrics.append(torch.stack([*measured, norm]))
+        self.updates += 1
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "gradient_norm")
+        means = dict(zip(names, torch.stack(metrics).mean(0).tolist(), strict=True))
+        explained = 1 - (target - rollout.value).var() / target.var().clamp(min=1e-12)
+        return {**means, "explained_variance": float(explained), "learning_rate": learning_rate}
+
+    def _loss(
+        self, rollout: Rollout, advantage: torch.Tensor, target: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        o = self.options
+        obs = map_obs(lambda x: x[rows], rollout.obs)
+        action, first = rollout.action[rows], rollout.first[rows]
+        parameters, value, _ = self.policy.unroll(obs, action, select_rows(rollout.state, rows), first)
+        log_ratio = self.policy.head.log_prob(parameters, action) - rollout.log_prob[rows]
+        if self.updates == 0 and not self.optimizer.state:
+            _check_ratio(log_ratio, rollout.log_prob[rows])
+        if o.normalize_advantage:
+            advantage = standardise(advantage)
+        policy_loss = clipped_surrogate(log_ratio, advantage, o.clip)
+        values = value_loss(value, target)
+        entropy = self.policy.head.entropy(parameters).mean()
+        loss = policy_loss + o.value_coef * values - o.entropy_coef * entropy
+        with torch.no_grad():
+            clipped = ((log_ratio.exp() - 1).abs() > o.clip).float().mean()
+            measured = [policy_loss, values, entropy, approximate_kl(log_ratio), clipped]
+        return loss, [m.detach() for m in measured]
+
+
+def _check_ratio(log_ratio: torch.Tensor, log_prob: torch.Tensor) -> None:
+    """Acting and learning must compute the same policy; if not, every update would be wrong in a way no curve shows."""
+    worst = float((log_ratio.detach().abs() / log_prob.abs().clamp(min=1)).max())
+    if not worst <= RATIO_TOLERANCE:
+        raise RuntimeError(
+            f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; allowed "
+            f"is {RATIO_TOLERANCE:.0e}. The backbone's two doors disagree: run tests/contract/test_backbones.py on it"
+        )

@@ -1,0 +1,243 @@
+"""The command line: `name=value` arguments become the frozen dataclasses of `config.py`.
+
+Hydra's compose API puts the chosen groups together. Its command-line decorator is not used: no output folders, no
+logging set-up, and every mistake is one line of ours instead of a page of Hydra's. This file is not for deciding what
+is allowed; that is `config.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from rmt_rl.config import (
+    GROUPS,
+    ConfigError,
+    Evaluate,
+    MiniGridMemory,
+    Option,
+    Train,
+    choose,
+    did_you_mean,
+    from_dict,
+    groups,
+    options,
+    read,
+    show,
+    size_and_random,
+    validate,
+)
+
+TRAIN, EVALUATE = "python -m rmt_rl.train", "python -m rmt_rl.evaluate"
+
+
+def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -> Train:
+    """The validated configuration of a training run; raises ConfigError."""
+    given = _split(argv)
+    choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
+    for group, name in choices.items():
+        choose(group, name)
+    values = _read_all(given, options(schema), choices, prog)
+    return from_dict(_updated(_composed(schema, choices), values), schema)
+
+
+def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> Evaluate:
+    """The validated configuration of an evaluation; raises ConfigError.
+
+    With `env=` the env.* options are checked here; without it only `resolve_env` can, which knows the trained one.
+    """
+    given = _split(argv)
+    overrides = tuple(f"{key}={given.pop(key)}" for key in list(given) if key.startswith("env."))
+    values = _read_all(given, options(Evaluate), {}, prog)
+    if "policy" not in values:
+        raise ConfigError("policy: missing; expected policy=<the folder of a trained policy>")
+    config = validate(Evaluate(env_overrides=overrides, **values))
+    if config.env is not None:
+        resolve_env(None, config.env, overrides, prog)
+    return config
+
+
+def resolve_env(base: Any, name: str | None, overrides: Sequence[str], prog: str = EVALUATE) -> Any:
+    """The environment's dataclass with `env.*` overrides applied: to `base`, or to the defaults of env `name`."""
+    from omegaconf import OmegaConf
+
+    if name is not None:
+        base = choose("env", name)()
+    values = _read_all(_split(overrides), {}, {"env": base.name}, prog)
+    changed = _updated(OmegaConf.create({"env": _writable(base)}), values)
+    return validate(type(base)(**changed["env"]), "env.")
+
+
+def _split(argv: Sequence[str]) -> dict[str, str]:
+    """The arguments by name, each still as text."""
+    given: dict[str, str] = {}
+    for argument in argv:
+        key, equals, text = argument.partition("=")
+        name = key.lstrip("-+~")
+        if not equals or not name:
+            raise ConfigError(f"{show(argument)}: expected name=value, such as steps=100000")
+        if name != key:
+            raise ConfigError(f"{show(argument)}: expected {show(f'{name}={text}')}, without {key[: -len(name)]}")
+        if key in given:
+            raise ConfigError(f"{show(argument)}: {show(key)} is given twice, {show(given[key])} before; expected once")
+        given[key] = text
+    return given
+
+
+def _read_all(
+    given: Mapping[str, str], top: Mapping[str, Option], choices: Mapping[str, str], prog: str
+) -> dict[str, Any]:
+    """The arguments by name, each in its option's type; `choices` are the chosen groups, `top` the other options."""
+    values = {}
+    for key, text in given.items():
+        allowed = _find(key, top, choices)
+        if allowed is None:
+            raise ConfigError(f"{show(key)}={show(text)}: {_unknown(key, top, choices, prog)}")
+        values[key] = _value(key, allowed, text)
+    return _with_id(values) if choices.get("env") == MiniGridMemory.name else values
+
+
+def _find(key: str, top: Mapping[str, Option], choices: Mapping[str, str]) -> Option | None:
+    group, _, name = key.partition(".")
+    if group not in choices or "" in key.split("."):
+        return top.get(key)
+    name, _, inner = name.partition(".")
+    allowed = options(GROUPS[group][choices[group]]).get(name)
+    return allowed if not inner or (allowed and allowed.kind is dict) else None
+
+
+def _unknown(key: str, top: Mapping[str, Option], choices: Mapping[str, str], prog: str) -> str:
+    """What to say of a name that does not exist, or that belongs to a choice that was not made."""
+    group, _, name = key.partition(".")
+    if group in choices:
+        known = options(GROUPS[group][choices[group]])
+        owners = [f"{group}={choice}" for choice, cls in GROUPS[group].items() if name in options(cls)]
+        hint = did_you_mean(key, [f"{group}.{option}" for option in known])
+        if owners:
+            hint = f"; {name} is an option of {' and '.join(owners)}"
+        if name == "name":
+            hint = f"; did you mean {group}=<name>?"
+        return f"{group}={choices[group]} has no such option, it has {', '.join(known)}{hint}"
+    # an evaluation chooses no groups, but takes the options of every environment
+    nested = [f"{group}.{n}" for group in choices or ["env"] for cls in GROUPS[group].values() for n in options(cls)]
+    names = [*choices, *top]
+    hint = did_you_mean(key, [*names, *nested])
+    return f"no such option, expected one of {', '.join(names)} (see {prog} --help){hint}"
+
+
+def _value(key: str, allowed: Option, text: str) -> Any:
+    value: Any = text
+    if allowed.kind is dict:
+        value = _hydra_value(text)
+        for name in reversed(key.split(".")[2:]):
+            value = {name: value}
+    elif text == "null":
+        value = None
+    elif len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        value = text[1:-1]
+    return read(key, allowed, value, shown=text)
+
+
+def _hydra_value(text: str) -> Any:
+    """A value in Hydra's grammar, such as `{a: 1, b: [x, y]}`; what is none comes back as something `read` refuses."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(f"value={text}").value()
+    except (HydraException, ValueError, RecursionError):
+        return object()
+
+
+def _with_id(values: dict[str, Any]) -> dict[str, Any]:
+    """env.id and what it stands for, together.
+
+    In an evaluation both may meet another id, size and random from training: the newest word counts, so an id brings
+    its own size and random, and a size or random without an id takes the old id away.
+    """
+    given = {name: values[f"env.{name}"] for name in ("size", "random") if f"env.{name}" in values}
+    if values.get("env.id") is not None:
+        fixed = size_and_random(values["env.id"], given)
+        return values | {f"env.{name}": value for name, value in fixed.items()}
+    return values | {"env.id": None} if given else values
+
+
+def _composed(schema: type[Train], choices: Mapping[str, str]) -> Any:
+    """Hydra's configuration for the chosen groups, with their defaults."""
+    from hydra import compose, initialize
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, parts in GROUPS.items():
+        for name, part in parts.items():
+            store.store(group=group, name=name, node=_writable(part))
+    store.store(name="rmt_rl", node=_writable(schema))
+    with initialize(version_base="1.3", config_path=None):
+        return compose("rmt_rl", overrides=[f"+{group}={name}" for group, name in choices.items()])
+
+
+def _writable(part: Any) -> Any:
+    """A structured config that may be changed: OmegaConf makes those of frozen dataclasses read-only."""
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(part)
+    OmegaConf.set_readonly(node, False)
+    return node
+
+
+def _updated(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An OmegaConf configuration with the values set, as plain dictionaries."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for key, value in values.items():
+        # below a dictionary option the rest of the key is already part of the value
+        path = ".".join(key.split(".")[:2])
+        try:
+            OmegaConf.update(config, path, value, force_add=True)
+        except OmegaConfBaseException as error:
+            # a list in env.options and then a key below it, for instance
+            raise ConfigError(f"{show(key)}: expected something that fits the {path} before it") from error
+    plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    return plain
+
+
+# -------------------------------------------------------------------------------------------------------- --help
+
+SUMMARIES = {
+    Train: "Trains a policy and writes it, with everything that was measured, to a new folder under runs/.",
+    Evaluate: "Plays fresh episodes with a saved policy and prints how they went.",
+}
+EXAMPLES = {
+    Train: (
+        "env=minigrid-memory algo=ppo policy.width=128 steps=100000",
+        "env=tmaze env.length=20 policy=lstm seed=1 run=first",
+    ),
+    Evaluate: ("policy=runs/first/policy", "policy=runs/first/policy env.length=10000 episodes=100 deterministic=true"),
+}
+
+
+def help_text(prog: str = TRAIN, schema: type = Train) -> str:
+    """What --help prints: an abstract, two examples, then every option with its default and its one line."""
+    lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[schema], "", "examples:"]
+    lines += [f"  {prog} {example}" for example in EXAMPLES[schema]]
+    lines += ["", "options, with their defaults:", *_help_lines(schema)]
+    chosen = groups(schema) or {"env": ""}
+    for group, usual in chosen.items():
+        for name, cls in GROUPS[group].items():
+            mark = " (default)" if name == usual else ""
+            summary = (cls.__doc__ or "").partition("\n")[0]
+            lines += ["", f"{group}={name}{mark}: {summary}", *_help_lines(cls, f"{group}.")]
+    return "\n".join(lines)
+
+
+def _help_lines(cls: type, prefix: str = "") -> list[str]:
+    table = {}
+    for item in fields(cls):
+        if usual := item.metadata.get("group"):
+            table[f"{item.name}={usual}"] = f"{item.metadata['help']}: {', '.join(GROUPS[item.name])}"
+    for name, known in options(cls).items():
+        default = "<folder>" if known.default is MISSING else show(known.default)
+        table[f"{prefix}{name}={default}"] = known.help
+    return [f"  {setting:<32} {text}" for setting, text in table.items()]

@@ -1,0 +1,545 @@
+"""All options of rmt_rl: frozen, torch-free dataclasses, the only place where a field, its default and its help live.
+
+Below them stand the checks. `validate` is the only judge of a configuration, wherever it came from: command line, file
+or Python. This file is not for parsing the command line; that is `cli.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import numbers
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+class ConfigError(ValueError):
+    """A mistake of the user, told in one line: the option, the value found, what is allowed."""
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[Any] = (),
+    form: tuple[str, str] | None = None,
+) -> Any:
+    """A dataclass field with a one-line help text, printed by --help and in docs/options.md, and its allowed values.
+
+    low, high: bounds of a number. above, below: bounds that are not allowed themselves.
+    choices: the allowed values. form: what a text must look like, in words and as a regular expression.
+    """
+    bounds = {"low": low, "above": above, "high": high, "below": below}
+    return field(default=default, metadata={"help": text, "bounds": bounds, "choices": tuple(choices), "form": form})
+
+
+DEVICE = ("cpu, cuda, cuda:N or auto", r"auto|cpu|cuda(:[0-9]{1,3})?")
+FOLDER = ("a folder name without slashes that does not start with a dot", r"[^./\\\s][^/\\]*")
+
+# ---------------------------------------------------------------------------------------------------- environments
+
+MINIGRID_IDS: dict[str, dict[str, Any]] = {
+    "MiniGrid-MemoryS7-v0": {"size": 7, "random": False},
+    "MiniGrid-MemoryS9-v0": {"size": 9, "random": False},
+    "MiniGrid-MemoryS11-v0": {"size": 11, "random": False},
+    "MiniGrid-MemoryS13-v0": {"size": 13, "random": False},
+    "MiniGrid-MemoryS13Random-v0": {"size": 13, "random": True},
+    "MiniGrid-MemoryS17Random-v0": {"size": 17, "random": True},
+}
+
+
+@dataclass(frozen=True)
+class MiniGridMemory:
+    """MiniGrid-Memory: look at an object, walk to a fork, turn towards the same object."""
+
+    name: str = "minigrid-memory"
+    id: str | None = option(
+        None, "a registered id such as MiniGrid-MemoryS13Random-v0; sets size and random", choices=MINIGRID_IDS
+    )
+    size: int = option(7, "width and height of the grid: 7, 9, 11, 13 or 17", choices=(7, 9, 11, 13, 17))
+    random: bool = option(False, "draw the length of the corridor anew for every episode (13 and 17 only)")
+    view: int = option(
+        3, "side of the square that the agent sees, odd; 7 is MiniGrid's own and makes S7 and S9 easy", low=3, high=99
+    )
+    actions: int = option(
+        3, "3 = left, right, forward; 7 = all of MiniGrid's, four of which do nothing here", choices=(3, 7)
+    )
+
+
+@dataclass(frozen=True)
+class TMaze:
+    """Passive T-maze (Ni et al. 2023): the cue is seen at the first step, the turn comes `length` steps later."""
+
+    name: str = "tmaze"
+    length: int = option(
+        10, "steps from the cue to the junction; with min_length: the longest corridor", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+    end_at_turn: bool = option(False, "end the episode when an arm is entered, instead of after length + 1 steps")
+
+
+@dataclass(frozen=True)
+class Gym:
+    """Any gymnasium environment, through gymnasium.make_vec."""
+
+    name: str = "gym"
+    id: str = option("CartPole-v1", "an id known to gymnasium, or module:id", form=("an id without spaces", r"\S+"))
+    options: dict[str, Any] = field(default_factory=dict, metadata={"help": "keyword arguments for gymnasium.make"})
+    workers: str = option("sync", "sync = one process, async = one process for each row", choices=("sync", "async"))
+
+
+# -------------------------------------------------------------------------------------------------------- policies
+
+
+@dataclass(frozen=True)
+class RMT:
+    """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
+
+    name: str = "rmt"
+    width: int = option(64, "width D of the network", low=1, high=65_536)
+    layers: int = option(2, "transformer blocks", low=1, high=1_000)
+    heads: int = option(2, "attention heads; must divide width", low=1, high=65_536)
+    segment: int = option(8, "steps S that are processed in one attention window", low=1, high=65_536)
+    memory_tokens: int = option(4, "memory tokens M that are handed from segment to segment", low=0, high=65_536)
+    memory_update: str = option(
+        "gate", "replace = the paper's, gate = old + sigmoid * (tanh(new) - old)", choices=("replace", "gate")
+    )
+    previous_action: bool = option(True, "give the previous action to the network beside the observation")
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """Long short-term memory, one layer after the encoder."""
+
+    name: str = "lstm"
+    width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
+    layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
+    previous_action: bool = option(True, "give the previous action to the network beside the observation")
+
+
+@dataclass(frozen=True)
+class GRU:
+    """Gated recurrent unit, one layer after the encoder."""
+
+    name: str = "gru"
+    width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
+    layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
+    previous_action: bool = option(True, "give the previous action to the network beside the observation")
+
+
+@dataclass(frozen=True)
+class MLP:
+    """The control without memory: two hidden layers on the present observation."""
+
+    name: str = "mlp"
+    width: int = option(128, "width D of the hidden layers", low=1, high=65_536)
+    layers: int = option(2, "hidden layers", low=1, high=1_000)
+    previous_action: bool = option(False, "give the previous action to the network: a memory of one step")
+
+
+# ------------------------------------------------------------------------------------------------------ algorithms
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Proximal policy optimisation (Schulman et al. 2017) on whole rows with memory."""
+
+    name: str = "ppo"
+    num_envs: int = option(128, "rows B: environments that run side by side", low=1, high=2**20)
+    rollout: int = option(48, "steps T that every row takes between two updates", low=1, high=1_000_000)
+    epochs: int = option(4, "passes over each rollout", low=1, high=10_000)
+    minibatches: int = option(4, "parts that the rows are split into; must divide num_envs", low=1, high=2**20)
+    learning_rate: float = option(7e-4, "AdamW's step size at the start", above=0, high=10)
+    schedule: str = option(
+        "linear",
+        "learning rate over the run: constant, linear to zero, or cosine to zero",
+        choices=("constant", "linear", "cosine"),
+    )
+    gamma: float = option(0.99, "discount of the next step's value", above=0, high=1)
+    gae_lambda: float = option(0.95, "weight of longer advantage estimates (GAE)", low=0, high=1)
+    clip: float = option(0.2, "how far a probability ratio may leave 1", above=0, below=1)
+    value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)
+    entropy_coef: float = option(0.02, "weight of the entropy bonus", low=0, high=1_000)
+    max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    normalize_advantage: bool = option(True, "give advantages mean 0 and deviation 1 in each minibatch")
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+
+# The registry: what `env=`, `algo=` and `policy=` choose from.
+GROUPS: dict[str, dict[str, type]] = {
+    "env": {"minigrid-memory": MiniGridMemory, "tmaze": TMaze, "gym": Gym},
+    "algo": {"ppo": PPO},
+    "policy": {"rmt": RMT, "lstm": LSTM, "gru": GRU, "mlp": MLP},
+}
+
+
+@dataclass(frozen=True)
+class Train:
+    """One training run."""
+
+    # one of the dataclasses of its row in GROUPS; `group` names the usual one
+    env: Any = field(default=None, metadata={"help": "the task", "group": "minigrid-memory"})
+    algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
+    policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
+    seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
+    steps: int = option(2_000_000, "environment steps to train for, all rows together", low=1, high=10**12)
+    run: str | None = option(
+        None, "name of the folder under runs/; null = made from task, policy and seed", form=FOLDER
+    )
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU where there is one", form=DEVICE)
+    threads: int = option(1, "CPU threads for the arithmetic; 1 is the fastest for small networks", low=1, high=1_024)
+    evaluate_episodes: int = option(
+        400, "fresh episodes played with the final policy, at least 1", low=1, high=10_000_000
+    )
+    tensorboard: bool = option(False, "write TensorBoard event files too")
+    wandb: bool = option(False, "log to Weights & Biases too (needs the extra: pip install 'rmt_rl[wandb]')")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """One evaluation of a saved policy."""
+
+    policy: str = option(MISSING, "the folder of a trained policy", form=("the folder of a trained policy", r".+"))
+    env: str | None = option(
+        None, "the task; null = the one that the policy was trained on, changed by env.* options", choices=GROUPS["env"]
+    )
+    env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `cli.resolve_env` applies them
+    episodes: int = option(400, "episodes to play", low=1, high=10_000_000)
+    seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU where there is one", form=DEVICE)
+    threads: int = option(1, "CPU threads for the arithmetic", low=1, high=1_024)
+    num_envs: int = option(64, "episodes that are played side by side; never more than episodes", low=1, high=2**20)
+    deterministic: bool = option(False, "take the most likely action instead of sampling one")
+
+
+# ------------------------------------------------------------------------------------------------------ the checks
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one field that a user can set; `kind` is its type without `| None`."""
+
+    kind: type
+    nullable: bool
+    default: Any
+    help: str
+    bounds: Mapping[str, float | None]
+    choices: tuple[Any, ...]
+    form: tuple[str, str] | None
+
+    @property
+    def expected(self) -> str:
+        """The allowed values in words."""
+        words = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            dict: "plain values, as in '{key: 1}'",
+        }
+        text = words.get(self.kind, "printable text")
+        if self.choices:
+            text = "one of " + ", ".join(map(str, self.choices))
+        elif self.form:
+            text = self.form[0]
+        elif self.kind in (int, float):
+            names = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
+            text += ", " + " and ".join(f"{names[k]} {self.bounds[k]}" for k in names if self.bounds[k] is not None)
+        return text + (", or null" if self.nullable else "")
+
+
+def options(cls: type) -> dict[str, Option]:
+    """The fields of a dataclass that a user can set to a value: those with a help text, unlike `name`."""
+    hints, found = typing.get_type_hints(cls), {}
+    for item in dataclasses.fields(cls):
+        meta, hint = item.metadata, hints[item.name]
+        if "help" not in meta or meta.get("group"):
+            continue
+        union = isinstance(hint, types.UnionType)
+        kind = next(t for t in typing.get_args(hint) if t is not types.NoneType) if union else hint
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        allowed = meta.get("bounds", {}), meta.get("choices", ()), meta.get("form")
+        found[item.name] = Option(typing.get_origin(kind) or kind, union, default, meta["help"], *allowed)
+    return found
+
+
+def groups(cls: type) -> dict[str, str]:
+    """The groups of a command, each with the name of its usual choice."""
+    return {item.name: item.metadata["group"] for item in dataclasses.fields(cls) if item.metadata.get("group")}
+
+
+def show(value: Any, limit: int = 80) -> str:
+    """A value as the user would type it, on one short line whatever it is."""
+    if isinstance(value, str):
+        text = value if value.isprintable() else ascii(value)
+    elif value is None or isinstance(value, bool):
+        text = json.dumps(value)
+    else:
+        try:
+            text = " ".join(ascii(value).split())
+        except ValueError:  # Python does not write whole numbers of more than 4,300 digits
+            text = "a number of thousands of digits"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`; did you mean <name>?` for the nearest name, or nothing; `width` finds `policy.width`."""
+    known = {name.lower(): name for name in names}
+    tail = [name for name in known if name.rpartition(".")[2] == word.lower()]
+    near = tail or difflib.get_close_matches(word.lower(), known, n=1)
+    return f"; did you mean {known[near[0]]}?" if near else ""
+
+
+def read(key: str, allowed: Option, value: Any, shown: Any = None) -> Any:
+    """The value in its field's type, or a ConfigError that shows it; numbers may come as text.
+
+    Text, because YAML 1.1 takes 1e-4 for text, and because 2e6 steps is what people type for a whole number.
+    """
+    try:
+        result = None if value is None and allowed.nullable else _convert(allowed.kind, value)
+        if result is None or _allows(allowed, result):
+            return result
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    hint = did_you_mean(value, allowed.choices) if isinstance(value, str) and allowed.kind is str else ""
+    raise ConfigError(f"{show(key)}={show(value if shown is None else shown)}: expected {allowed.expected}{hint}")
+
+
+def _convert(kind: type, value: Any) -> Any:
+    if kind in (int, float):
+        number = _number(value)
+        if isinstance(value, bool) or (kind is int and number != int(number)):
+            raise ValueError
+        return kind(number)
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if not isinstance(value, kind):
+        raise TypeError
+    _check_plain(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, numbers.Real):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        return float(value)
+
+
+def _check_plain(value: Any) -> None:
+    """Raises unless the value survives the way to JSON, YAML and OmegaConf and back."""
+    if isinstance(value, str):
+        # to OmegaConf these two mean something; to us they are mistakes
+        if not value.isprintable() or "${" in value or value == "???":
+            raise ValueError
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError
+            _check_plain(key)
+            _check_plain(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError
+    elif value is not None and not isinstance(value, int):
+        raise TypeError
+
+
+def _allows(allowed: Option, value: Any) -> bool:
+    if allowed.choices:
+        return value in allowed.choices
+    if allowed.form:
+        return re.fullmatch(allowed.form[1], value) is not None
+    compare = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
+    return all(compare[name](value, bound) for name, bound in allowed.bounds.items() if bound is not None)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold between the options of one dataclass, and what to say where it does not."""
+
+    cls: type
+    holds: Callable[[Any], bool]
+    message: Callable[[Any], str]
+
+
+RULES = (
+    Rule(
+        MiniGridMemory,
+        lambda env: env.view % 2 == 1,
+        lambda env: f"env.view={env.view}: expected an odd number, the agent stands in the middle",
+    ),
+    Rule(
+        MiniGridMemory,
+        lambda env: not env.random or env.size in (13, 17),
+        lambda env: f"env.random=true: env.size={env.size} has no random corridor; expected env.size=13 or env.size=17",
+    ),
+    Rule(
+        TMaze,
+        lambda env: env.min_length is None or env.min_length <= env.length,
+        lambda env: f"env.min_length={env.min_length}: expected at most env.length={env.length}",
+    ),
+    Rule(
+        RMT,
+        lambda policy: policy.width % policy.heads == 0,
+        lambda policy: (
+            f"policy.heads={policy.heads}: expected a divisor of policy.width={policy.width},"
+            f" such as {nearest_divisor(policy.width, policy.heads)}"
+        ),
+    ),
+    Rule(
+        PPO,
+        lambda algo: algo.num_envs % algo.minibatches == 0,
+        lambda algo: (
+            f"algo.minibatches={algo.minibatches}: expected a divisor of algo.num_envs={algo.num_envs},"
+            f" such as {nearest_divisor(algo.num_envs, algo.minibatches)}"
+        ),
+    ),
+    Rule(
+        Train,
+        lambda train: train.run is None or len(train.run.encode()) <= 200,
+        lambda train: f"run={show(train.run)}: expected at most 200 bytes, found {len(train.run.encode())}",
+    ),
+)
+
+
+def nearest_divisor(number: int, wish: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wish))
+
+
+def choose(group: str, name: Any) -> type:
+    """The dataclass of that name in GROUPS[group]."""
+    if isinstance(name, str) and name in GROUPS[group]:
+        return GROUPS[group][name]
+    hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
+    raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{hint}")
+
+
+def size_and_random(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a registered MiniGrid id stands for; `given` is what the user said beside it and must agree."""
+    for key, value in given.items():
+        if value != MINIGRID_IDS[env_id][key]:
+            fixed = show(MINIGRID_IDS[env_id][key])
+            raise ConfigError(
+                f"env.{key}={show(value)}: env.id={env_id} means env.{key}={fixed}; give only one of them"
+            )
+    return MINIGRID_IDS[env_id]
+
+
+def validate(config: T, prefix: str = "") -> T:
+    """The configuration with every value checked, in its field's type and resolved; raises ConfigError.
+
+    Takes a command's dataclass or one of a group, whose `prefix` is then "env." for instance. Resolved means: a
+    MiniGrid id has set size and random, and an evaluation has no more rows than episodes. Twice is the same as once.
+    """
+    values = {
+        name: read(prefix + name, allowed, getattr(config, name)) for name, allowed in options(type(config)).items()
+    }
+    for name in groups(type(config)):
+        part: Any = getattr(config, name)
+        cls = type(part)
+        if cls not in GROUPS[name].values() or cls is not choose(name, part.name):
+            raise ConfigError(f"{name}={show(part)}: expected one of {', '.join(GROUPS[name])}")
+        values[name] = validate(part, f"{name}.")
+    if isinstance(config, MiniGridMemory) and values["id"] is not None:
+        usual = options(MiniGridMemory)
+        # a Python caller's default cannot be told from a value given on purpose; the command line tells them apart
+        given = {key: values[key] for key in ("size", "random") if values[key] != usual[key].default}
+        values |= size_and_random(values["id"], given)
+    if isinstance(config, Evaluate):
+        values["num_envs"] = min(values["num_envs"], values["episodes"])
+    config = dataclasses.replace(config, **values)
+    for rule in RULES:
+        if isinstance(config, rule.cls) and not rule.holds(config):
+            raise ConfigError(rule.message(config))
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------- the files
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain dictionaries and values that JSON and YAML can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(mapping: Any, schema: type[Train] = Train) -> Train:
+    """The reverse of `to_dict`, validated. Every field must be there: a file is not filled up with today's defaults."""
+    config: Train = _build(schema, mapping)
+    return validate(config)
+
+
+def part_from_dict(group: str, mapping: Any) -> Any:
+    """The validated dataclass of one group, from what `to_dict` made of it."""
+    name = mapping.get("name") if isinstance(mapping, Mapping) else mapping
+    return validate(_build(choose(group, name), mapping, f"{group}."), f"{group}.")
+
+
+def _build(cls: type, mapping: Any, prefix: str = "") -> Any:
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'}={show(mapping)}: expected a dictionary of options")
+    names = [item.name for item in dataclasses.fields(cls)]
+    for key in mapping:
+        if key not in names:
+            raise ConfigError(f"{prefix}{show(key)}: no such option{did_you_mean(str(key), names)}")
+    missing = [name for name in names if name not in mapping]
+    if missing:
+        raise ConfigError(f"{prefix}{missing[0]}: missing; expected all of {', '.join(names)}")
+    values = dict(mapping)
+    for name in groups(cls):
+        part = mapping[name]
+        values[name] = _build(choose(name, part.get("name") if isinstance(part, Mapping) else part), part, f"{name}.")
+    return cls(**values)
+
+
+def save_yaml(config: Any, path: str | Path) -> None:
+    import yaml  # type: ignore[import-untyped]
+
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_yaml(path: str | Path, schema: type[Train] = Train) -> Train:
+    """The configuration in a file that `save_yaml` wrote, perhaps edited by hand; nothing in it can run code."""
+    import yaml
+
+    where = show(str(path), limit=1_000)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        # major footgun: a few lines of aliases of aliases unfold to more than any memory ("billion laughs")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")
+        mapping = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {show(' '.join(str(error).split()), limit=200)}") from error
+    try:
+        return from_dict(mapping, schema)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error

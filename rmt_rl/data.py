@@ -1,0 +1,70 @@
+"""The containers that cross borders, and the one function that works on any state.
+
+A state is a frozen dataclass of tensors (or of such dataclasses), batch on axis 0 of every tensor. Because of that one
+`map_state` selects, stacks, detaches and moves the state of any policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+StateT = TypeVar("StateT")
+Obs = torch.Tensor | dict[str, torch.Tensor]
+
+
+def map_state(function: Callable[..., torch.Tensor], state: StateT, *others: StateT) -> StateT:
+    """Apply `function` to every tensor of a state, or to the corresponding tensors of several states."""
+    if isinstance(state, torch.Tensor):
+        return function(state, *others)  # type: ignore[return-value]
+    values = {
+        f.name: map_state(function, getattr(state, f.name), *(getattr(other, f.name) for other in others))
+        for f in dataclasses.fields(state)  # type: ignore[arg-type]
+    }
+    return type(state)(**values)
+
+
+def select_rows(state: StateT, rows: torch.Tensor) -> StateT:
+    """The state of some rows, in the order of the indices `rows`."""
+    return map_state(lambda x: x[rows], state)
+
+
+def detach(state: StateT) -> StateT:
+    return map_state(torch.Tensor.detach, state)
+
+
+def map_obs(function: Callable[..., torch.Tensor], obs: Obs, *others: Obs) -> Obs:
+    """Apply `function` to an observation tensor, or to every entry of a dictionary of them."""
+    if isinstance(obs, dict):
+        return {key: function(value, *(other[key] for other in others)) for key, value in obs.items()}  # type: ignore[index]
+    return function(obs, *others)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """T steps of B rows under one policy, whole rows, as PPO wants them.
+
+    obs: observation before each step, [B, T, ...]
+    action: [B, T] or [B, T, components]
+    log_prob: [B, T] of the action under the policy that chose it
+    value: [B, T] of obs
+    next_value: [B, T] of the state after the step under the memory that saw it; at the end of an episode that of the final
+        observation, not of the next episode's first
+    reward, terminated, truncated: [B, T]
+    first: [B, T] nothing before this step may influence it
+    state: the policy's state before the first step, detached
+    """
+
+    obs: Any
+    action: torch.Tensor
+    log_prob: torch.Tensor
+    value: torch.Tensor
+    next_value: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    first: torch.Tensor
+    state: Any

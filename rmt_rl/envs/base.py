@@ -1,0 +1,96 @@
+"""The environment contract: batched torch environments that are `gymnasium.vector.VectorEnv`s.
+
+What every environment of this package promises, and `tests/contract/test_envs.py` checks over the registry:
+
+- Observations, rewards and flags are torch tensors on one device, batch on axis 0.
+- Autoreset is SAME_STEP: the step that ends an episode returns the first observation of the next one, and the last
+  observation of the ended one stands in `info["final_obs"]`.
+- Row i is seeded with `seed + i` and does not depend on the number of rows.
+- `state_dict` / `load_state_dict` continue to the same bits.
+- `floor` and `ceiling` are the best success rates without memory and with perfect memory.
+
+This file is not for wrapping foreign environments; that is `gym_adapter.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+Obs = torch.Tensor | dict[str, torch.Tensor]
+
+
+class TorchVectorEnv(VectorEnv):
+    """A batch of environments whose whole state is a few torch tensors.
+
+    A subclass sets `single_observation_space` and `single_action_space`, calls this constructor, and implements
+    `reset`, `step`, `state_dict` and `load_state_dict`.
+
+    `step` returns (obs, reward [B], terminated [B], truncated [B], info) with
+        info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode goes on
+        info["_final_obs"]: [B] bool, which rows ended an episode at this step
+        info["success"]: [B] bool, ended and reached the goal
+    Tensors that are handed out are never written to again.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    #: Success rate of the best policy without memory, or None where it is not known.
+    floor: float | None = None
+    #: Success rate of the best policy with perfect memory, or None where it is not known.
+    ceiling: float | None = None
+    #: One line for people: what has to be remembered, and for how long.
+    task: str = ""
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device,
+        single_observation_space: gymnasium.Space[Any],
+        single_action_space: gymnasium.Space[Any],
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.single_observation_space = single_observation_space
+        self.single_action_space = single_action_space
+        self.observation_space = batch_space(single_observation_space, num_envs)
+        self.action_space = batch_space(single_action_space, num_envs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the future of every row: tensors, and values that JSON can hold."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its state is")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken; the number of rows must be the same."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its state is restored")
+
+    def _check_action(self, action_B: torch.Tensor, num_actions: int) -> None:
+        # Only on the CPU: on a GPU reading the maximum would wait for the device at every step.
+        if action_B.shape != (self.num_envs,):
+            raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
+        if action_B.device.type == "cpu" and bool(((action_B < 0) | (action_B >= num_actions)).any()):
+            raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
+
+
+def row_seeds(seed: int | list[int] | None, num_envs: int) -> list[int]:
+    """The seed of each row, by gymnasium's rule: an int means seed, seed+1, ...; None draws from the system."""
+    if seed is None:
+        return torch.randint(0, 2**62, (num_envs,), generator=_system_generator()).tolist()
+    if isinstance(seed, int):
+        return [seed + i for i in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"{len(seed)} seeds were given for {num_envs} rows; give one int or a list of {num_envs}")
+    return list(seed)
+
+
+def _system_generator() -> torch.Generator:
+    # A generator of its own, so that an unseeded reset does not move the caller's global torch stream.
+    generator = torch.Generator()
+    generator.seed()
+    return generator

@@ -1,0 +1,267 @@
+"""Any gymnasium environment behind the contract of `base.py`: torch tensors in, torch tensors out.
+
+gymnasium makes and steps the rows; this file translates spaces, observations and actions, and turns gymnasium's errors
+into one sentence each. Not for environments that are registered as vector environments only, and not for exact
+resuming: what a foreign environment keeps in its memory cannot be saved.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any, Literal, NoReturn
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import error, spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rmt_rl.config import ConfigError
+from rmt_rl.envs.base import Obs, TorchVectorEnv
+
+Arrays = np.ndarray | dict[str, np.ndarray]
+
+
+class UnsupportedSpace(ConfigError):
+    """An observation or action space that cannot become tensors."""
+
+
+class GymAdapter(TorchVectorEnv):
+    """`num_envs` rows of the gymnasium environment `id` (or `module:id`), on torch tensors.
+
+    observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64
+        counted from 0; MultiBinary as int8. A Dict of these becomes a dict, nested keys joined by a dot ("outer.inner");
+        text in a Dict is left out, with a warning.
+    actions: Discrete [B] and MultiDiscrete [B, ...] as integers counted from 0; Box [B, ...] as floats, which are clipped
+        to the bounds before they reach the environment.
+    `single_observation_space` and `single_action_space` are these translated spaces.
+    `options` are keyword arguments for `gymnasium.make`, max_episode_steps and render_mode among them.
+    `workers`: "sync" steps the rows one after another, "async" gives every row a process of its own.
+    `info["success"]` exists at steps where a row that ended reports "is_success" or "success" in its last info.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        *,
+        id: str,
+        options: dict[str, Any] | None = None,
+        workers: Literal["sync", "async"] = "sync",
+    ) -> None:
+        if num_envs < 1:  # said before gymnasium stumbles over it
+            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+        if workers not in ("sync", "async"):
+            raise ConfigError(f"env.workers={workers}: expected one of sync, async")
+        self._env = _make(id, num_envs, dict(options or {}), workers)
+        self.render_mode = self._env.render_mode
+        left_out = self._env.get_attr("left_out")[0]
+        if left_out:
+            warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
+        super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        # a copy: gymnasium takes "reset_mask" out of the dict that it is given
+        obs, _ = self._env.reset(seed=seed, options=None if options is None else dict(options))
+        return self._tensors(obs), {}
+
+    def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        obs, reward, terminated, truncated, raw = self._env.step(self._checked(action_B))
+        ended = terminated | truncated
+        obs_B = self._tensors(obs)
+        info: dict[str, Any] = {"final_obs": obs_B, "_final_obs": self._tensors(ended)}
+        if ended.any():
+            final = {row: raw["final_obs"][row] for row in np.flatnonzero(ended)}
+            info["final_obs"] = self._tensors(_with_rows(obs, final))
+            if "success" in raw["final_info"]:
+                info["success"] = self._tensors(raw["final_info"]["success"])
+        return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
+
+    def state_dict(self) -> dict[str, Any]:
+        self._cannot_resume()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._cannot_resume()
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame per row, where `options` name a render_mode."""
+        return self._env.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._env.close(**kwargs)
+
+    def _cannot_resume(self) -> NoReturn:
+        raise NotImplementedError(
+            "an environment of gymnasium cannot be resumed exactly, because it does not hand out its state; "
+            "reset it with a new seed instead"
+        )
+
+    def _tensors(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            # in the order of the space, so that whoever goes through both goes through them side by side
+            return {key: self._tensors(value[key]) for key in self.single_observation_space.keys()}  # type: ignore[attr-defined]
+        return torch.from_numpy(value).to(self.device)
+
+    def _checked(self, action_B: torch.Tensor) -> np.ndarray:
+        space = self.single_action_space
+        action = torch.as_tensor(action_B).detach().cpu()
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {tuple(action.shape)}; expected {self.action_space.shape}")
+        if isinstance(space, spaces.Box):
+            if bool(action.isnan().any()):
+                raise ValueError("action is NaN; numbers are needed, the bounds are kept by clipping")
+            return action.double().numpy()
+        if action.is_floating_point():
+            raise ValueError(f"action has dtype {action.dtype}; {space} needs integers")
+        array = action.long().numpy()
+        highest = space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else space.n - 1  # type: ignore[attr-defined]
+        if (array < 0).any() or (array > highest).any():
+            raise ValueError(f"action {array.tolist()[:8]} is outside 0..{highest.tolist()}")
+        return array
+
+
+class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One environment with translated spaces; of its info nothing is left but {"success": bool}, where it reports one.
+
+    Translated before gymnasium batches the rows, for three reasons. gymnasium looks at the last observation of an
+    episode only after it has reset the environment: one that reuses its observation array has overwritten it by then,
+    so every observation is copied here. Infos whose shapes differ between rows make gymnasium fail. And with
+    workers="async", shared memory holds no custom spaces such as MiniGrid's mission.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.left_out: list[str] = []
+        self._parts: dict[str, tuple[tuple[str, ...], spaces.Space[Any], Any]] = {}
+        for path, space in _leaves(env.observation_space):
+            name = ".".join(path)
+            if space.dtype is not None and space.dtype.kind == "U":  # Text, MiniGrid's mission
+                self.left_out.append(name)
+            elif name in self._parts:
+                raise UnsupportedSpace(f"observation: two parts would both be named {name!r}; rename one of the keys")
+            else:
+                self._parts[name] = (path, *_observation_space(space, name))
+        if not self._parts:
+            raise UnsupportedSpace(f"observation space {env.observation_space} has nothing but text; numbers are needed")
+        if isinstance(env.observation_space, spaces.Dict):
+            self.observation_space = spaces.Dict({name: space for name, (_, space, _) in self._parts.items()})
+        else:
+            self.observation_space = self._parts[""][1]
+        self.action_space = _action_space(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return self._translated(obs), {}
+
+    def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(_to_env(action, self.env.action_space))
+        reported = next((key for key in ("is_success", "success") if key in info), None)
+        kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
+        return self._translated(obs), reward, terminated, truncated, kept
+
+    def _translated(self, obs: Any) -> Arrays:
+        arrays = {}
+        for name, (path, space, start) in self._parts.items():
+            value = np.array(reduce(lambda part, key: part[key], path, obs), dtype=space.dtype)
+            arrays[name] = value if start is None else value - start
+        return arrays if isinstance(self.observation_space, spaces.Dict) else arrays[""]
+
+
+def _leaves(space: spaces.Space[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], spaces.Space[Any]]]:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.items():
+            yield from _leaves(part, (*path, key))
+    else:
+        yield path, space
+
+
+def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Space[Any], Any]:
+    """The space that we hand out for `space`, and what is subtracted from a value to get there (None: nothing)."""
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n)), np.int64(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec.astype(np.int64)), space.start.astype(np.int64)
+    if isinstance(space, spaces.MultiBinary):
+        return spaces.MultiBinary(space.n), None
+    if isinstance(space, spaces.Box) and not (space.dtype == np.uint64 and (space.high > np.iinfo(np.int64).max).any()):
+        floating = space.dtype.kind == "f"
+        dtype = np.float32 if floating else np.uint8 if space.dtype == np.uint8 else np.int64
+        with np.errstate(over="ignore"):  # a bound that float32 cannot hold becomes infinite, as the values do
+            return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype), None
+    raise UnsupportedSpace(
+        f"observation{f' {name!r}' if name else ''}: {space} is not supported; supported are Box (up to int64), Discrete, "
+        "MultiDiscrete, MultiBinary, and Dict of these and of text"
+    )
+
+
+def _action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec.astype(np.int64))
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    raise UnsupportedSpace(f"action: {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
+
+
+def _to_env(action: Any, space: spaces.Space[Any]) -> Any:
+    if isinstance(space, spaces.Box):
+        # in the precision of the environment: the bounds that the policy sees are rounded to float32
+        return np.clip(action, space.low, space.high).astype(space.dtype)
+    return (action + np.asarray(space.start, dtype=np.int64)).astype(space.dtype)  # type: ignore[attr-defined]
+
+
+def _with_rows(batch: Arrays, rows: dict[int, Any]) -> Arrays:
+    """A copy of `batch` in which the rows with these numbers are replaced."""
+    if isinstance(batch, dict):
+        return {key: _with_rows(part, {i: row[key] for i, row in rows.items()}) for key, part in batch.items()}  # type: ignore[misc]
+    batch = batch.copy()
+    for i, row in rows.items():
+        batch[i] = row
+    return batch
+
+
+def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> VectorEnv[Any, Any, Any]:
+    if id.count(":") > 1:  # gymnasium would fail to unpack it
+        raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
+    name = id.split(":")[-1]
+    if name not in gymnasium.registry and name.startswith(("MiniGrid-", "BabyAI-")):
+        if importlib.util.find_spec("minigrid") is None:
+            raise ConfigError(f"env.id={id}: its package is not installed; pip install minigrid")
+        importlib.import_module("minigrid")  # its ids exist only after this import
+    try:
+        return gymnasium.make_vec(
+            id,
+            num_envs,
+            vectorization_mode=workers,
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            wrappers=[_Row],
+            **options,
+        )
+    except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
+        raise ConfigError(f"env.id={id}: gymnasium knows no such environment; {_hint(name)}") from e
+    except TypeError as e:
+        raise ConfigError(f"env.options={options}: {id} does not take them: {e}") from e
+    except (error.Error, ModuleNotFoundError) as e:
+        spec = gymnasium.registry.get(name)
+        if spec is not None and spec.entry_point is None:
+            raise ConfigError(
+                f"env.id={id}: registered as a vector environment only, and this adapter needs single ones; "
+                "our own environments are made by their name, for example env=tmaze"
+            ) from e
+        raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name, gymnasium.registry, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return "one from another package is written module:id, after pip install"

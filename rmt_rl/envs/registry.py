@@ -1,0 +1,68 @@
+"""Environments by name: one line each here, and their options in `config.py`. Importing this does not import torch.
+
+Not for a list of gymnasium's environments; those are reached as `gym` with their id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from rmt_rl.config import ConfigError, MiniGridMemory, choose, did_you_mean, options, read, size_and_random, validate
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_rl.envs.base import TorchVectorEnv
+
+ENVIRONMENTS = {
+    "minigrid-memory": "rmt_rl.envs.minigrid_memory:MiniGridMemory",
+    "tmaze": "rmt_rl.envs.tmaze:TMaze",
+    "gym": "rmt_rl.envs.gym_adapter:GymAdapter",
+}
+
+GYMNASIUM_IDS = {"rmt_rl/MiniGridMemory-v0": "minigrid-memory", "rmt_rl/TMaze-v0": "tmaze"}
+
+
+def make_env(name: str, num_envs: int = 1, device: str | torch.device = "cpu", **given: Any) -> TorchVectorEnv:
+    """`num_envs` rows of the environment called `name`; the options are those of its dataclass in `config.py`.
+
+    make_env("tmaze", 64, length=100)
+    make_env("minigrid-memory", 64, id="MiniGrid-MemoryS13Random-v0", view=7)
+    make_env("gym", 16, id="CartPole-v1", options={"max_episode_steps": 200})
+    """
+    cls = choose("env", name)
+    allowed = options(cls)
+    for key in given:
+        if key not in allowed:
+            hint = did_you_mean(key, allowed)
+            raise ConfigError(f"env.{key}: no such option; {name} has {', '.join(allowed)}{hint}")
+    values = {key: read(f"env.{key}", allowed[key], value) for key, value in given.items()}
+    if cls is MiniGridMemory and values.get("id") is not None:
+        # here and not only in validate, which cannot tell size=7 that was given from size=7 by default
+        size_and_random(values["id"], {key: values[key] for key in ("size", "random") if key in values})
+    return make_from_config(cls(**values), num_envs, device)
+
+
+def make_from_config(env: Any, num_envs: int = 1, device: str | torch.device = "cpu") -> TorchVectorEnv:
+    """`num_envs` rows of the environment that one of the dataclasses in `config.py` describes."""
+    env = validate(env, "env.")
+    values = {field.name: getattr(env, field.name) for field in dataclasses.fields(env) if field.name != "name"}
+    if isinstance(env, MiniGridMemory):
+        del values["id"]  # validate has turned it into size and random
+    module, cls = ENVIRONMENTS[env.name].split(":")
+    return getattr(importlib.import_module(module), cls)(num_envs, device, **values)
+
+
+def register_with_gymnasium() -> None:
+    """Make ours known to `gymnasium.make_vec(id, num_envs, device=..., **options)`.
+
+    `gymnasium.make` says that there is no single environment. MiniGridMemory's option `id` cannot be given there, because
+    make_vec's own first argument has that name; give size and random.
+    """
+    for id, name in GYMNASIUM_IDS.items():
+        if id not in gymnasium.registry:
+            gymnasium.register(id, vector_entry_point=f"{__name__}:make_env", kwargs={"name": name})

@@ -1,0 +1,106 @@
+"""What a person sees while a run goes on, and the files that remember it: metrics.jsonl, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rmt_rl.config import ConfigError
+
+#: Seconds between two plain lines where the output is not a terminal.
+PLAIN_INTERVAL = 5.0
+
+
+class Metrics:
+    """Appends one row of numbers an update to metrics.jsonl, and to TensorBoard and wandb where they are asked for."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = _tensorboard(folder) if config["tensorboard"] else None
+        self._wandb = _wandb(folder, config) if config["wandb"] else None
+
+    def write(self, steps: int, row: dict[str, float | None]) -> None:
+        self._file.write(json.dumps({"steps": steps, **row}) + "\n")
+        self._file.flush()
+        numbers = {key: value for key, value in row.items() if value is not None}
+        if self._tensorboard is not None:
+            for key, value in numbers.items():
+                self._tensorboard.add_scalar(key, value, steps)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=steps)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def check_loggers(tensorboard: bool, wandb: bool) -> None:
+    """Raise ConfigError where a logger is asked for whose package is missing, before a run begins."""
+    import importlib.util
+
+    for wanted, package in ((tensorboard, "tensorboard"), (wandb, "wandb")):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
+
+
+def _tensorboard(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _wandb(folder: Path, config: dict[str, Any]) -> Any:
+    import wandb
+
+    return wandb.init(project="rmt_rl", name=folder.name, dir=str(folder), config=config)
+
+
+class Progress:
+    """One live bar on a terminal, plain lines elsewhere: steps, steps per second, success, return, time left."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.started, self._spoke = total, time.monotonic(), -PLAIN_INTERVAL
+        self._bar: Any = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(BarColumn(bar_width=30), TextColumn("{task.description}"))
+            self._task = self._bar.add_task("", total=total)
+            self._bar.start()
+
+    def update(self, steps: int, success: float | None, mean_return: float | None) -> None:
+        """Say where the run stands; `success` and `mean_return` are those of the episodes that ended lately."""
+        line = self._line(steps, success, mean_return)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, description=line)
+        elif time.monotonic() - self.started - self._spoke >= PLAIN_INTERVAL or steps >= self.total:
+            self._spoke = time.monotonic() - self.started
+            print(line, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, steps: int, success: float | None, mean_return: float | None) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        left = (self.total - steps) * seconds / max(steps, 1)
+        parts = [f"{steps:>11,}/{self.total:,} steps", f"{steps / seconds:>7,.0f} steps/s"]
+        if success is not None:
+            parts.append(f"success {success:.3f}")
+        if mean_return is not None:
+            parts.append(f"return {mean_return:.3f}")
+        return "  ".join([*parts, f"{_clock(max(left, 0))} left"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

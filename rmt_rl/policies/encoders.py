@@ -1,0 +1,146 @@
+"""Observation to vector of width D. Chosen from the observation space, never from the name of an environment.
+
+    whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot of every element, then linear
+    uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
+    uint8 arrays otherwise                                               -> standardised, linear
+    Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear
+    Dict                                                                 -> the sum of its entries' vectors
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+from torch.nn import functional as F
+
+from rmt_rl.config import ConfigError
+from rmt_rl.data import Obs
+
+#: A whole-number element with at most this many values is a category, not a quantity.
+MAX_CATEGORIES = 64
+
+
+def make_encoder(space: gymnasium.Space[Any], width: int) -> nn.Module:
+    """A module from observations [..., *space.shape] to vectors [..., width]."""
+    if isinstance(space, spaces.Dict):
+        return Sum({key: make_encoder(entry, width) for key, entry in space.items()})
+    sizes = category_sizes(space)
+    if sizes is not None:
+        low = int(space.low.flat[0]) if isinstance(space, spaces.Box) else 0
+        return Categories(sizes, low, width)
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) == 3 and min(sorted(space.shape)[1:]) >= 36:
+            return Image(space.shape, width)
+        return Vector(space, width)
+    raise ConfigError(
+        f"observation space {space} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary and Dict"
+    )
+
+
+def category_sizes(space: gymnasium.Space[Any]) -> list[int] | None:
+    """How many values each element of the flattened space has, or None where elements are quantities."""
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec.flatten()]
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * math.prod(space.shape)
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        span = space.high.astype(np.int64) - space.low.astype(np.int64) + 1
+        if span.max() <= MAX_CATEGORIES and np.all(space.low == space.low.flat[0]):
+            return [int(n) for n in span.flatten()]
+    return None
+
+
+class Categories(nn.Module):
+    """One-hot of every element side by side, then linear: the sum of one learned vector for each (element, value)."""
+
+    def __init__(self, sizes: list[int], low: int, width: int) -> None:
+        super().__init__()
+        self.elements, self.total = len(sizes), sum(sizes)
+        offsets = torch.tensor([0, *itertools.accumulate(sizes)][:-1])
+        self.register_buffer("offsets", offsets - low, persistent=False)
+        self.linear = nn.Linear(self.total, width)
+        # a sum of `elements` vectors: each drawn so that the sum has deviation 1
+        nn.init.normal_(self.linear.weight, std=self.elements**-0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        index = x.reshape(-1, self.elements).long() + self.offsets
+        one_hot = self.linear.weight.new_zeros(len(index), self.total).scatter_(1, index, 1.0)
+        return self.linear(one_hot)
+
+
+class Vector(nn.Module):
+    """Real numbers, scaled to [-1, 1] by their bounds where they have any; uint8 arrays are standardised instead."""
+
+    def __init__(self, space: spaces.Box, width: int) -> None:
+        super().__init__()
+        low, high = (torch.from_numpy(np.asarray(b, np.float64).flatten()) for b in (space.low, space.high))
+        bounded = low.isfinite() & high.isfinite() & (high > low)
+        self.register_buffer("middle", torch.where(bounded, (low + high) / 2, 0.0).float(), persistent=False)
+        self.register_buffer("scale", torch.where(bounded, 2 / (high - low), 1.0).float(), persistent=False)
+        # symbolic pictures use a small part of 0..255, in which scaling by the bounds would leave next to nothing
+        self.standardise = space.dtype == np.uint8
+        self.size = len(low)
+        self.linear = nn.Linear(self.size, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x.reshape(-1, self.size).to(self.scale.dtype) - self.middle) * self.scale
+        return self.linear(F.layer_norm(x, (self.size,)) if self.standardise else x)
+
+
+class Image(nn.Module):
+    """The three convolutions of Mnih et al. 2015 ("Human-level control"), height and width at least 36."""
+
+    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.shape, self.channels_last = shape, shape[-1] <= shape[0]
+        channels = shape[-1] if self.channels_last else shape[0]
+        self.convolutions = nn.Sequential(
+            *(nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()),
+            *(nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(), nn.Flatten()),
+        )
+        with torch.no_grad():
+            size = self.convolutions(self._channels_first(torch.zeros(1, *shape))).shape[1]
+        self.linear = nn.Linear(size, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(-1, *self.shape).to(self.linear.weight.dtype) / 255
+        return self.linear(self.convolutions(self._channels_first(x)))
+
+    def _channels_first(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
+
+
+class Sum(nn.Module):
+    """The sum of the vectors of a dictionary's entries."""
+
+    def __init__(self, entries: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.entries = nn.ModuleDict(entries)
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        vectors = [encoder(x[key]) for key, encoder in self.entries.items()]
+        return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+
+
+class ObservationEncoder(nn.Module):
+    """Encodes the observations of a space, any leading axes kept: [..., *shape] -> [..., width]."""
+
+    def __init__(self, space: gymnasium.Space[Any], width: int) -> None:
+        super().__init__()
+        self.encoder = make_encoder(space, width)
+        entry = next(iter(space.items())) if isinstance(space, spaces.Dict) else (None, space)
+        self.key, self.event_axes = entry[0], len(entry[1].shape or ())
+
+    def forward(self, obs: Obs) -> torch.Tensor:
+        x = obs if isinstance(obs, torch.Tensor) else obs[self.key]
+        leading = x.shape[: x.dim() - self.event_axes]
+        return self.encoder(obs).view(*leading, -1)

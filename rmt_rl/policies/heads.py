@@ -1,0 +1,125 @@
+"""Vector to action distribution. Chosen from the action space.
+
+A head turns vectors into *parameters* of a distribution (one tensor) and has four pure functions of them: `sample`, `mode`,
+`log_prob`, `entropy`. Torch's own distributions are not used because they draw from the global random stream.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from rmt_rl.config import ConfigError
+
+
+def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | GaussianHead:
+    """The head for an action space: Discrete, MultiDiscrete or Box."""
+    if isinstance(space, spaces.Discrete):
+        return CategoricalHead([int(space.n)], (), width)
+    if isinstance(space, spaces.MultiDiscrete):
+        return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
+    if isinstance(space, spaces.Box):
+        return GaussianHead(space.shape, width)
+    raise ConfigError(
+        f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box"
+    )
+
+
+class CategoricalHead(nn.Module):
+    """One independent choice for each component. Actions: int64 [..., *shape]; parameters: logits [..., sum(sizes)]."""
+
+    action_dtype = torch.int64
+
+    def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.sizes, self.shape = sizes, shape
+        self.linear = nn.Linear(width, sum(sizes))
+        _start_small(self.linear)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return self.linear(y)
+
+    def sample(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        # the largest of p / Exp(1) is a draw from p, and takes one pass on any device
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        return self._best(logits - noise.log())
+
+    def mode(self, logits: torch.Tensor) -> torch.Tensor:
+        return self._best(logits)
+
+    def log_prob(self, logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        parts = zip(self._split(logits), self._components(action), strict=True)
+        return torch.stack([p.log_softmax(-1).gather(-1, a).squeeze(-1) for p, a in parts]).sum(0)
+
+    def entropy(self, logits: torch.Tensor) -> torch.Tensor:
+        logs = [p.log_softmax(-1) for p in self._split(logits)]
+        return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
+
+    def one_hot(self, action: torch.Tensor) -> torch.Tensor:
+        """[..., sum(sizes)], what the network sees of its previous action."""
+        parts = zip(self._components(action), self.sizes, strict=True)
+        hot = [nn.functional.one_hot(a.squeeze(-1), n) for a, n in parts]
+        return torch.cat(hot, dim=-1).to(self.linear.weight.dtype)
+
+    def _split(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return logits.split(self.sizes, dim=-1)
+
+    def _components(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leading = action.shape[: action.dim() - len(self.shape)]
+        return action.reshape(*leading, len(self.sizes)).split(1, dim=-1)
+
+    def _best(self, scores: torch.Tensor) -> torch.Tensor:
+        best = torch.stack([p.argmax(-1) for p in self._split(scores)], dim=-1)
+        return best.view(*best.shape[:-1], *self.shape)
+
+
+class GaussianHead(nn.Module):
+    """Independent normal distributions with a learned deviation that does not depend on the state.
+
+    Actions: float [..., *shape], not bounded; who runs an environment with bounds clips to them. Parameters:
+    mean and log deviation side by side, [..., 2 * size].
+    """
+
+    action_dtype = torch.float32
+
+    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.shape, self.size = shape, math.prod(shape)
+        self.linear = nn.Linear(width, self.size)
+        self.log_deviation = nn.Parameter(torch.zeros(self.size))
+        _start_small(self.linear)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        mean = self.linear(y)
+        return torch.cat([mean, self.log_deviation.expand_as(mean)], dim=-1)
+
+    def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        mean, log_deviation = parameters.chunk(2, dim=-1)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return (mean + log_deviation.exp() * noise).unflatten(-1, self.shape)
+
+    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
+        return parameters[..., : self.size].unflatten(-1, self.shape)
+
+    def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        mean, log_deviation = parameters.chunk(2, dim=-1)
+        z = (action.reshape(mean.shape) - mean) / log_deviation.exp()
+        return -(0.5 * z.square() + log_deviation + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
+        return (parameters[..., self.size :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def one_hot(self, action: torch.Tensor) -> torch.Tensor:
+        """[..., size], what the network sees of its previous action: the action itself."""
+        return action.flatten(action.dim() - len(self.shape))
+
+
+def _start_small(linear: nn.Linear) -> None:
+    # near-equal logits at the start: exploration is even, and no action is favoured by chance
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)

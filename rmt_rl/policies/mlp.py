@@ -1,0 +1,34 @@
+"""The control without memory: what it cannot do, needs memory. Everything else a task asks for, it can learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rmt_rl.policies.base import Backbone, NoState, parameter_device_and_type
+
+
+class MLP(Backbone[NoState]):
+    """`layers` residual hidden layers on the present input."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width, bias=False), nn.Linear(width, width), nn.SiLU()) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.memory = "none: the control that shows what the task gives away without memory"
+
+    def initial_state(self, batch: int) -> NoState:
+        return NoState(torch.zeros(batch, 0, **parameter_device_and_type(self)))
+
+    def step(self, x_BD: torch.Tensor, state: NoState, first_B: torch.Tensor) -> tuple[torch.Tensor, NoState]:
+        return self._forward(x_BD), state
+
+    def unroll(self, x_BTD: torch.Tensor, state: NoState, first_BT: torch.Tensor) -> tuple[torch.Tensor, NoState]:
+        return self._forward(x_BTD), state
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.norm(x)

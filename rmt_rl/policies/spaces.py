@@ -1,0 +1,63 @@
+"""Observation and action spaces as JSON, so that a saved policy knows what it was built for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from rmt_rl.config import ConfigError
+
+
+def to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
+    """A space as plain values; raises ConfigError for a space that no policy is written for."""
+    if isinstance(space, spaces.Dict):
+        return {"type": "dict", "entries": {key: to_json(entry) for key, entry in space.items()}}
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return {"type": "discrete", "n": int(space.n)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "multi_discrete", "nvec": space.nvec.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "multi_binary", "shape": list(space.shape)}
+    if isinstance(space, spaces.Box):
+        bounds = {"low": _bound(space.low), "high": _bound(space.high)}
+        return {"type": "box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    raise ConfigError(
+        f"space {space} is not supported; supported are Box, Discrete from 0, MultiDiscrete, MultiBinary and Dict of these"
+    )
+
+
+def from_json(value: dict[str, Any]) -> gymnasium.Space[Any]:
+    """The space that `to_json` wrote."""
+    kind = value["type"]
+    if kind == "dict":
+        return spaces.Dict({key: from_json(entry) for key, entry in value["entries"].items()})
+    if kind == "discrete":
+        return spaces.Discrete(value["n"])
+    if kind == "multi_discrete":
+        return spaces.MultiDiscrete(np.array(value["nvec"]))
+    if kind == "multi_binary":
+        return spaces.MultiBinary(value["shape"])
+    if kind == "box":
+        dtype, shape = np.dtype(value["dtype"]), tuple(value["shape"])
+        low, high = (_array(value[side], dtype, shape) for side in ("low", "high"))
+        return spaces.Box(low, high, shape, dtype.type)
+    raise ConfigError(f"space type {kind!r} is unknown; known are box, dict, discrete, multi_binary, multi_discrete")
+
+
+def _array(value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.array(value, np.float64 if dtype.kind == "f" else dtype).astype(dtype)
+    return array.reshape(shape) if array.ndim else np.full(shape, array)
+
+
+def _bound(bound: np.ndarray) -> Any:
+    """One number where all are equal, as in pictures; infinities as text, because JSON has none."""
+    same = bound.size > 0 and bool(np.all(bound == bound.flat[0]))
+    return _number(bound.flat[0].item()) if same else [_number(value) for value in bound.flatten().tolist()]
+
+
+def _number(value: float) -> float | str:
+    return str(value) if math.isinf(value) else value

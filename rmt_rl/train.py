@@ -1,0 +1,228 @@
+"""Train a memory agent: `python -m rmt_rl.train env=minigrid-memory algo=ppo`. The spine; read it from `train` downwards.
+
+    config -> environment -> policy -> loop [ collect -> update -> log ] -> evaluate -> save
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rmt_rl.config import ConfigError, Train, save_yaml, to_dict
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_rl.envs.base import TorchVectorEnv
+    from rmt_rl.policies.actor_critic import ActorCritic
+    from rmt_rl.rollout import Episodes
+
+#: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
+RECENT = 500
+
+
+def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
+    """Train as `config` says, leave everything under `root`/<run>, and return what result.json holds."""
+    import torch
+
+    from rmt_rl import rng
+    from rmt_rl.algos.ppo import PPO
+    from rmt_rl.checkpoint import save_policy
+    from rmt_rl.envs.registry import make_from_config
+    from rmt_rl.evaluate import evaluate
+    from rmt_rl.log import Metrics, Progress, check_loggers
+    from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+    from rmt_rl.rollout import Collector
+
+    check_loggers(config.tensorboard, config.wandb)
+    device = choose_device(config.device)
+    env = make_from_config(config.env, config.algo.num_envs, device)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
+        torch.manual_seed(rng.seed(config.seed, "weights"))
+        policy = ActorCritic(policy_spec(env, config.env, config.policy)).to(device)
+    ppo = PPO(policy, config.algo)
+    collector = Collector(env, policy, rng.seed(config.seed, "env"), rng.generator(config.seed, "act", device))
+    shuffle = rng.generator(config.seed, "shuffle", device)
+
+    folder = make_run_folder(config, root)
+    save_yaml(config, folder / "config.yaml")
+    print(banner(config, env, policy, device, folder), flush=True)
+    metrics, progress, recent = Metrics(folder, to_dict(config)), Progress(config.steps), Recent()
+    steps, wall, cpu = 0, time.monotonic(), time.process_time()
+    with StopOnSignal() as stop:
+        while steps < config.steps and not stop.requested:
+            rollout, episodes = collector.collect(config.algo.rollout)
+            row = ppo.update(rollout, learning_rate(config, steps), shuffle)
+            steps += config.algo.num_envs * config.algo.rollout
+            recent.add(episodes)
+            metrics.write(steps, {**row, **recent.means(), "wall_s": round(time.monotonic() - wall, 3)})
+            progress.update(steps, recent.means()["success"], recent.means()["return"])
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    progress.close()
+    metrics.close()
+    env.close()
+    save_policy(policy, folder / "policy")
+
+    result: dict[str, Any] = {
+        **{"env": config.env.name, "algo": config.algo.name, "policy": config.policy.name, "seed": config.seed},
+        **{"steps": steps, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "steps_per_cpu_s": round(steps / cpu, 1)},
+        **{"eval": None, "floor": env.floor, "ceiling": env.ceiling, "interrupted": stop.requested},
+    }
+    if not stop.requested:
+        fresh = make_from_config(config.env, min(config.evaluate_episodes, config.algo.num_envs), device)
+        score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
+        fresh.close()
+        result["eval"] = score.to_json()
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(farewell(folder, config, env, None if stop.requested else score), flush=True)
+    return result
+
+
+def learning_rate(config: Train, steps: int) -> float:
+    """The step size after `steps` environment steps."""
+    import math
+
+    left = 1 - steps / config.steps
+    share = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[config.algo.schedule]
+    return config.algo.learning_rate * share
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `device=` names; auto is a GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not (torch.cuda.is_available() and (torch.device(name).index or 0) < torch.cuda.device_count()):
+        raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs that torch can use; take device=cpu")
+    return torch.device(name)
+
+
+def prepare(threads: int) -> None:
+    """Settings of the whole process, for programs and not for the library."""
+    import torch
+
+    from rmt_rl.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+
+
+def make_run_folder(config: Train, root: Path) -> Path:
+    """A folder that did not exist before; never one that does."""
+    name = config.run or f"{config.env.name}-{config.policy.name}-{config.algo.name}-s{config.seed}"
+    number = 1
+    while True:
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if config.run is not None:
+                raise ConfigError(f"run={name}: {folder} exists already and is not written over; take another name") from error
+            number += 1
+        except OSError as error:
+            raise ConfigError(f"run={name}: {folder} cannot be made: {error.strerror}") from error
+
+
+def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path) -> str:
+    """What is about to happen, for people."""
+    parameters = sum(p.numel() for p in policy.parameters())
+    lines = [("task", env.task or f"{config.env}")]
+    if env.floor is not None and env.ceiling is not None:
+        lines.append(("floor", f"{env.floor:.3f} success without memory, {env.ceiling:.3f} with perfect memory"))
+    lines += [
+        ("policy", f"{config.policy.name}, {parameters:,} parameters"),
+        ("memory", policy.backbone.memory),
+        ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.num_envs} rows x {config.algo.rollout}, seed {config.seed}"),
+        ("device", f"{device}, {config.threads} thread{'s' if config.threads > 1 else ''}"),
+        ("folder", str(folder)),
+    ]
+    return "\n".join(f"{name:>9}  {text}" for name, text in lines)
+
+
+def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> str:
+    """The result, what was written where, and what to type next."""
+    from rmt_rl.evaluate import report
+    from rmt_rl.report import learning_curve
+
+    lines = [f"stopped early; what was learned is saved in {folder}"] if score is None else [report(score, env)]
+    picture = learning_curve(folder, env.floor, env.ceiling)
+    if picture is not None:
+        lines.append(f"learning curve: {picture}")
+    other = "lstm" if config.policy.name == "rmt" else "rmt"
+    lines += [
+        "next:",
+        f"  python -m rmt_rl.evaluate policy={folder}",
+        f"  python -m rmt_rl.train env={config.env.name} policy={other}    # the same task with another memory",
+    ]
+    return "\n".join(lines)
+
+
+class Recent:
+    """Means over the latest episodes."""
+
+    def __init__(self) -> None:
+        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
+
+    def add(self, episodes: Episodes) -> None:
+        columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
+        self._episodes.extend(zip(*columns, strict=True))
+
+    def means(self) -> dict[str, float | None]:
+        n = len(self._episodes)
+        success, returns, lengths = (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
+        told = success is not None and success == success  # NaN where the environment does not say
+        return {"success": success if told else None, "return": returns, "length": lengths}
+
+
+class StopOnSignal:
+    """Turns the first Ctrl-C (or SIGTERM) into "stop after this update"; the second one leaves at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> StopOnSignal:
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nstopping after this update, then saving; once more to leave at once", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from rmt_rl.cli import help_text, parse
+
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(help_text())
+        return 0
+    try:
+        config = parse(argv)
+        prepare(config.threads)
+        result = train(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 130 if result["interrupted"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

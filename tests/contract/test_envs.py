@@ -1,0 +1,359 @@
+"""The contract of `rmt_rl/envs/base.py`, held by every environment of the registry."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from rmt_rl.config import GROUPS, ConfigError, MiniGridMemory, TMaze
+from rmt_rl.envs.registry import ENVIRONMENTS, GYMNASIUM_IDS, make_env, make_from_config
+
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tmaze": ("tmaze", {}),
+    "tmaze mixed": ("tmaze", {"length": 6, "min_length": 2}),
+    "tmaze short": ("tmaze", {"length": 4, "end_at_turn": True}),
+    "minigrid S7": ("minigrid-memory", {}),
+    "minigrid S11": ("minigrid-memory", {"size": 11, "view": 7}),
+    "minigrid S13Random": ("minigrid-memory", {"id": "MiniGrid-MemoryS13Random-v0", "view": 7, "actions": 7}),
+}
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "cartpole": ("gym", {"id": "CartPole-v1", "options": {"max_episode_steps": 15}}),
+    "frozenlake": ("gym", {"id": "FrozenLake-v1"}),
+}
+CASES = OURS | FOREIGN
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ROWS, STEPS = 6, 60
+
+every = pytest.mark.parametrize("case", CASES)
+ours = pytest.mark.parametrize("case", OURS)
+
+
+def make(case: str, num_envs: int = ROWS, device: str = "cpu") -> Any:
+    name, options = CASES[case]
+    return make_env(name, num_envs, device, **options)
+
+
+def actions(env: Any, steps: int = STEPS) -> Iterator[torch.Tensor]:
+    """[B] random actions for each step; a row's do not depend on how many rows there are."""
+    n = int(env.single_action_space.n)
+    draws = np.random.default_rng(0).integers(n, size=(steps, 16))[:, : env.num_envs]
+    # mostly the one that walks on, or few episodes would end
+    forward = {2: 1, 4: 0, 3: 2, 7: 2}[n]
+    draws = np.where(np.random.default_rng(1).random((steps, 16))[:, : env.num_envs] < 0.6, forward, draws)
+    for row in draws:
+        yield torch.from_numpy(row).to(env.device)
+
+
+def tensors(*values: Any) -> list[torch.Tensor]:
+    """All tensors in nested tuples and dicts, in one order."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += tensors(*(value[key] for key in sorted(value)))
+        elif isinstance(value, tuple | list):
+            found += tensors(*value)
+    return found
+
+
+def rows(which: Any, *values: Any) -> list[torch.Tensor]:
+    return [tensor[which] for tensor in tensors(*values)]
+
+
+def same(a: Any, b: Any) -> bool:
+    left, right = tensors(a), tensors(b)
+    assert left, "nothing was compared"
+    return len(left) == len(right) and all(torch.equal(x, y) for x, y in zip(left, right, strict=True))
+
+
+def play(env: Any, steps: int = STEPS, **reset: Any) -> list[Any]:
+    """All that a reset and some steps hand out."""
+    return [env.reset(**reset), *(env.step(action) for action in actions(env, steps))]
+
+
+def numpy(obs: Any) -> Any:
+    return {key: numpy(value) for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
+
+
+def test_every_registered_environment_is_tested_here() -> None:
+    assert set(ENVIRONMENTS) == set(GROUPS["env"]) == {name for name, _ in CASES.values()}
+
+
+@every
+@pytest.mark.parametrize("device", DEVICES)
+def test_types_shapes_dtypes_and_devices(case: str, device: str) -> None:
+    env = make(case, device=device)
+    assert isinstance(env, VectorEnv)
+    assert env.num_envs == ROWS
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert env.observation_space == batch_space(env.single_observation_space, ROWS)
+    assert env.action_space == batch_space(env.single_action_space, ROWS)
+    (obs, info), *steps = play(env, 20, seed=0)
+    assert info == {}
+    for obs_B, reward, terminated, truncated, info in [(obs, None, None, None, {"final_obs": obs}), *steps]:
+        for each in (obs_B, info["final_obs"]):
+            assert all(tensor.device.type == device for tensor in tensors(each))
+            spaces = env.single_observation_space
+            parts = {key: (spaces[key], each[key]) for key in each} if isinstance(each, dict) else {"": (spaces, each)}
+            for space, tensor in parts.values():
+                assert tensor.shape == (ROWS, *space.shape)
+                assert tensor.cpu().numpy().dtype == space.dtype
+        if reward is not None:
+            flags = [terminated, truncated, info["_final_obs"], *([info["success"]] if "success" in info else [])]
+            assert (reward.dtype, reward.shape) == (torch.float64, (ROWS,))
+            assert all((flag.dtype, flag.shape) == (torch.bool, (ROWS,)) for flag in flags)
+            assert all(tensor.device.type == device for tensor in [reward, *flags])
+
+
+@every
+def test_observations_lie_inside_the_declared_space(case: str) -> None:
+    env = make(case)
+    (obs, _), *steps = play(env, seed=1)
+    for each in [obs, *(step[0] for step in steps), *(step[4]["final_obs"] for step in steps)]:
+        assert env.observation_space.contains(numpy(each))
+
+
+@every
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_same_seed_gives_the_same_episodes_and_another_seed_others(case: str, device: str) -> None:
+    first, again, other = (play(make(case, device=device), seed=seed) for seed in (3, 3, 300))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@every
+def test_a_second_seeded_reset_starts_over(case: str) -> None:
+    env = make(case)
+    assert same(play(env, seed=3), play(env, seed=3))
+
+
+@every
+def test_a_row_does_not_depend_on_the_number_of_rows(case: str) -> None:
+    few, many = play(make(case, 2), seed=5), play(make(case, 7), seed=5)
+    assert same(few, rows(slice(2), many))
+
+
+@every
+def test_a_list_seeds_the_rows_one_by_one(case: str) -> None:
+    listed = play(make(case, 3), seed=[5, 6, 7])
+    assert same(listed, play(make(case, 3), seed=5))
+    assert not same(listed, play(make(case, 3), seed=[7, 6, 5]))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "frozenlake"])  # its steps draw random numbers too
+def test_the_step_that_ends_an_episode_returns_the_first_observation_of_the_next(case: str) -> None:
+    env, twin = make(case), make(case)
+    env.reset(seed=2)
+    firsts = [twin.reset(seed=2)[0], *(twin.reset()[0] for _ in range(STEPS))]  # [episode] first observations
+    episode = [0] * ROWS
+    ends = other_last = 0
+    for action in actions(env):
+        obs, _, _, _, info = env.step(action)
+        for b in info["_final_obs"].nonzero().flatten().tolist():
+            episode[b] += 1
+            assert same(rows(b, obs), rows(b, firsts[episode[b]]))
+            ends += 1
+            other_last += not same(rows(b, obs), rows(b, info["final_obs"]))
+    assert ends >= ROWS
+    assert other_last > 0.9 * ends  # the last observation is not the next episode's first
+
+
+@every
+def test_rows_that_go_on_have_final_obs_equal_to_obs(case: str) -> None:
+    env = make(case)
+    env.reset(seed=2)
+    for action in actions(env):
+        obs, _, terminated, truncated, info = env.step(action)
+        assert torch.equal(info["_final_obs"], terminated | truncated)
+        on = ~info["_final_obs"]
+        assert same(rows(on, obs), rows(on, info["final_obs"]))
+
+
+@ours
+def test_success_is_a_termination_and_pays(case: str) -> None:
+    env, successes = make(case, 16), 0
+    for _, reward, terminated, _, info in play(env, 200, seed=0)[1:]:
+        assert not (info["success"] & ~terminated).any()
+        assert (reward[info["success"]] > 0).all()
+        assert (reward[~info["success"]] <= 0).all()
+        successes += int(info["success"].sum())
+    assert successes > 0
+
+
+@pytest.mark.parametrize(
+    ("case", "action", "length", "flags"),
+    [
+        ("tmaze", 2, 11, (True, False)),  # left, into the wall: the horizon is part of the task, not a time limit
+        ("tmaze short", 2, 10, (False, True)),
+        ("minigrid S7", 0, 245, (False, True)),  # turning on the spot
+        ("cartpole", None, 15, (False, True)),
+    ],
+)
+def test_a_time_limit_truncates_and_the_end_of_the_task_terminates(
+    case: str, action: int | None, length: int, flags: tuple[bool, bool]
+) -> None:
+    env = make(case, 2)
+    env.reset(seed=0)
+    for t in range(1, length + 1):
+        chosen = t % 2 if action is None else action  # left and right in turn keeps the pole up for a while
+        _, _, terminated, truncated, _ = env.step(torch.full((2,), chosen))
+        assert (terminated | truncated).tolist() == [t == length] * 2
+    assert (terminated.tolist(), truncated.tolist()) == ([flags[0]] * 2, [flags[1]] * 2)
+
+
+@ours
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_saved_state_continues_to_the_same_bits(case: str, device: str) -> None:
+    env = make(case, device=device)
+    play(env, 33, seed=4)
+    state = env.state_dict()
+    expected = [env.step(action) for action in actions(env, 150)]  # long enough to draw many new episodes
+    for other in (make(case, device=device), env):  # a fresh one, and one that has moved on; the state serves both
+        other.load_state_dict(state)
+        assert same([other.step(action) for action in actions(env, 150)], expected)
+
+
+@ours
+def test_a_state_is_tensors_and_values_that_json_holds(case: str) -> None:
+    env = make(case)
+    env.reset(seed=0)
+    json.dumps(env.state_dict(), default=torch.Tensor.tolist)  # fails on whatever is neither
+
+
+@ours
+def test_a_state_of_another_number_of_rows_is_refused(case: str) -> None:
+    env, other = make(case, 2), make(case, 3)
+    play(env, 5, seed=0)
+    other.reset(seed=0)
+    with pytest.raises(ValueError, match="2 rows"):
+        other.load_state_dict(env.state_dict())
+
+
+@every
+def test_tensors_that_were_handed_out_are_never_written_again(case: str) -> None:
+    env = make(case)
+    kept, copies = [], []
+    calls = [lambda: env.reset(seed=0), *(lambda action=action: env.step(action) for action in actions(env)), env.reset]
+    for call in calls:
+        kept.append(call())
+        copies.append([tensor.clone() for tensor in tensors(kept[-1])])
+    assert same(kept, copies)
+
+
+@every
+def test_no_global_random_stream_is_touched(case: str) -> None:
+    def streams() -> list[Any]:
+        of_numpy = [x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()]
+        return [random.getstate(), of_numpy, torch.get_rng_state().tolist()]
+
+    before = streams()
+    env = make(case)
+    play(env, 20)  # without a seed
+    play(env, 20, seed=0)
+    assert streams() == before
+
+
+@every
+def test_a_bad_action_raises_and_changes_nothing(case: str) -> None:
+    env, twin = make(case), make(case)
+    env.reset(seed=0)
+    twin.reset(seed=0)
+    n = int(env.single_action_space.n)
+    good = next(actions(env))
+    for bad in (torch.full((ROWS,), n), torch.full((ROWS,), -1), good[:-1], good[:, None]):
+        with pytest.raises(ValueError, match="action"):
+            env.step(bad)
+    assert same(env.step(good), twin.step(good))
+
+
+@every
+def test_step_before_reset_raises(case: str) -> None:
+    env = make(case)
+    with pytest.raises((RuntimeError, gymnasium.error.ResetNeeded), match="reset"):
+        env.step(next(actions(env)))
+
+
+@every
+def test_no_rows_are_refused(case: str) -> None:
+    with pytest.raises(ValueError, match="num_envs is 0"):
+        make(case, 0)
+
+
+@every
+def test_the_floor_lies_below_the_ceiling(case: str) -> None:
+    env = make(case)
+    if case in FOREIGN:
+        assert (env.floor, env.ceiling) == (None, None)
+    else:
+        assert env.ceiling == 1.0
+        assert env.task
+        assert env.floor is None or 0 <= env.floor < env.ceiling
+    assert env.floor is not None or case in (*FOREIGN, "minigrid S13Random")
+
+
+def test_options_are_those_of_the_dataclass() -> None:
+    assert make_env("tmaze", length=7).longest == make_from_config(TMaze(length=7)).longest == 7
+    assert make_env("tmaze").longest == TMaze().length
+
+
+def test_a_registered_minigrid_id_sets_size_and_random() -> None:
+    by_id = make_env("minigrid-memory", 4, id="MiniGrid-MemoryS13Random-v0")
+    by_config = make_from_config(MiniGridMemory(id="MiniGrid-MemoryS13Random-v0"), 4)
+    by_size = make_env("minigrid-memory", 4, size=13, random=True)
+    assert make_env("minigrid-memory", id="MiniGrid-MemoryS13Random-v0", size="13").max_steps == by_id.max_steps
+    assert by_id.max_steps == 5 * 13**2
+    assert same(play(by_id, seed=0), play(by_size, seed=0))
+    assert same(play(by_id, seed=0), play(by_config, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tmaz", {}, "env=tmaz: expected one of minigrid-memory, tmaze, gym; did you mean tmaze?"),
+        (
+            "tmaze",
+            {"lenght": 5},
+            "env.lenght: no such option; tmaze has length, min_length, end_at_turn; did you mean length?",
+        ),
+        ("tmaze", {"length": 0}, "env.length=0: expected a whole number, at least 1 and at most 10000000"),
+        ("tmaze", {"length": 5, "min_length": 6}, "env.min_length=6: expected at most env.length=5"),
+        (
+            "minigrid-memory",
+            {"id": "MiniGrid-MemoryS13-v0", "size": 7},
+            "env.size=7: env.id=MiniGrid-MemoryS13-v0 means env.size=13; give only one of them",
+        ),
+    ],
+)
+def test_what_cannot_be_made_says_what_can(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_env(name, **options)
+    assert str(caught.value) == message
+
+
+def test_importing_the_registry_does_not_import_torch() -> None:
+    code = "import rmt_rl.envs.registry, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("id", GYMNASIUM_IDS)
+@pytest.mark.parametrize("mode", ["vector_entry_point", None])
+def test_gymnasium_makes_ours_by_their_id(id: str, mode: str | None) -> None:
+    env = gymnasium.make_vec(id, num_envs=4, vectorization_mode=mode, device="cpu")
+    assert type(env) is type(make_env(GYMNASIUM_IDS[id]))
+    assert same(play(env, seed=1), play(make_env(GYMNASIUM_IDS[id], 4), seed=1))
+
+
+def test_gymnasium_hands_options_on() -> None:
+    assert gymnasium.make_vec("rmt_rl/TMaze-v0", num_envs=4, length=33).longest == 33

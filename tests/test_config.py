@@ -1,0 +1,626 @@
+"""Claims about the command line and the configuration: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from rmt_rl import config as cfg
+from rmt_rl.cli import EVALUATE, help_text, parse, parse_evaluate, resolve_env
+from rmt_rl.config import (
+    GROUPS,
+    LSTM,
+    MINIGRID_IDS,
+    PPO,
+    RMT,
+    ConfigError,
+    Evaluate,
+    Gym,
+    MiniGridMemory,
+    TMaze,
+    Train,
+    from_dict,
+    load_yaml,
+    save_yaml,
+    to_dict,
+    validate,
+)
+
+PARTS = [part for parts in GROUPS.values() for part in parts.values()]
+
+
+def refusal(line: str) -> str:
+    """The message for a command line; the arguments are separated by blanks."""
+    with pytest.raises(ConfigError) as caught:
+        parse(line.split(" "))
+    return one_line(caught.value)
+
+
+def one_line(error: ConfigError) -> str:
+    message = str(error)
+    assert message and message.isprintable() and len(message.splitlines()) == 1
+    return message
+
+
+def usual(**changes: Any) -> Train:
+    parts: dict[str, Any] = {"env": TMaze(), "algo": PPO(), "policy": RMT()}
+    return Train(**(parts | changes))
+
+
+# -------------------------------------------------------------------------------------------------- what is accepted
+
+
+def test_the_published_command_gives_typed_dataclasses() -> None:
+    config = parse(["env=minigrid-memory", "algo=ppo", "policy.width=128", "steps=100000"])
+    assert type(config) is Train and config.steps == 100_000
+    assert type(config.env) is MiniGridMemory and type(config.algo) is PPO and type(config.policy) is RMT
+    assert config.policy.width == 128
+
+
+def test_no_argument_at_all_gives_the_defaults_of_the_dataclasses() -> None:
+    assert parse([]) == validate(usual(env=MiniGridMemory()))
+
+
+@pytest.mark.parametrize("name", [f"{group}={choice}" for group, parts in GROUPS.items() for choice in parts])
+def test_every_registered_choice_can_be_chosen(name: str) -> None:
+    group, _, choice = name.partition("=")
+    assert getattr(parse([name]), group) == GROUPS[group][choice]()
+
+
+def test_the_order_of_the_arguments_means_nothing() -> None:
+    assert parse(["env.length=7", "seed=3", "env=tmaze"]) == parse(["env=tmaze", "env.length=7", "seed=3"])
+
+
+def test_the_result_cannot_be_changed() -> None:
+    config = parse([])
+    parts: list[Any] = [config, config.env, config.algo, config.policy]
+    for part in parts:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            part.name = "x"
+
+
+@pytest.mark.parametrize("text", ["2000000", "2e6", "2_000_000", "2.0e6", "'2e6'"])
+def test_a_whole_number_may_be_written_as_people_write_it(text: str) -> None:
+    steps = parse([f"steps={text}"]).steps
+    assert steps == 2_000_000 and type(steps) is int
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "1e0"])
+def test_a_number_with_a_fraction_is_always_a_float(text: str) -> None:
+    gamma = parse([f"algo.gamma={text}"]).algo.gamma
+    assert gamma == 1.0 and type(gamma) is float
+
+
+@pytest.mark.parametrize("name", ["1e5", "2026_11_22", "true", "'null'", "a b", "lr=0.1,(x)", "über", "it's"])
+def test_a_name_stays_the_text_that_was_typed(name: str) -> None:
+    assert parse([f"run={name}"]).run == name.strip("'")
+
+
+def test_null_is_none_where_it_is_allowed() -> None:
+    assert parse(["env=tmaze", "env.min_length=null", "run=null"]).env.min_length is None
+
+
+def test_options_of_gymnasium_are_a_dictionary_or_single_keys() -> None:
+    config = parse(["env=gym", "env.options={a: 1, b: {c: [x, 2.5]}}", "env.options.b.d=true", "env.options.e=null"])
+    assert config.env == Gym(options={"a": 1, "b": {"c": ["x", 2.5], "d": True}, "e": None})
+
+
+@pytest.mark.parametrize("name", MINIGRID_IDS)
+def test_a_registered_minigrid_id_means_what_minigrid_registered(name: str) -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    pytest.importorskip("minigrid")
+    registered = gymnasium.spec(name).kwargs
+    env = parse([f"env.id={name}"]).env
+    assert (env.id, env.size, env.random) == (name, registered["size"], registered.get("random_length", False))
+    assert validate(MiniGridMemory(id=name)) == env
+    assert validate(env) == env
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("stpes=3", "steps"),
+        ("STEPS=3", "steps"),
+        ("evn=tmaze", "env"),
+        ("policy.widht=3", "policy.width"),
+        ("polcy.width=3", "policy.width"),
+        ("width=3", "policy.width"),
+        ("length=3", "env.length"),
+        ("algo.lerning_rate=1e-3", "algo.learning_rate"),
+        ("env@x=tmaze", "env"),
+        ("env=tmazee", "tmaze"),
+        ("env=TMaze", "tmaze"),
+        ("policy=ltsm", "lstm"),
+        ("policy=lstm,gru", "lstm"),
+        ("policy.memory_update=gat", "gate"),
+        ("algo.schedule=liner", "linear"),
+        ("env=gym env.workers=asyn", "async"),
+        ("env.id=minigrid-memoryS13Rndom-v0", "MiniGrid-MemoryS13Random-v0"),
+        ("env.name=tmaze", "env=<name>"),
+    ],
+)
+def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) -> None:
+    message = refusal(line)
+    assert message.startswith(line.split(" ")[-1] + ": ")
+    assert message.endswith(f"; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        # no such option
+        ("foo=3", "foo=3: no such option, expected one of env, algo, policy, seed, steps"),
+        ("foo=3", "(see python -m rmt_rl.train --help)"),
+        ("hydra.run.dir=x", "no such option"),
+        ("seed.x=3", "no such option"),
+        ("policy.width.x=3", "policy=rmt has no such option, it has width, layers, heads"),
+        (
+            "policy=lstm policy.segment=4",
+            "policy=lstm has no such option, it has width, layers, previous_action; segment",
+        ),
+        ("policy=lstm policy.segment=4", "segment is an option of policy=rmt"),
+        ("env=gym env.options..a=1", "env=gym has no such option"),
+        ("env=gym env.options.=1", "env=gym has no such option"),
+        ("env=gym env.options={a:[1]} env.options.a.b=1", "env.options.a.b: expected something that fits"),
+        # not name=value
+        ("env", "env: expected name=value"),
+        ("=3", "=3: expected name=value"),
+        ("", "expected name=value"),
+        ("+steps=3", "+steps=3: expected steps=3, without +"),
+        ("++env.x=3", "++env.x=3: expected env.x=3, without ++"),
+        ("~policy=rmt", "~policy=rmt: expected policy=rmt, without ~"),
+        ("~policy", "~policy: expected name=value"),
+        ("--steps=3", "--steps=3: expected steps=3, without --"),
+        ("--multirun", "--multirun: expected name=value"),
+        # twice
+        ("env=tmaze env=gym", "env=gym: env is given twice, tmaze before"),
+        ("steps=1 steps=2", "steps=2: steps is given twice, 1 before"),
+        # a value of the wrong kind
+        ("policy.width=abc", "policy.width=abc: expected a whole number, at least 1 and at most 65536"),
+        ("policy.width=32,64", "expected a whole number"),
+        ("policy.width=${policy.heads}", "expected a whole number"),
+        ("policy.width=", "policy.width=: expected a whole number"),
+        ("steps=1.5", "steps=1.5: expected a whole number"),
+        ("steps=true", "steps=true: expected a whole number"),
+        ("seed=null", "seed=null: expected a whole number"),
+        ("algo.gamma=high", "algo.gamma=high: expected a number, above 0 and at most 1"),
+        ("tensorboard=yes", "tensorboard=yes: expected true or false"),
+        ("tensorboard=1", "expected true or false"),
+        ("policy=null", "policy=null: expected one of rmt, lstm, gru, mlp"),
+        ("env=[tmaze,gym]", "env=[tmaze,gym]: expected one of"),
+        ("env.size=8", "env.size=8: expected one of 7, 9, 11, 13, 17"),
+        ("env.actions=4", "env.actions=4: expected one of 3, 7"),
+        ("env=gym env.options=a:1", "env.options=a:1: expected plain values"),
+        ("env=gym env.options={1:2}", "expected plain values"),
+        ("env=gym env.options={a:", "expected plain values"),
+        ("env=gym env.options.a=choice(1,2)", "expected plain values"),
+        ("env=gym env.options.a=nan", "expected plain values"),
+        ("env=gym env.options.a=${seed}", "expected plain values"),
+        ("env=gym env.id=", "env.id=: expected an id"),
+        ("device=gpu", "device=gpu: expected cpu, cuda, cuda:N or auto"),
+        ("device=cuda:", "expected cpu, cuda, cuda:N or auto"),
+        # out of range
+        ("steps=0", "steps=0: expected a whole number, at least 1"),
+        ("seed=-1", "seed=-1: expected a whole number, at least 0 and at most 2147483647"),
+        ("seed=2147483648", "at most 2147483647"),
+        ("threads=0", "threads=0: "),
+        ("threads=1025", "threads=1025: "),
+        ("evaluate_episodes=0", "evaluate_episodes=0: "),
+        ("algo.rollout=0", "algo.rollout=0: "),
+        ("algo.epochs=0", "algo.epochs=0: "),
+        ("algo.num_envs=2e9", "algo.num_envs=2e9: "),
+        ("algo.gamma=0", "algo.gamma=0: "),
+        ("algo.gamma=1.0001", "algo.gamma=1.0001: "),
+        ("algo.gae_lambda=-0.1", "algo.gae_lambda=-0.1: "),
+        ("algo.clip=0", "algo.clip=0: "),
+        ("algo.clip=1", "algo.clip=1: expected a number, above 0 and below 1"),
+        ("algo.learning_rate=0", "algo.learning_rate=0: "),
+        ("policy.segment=0", "policy.segment=0: "),
+        ("policy.memory_tokens=-1", "policy.memory_tokens=-1: "),
+        ("policy.width=65537", "policy.width=65537: "),
+        ("policy.layers=1001", "policy.layers=1001: "),
+        ("env.view=1", "env.view=1: "),
+        ("env=tmaze env.length=0", "env.length=0: "),
+        (
+            "env=tmaze env.length=10000001",
+            "env.length=10000001: expected a whole number, at least 1 and at most 10000000",
+        ),
+        ("env=tmaze env.min_length=0", "env.min_length=0: "),
+        # too large for any machine word
+        ("policy.width=1e300", "policy.width=1e300: "),
+        ("steps=1e999", "steps=1e999: "),
+        ("steps=" + "9" * 5000, "9...: expected a whole number"),
+        ("env=gym env.options.a=" + "9" * 5000, "9...: expected plain values"),
+        # a name that is no folder name
+        ("run=", "run=: expected a folder name"),
+        ("run=a/b", "run=a/b: expected a folder name without slashes"),
+        ("run=a\\b", "expected a folder name"),
+        ("run=..", "run=..: expected a folder name without slashes that does not start with a dot"),
+        ("run=a\nb", "expected a folder name"),
+        ("run=a\udcffb", "expected a folder name"),
+        ("run=${seed}", "expected a folder name"),
+        ("run=" + "x" * 201, "expected at most 200 bytes, found 201"),
+        # options that exclude each other
+        ("policy.width=64 policy.heads=3", "policy.heads=3: expected a divisor of policy.width=64, such as 2"),
+        (
+            "algo.num_envs=12 algo.minibatches=5",
+            "algo.minibatches=5: expected a divisor of algo.num_envs=12, such as 4",
+        ),
+        ("env.view=4", "env.view=4: expected an odd number"),
+        ("env.size=11 env.random=true", "env.random=true: env.size=11 has no random corridor"),
+        ("env=tmaze env.length=5 env.min_length=6", "env.min_length=6: expected at most env.length=5"),
+        ("env.id=MiniGrid-MemoryS13-v0 env.size=7", "env.size=7: env.id=MiniGrid-MemoryS13-v0 means env.size=13"),
+        ("env.size=17 env.id=MiniGrid-MemoryS13-v0", "env.size=17: env.id=MiniGrid-MemoryS13-v0 means env.size=13"),
+        ("env.id=MiniGrid-MemoryS13Random-v0 env.random=false", "means env.random=true"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_what_was_found_and_what_is_expected(line: str, says: str) -> None:
+    assert says in refusal(line)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "gamma", "gae_lambda", "clip", "value_coef", "entropy_coef"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_a_learning_setting_is_finite(name: str, text: str) -> None:
+    assert refusal(f"algo.{name}={text}").startswith(f"algo.{name}={text}: expected a number, ")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("policy.memory_tokens=0", "memory_tokens"),
+        ("env=tmaze env.length=10_000_000", "length"),
+        ("algo.gamma=1", "gamma"),
+    ],
+)
+def test_the_ends_of_a_range_belong_to_it(line: str, name: str) -> None:
+    parse(line.split())
+
+
+def test_a_mistake_made_in_python_is_refused_like_one_on_the_command_line() -> None:
+    for bad in (
+        usual(seed=True),
+        usual(seed=10**5000),
+        usual(env=None),
+        usual(env=PPO()),
+        usual(env=TMaze(name="gym")),
+        usual(env=Gym(options={"a": object()})),
+        usual(env=MiniGridMemory(id="MiniGrid-MemoryS13-v0", size=11)),
+        usual(policy=RMT(width=64, heads=3)),
+        usual(run=3),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            validate(bad)
+        one_line(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------- about the fields
+
+
+@pytest.mark.parametrize("cls", [Train, Evaluate, *PARTS])
+def test_every_field_has_a_help_of_one_line_and_allowed_defaults(cls: type) -> None:
+    fixed = {"name", "env_overrides"}  # not for users to set
+    for field in dataclasses.fields(cls):
+        text = field.metadata.get("help", "")
+        assert (field.name in fixed) != (text.isprintable() and len(text) > 5), field.name
+    for name, known in cfg.options(cls).items():
+        assert known.default is dataclasses.MISSING or cfg.read(name, known, known.default) == known.default
+
+
+@pytest.mark.parametrize("cls", [Train, Evaluate, *PARTS])
+def test_every_number_has_two_ends_and_every_text_a_form(cls: type) -> None:
+    for name, known in cfg.options(cls).items():
+        ends = [bound for bound in known.bounds.values() if bound is not None]
+        assert known.kind in (bool, dict) or known.choices or known.form or len(ends) == 2, name
+
+
+def test_every_class_is_registered_under_its_own_name() -> None:
+    for parts in GROUPS.values():
+        assert {name: part().name for name, part in parts.items()} == {name: name for name in parts}
+
+
+# ---------------------------------------------------------------------------------------------------------- the files
+
+
+CONFIGS = [
+    ["policy=lstm", "seed=7", "run=1e5", "algo.learning_rate=1e-5"],
+    ["env=gym", "env.options={a: 1.5, b: [true, null, 'x y', 1e-7], c: {d: '1e5'}}", "policy=mlp"],
+    ["env.id=MiniGrid-MemoryS17Random-v0", "run=it's: über #1"],
+]
+
+
+@pytest.mark.parametrize("argv", CONFIGS)
+def test_a_configuration_survives_yaml_and_json(argv: list[str], tmp_path: Path) -> None:
+    config = parse(argv)
+    save_yaml(config, tmp_path / "config.yaml")
+    assert load_yaml(tmp_path / "config.yaml") == config
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_file_may_write_small_numbers_without_a_point(tmp_path: Path) -> None:
+    save_yaml(parse(["algo.learning_rate=0.5"]), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text().replace("learning_rate: 0.5", "learning_rate: 1e-4")
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_yaml(tmp_path / "config.yaml").algo.learning_rate == 1e-4
+
+
+def test_a_dictionary_with_an_unknown_or_missing_key_is_refused() -> None:
+    whole = to_dict(parse(["env=tmaze"]))
+    for changed, says in (
+        (whole | {"sede": 1}, "sede: no such option; did you mean seed?"),
+        ({k: v for k, v in whole.items() if k != "seed"}, "seed: missing"),
+        (whole | {"env": whole["env"] | {"lenght": 1}}, "env.lenght: no such option; did you mean length?"),
+        (whole | {"env": {"name": "tmaze"}}, "env.length: missing"),
+        (whole | {"env": {"length": 3}}, "env=null: expected one of"),
+        (whole | {"env": {"name": ["tmaze"]}}, "env=['tmaze']: expected one of"),
+        (whole | {"env": "tmaze"}, "env=tmaze: expected a dictionary"),
+        (whole | {"seed": "x"}, "seed=x: expected a whole number"),
+        (whole | {3: 4}, "3: no such option"),
+        ([], "configuration=[]: expected a dictionary"),
+        (None, "configuration=null: expected a dictionary"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            from_dict(changed)
+        assert one_line(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch ran']",
+        "seed: !!python/name:os.system",
+        "seed: [",
+        "- 1",
+        "seed: 2026-99-99",
+        "seed: " + "[" * 1000,
+        "seed: \x00",
+        "",
+    ],
+)
+def test_a_hostile_file_is_refused_and_runs_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_yaml("config.yaml")
+    assert one_line(caught.value).startswith("config.yaml: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_file_cannot_unfold_to_more_than_was_written(tmp_path: Path) -> None:
+    laughs = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
+    (tmp_path / "config.yaml").write_text(f"a0: &a0 [x]\n{laughs}")
+    with pytest.raises(ConfigError, match="aliases"):
+        load_yaml(tmp_path / "config.yaml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("absent.yaml", "binary.yaml"):
+        with pytest.raises(ConfigError, match=name) as caught:
+            load_yaml(tmp_path / name)
+        one_line(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_an_evaluation_keeps_its_environment_options_for_the_trained_environment() -> None:
+    config = parse_evaluate(["policy=runs/my run (1)/policy", "env.length=10000", "episodes=3", "deterministic=true"])
+    assert config.policy == "runs/my run (1)/policy" and config.env is None
+    assert config.env_overrides == ("env.length=10000",)
+    assert config.episodes == config.num_envs == 3 and config.deterministic
+
+
+def test_an_evaluation_changes_the_trained_environment() -> None:
+    trained = TMaze(length=20, end_at_turn=True)
+    assert resolve_env(trained, None, ["env.length=1e4"]) == TMaze(length=10_000, end_at_turn=True)
+    assert resolve_env(trained, None, []) == trained
+
+
+def test_an_evaluation_that_names_an_environment_starts_from_its_defaults() -> None:
+    assert resolve_env(TMaze(end_at_turn=True), "tmaze", ["env.length=30"]) == TMaze(length=30)
+    assert resolve_env(TMaze(), "gym", ["env.options.a=1"]) == Gym(options={"a": 1})
+
+
+def test_an_evaluation_does_not_change_the_environment_it_was_given() -> None:
+    trained = Gym(options={"a": {"b": 1}})
+    assert resolve_env(trained, None, ["env.options.a.c=2"]).options == {"a": {"b": 1, "c": 2}}
+    assert trained.options == {"a": {"b": 1}}
+
+
+def test_in_an_evaluation_the_newest_word_on_the_size_counts() -> None:
+    trained = validate(MiniGridMemory(id="MiniGrid-MemoryS13Random-v0", view=5))
+    larger = resolve_env(trained, None, ["env.size=17"])
+    assert (larger.id, larger.size, larger.random, larger.view) == (None, 17, True, 5)
+    fixed = resolve_env(trained, None, ["env.id=MiniGrid-MemoryS11-v0"])
+    assert (fixed.id, fixed.size, fixed.random, fixed.view) == ("MiniGrid-MemoryS11-v0", 11, False, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("episodes=3", "policy: missing; expected policy=<the folder of a trained policy>"),
+        ("policy=", "policy=: expected the folder of a trained policy"),
+        ("policy=p episods=3", "did you mean episodes?"),
+        ("policy=p length=3", "did you mean env.length?"),
+        (
+            "policy=p env=tmazee",
+            "env=tmazee: expected one of minigrid-memory, tmaze, gym, or null; did you mean tmaze?",
+        ),
+        ("policy=p env=tmaze env.lenght=3", "did you mean env.length?"),
+        ("policy=p env=tmaze env.length=0", "env.length=0: expected a whole number"),
+        ("policy=p env=tmaze env.length=5 env.min_length=6", "expected at most env.length=5"),
+        ("policy=p env.length=3 env.length=4", "given twice"),
+        ("policy=p deterministic=yes", "expected true or false"),
+        ("policy=p episodes=0", "episodes=0: "),
+        ("policy=p device=gpu", "device=gpu: expected cpu, cuda, cuda:N or auto"),
+        ("policy=p --episodes=3", "without --"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_told_as_well(line: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_evaluate(line.split(" "))
+    assert says in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["env.size=9"], "env=tmaze has no such option, it has length, min_length, end_at_turn; size is an option"),
+        (["env.length=3"], "env.min_length=5: expected at most env.length=3"),
+        (["env.length"], "expected name=value"),
+        (["seed=3"], "seed=3: no such option"),
+    ],
+)
+def test_what_does_not_fit_the_trained_environment_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_env(TMaze(length=10, min_length=5), None, overrides)
+    assert says in one_line(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------- any command line
+
+NAMES = [f"{group}.{n}" for group, parts in GROUPS.items() for part in parts.values() for n in cfg.options(part)]
+VALUES = [
+    "1",
+    "0",
+    "-1",
+    "1e3",
+    "0.5",
+    "nan",
+    "true",
+    "null",
+    "",
+    "???",
+    "${seed}",
+    "{a: 1}",
+    "[x]",
+    "'",
+    "tmaze",
+    "lstm",
+]
+WORDS = st.sampled_from(VALUES) | st.text(max_size=9)
+WILD = st.one_of(
+    st.builds("{}={}".format, st.sampled_from([*GROUPS, *cfg.options(Train), *NAMES]), WORDS),
+    st.builds("env.options.{}={}".format, st.text(max_size=4), WORDS),
+    st.builds("{}={}".format, st.text("env.policy~+-@/:", max_size=9), WORDS),
+    st.text(max_size=12),
+)
+
+
+@st.composite
+def command_lines(draw: st.DrawFn) -> list[str]:
+    """A choice for every group, options that these choices have, values that are mostly right, one wild argument."""
+    argv = []
+    for group, parts in GROUPS.items():
+        choice = draw(st.sampled_from(sorted(parts)))
+        argv.append(f"{group}={choice}")
+        known = cfg.options(parts[choice])
+        for name in draw(st.lists(st.sampled_from(sorted(known)), unique=True, max_size=2)):
+            ends = [end for end in known[name].bounds.values() if end is not None]
+            right = st.sampled_from([cfg.show(value) for value in (known[name].default, *known[name].choices, *ends)])
+            argv.append(f"{group}.{name}={draw(st.one_of(right, right, right, WORDS))}")
+    return list(draw(st.permutations(argv + draw(st.lists(WILD, max_size=1)))))
+
+
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(argv=command_lines() | st.lists(WILD, max_size=3))
+@example(argv=["env=gym", "env.options.a=" + "[" * 3000])
+@example(argv=["env=gym", "env.options={a: ???}"])
+@example(argv=["\udcff=\u2028"])
+@example(argv=["env=gym", "env.options.\n=1"])
+def test_any_arguments_give_a_configuration_or_one_line(argv: list[str]) -> None:
+    try:
+        config = parse(argv)
+    except ConfigError as error:
+        one_line(error)
+    else:
+        assert type(config) is Train
+        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(argv=st.lists(WILD, max_size=3), env=st.sampled_from(["", *(f"env={name}" for name in GROUPS["env"])]))
+def test_any_arguments_give_an_evaluation_or_one_line(argv: list[str], env: str) -> None:
+    try:
+        config = parse_evaluate(["policy=p", *([env] if env else []), *argv])
+    except ConfigError as error:
+        one_line(error)
+    else:
+        assert type(config) is Evaluate
+
+
+# ------------------------------------------------------------------------------------------------ speed and the help
+
+QUIET = """
+import sys
+from rmt_rl.cli import EVALUATE, help_text, parse
+from rmt_rl.config import ConfigError, Evaluate
+{work}
+print([name for name in ("torch", "gymnasium", "minigrid", "numpy") if name in sys.modules])
+"""
+
+
+def child(work: str) -> tuple[str, float]:
+    """The output and the CPU seconds of a fresh Python that does this work."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", QUIET.format(work=work)], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_help_is_printed_in_a_moment_and_without_torch() -> None:
+    output, seconds = child("print(help_text(), help_text(EVALUATE, Evaluate))")
+    assert output.endswith("\n[]\n") and seconds < 1.5
+
+
+def test_a_mistake_is_reported_in_a_moment_and_without_torch() -> None:
+    output, seconds = child("try: parse(['env=tmaze', 'policy.width=64', 'policy.heads=3'])\nexcept ConfigError: pass")
+    assert output == "[]\n" and seconds < 1.5
+
+
+def test_parsing_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parse(["env=tmaze"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_shows_every_option_with_its_default() -> None:
+    lines = help_text().splitlines()
+    for group, parts in GROUPS.items():
+        for choice, part in parts.items():
+            assert any(line.startswith(f"{group}={choice}") for line in lines)
+            for name, known in cfg.options(part).items():
+                assert any(
+                    f"  {group}.{name}={cfg.show(known.default)} " in line and known.help in line for line in lines
+                )
+    for name, known in cfg.options(Train).items():
+        assert any(line.startswith(f"  {name}=") and known.help in line for line in lines)
+
+
+@pytest.mark.parametrize("schema", [Train, Evaluate])
+def test_the_examples_of_the_help_are_right(schema: type) -> None:
+    prog = "python -m x"
+    examples = [
+        line.split(prog)[1].split() for line in help_text(prog, schema).splitlines() if line.startswith("  " + prog)
+    ]
+    assert len(examples) == 2
+    for argv in examples:
+        assert type(parse(argv) if schema is Train else parse_evaluate(argv)) is schema
+
+
+def test_the_help_of_the_evaluation_shows_the_environments_but_no_algorithm() -> None:
+    text = help_text(EVALUATE, Evaluate)
+    assert "  env.length=" in text and "algo" not in text and "policy=<folder>" in text
+    assert LSTM().name not in text
