@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from rmt_rl.config import ConfigError, part_from_dict
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -35,7 +36,8 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
     try:
-        policy = ActorCritic.from_pretrained(folder, spec=spec, map_location=str(device), strict=True)
+        policy = ActorCritic(spec)
+        policy.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{folder / 'model.safetensors'}: does not fit config.json beside it or is damaged ({_short(error)})"

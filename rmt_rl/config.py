@@ -229,7 +229,7 @@ class Evaluate:
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU where there is one", form=DEVICE)
     threads: int = option(1, "CPU threads for the arithmetic", low=1, high=1_024)
     num_envs: int = option(64, "episodes that are played side by side; never more than episodes", low=1, high=2**20)
-    deterministic: bool = option(False, "take the most likely action instead of sampling one")
+    deterministic: bool = option(True, "take the most likely action; false = sample")
 
 
 # ------------------------------------------------------------------------------------------------------ the checks

@@ -16,24 +16,7 @@ from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
 from rmt_rl.cli import EVALUATE, help_text, parse, parse_evaluate, resolve_env
-from rmt_rl.config import (
-    GROUPS,
-    LSTM,
-    MINIGRID_IDS,
-    PPO,
-    RMT,
-    ConfigError,
-    Evaluate,
-    Gym,
-    MiniGridMemory,
-    TMaze,
-    Train,
-    from_dict,
-    load_yaml,
-    save_yaml,
-    to_dict,
-    validate,
-)
+from rmt_rl.config import GROUPS, PPO, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
 
 PARTS = [part for parts in GROUPS.values() for part in parts.values()]
 
@@ -114,7 +97,7 @@ def test_options_of_gymnasium_are_a_dictionary_or_single_keys() -> None:
     assert config.env == Gym(options={"a": 1, "b": {"c": ["x", 2.5], "d": True}, "e": None})
 
 
-@pytest.mark.parametrize("name", MINIGRID_IDS)
+@pytest.mark.parametrize("name", cfg.MINIGRID_IDS)
 def test_a_registered_minigrid_id_means_what_minigrid_registered(name: str) -> None:
     gymnasium = pytest.importorskip("gymnasium")
     pytest.importorskip("minigrid")
@@ -166,11 +149,8 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
         ("hydra.run.dir=x", "no such option"),
         ("seed.x=3", "no such option"),
         ("policy.width.x=3", "policy=rmt has no such option, it has width, layers, heads"),
-        (
-            "policy=lstm policy.segment=4",
-            "policy=lstm has no such option, it has width, layers, previous_action; segment",
-        ),
-        ("policy=lstm policy.segment=4", "segment is an option of policy=rmt"),
+        ("policy=lstm policy.segment=4", "policy=lstm has no such option, it has width, layers, previous_action; "),
+        ("policy=lstm policy.segment=4", "; segment is an option of policy=rmt"),
         ("env=gym env.options..a=1", "env=gym has no such option"),
         ("env=gym env.options.=1", "env=gym has no such option"),
         ("env=gym env.options={a:[1]} env.options.a.b=1", "env.options.a.b: expected something that fits"),
@@ -212,31 +192,9 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
         ("device=gpu", "device=gpu: expected cpu, cuda, cuda:N or auto"),
         ("device=cuda:", "expected cpu, cuda, cuda:N or auto"),
         # out of range
-        ("steps=0", "steps=0: expected a whole number, at least 1"),
         ("seed=-1", "seed=-1: expected a whole number, at least 0 and at most 2147483647"),
-        ("seed=2147483648", "at most 2147483647"),
-        ("threads=0", "threads=0: "),
-        ("threads=1025", "threads=1025: "),
-        ("evaluate_episodes=0", "evaluate_episodes=0: "),
-        ("algo.rollout=0", "algo.rollout=0: "),
-        ("algo.epochs=0", "algo.epochs=0: "),
-        ("algo.num_envs=2e9", "algo.num_envs=2e9: "),
-        ("algo.gamma=0", "algo.gamma=0: "),
-        ("algo.gamma=1.0001", "algo.gamma=1.0001: "),
-        ("algo.gae_lambda=-0.1", "algo.gae_lambda=-0.1: "),
-        ("algo.clip=0", "algo.clip=0: "),
         ("algo.clip=1", "algo.clip=1: expected a number, above 0 and below 1"),
-        ("algo.learning_rate=0", "algo.learning_rate=0: "),
-        ("policy.segment=0", "policy.segment=0: "),
-        ("policy.memory_tokens=-1", "policy.memory_tokens=-1: "),
-        ("policy.width=65537", "policy.width=65537: "),
-        ("policy.layers=1001", "policy.layers=1001: "),
-        ("env.view=1", "env.view=1: "),
-        ("env=tmaze env.length=0", "env.length=0: "),
-        (
-            "env=tmaze env.length=10000001",
-            "env.length=10000001: expected a whole number, at least 1 and at most 10000000",
-        ),
+        ("env=tmaze env.length=10000001", "=10000001: expected a whole number, at least 1 and at most 10000000"),
         ("env=tmaze env.min_length=0", "env.min_length=0: "),
         # too large for any machine word
         ("policy.width=1e300", "policy.width=1e300: "),
@@ -254,10 +212,7 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
         ("run=" + "x" * 201, "expected at most 200 bytes, found 201"),
         # options that exclude each other
         ("policy.width=64 policy.heads=3", "policy.heads=3: expected a divisor of policy.width=64, such as 2"),
-        (
-            "algo.num_envs=12 algo.minibatches=5",
-            "algo.minibatches=5: expected a divisor of algo.num_envs=12, such as 4",
-        ),
+        ("algo.num_envs=12 algo.minibatches=5", "minibatches=5: expected a divisor of algo.num_envs=12, such as 4"),
         ("env.view=4", "env.view=4: expected an odd number"),
         ("env.size=11 env.random=true", "env.random=true: env.size=11 has no random corridor"),
         ("env=tmaze env.length=5 env.min_length=6", "env.min_length=6: expected at most env.length=5"),
@@ -268,6 +223,19 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
 )
 def test_a_mistake_is_told_in_one_line_with_what_was_found_and_what_is_expected(line: str, says: str) -> None:
     assert says in refusal(line)
+
+
+OUT_OF_RANGE = """
+    steps=0 seed=2147483648 threads=0 threads=1025 evaluate_episodes=0 algo.rollout=0 algo.epochs=0 algo.num_envs=2e9
+    algo.minibatches=0 algo.gamma=0 algo.gamma=1.0001 algo.gae_lambda=-0.1 algo.gae_lambda=1.1 algo.clip=0 algo.clip=-1
+    algo.learning_rate=0 algo.max_grad_norm=0 algo.value_coef=-1 policy.segment=0 policy.memory_tokens=-1 policy.heads=0
+    policy.width=0 policy.width=65537 policy.layers=0 policy.layers=1001 env.view=1 env.view=101
+"""
+
+
+@pytest.mark.parametrize("argument", OUT_OF_RANGE.split())
+def test_a_number_out_of_its_range_is_refused(argument: str) -> None:
+    assert refusal(argument).startswith(f"{argument}: expected a")
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "gamma", "gae_lambda", "clip", "value_coef", "entropy_coef"])
@@ -343,20 +311,20 @@ CONFIGS = [
 @pytest.mark.parametrize("argv", CONFIGS)
 def test_a_configuration_survives_yaml_and_json(argv: list[str], tmp_path: Path) -> None:
     config = parse(argv)
-    save_yaml(config, tmp_path / "config.yaml")
-    assert load_yaml(tmp_path / "config.yaml") == config
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    cfg.save_yaml(config, tmp_path / "config.yaml")
+    assert cfg.load_yaml(tmp_path / "config.yaml") == config
+    assert cfg.from_dict(json.loads(json.dumps(cfg.to_dict(config)))) == config
 
 
 def test_a_file_may_write_small_numbers_without_a_point(tmp_path: Path) -> None:
-    save_yaml(parse(["algo.learning_rate=0.5"]), tmp_path / "config.yaml")
+    cfg.save_yaml(parse(["algo.learning_rate=0.5"]), tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text().replace("learning_rate: 0.5", "learning_rate: 1e-4")
     (tmp_path / "config.yaml").write_text(text)
-    assert load_yaml(tmp_path / "config.yaml").algo.learning_rate == 1e-4
+    assert cfg.load_yaml(tmp_path / "config.yaml").algo.learning_rate == 1e-4
 
 
 def test_a_dictionary_with_an_unknown_or_missing_key_is_refused() -> None:
-    whole = to_dict(parse(["env=tmaze"]))
+    whole = cfg.to_dict(parse(["env=tmaze"]))
     for changed, says in (
         (whole | {"sede": 1}, "sede: no such option; did you mean seed?"),
         ({k: v for k, v in whole.items() if k != "seed"}, "seed: missing"),
@@ -371,7 +339,7 @@ def test_a_dictionary_with_an_unknown_or_missing_key_is_refused() -> None:
         (None, "configuration=null: expected a dictionary"),
     ):
         with pytest.raises(ConfigError) as caught:
-            from_dict(changed)
+            cfg.from_dict(changed)
         assert one_line(caught.value).startswith(says)
 
 
@@ -392,7 +360,7 @@ def test_a_hostile_file_is_refused_and_runs_nothing(text: str, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     Path("config.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load_yaml("config.yaml")
+        cfg.load_yaml("config.yaml")
     assert one_line(caught.value).startswith("config.yaml: ")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
@@ -401,14 +369,14 @@ def test_a_file_cannot_unfold_to_more_than_was_written(tmp_path: Path) -> None:
     laughs = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
     (tmp_path / "config.yaml").write_text(f"a0: &a0 [x]\n{laughs}")
     with pytest.raises(ConfigError, match="aliases"):
-        load_yaml(tmp_path / "config.yaml")
+        cfg.load_yaml(tmp_path / "config.yaml")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     for name in ("absent.yaml", "binary.yaml"):
         with pytest.raises(ConfigError, match=name) as caught:
-            load_yaml(tmp_path / name)
+            cfg.load_yaml(tmp_path / name)
         one_line(caught.value)
 
 
@@ -547,7 +515,7 @@ def test_any_arguments_give_a_configuration_or_one_line(argv: list[str]) -> None
         one_line(error)
     else:
         assert type(config) is Train
-        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+        assert cfg.from_dict(json.loads(json.dumps(cfg.to_dict(config)))) == config
 
 
 @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -623,4 +591,4 @@ def test_the_examples_of_the_help_are_right(schema: type) -> None:
 def test_the_help_of_the_evaluation_shows_the_environments_but_no_algorithm() -> None:
     text = help_text(EVALUATE, Evaluate)
     assert "  env.length=" in text and "algo" not in text and "policy=<folder>" in text
-    assert LSTM().name not in text
+    assert "lstm" not in text

@@ -1,0 +1,53 @@
+# Every target makes its own environment first: nothing is needed but Python and make.
+# uv installs where it is there, pip otherwise.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# one thread is the fastest for networks of this size, and keeps timings comparable
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help train test check format bench clean
+
+help:
+	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
+	@echo "make test  [ARGS='-k rmt']             all tests"
+	@echo "make check                             format, lint, types and the fast tests"
+	@echo "make bench                             the speed tables of docs/benchmarks.md"
+
+train: $(STAMP)
+	$(BIN)/python -m rmt_rl.train $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python experiments/bench_envs.py
+	$(BIN)/python experiments/bench_ppo.py
+
+# uv does not read PIP_FIND_LINKS, so it is handed over under uv's name
+$(STAMP): pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null 2>&1; then \
+		UV_FIND_LINKS="$$PIP_FIND_LINKS" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv pip install -r requirements.txt && \
+		UV_FIND_LINKS="$$PIP_FIND_LINKS" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv pip install --no-deps -e . ; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . ; \
+	fi
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV)
