@@ -517,7 +517,7 @@ def _build(cls: type, mapping: Any, prefix: str = "") -> Any:
 
 
 def save_yaml(config: Any, path: str | Path) -> None:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 

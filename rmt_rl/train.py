@@ -31,6 +31,8 @@ RECENT = 500
 
 def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     """Train as `config` says, leave everything under `root`/<run>, and return what result.json holds."""
+    if config.run is not None and (root / config.run).exists():
+        raise _taken(config.run, root / config.run)  # said before seconds go into imports
     import torch
 
     from rmt_rl import rng
@@ -127,10 +129,14 @@ def make_run_folder(config: Train, root: Path) -> Path:
             return folder
         except FileExistsError as error:
             if config.run is not None:
-                raise ConfigError(f"run={name}: {folder} exists already and is not written over; take another name") from error
+                raise _taken(name, folder) from error
             number += 1
         except OSError as error:
             raise ConfigError(f"run={name}: {folder} cannot be made: {error.strerror}") from error
+
+
+def _taken(name: str, folder: Path) -> ConfigError:
+    return ConfigError(f"run={name}: {folder} exists already and is not written over; take another name")
 
 
 def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path) -> str:

@@ -19,12 +19,13 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import error, spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 
 from rmt_rl.config import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 
 Arrays = np.ndarray | dict[str, np.ndarray]
+Path = tuple[str, ...]
 
 
 class UnsupportedSpace(ConfigError):
@@ -35,15 +36,17 @@ class GymAdapter(TorchVectorEnv):
     """`num_envs` rows of the gymnasium environment `id` (or `module:id`), on torch tensors.
 
     observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64
-        counted from 0; MultiBinary as int8. A Dict of these becomes a dict, nested keys joined by a dot ("outer.inner");
-        text in a Dict is left out, with a warning.
-    actions: Discrete [B] and MultiDiscrete [B, ...] as integers counted from 0; Box [B, ...] as floats, which are clipped
-        to the bounds before they reach the environment.
+        counted from 0; MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot
+        ("outer.inner"); text in a Dict is left out, with a warning.
+    actions: Discrete [B] and MultiDiscrete [B, ...] as integers counted from 0; Box [B, ...] as floats, which are
+        clipped to the bounds before they reach the environment.
     `single_observation_space` and `single_action_space` are these translated spaces.
     `options` are keyword arguments for `gymnasium.make`, max_episode_steps and render_mode among them.
     `workers`: "sync" steps the rows one after another, "async" gives every row a process of its own.
     `info["success"]` exists at steps where a row that ended reports "is_success" or "success" in its last info.
     """
+
+    _env: Any = None  # gymnasium 1.1 and 1.2 close, on deletion, what could not be made too
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class GymAdapter(TorchVectorEnv):
         obs_B = self._tensors(obs)
         info: dict[str, Any] = {"final_obs": obs_B, "_final_obs": self._tensors(ended)}
         if ended.any():
-            final = {row: raw["final_obs"][row] for row in np.flatnonzero(ended)}
+            final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
             info["final_obs"] = self._tensors(_with_rows(obs, final))
             if "success" in raw["final_info"]:
                 info["success"] = self._tensors(raw["final_info"]["success"])
@@ -95,7 +98,8 @@ class GymAdapter(TorchVectorEnv):
         return self._env.render()
 
     def close_extras(self, **kwargs: Any) -> None:
-        self._env.close(**kwargs)
+        if self._env is not None:
+            self._env.close(**kwargs)
 
     def _cannot_resume(self) -> NoReturn:
         raise NotImplementedError(
@@ -106,7 +110,7 @@ class GymAdapter(TorchVectorEnv):
     def _tensors(self, value: Any) -> Any:
         if isinstance(value, dict):
             # in the order of the space, so that whoever goes through both goes through them side by side
-            return {key: self._tensors(value[key]) for key in self.single_observation_space.keys()}  # type: ignore[attr-defined]
+            return {key: self._tensors(value[key]) for key in self.single_observation_space}  # type: ignore[attr-defined]
         return torch.from_numpy(value).to(self.device)
 
     def _checked(self, action_B: torch.Tensor) -> np.ndarray:
@@ -139,9 +143,9 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self.left_out: list[str] = []
-        self._parts: dict[str, tuple[tuple[str, ...], spaces.Space[Any], Any]] = {}
+        self._parts: dict[str, tuple[Path, spaces.Space[Any], Any]] = {}
         for path, space in _leaves(env.observation_space):
-            name = ".".join(path)
+            name = ".".join(map(str, path))
             if space.dtype is not None and space.dtype.kind == "U":  # Text, MiniGrid's mission
                 self.left_out.append(name)
             elif name in self._parts:
@@ -149,7 +153,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             else:
                 self._parts[name] = (path, *_observation_space(space, name))
         if not self._parts:
-            raise UnsupportedSpace(f"observation space {env.observation_space} has nothing but text; numbers are needed")
+            raise UnsupportedSpace(f"observation: {env.observation_space} has nothing but text; numbers are needed")
         if isinstance(env.observation_space, spaces.Dict):
             self.observation_space = spaces.Dict({name: space for name, (_, space, _) in self._parts.items()})
         else:
@@ -174,7 +178,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         return arrays if isinstance(self.observation_space, spaces.Dict) else arrays[""]
 
 
-def _leaves(space: spaces.Space[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], spaces.Space[Any]]]:
+def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
     if isinstance(space, spaces.Dict):
         for key, part in space.items():
             yield from _leaves(part, (*path, key))
@@ -195,9 +199,10 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
         dtype = np.float32 if floating else np.uint8 if space.dtype == np.uint8 else np.int64
         with np.errstate(over="ignore"):  # a bound that float32 cannot hold becomes infinite, as the values do
             return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype), None
+    where = f"observation {name!r}" if name else "observation"
     raise UnsupportedSpace(
-        f"observation{f' {name!r}' if name else ''}: {space} is not supported; supported are Box (up to int64), Discrete, "
-        "MultiDiscrete, MultiBinary, and Dict of these and of text"
+        f"{where}: {space} is not supported; supported are Box (up to int64), Discrete, MultiDiscrete, MultiBinary, "
+        "and Dict of these and of text"
     )
 
 
@@ -219,17 +224,18 @@ def _to_env(action: Any, space: spaces.Space[Any]) -> Any:
     return (action + np.asarray(space.start, dtype=np.int64)).astype(space.dtype)  # type: ignore[attr-defined]
 
 
-def _with_rows(batch: Arrays, rows: dict[int, Any]) -> Arrays:
+def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
     """A copy of `batch` in which the rows with these numbers are replaced."""
     if isinstance(batch, dict):
-        return {key: _with_rows(part, {i: row[key] for i, row in rows.items()}) for key, part in batch.items()}  # type: ignore[misc]
+        return {key: _with_rows(part, {i: row[key] for i, row in rows.items()}) for key, part in batch.items()}
     batch = batch.copy()
     for i, row in rows.items():
         batch[i] = row
     return batch
 
 
-def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> VectorEnv[Any, Any, Any]:
+def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
+    # a SyncVectorEnv or an AsyncVectorEnv: both have get_attr and take lists of seeds, which VectorEnv does not promise
     if id.count(":") > 1:  # gymnasium would fail to unpack it
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
     name = id.split(":")[-1]

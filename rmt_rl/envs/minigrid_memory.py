@@ -267,7 +267,7 @@ class Tables:
 
     def start(self, below: Callable[[Any], Any]) -> Any:
         """A reset's random draws in MiniGrid's order; `below(n)` gives the next integer, or array, from 0..n-1."""
-        # numpy draws nothing for a range of one, so neither do we: the fixed sizes begin with x.
+        # The fixed sizes draw no length.
         h = below(len(self.starts)) if len(self.starts) > 1 else 0
         x = below(h + self.shortest)
         cue = below(2)
@@ -291,8 +291,7 @@ def tables(size: int, random: bool, view: int) -> Tables:
     h, cue, order, x, y = cells.T
     terminal = (x == h + 1) & (y != middle)
     success = terminal & ((y < middle) == (cue != order))
-    rank = np.argsort(2 - 1 * terminal - 1 * success, kind="stable")  # success, then failure, then all others
-    cells = cells[rank]
+    cells = cells[np.argsort(np.where(success, 0, np.where(terminal, 1, 2)), kind="stable")]
 
     h, cue, order, x, y = cells.T
     number = np.full((size, 2, 2, size, size), -1)

@@ -60,8 +60,8 @@ def make_from_config(env: Any, num_envs: int = 1, device: str | torch.device = "
 def register_with_gymnasium() -> None:
     """Make ours known to `gymnasium.make_vec(id, num_envs, device=..., **options)`.
 
-    `gymnasium.make` says that there is no single environment. MiniGridMemory's option `id` cannot be given there, because
-    make_vec's own first argument has that name; give size and random.
+    `gymnasium.make` says that there is no single environment. MiniGridMemory's option `id` cannot be given to make_vec,
+    whose own first argument has that name; give size and random.
     """
     for id, name in GYMNASIUM_IDS.items():
         if id not in gymnasium.registry:

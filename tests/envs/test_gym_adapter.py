@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -69,7 +69,7 @@ def bounds(space: Any) -> tuple[Any, Any]:
 class Tiny(gymnasium.Env[Any, Any]):
     """Spaces, actions and info as a test wants them; `log` collects what arrives; ends at step `length`."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(
         self,
@@ -222,6 +222,12 @@ def test_translated_spaces_by_hand() -> None:
 def test_a_bound_beyond_float32_becomes_infinite_without_a_warning() -> None:
     env = tiny(observation_space=spaces.Box(-1e300, 1e300, (), np.float64))
     assert env.single_observation_space == spaces.Box(-np.inf, np.inf, (), np.float32)
+
+
+def test_keys_that_are_not_text_become_text() -> None:
+    options = {"observation_space": spaces.Dict({1: spaces.Discrete(2)})}
+    env = GymAdapter(1, id="rmt-test/Tiny-v0", options=options)
+    assert env.single_observation_space == spaces.Dict({"1": spaces.Discrete(2)})
 
 
 def test_large_integers_arrive_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 from typing import Any
 
 import gymnasium
@@ -54,6 +55,13 @@ def play(env: MiniGridMemory, obs: Any, steps: int, seed: int) -> tuple[Any, lis
 
 def assert_same_record(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def assert_same_state(left: dict[str, Any], right: dict[str, Any]) -> None:
+    assert left.keys() == right.keys()
+    for key in left:
+        same = torch.equal if isinstance(left[key], torch.Tensor) else operator.eq
+        assert same(left[key], right[key]), key
 
 
 @pytest.mark.parametrize(
@@ -187,6 +195,7 @@ def test_saved_state_continues_to_the_same_bits(random: bool) -> None:
     _, expected = play(env, obs, steps=600, seed=1)
     fresh = MiniGridMemory(5, size=13, random=random)
     fresh.load_state_dict(state)
+    assert_same_state(fresh.state_dict(), state)
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
     fresh.load_state_dict(state)  # the first play wrote nothing into the saved state
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
@@ -206,11 +215,15 @@ def test_row_does_not_depend_on_the_number_of_rows() -> None:
 
 def test_tensors_once_handed_out_are_never_written_again() -> None:
     env = MiniGridMemory(4, size=7)
-    obs, record = play(env, env.reset(seed=0)[0], steps=50, seed=0)
-    before = [tensor.clone() for tensor in record]
-    play(env, obs, steps=200, seed=1)
+    obs: Any = env.reset(seed=0)[0]
+    handed_out = list(obs.values())
+    copies = [tensor.clone() for tensor in handed_out]
+    for step in range(200):
+        obs, record = play(env, obs, steps=1, seed=step)
+        handed_out += record
+        copies += [tensor.clone() for tensor in record]
     env.reset(seed=1)
-    assert_same_record(record, before)
+    assert_same_record(handed_out, copies)
 
 
 @pytest.mark.parametrize("view", [3, 7])
@@ -249,12 +262,12 @@ def test_impossible_configuration_is_refused(options: dict[str, Any], message: s
 
 @pytest.mark.parametrize("action", [[0, -1], [0, 3], [0], [[0, 1]]])
 def test_bad_action_is_refused_and_changes_nothing(action: list[Any]) -> None:
-    env, twin = MiniGridMemory(2), MiniGridMemory(2)
-    obs, _ = env.reset(seed=0)
-    twin.reset(seed=0)
+    env = MiniGridMemory(2)
+    env.reset(seed=0)
+    before = env.state_dict()
     with pytest.raises(ValueError, match="action"):
         env.step(torch.tensor(action))
-    assert_same_record(play(env, obs, steps=50, seed=0)[1], play(twin, obs, steps=50, seed=0)[1])
+    assert_same_state(env.state_dict(), before)
 
 
 def test_reset_refuses_options() -> None:

@@ -1,0 +1,210 @@
+"""The command line from end to end, in processes of its own, as a user types it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rmt_rl.cli import parse
+from rmt_rl.config import ConfigError
+from rmt_rl.train import train
+
+TINY = ["env=tmaze", "env.length=3", "algo.num_envs=8", "algo.rollout=12", "steps=200", "evaluate_episodes=20"]
+
+
+def command(name, *arguments, cwd, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"rmt_rl.{name}", *arguments],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def run(name, *arguments, cwd, timeout=120):
+    process = command(name, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    code, out, err = run("train", *TINY, "run=first", cwd=folder)
+    assert code == 0, err
+    return folder, out, err
+
+
+def test_a_run_leaves_all_its_files(trained):
+    folder, _, _ = trained
+    files = {str(path.relative_to(folder / "runs/first")) for path in (folder / "runs/first").rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.jsonl",
+        "policy/config.json",
+        "policy/model.safetensors",
+        "report/learning_curve.png",
+        "result.json",
+    } <= files
+
+
+def test_result_json_says_what_was_reached_and_at_what_cost(trained):
+    result = json.loads((trained[0] / "runs/first/result.json").read_text())
+    assert (result["env"], result["algo"], result["policy"], result["seed"]) == ("tmaze", "ppo", "rmt", 0)
+    assert result["steps"] == 288  # three rollouts of 8 x 12: the first multiple that is not below 200
+    assert result["steps_per_cpu_s"] == pytest.approx(result["steps"] / result["cpu_s"], rel=0.1)
+    assert (result["floor"], result["ceiling"]) == (0.5, 1.0)
+    assert result["eval"]["episodes"] == 20
+    low, high = result["eval"]["ci95"]
+    assert low <= result["eval"]["success"] <= high
+
+
+def test_the_banner_names_task_floor_parameters_device_and_memory(trained):
+    out = trained[1]
+    assert "remember one bit for 3 steps" in out
+    assert "0.500 success without memory, 1.000 with perfect memory" in out
+    assert re.search(r"[\d,]+ parameters", out)
+    assert "4 memory tokens x 64" in out
+    assert "cpu" in out
+
+
+def test_the_end_shows_a_score_a_picture_and_two_commands_that_work(trained):
+    folder, out, _ = trained
+    assert re.search(r"success \d\.\d{3} \[.*\].*floor 0\.500, ceiling 1\.000", out)
+    lines = out.splitlines()
+    commands = [line.split("#")[0].split()[2:] for line in lines[lines.index("next:") + 1 :]]
+    assert [c[0] for c in commands] == ["rmt_rl.evaluate", "rmt_rl.train"]
+    code, out, err = run("evaluate", *commands[0][1:], "episodes=8", cwd=folder)
+    assert code == 0, err
+    code, _, err = run("train", *commands[1][1:], "algo.num_envs=8", "steps=100", "evaluate_episodes=8", cwd=folder)
+    assert code == 0, err
+
+
+def test_lines_are_plain_where_the_output_is_no_terminal(trained):
+    assert "\x1b" not in trained[1] + trained[2]
+    assert "288/200 steps" in trained[1]
+
+
+def test_metrics_have_one_row_an_update(trained):
+    rows = [json.loads(line) for line in (trained[0] / "runs/first/metrics.jsonl").read_text().splitlines()]
+    assert [row["steps"] for row in rows] == [96, 192, 288]
+    assert {"policy_loss", "value_loss", "entropy", "approx_kl", "success", "return", "learning_rate"} <= set(rows[0])
+
+
+def test_a_run_folder_is_never_written_over(trained):
+    folder, _, _ = trained
+    before = (folder / "runs/first/result.json").read_text()
+    code, _, err = run("train", *TINY, "run=first", cwd=folder)
+    assert code == 2
+    assert err.count("\n") == 1 and "run=first" in err and "exists" in err
+    assert (folder / "runs/first/result.json").read_text() == before
+
+
+def test_without_a_name_the_next_free_one_is_taken(tmp_path):
+    train(parse(TINY), tmp_path)
+    train(parse(TINY), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"tmaze-rmt-ppo-s0", "tmaze-rmt-ppo-s0-2"}
+
+
+def test_evaluate_plays_the_trained_policy_on_a_longer_task(trained):
+    code, out, err = run("evaluate", "policy=runs/first", "env.length=40", "episodes=10", cwd=trained[0])
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert result["eval"]["mean_length"] == 41
+    assert result["env"]["length"] == 40
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["policy=nowhere"], ["nowhere", "no such folder"]),
+        (["policy=runs/first", "env=minigrid-memory"], ["env=minigrid-memory", "observation space"]),
+        (["policy=runs/first", "env.lenght=3"], ["env.lenght", "did you mean env.length"]),
+        ([], ["policy", "missing"]),
+    ],
+)
+def test_evaluate_tells_a_mistake_in_one_line(trained, arguments, words):
+    code, _, err = run("evaluate", *arguments, cwd=trained[0])
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["env=gym", "env.id=CartPol-v1"], ["CartPol-v1", "did you mean"]),
+        (["device=cuda:7"], ["device=cuda:7", "device=cpu"]),
+        (["policy.widht=3"], ["policy.widht", "did you mean policy.width"]),
+        (["algo.minibatches=7"], ["algo.minibatches=7", "algo.num_envs"]),
+    ],
+)
+def test_train_tells_a_mistake_in_one_line_and_makes_no_folder(tmp_path, arguments, words):
+    code, _, err = run("train", *arguments, cwd=tmp_path)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert all(word in err for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    def weights(name, seed):
+        train(parse([*TINY, f"seed={seed}", f"run={name}"]), tmp_path)
+        return (tmp_path / name / "policy/model.safetensors").read_bytes()
+
+    first = weights("a", 1)
+    assert weights("b", 1) == first
+    assert weights("c", 2) != first
+
+
+def test_training_leaves_the_callers_random_streams_alone(tmp_path):
+    import random
+
+    import numpy as np
+    import torch
+
+    def states():
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
+
+    before = states()
+    train(parse(TINY), tmp_path)
+    assert states() == before
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_one_signal_stops_after_the_update_and_saves(tmp_path, name):
+    process = command("train", "env=tmaze", "algo.num_envs=8", "run=stopped", cwd=tmp_path)
+    metrics = tmp_path / "runs/stopped/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    result = json.loads((tmp_path / "runs/stopped/result.json").read_text())
+    assert result["interrupted"] and result["eval"] is None
+    assert "stopped early" in out
+    code, _, err = run("evaluate", "policy=runs/stopped", "episodes=4", cwd=tmp_path)
+    assert code == 0, err
+
+
+def test_cartpole_and_pendulum_train_through_gymnasium(tmp_path):
+    small = ["algo.num_envs=4", "algo.rollout=16", "algo.minibatches=2", "steps=128", "evaluate_episodes=4"]
+    result = train(parse(["env=gym", "env.id=CartPole-v1", *small]), tmp_path)
+    assert result["eval"]["success"] is None and result["eval"]["return"] > 5
+    result = train(parse(["env=gym", "env.id=Pendulum-v1", "policy=gru", *small]), tmp_path)
+    assert result["eval"]["return"] < 0
+
+
+def test_impossible_spaces_end_in_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="not supported; supported are"):
+        train(parse(["env=gym", "env.id=Blackjack-v1", "algo.num_envs=4"]), tmp_path)
