@@ -34,6 +34,9 @@ def make_encoder(space: gymnasium.Space[Any], width: int) -> nn.Module:
     sizes = category_sizes(space)
     if sizes is not None:
         low = int(space.low.flat[0]) if isinstance(space, spaces.Box) else 0
+        channels = space.shape[-1] if isinstance(space, spaces.Box) and len(space.shape) == 3 else None
+        if channels and sizes == sizes[:channels] * (len(sizes) // channels):
+            return CategoryPicture(sizes[:channels], len(sizes) // channels, low, width)
         return Categories(sizes, low, width)
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8 and len(space.shape) == 3 and min(sorted(space.shape)[1:]) >= 36:
@@ -72,9 +75,31 @@ class Categories(nn.Module):
         nn.init.normal_(self.linear.weight, std=self.elements**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.one_hot(x))
+
+    def one_hot(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, total], one 1 for each element."""
         index = x.reshape(-1, self.elements).long() + self.offsets
-        one_hot = self.linear.weight.new_zeros(len(index), self.total).scatter_(1, index, 1.0)
-        return self.linear(one_hot)
+        return self.linear.weight.new_zeros(len(index), self.total).scatter_(1, index, 1.0)
+
+
+class CategoryPicture(Categories):
+    """A grid of cells [height, width, channels] whose channels are categories, such as MiniGrid's objects and colours.
+
+    Beside what `Categories` does, every value has a vector of its own for occurring anywhere in the picture. So what is
+    learned of a key in one corner of the view holds in the others.
+    """
+
+    def __init__(self, channel_sizes: list[int], cells: int, low: int, width: int) -> None:
+        super().__init__(channel_sizes * cells, low, width)
+        self.cells = cells
+        self.anywhere = nn.Linear(sum(channel_sizes), width, bias=False)
+        nn.init.normal_(self.anywhere.weight, std=len(channel_sizes) ** -0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one_hot = self.one_hot(x)
+        present = one_hot.view(len(one_hot), self.cells, -1).amax(1)
+        return self.linear(one_hot) + self.anywhere(present)
 
 
 class Vector(nn.Module):

@@ -41,7 +41,9 @@ def test_the_surrogate_is_the_mean_over_steps():
     assert float(clipped_surrogate(log_ratio, advantage, 0.2)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("ratio, advantage, slope", [(1.5, 2.0, 0.0), (0.5, -2.0, 0.0), (1.5, -2.0, 3.0), (0.5, 2.0, -1.0)])
+@pytest.mark.parametrize(
+    "ratio, advantage, slope", [(1.5, 2.0, 0.0), (0.5, -2.0, 0.0), (1.5, -2.0, 3.0), (0.5, 2.0, -1.0)]
+)
 def test_a_cut_step_has_no_gradient_and_an_uncut_one_has_it_all(ratio, advantage, slope):
     log_ratio = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
     clipped_surrogate(log_ratio, torch.tensor([advantage], dtype=torch.float64), 0.2).backward()
@@ -65,7 +67,7 @@ def test_value_targets_are_not_differentiated():
 
 @pytest.fixture
 def batch():
-    """Logits and values as a network would give them, an older policy's log-probabilities, far enough away to be cut."""
+    """Logits and values as a network would give them, and an older policy that is far enough away to be cut."""
     generator = torch.Generator().manual_seed(0)
     B, A = 256, 5
     logits, action = torch.randn(B, A, generator=generator), torch.randint(A, (B,), generator=generator)
@@ -74,8 +76,12 @@ def batch():
     log_prob = older.gather(1, action[:, None])[:, 0]
     return TensorDict(
         {
-            **{"logits_in": logits.requires_grad_(), "value_in": value[:, None].requires_grad_(), "action": action},
-            **{"action_log_prob": log_prob, "advantage": advantage[:, None], "value_target": target[:, None]},
+            "logits_in": logits.requires_grad_(),
+            "value_in": value[:, None].requires_grad_(),
+            "action": action,
+            "action_log_prob": log_prob,
+            "advantage": advantage[:, None],
+            "value_target": target[:, None],
         },
         [B],
     )
@@ -138,7 +144,9 @@ def test_equal_advantages_become_zero_and_not_nan():
     assert standardise(torch.full((3, 2), 5.0)).tolist() == [[0, 0], [0, 0], [0, 0]]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG losses.standardise: deviation of one number is NaN (num_envs=minibatches, T=1)")
+@pytest.mark.xfail(
+    strict=True, reason="BUG losses.standardise: deviation of one number is NaN (num_envs=minibatches, T=1)"
+)
 def test_a_single_advantage_becomes_zero_and_not_nan():
     assert standardise(torch.tensor([[5.0]])).tolist() == [[0]]
 
@@ -156,7 +164,9 @@ def test_kl_is_never_negative(size):
     assert all(float(approximate_kl(x)) >= 0 for x in log_ratio)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG losses.approximate_kl: exp(x) - 1 - x rounds below 0; torch.expm1(x) - x does not")
+@pytest.mark.xfail(
+    strict=True, reason="BUG losses.approximate_kl: exp(x) - 1 - x rounds below 0; torch.expm1(x) - x does not"
+)
 @pytest.mark.parametrize("size", [1e-6, 1e-4, 1e-3])
 def test_kl_is_never_negative_in_float32_near_zero(size):
     log_ratio = size * torch.randn(1000, generator=torch.Generator().manual_seed(0))

@@ -117,7 +117,7 @@ def test_equals_torchrl_on_random_batches(theirs, gamma, lam, ended):
 
 @pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
 def test_an_endless_task_cut_into_episodes_is_worth_its_endless_return(lam):
-    """Reward 1 for ever is worth 1 / (1 - gamma), however often a time limit interrupts it (the idea of SB3's test_gae)."""
+    """Reward 1 for ever is worth 1 / (1 - gamma), however often a time limit interrupts it (SB3's test_gae)."""
     gamma, limit = 0.9, torch.arange(20)[None] % 5 == 4
     reward, never = torch.ones(1, 20, dtype=torch.float64), torch.zeros(1, 20, dtype=torch.bool)
 

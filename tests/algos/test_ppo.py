@@ -1,0 +1,392 @@
+"""PPO on whole rows with memory: the ratio starts at one, rows stay whole, gradients cross segments."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from rmt_rl import config
+from rmt_rl.algos import ppo as ppo_module
+from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE
+from rmt_rl.data import map_state, select_rows
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.rollout import Collector
+
+ROWS = 8
+POLICIES = {
+    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
+    "rmt-replace": config.RMT(width=16, heads=2, segment=5, memory_tokens=2, memory_update="replace"),
+    "lstm": config.LSTM(width=16),
+    "gru": config.GRU(width=16),
+    "mlp": config.MLP(width=16),
+}
+ENVS = {
+    "mixed lengths": config.TMaze(length=9, min_length=2),
+    "truncating": config.TMaze(length=3, min_length=1, end_at_turn=True),
+}
+OPTIONS = config.PPO(num_envs=ROWS, rollout=7, epochs=2, minibatches=2)
+
+every_policy = pytest.mark.parametrize("policy_name", POLICIES)
+every_env = pytest.mark.parametrize("env_name", ENVS)
+
+
+class Spy(ActorCritic):
+    """Notes what the learner unrolls."""
+
+    def unroll(self, obs, action, state, first_BT):
+        self.__dict__.setdefault("seen", []).append((obs, action, state, first_BT))
+        return super().unroll(obs, action, state, first_BT)
+
+
+def make_policy(env, env_config, policy_config, seed=0, cls=ActorCritic):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = cls(policy_spec(env, env_config, policy_config))
+        for parameter in policy.parameters():  # heads start so small that a wrong memory would hardly show
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return policy
+
+
+def start(policy_name="rmt", env_name="mixed lengths", options=OPTIONS, seed=0, cls=ActorCritic, warm_up=(3,)):
+    """A learner before its first update and a collector in the middle of its rows' lives."""
+    env = make_from_config(ENVS[env_name], ROWS)
+    policy = make_policy(env, ENVS[env_name], POLICIES[policy_name], seed, cls)
+    collector = Collector(env, policy, seed, torch.Generator().manual_seed(seed))
+    for steps in warm_up:
+        collector.collect(steps)
+    return PPO(policy, options), collector
+
+
+def update(ppo, rollout, learning_rate=1e-3, seed=0):
+    return ppo.update(rollout, learning_rate, torch.Generator().manual_seed(seed))
+
+
+def weights(policy):
+    return [parameter.detach().clone() for parameter in policy.parameters()]
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def worst_log_ratio(policy, rollout):
+    with torch.no_grad():
+        parameters, _, _ = policy.unroll(rollout.obs, rollout.action, rollout.state, rollout.first)
+    return float((policy.head.log_prob(parameters, rollout.action) - rollout.log_prob).abs().max())
+
+
+# ------------------------------------------------------------------------------------------------------- ratio is one
+
+
+@every_policy
+@every_env
+@pytest.mark.parametrize("warm_up, steps", [((), 7), ((3,), 7), ((7, 7), 13), ((1, 2, 5), 1)])
+def test_before_the_first_update_the_learner_computes_the_policy_that_acted(policy_name, env_name, warm_up, steps):
+    ppo, collector = start(policy_name, env_name, warm_up=warm_up)
+    rollout, _ = collector.collect(steps)
+    assert worst_log_ratio(ppo.policy, rollout) <= RATIO_TOLERANCE
+    update(ppo, rollout)
+
+
+def test_the_cases_above_hold_what_they_should():
+    """Rows at many phases, episodes that begin inside a rollout, truncated episodes: else the claim is empty."""
+    _, collector = start("rmt", "mixed lengths", warm_up=(7, 7))
+    assert len(set(collector.state.memory.phase.tolist())) >= 3
+    assert bool(collector.collect(13)[0].first[:, 1:].any())
+    _, collector = start("rmt", "truncating", warm_up=(7, 7))
+    assert bool(collector.collect(13)[0].truncated.any())
+
+
+def corrupt_log_prob(rollout):
+    log_prob = rollout.log_prob.clone()
+    log_prob[:, 2] += 1e-3
+    return dataclasses.replace(rollout, log_prob=log_prob)
+
+
+def shift_first(rollout):
+    return dataclasses.replace(rollout, first=rollout.first.roll(1, dims=1))
+
+
+def swap_states(rollout):
+    return dataclasses.replace(rollout, state=select_rows(rollout.state, torch.arange(ROWS).roll(1)))
+
+
+def shift_actions(rollout):
+    return dataclasses.replace(rollout, action=rollout.action.roll(1, dims=1))
+
+
+def poison(rollout):
+    return dataclasses.replace(rollout, log_prob=torch.full_like(rollout.log_prob, torch.nan))
+
+
+@pytest.mark.parametrize("fault", [corrupt_log_prob, shift_first, swap_states, shift_actions, poison])
+def test_a_mismatch_between_acting_and_learning_stops_before_any_weight_moves(fault):
+    ppo, collector = start(warm_up=(7, 3))
+    rollout, _ = collector.collect(7)
+    before = weights(ppo.policy)
+    with pytest.raises(RuntimeError, match=r"log-probabilities of `unroll` differ from those of `step`"):
+        update(ppo, fault(rollout))
+    assert same(weights(ppo.policy), before)
+    assert not ppo.optimizer.state
+    assert ppo.updates == 0
+
+
+def test_after_a_refused_rollout_a_good_one_is_still_checked_and_learned_from():
+    ppo, collector = start()
+    rollout, _ = collector.collect(7)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="before the first update"):
+            update(ppo, corrupt_log_prob(rollout))
+    update(ppo, rollout)
+    assert ppo.updates == 1
+
+
+def test_the_ratio_may_leave_one_once_weights_have_moved():
+    ppo, collector = start()
+    rollout, _ = collector.collect(7)
+    assert update(ppo, rollout, 1e-2)["approx_kl"] > 1e-5
+    update(ppo, corrupt_log_prob(collector.collect(7)[0]))
+
+
+@every_policy
+@every_env
+def test_without_a_step_size_the_ratio_stays_one_through_all_epochs(policy_name, env_name):
+    options = dataclasses.replace(OPTIONS, epochs=4, minibatches=4)
+    ppo, collector = start(policy_name, env_name, options)
+    rollout, _ = collector.collect(11)
+    before = weights(ppo.policy)
+    measured = update(ppo, rollout, learning_rate=0.0)
+    assert abs(measured["approx_kl"]) < 1e-8
+    assert measured["clip_fraction"] == 0
+    assert measured["gradient_norm"] > 0
+    assert same(weights(ppo.policy), before)
+
+
+# -------------------------------------------------------------------------------------------------------- minibatches
+
+
+def numbered(rollout):
+    """The rollout with each row's number in all that the learner sees of it."""
+    number = torch.arange(ROWS)
+    state = map_state(lambda x: x.clone(), rollout.state)
+    state.memory.memory[:] = number[:, None, None]
+    state.action[:] = number % 4
+    columns = {"action": number[:, None] % 4, "first": number[:, None] % 2 == 0, "log_prob": number[:, None].float()}
+    columns = {name: value.expand(ROWS, rollout.first.shape[1]) for name, value in columns.items()}
+    obs = number[:, None, None].expand(rollout.obs.shape).float()
+    return dataclasses.replace(rollout, obs=obs, state=state, **columns)
+
+
+def test_minibatches_split_rows_and_never_time():
+    ppo, collector = start(options=dataclasses.replace(OPTIONS, epochs=3, minibatches=4), cls=Spy)
+    ppo.updates = 1  # made-up rows would not pass the ratio check
+    update(ppo, numbered(collector.collect(7)[0]))
+    seen = ppo.policy.seen
+    assert len(seen) == 3 * 4
+    for obs, action, state, first in seen:
+        rows = obs[:, 0, 0].long()
+        assert torch.equal(obs, rows[:, None, None].expand(2, 7, 2).float())
+        assert torch.equal(action, rows[:, None].expand(2, 7) % 4)
+        assert torch.equal(first, rows[:, None].expand(2, 7) % 2 == 0)
+        assert torch.equal(state.action, rows % 4)
+        assert torch.equal(state.memory.memory, rows[:, None, None].expand(2, 2, 16).float())
+    for epoch in range(3):
+        rows = [int(row) for obs, *_ in seen[4 * epoch : 4 * epoch + 4] for row in obs[:, 0, 0]]
+        assert sorted(rows) == list(range(ROWS)), "every row exactly once in each epoch"
+
+
+def test_every_row_is_judged_by_its_own_advantage_and_target(monkeypatch):
+    """Every step ends an episode that is worth the row's number, and nothing was expected."""
+    judged = {}
+    for name in ("clipped_surrogate", "value_loss"):
+        original = getattr(ppo_module, name)
+
+        def note(x, y, *rest, name=name, original=original):
+            judged.setdefault(name, []).append(y)
+            return original(x, y, *rest)
+
+        monkeypatch.setattr(ppo_module, name, note)
+    ppo, collector = start(options=dataclasses.replace(OPTIONS, normalize_advantage=False), cls=Spy)
+    ppo.updates = 1  # made-up rows would not pass the ratio check
+    rollout = numbered(collector.collect(7)[0])
+    worth, nothing = rollout.log_prob, torch.zeros_like(rollout.value)
+    always = torch.ones_like(rollout.terminated)
+    update(ppo, dataclasses.replace(rollout, reward=worth, value=nothing, terminated=always))
+    for k, (obs, *_) in enumerate(ppo.policy.seen):
+        assert torch.equal(judged["clipped_surrogate"][k], obs[..., 0])
+        assert torch.equal(judged["value_loss"][k], obs[..., 0])
+
+
+def test_epochs_shuffle_the_rows_anew():
+    ppo, collector = start(options=dataclasses.replace(OPTIONS, epochs=2, minibatches=1), cls=Spy)
+    update(ppo, collector.collect(7)[0])
+    first_epoch, second_epoch = (seen[0] for seen in ppo.policy.seen)
+    assert not torch.equal(first_epoch, second_epoch)
+
+
+def test_advantages_are_standardised_over_the_minibatch_and_only_if_asked_for(monkeypatch):
+    seen = []
+
+    def note(log_ratio, advantage, clip):
+        seen.append(advantage)
+        return original(log_ratio, advantage, clip)
+
+    original = ppo_module.clipped_surrogate
+    monkeypatch.setattr(ppo_module, "clipped_surrogate", note)
+    for asked in (True, False):
+        seen.clear()
+        ppo, collector = start(options=dataclasses.replace(OPTIONS, normalize_advantage=asked))
+        update(ppo, collector.collect(7)[0])
+        assert len(seen) == 4
+        assert all((abs(float(x.std()) - 1) < 1e-4 and abs(float(x.mean())) < 1e-5) == asked for x in seen)
+
+
+# ------------------------------------------------------------------------------------------------------ reproducible
+
+
+def learn(seed, policy_name="rmt"):
+    ppo, collector = start(policy_name, seed=seed)
+    for number in range(2):
+        update(ppo, collector.collect(7)[0], seed=100 * seed + number)
+    return weights(ppo.policy)
+
+
+@every_policy
+def test_the_same_seed_gives_the_same_bits_after_two_updates_and_another_seed_others(policy_name):
+    weights_of_seed_0 = learn(0, policy_name)
+    assert same(learn(0, policy_name), weights_of_seed_0)
+    assert not same(learn(1, policy_name), weights_of_seed_0)
+
+
+def test_an_update_draws_from_its_own_generator_only():
+    ppo, collector = start()
+    rollout, _ = collector.collect(7)
+    before = torch.get_rng_state()
+    update(ppo, rollout)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_rollout_is_only_read():
+    ppo, collector = start()
+    rollout, _ = collector.collect(7)
+    fields = {f.name: getattr(rollout, f.name).clone() for f in dataclasses.fields(rollout) if f.name != "state"}
+    cache = rollout.state.memory.cache.clone()
+    update(ppo, rollout)
+    assert all(torch.equal(getattr(rollout, name), value) for name, value in fields.items())
+    assert torch.equal(rollout.state.memory.cache, cache)
+
+
+def test_the_stored_state_carries_no_gradient():
+    _, collector = start(warm_up=())
+    for _ in range(2):
+        state = collector.collect(7)[0].state
+        assert not any(x.requires_grad for x in (state.action, state.memory.memory, state.memory.cache))
+
+
+# ----------------------------------------------------------------------------------------------------- what it reports
+
+
+def test_the_given_learning_rate_is_the_one_that_is_used():
+    moved = {}
+    for rate in (1e-4, 1e-3):
+        ppo, collector = start(options=dataclasses.replace(OPTIONS, epochs=1, minibatches=1))
+        before = weights(ppo.policy)
+        assert update(ppo, collector.collect(7)[0], rate)["learning_rate"] == rate
+        moved[rate] = max(float((a - b).abs().max()) for a, b in zip(weights(ppo.policy), before, strict=True))
+    # Adam's first step has the length of the step size in every weight
+    assert moved[1e-4] == pytest.approx(1e-4, rel=0.02)
+    assert moved[1e-3] == pytest.approx(1e-3, rel=0.02)
+
+
+def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_share():
+    ppo, collector = start()
+    rollout, _ = collector.collect(7)
+    measured = update(ppo, rollout)
+    assert all(isinstance(value, float) and value == value for value in measured.values())
+    advantage = ppo_module.gae(
+        *(rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated),
+        *(OPTIONS.gamma, OPTIONS.gae_lambda),
+    )
+    expected = 1 - float(advantage.var()) / float((advantage + rollout.value).var())
+    assert measured["explained_variance"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_step_is_longer_than_the_gradient_is_allowed_to_be(monkeypatch):
+    """max_grad_norm reaches the optimizer: what it sees has at most that norm."""
+    norms = []
+    ppo, collector = start(options=dataclasses.replace(OPTIONS, max_grad_norm=0.01))
+    step = ppo.optimizer.step
+
+    def note():
+        norms.append(float(torch.cat([p.grad.flatten() for p in ppo.policy.parameters()]).norm()))
+        return step()
+
+    monkeypatch.setattr(ppo.optimizer, "step", note)
+    measured = update(ppo, collector.collect(7)[0])
+    assert measured["gradient_norm"] > 0.01
+    assert max(norms) <= 0.01 * 1.001
+
+
+# ------------------------------------------------------------------------------------------- gradient through memory
+
+
+@pytest.mark.parametrize("memory_update", ["gate", "replace"])
+def test_gradient_of_the_last_segment_reaches_the_first_observation_and_the_whole_update_rule(memory_update):
+    task, S = config.TMaze(length=50), 4
+    env = make_from_config(task, 3)
+    rmt = config.RMT(width=16, heads=2, segment=S, memory_tokens=2, memory_update=memory_update)
+    policy = make_policy(env, task, rmt)
+    obs = torch.randn(3, 3 * S, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    first = torch.zeros(3, 3 * S, dtype=torch.bool)
+    first[:, 0] = True
+    action = torch.zeros(3, 3 * S, dtype=torch.int64)
+    parameters, value, _ = policy.unroll(obs, action, policy.initial_state(3), first)
+    loss = parameters[:, 2 * S :].square().sum() + value[:, 2 * S :].square().sum()
+    loss.backward()
+    assert bool((obs.grad[:, :S].abs().amax(-1) > 1e-6).all()), "the encoder's input in the first segment"
+    for name, parameter in policy.backbone.update.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().max()) > 1e-6, name
+    assert len(list(policy.backbone.update.parameters())) == (0 if memory_update == "replace" else 4)
+
+
+def test_no_gradient_crosses_the_beginning_of_an_episode():
+    task = config.TMaze(length=50)
+    policy = make_policy(make_from_config(task, 1), task, POLICIES["rmt"])
+    obs = torch.randn(1, 12, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    first = torch.zeros(1, 12, dtype=torch.bool)
+    first[:, [0, 6]] = True
+    _, value, _ = policy.unroll(obs, torch.zeros(1, 12, dtype=torch.int64), policy.initial_state(1), first)
+    value[:, 6:].square().sum().backward()
+    assert float(obs.grad[:, :6].abs().max()) == 0
+    assert float(obs.grad[:, 6].abs().max()) > 0
+
+
+@every_policy
+def test_an_update_moves_every_weight_that_can_matter(policy_name):
+    """A parameter that never gets gradient is a connection that was forgotten."""
+    ppo, collector = start(policy_name, warm_up=())
+    rollout, _ = collector.collect(13)
+    before = dict(zip([name for name, _ in ppo.policy.named_parameters()], weights(ppo.policy), strict=True))
+    for _ in range(2):
+        update(ppo, rollout)
+    still = [name for name, value in ppo.policy.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+
+
+def test_one_update_raises_the_probability_of_what_went_well():
+    """`right` is rewarded by hand, and becomes likelier."""
+    ppo, collector = start("lstm", options=dataclasses.replace(OPTIONS, gamma=0.01, entropy_coef=0.0, value_coef=0.0))
+    rollout, _ = collector.collect(7)
+    rollout = dataclasses.replace(rollout, reward=(rollout.action == 0).float(), value=torch.zeros_like(rollout.value))
+
+    def probability():
+        with torch.no_grad():
+            logits, _, _ = ppo.policy.unroll(rollout.obs, rollout.action, rollout.state, rollout.first)
+        return float(nn.functional.softmax(logits, dim=-1)[..., 0].mean())
+
+    before = probability()
+    update(ppo, rollout, 3e-3)
+    assert probability() > before + 0.01

@@ -1,0 +1,255 @@
+"""A score is that of fresh episodes, each counted once, whatever the number of rows."""
+
+import dataclasses
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from rmt_rl import config, rng
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.evaluate import Score, evaluate, report, success_interval
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+
+POLICIES = {
+    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
+    "lstm": config.LSTM(width=16),
+    "gru": config.GRU(width=16),
+    "mlp": config.MLP(width=16, previous_action=True),
+}
+MIXED = config.TMaze(length=12, min_length=1)
+TURN = config.TMaze(length=4, min_length=1, end_at_turn=True)
+
+
+def make_policy(policy_name="rmt", task=TURN):
+    """An untrained policy that does one thing here and another there."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = ActorCritic(policy_spec(make_from_config(task), task, POLICIES[policy_name]))
+        for parameter in policy.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return policy
+
+
+class Player:
+    """Walks to the right and turns up: no network, no memory; `evaluate` asks for no more than this."""
+
+    def initial_state(self, batch):
+        return torch.zeros(batch)
+
+    def act(self, obs, state, first, deterministic, generator):
+        return (obs[:, 0] == 1).long(), state
+
+
+def noting_resets(env):
+    """The seeds that `env.reset` is given, in the list that is returned."""
+    seeds, reset = [], env.reset
+
+    def noted(*, seed):
+        seeds.extend(seed + row for row in range(env.num_envs))
+        return reset(seed=seed)
+
+    env.reset = noted
+    return seeds
+
+
+def first_episodes(task, seeds):
+    """Goal and length of the first episode of every seed."""
+    env = make_from_config(task, len(seeds))
+    env.reset(seed=list(seeds))
+    return env.state_dict()["goal"], env.state_dict()["length"]
+
+
+# -------------------------------------------------------------------------------------------------- whatever the rows
+
+
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_a_deterministic_score_does_not_depend_on_the_number_of_rows(policy_name):
+    policy = make_policy(policy_name)
+    scores = [evaluate(policy, make_from_config(TURN, rows), 21) for rows in (1, 3, 16, 64)]
+    assert all(score == scores[0] for score in scores)
+    assert scores[0].episodes == 21
+
+
+def test_the_scores_above_are_not_all_failures_of_one_length():
+    score = evaluate(make_policy("mlp"), make_from_config(TURN, 64), 64)
+    assert 0 < score.success < 1
+    assert score.mean_length != round(score.mean_length)
+
+
+def test_short_episodes_are_not_counted_twice():
+    """Forty rows end their short episodes long before the long ones: who counts what ends first, counts those."""
+    n, env = 40, make_from_config(MIXED, 40)
+    score = evaluate(Player(), env, n)
+    base = rng.seed(0, "evaluate")
+    goal, length = first_episodes(MIXED, range(base, base + n))
+    assert score.mean_length == float((length + 1).double().mean())
+    assert score.success == score.mean_return == float((goal == 1).double().mean())
+
+
+@pytest.mark.parametrize("rows, episodes", [(1, 1), (4, 3), (4, 4), (4, 5), (3, 10)])
+def test_exactly_as_many_episodes_are_counted_as_were_asked_for(rows, episodes):
+    score = evaluate(Player(), make_from_config(MIXED, rows), episodes)
+    base = rng.seed(0, "evaluate")
+    _, length = first_episodes(MIXED, range(base, base + episodes))
+    assert score.episodes == episodes
+    assert score.mean_length == float((length + 1).double().mean())
+
+
+def test_memory_begins_anew_with_every_episode():
+    """What was played before, in this evaluation or another, changes nothing."""
+    policy, env = make_policy(), make_from_config(TURN, 4)
+    once = evaluate(policy, env, 12)
+    assert evaluate(policy, env, 12) == once
+
+
+# --------------------------------------------------------------------------------------------------------------- seeds
+
+
+def test_every_episode_has_a_seed_of_its_own():
+    env = make_from_config(MIXED, 4)
+    seeds = noting_resets(env)
+    evaluate(Player(), env, 10)
+    base = rng.seed(0, "evaluate")
+    assert seeds == list(range(base, base + 12))
+
+
+def test_the_episodes_are_not_those_of_training():
+    for run_seed in range(20):
+        training, evaluation = rng.seed(run_seed, "env"), rng.seed(run_seed, "evaluate")
+        assert abs(training - evaluation) > 10_000
+
+
+def test_another_seed_plays_other_episodes():
+    seeds = []
+    for seed in (0, 1):
+        env = make_from_config(MIXED, 4)
+        seeds.append(noting_resets(env))
+        evaluate(Player(), env, 8, seed=seed)
+    assert not set(seeds[0]) & set(seeds[1])
+
+
+# -------------------------------------------------------------------------------------------------------------- random
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_evaluating_touches_no_global_stream_and_no_weight(deterministic):
+    policy, env = make_policy(), make_from_config(TURN, 8)
+    weights = [p.detach().clone() for p in policy.parameters()]
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    evaluate(policy, env, 16, deterministic=deterministic)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), weights, strict=True))
+    assert all(p.grad is None for p in policy.parameters())
+
+
+def test_sampled_actions_follow_from_the_seed():
+    policy, env = make_policy(), make_from_config(TURN, 8)
+    scores = [evaluate(policy, env, 64, seed=seed, deterministic=False) for seed in (0, 0, 1)]
+    assert scores[0] == scores[1]
+    assert scores[0] != scores[2]
+    assert scores[0] != evaluate(policy, env, 64, deterministic=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("successes, episodes", [(0, 10), (10, 10), (7, 10), (1, 3), (203, 400), (1, 1)])
+def test_the_interval_of_a_success_rate_is_wilsons(successes, episodes):
+    p, n, z = successes / episodes, episodes, 1.959963984540054
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = max(middle - half, 0), min(middle + half, 1)
+    assert success_interval(successes, episodes) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_interval_in_the_score_is_that_of_its_successes():
+    score = evaluate(Player(), make_from_config(MIXED, 8), 30)
+    assert 0 < score.success < 1
+    assert score.ci95 == success_interval(round(30 * score.success), 30)
+    assert score.ci95[0] < score.success < score.ci95[1]
+
+
+def test_the_interval_of_the_return_by_hand():
+    """Always right and up in a T-maze returns 1 or 0, so mean p and deviation sqrt(p (1 - p) n / (n - 1))."""
+    n = 30
+    score = evaluate(Player(), make_from_config(MIXED, 8), n)
+    p = score.mean_return
+    half = 1.96 * math.sqrt(p * (1 - p) * n / (n - 1)) / math.sqrt(n)
+    assert score.return_ci95 == pytest.approx((p - half, p + half))
+
+
+def test_returns_are_undiscounted_sums_over_the_first_episode_only():
+    """Never moving costs 1/length at each of the length steps before the last, so -1 in all, whatever the length is."""
+
+    class Sleeper(Player):
+        def act(self, obs, state, first, deterministic, generator):
+            return torch.full((len(obs),), 2), state
+
+    score = evaluate(Sleeper(), make_from_config(MIXED, 8), 16)
+    assert score.mean_return == pytest.approx(-1)
+    assert score.success == 0
+
+
+def test_first_is_true_at_the_first_step_and_after_every_end():
+    seen = []
+
+    class Noting(Player):
+        def act(self, obs, state, first, deterministic, generator):
+            seen.append(first.tolist())
+            return super().act(obs, state, first, deterministic, generator)
+
+    evaluate(Noting(), make_from_config(config.TMaze(length=2), 2), 4)
+    assert seen == [[True, True], [False, False], [False, False]] * 2
+
+
+def test_the_policy_is_asked_as_it_was_ordered():
+    seen = set()
+
+    class Noting(Player):
+        def act(self, obs, state, first, deterministic, generator):
+            seen.add(deterministic)
+            return super().act(obs, state, first, deterministic, generator)
+
+    for deterministic in (True, False):
+        evaluate(Noting(), make_from_config(MIXED, 2), 2, deterministic=deterministic)
+    assert seen == {True, False}
+
+
+# ------------------------------------------------------------------------------------------- environments that are mute
+
+
+def test_success_is_none_where_the_environment_does_not_say():
+    task = config.Gym(id="CartPole-v1", options={"max_episode_steps": 4})
+    env = make_from_config(task, 2)
+    score = evaluate(make_policy("mlp", task), env, 3)
+    env.close()
+    assert (score.success, score.ci95) == (None, None)
+    assert score.mean_return == score.mean_length == 4.0
+    assert report(score, env) == "return 4.000 [4.000, 4.000]  over 3 episodes of 4.0 steps"
+
+
+def test_the_report_puts_floor_and_ceiling_beside_the_score():
+    score = Score(0.5, (0.25, 0.75), 0.5, (0.2, 0.8), 11.0, 20)
+    assert report(score, make_from_config(MIXED)) == (
+        "success 0.500 [0.250, 0.750]  return 0.500 [0.200, 0.800]  over 20 episodes of 11.0 steps"
+        "  (floor 0.500, ceiling 1.000)"
+    )
+
+
+def test_a_score_is_plain_json():
+    score = evaluate(Player(), make_from_config(MIXED, 2), 2)
+    assert json.loads(json.dumps(score.to_json(), allow_nan=False))["return"] == score.mean_return
+    assert set(score.to_json()) == {f.name for f in dataclasses.fields(Score)} - {"mean_return"} | {"return"}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="BUG evaluate._score: one episode gives return_ci95 = (-inf, inf), which JSON lacks"
+)
+def test_the_score_of_one_episode_is_plain_json_too():
+    json.dumps(evaluate(Player(), make_from_config(MIXED), 1).to_json(), allow_nan=False)
