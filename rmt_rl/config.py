@@ -164,22 +164,28 @@ class PPO:
     """Proximal policy optimisation (Schulman et al. 2017) on whole rows with memory."""
 
     name: str = "ppo"
-    num_envs: int = option(128, "rows B: environments that run side by side", low=1, high=2**20)
-    rollout: int = option(48, "steps T that every row takes between two updates", low=1, high=1_000_000)
+    num_envs: int = option(64, "rows B: environments that run side by side", low=1, high=2**20)
+    rollout: int = option(32, "steps T that every row takes between two updates", low=1, high=1_000_000)
     epochs: int = option(4, "passes over each rollout", low=1, high=10_000)
     minibatches: int = option(4, "parts that the rows are split into; must divide num_envs", low=1, high=2**20)
-    learning_rate: float = option(7e-4, "AdamW's step size at the start", above=0, high=10)
+    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
     schedule: str = option(
         "linear",
-        "learning rate over the run: constant, linear to zero, or cosine to zero",
+        "step size and entropy bonus over the run: constant, linear to zero, or cosine to zero",
         choices=("constant", "linear", "cosine"),
     )
-    gamma: float = option(0.99, "discount of the next step's value", above=0, high=1)
+    gamma: float = option(0.997, "discount of the next step's value", above=0, high=1)
     gae_lambda: float = option(0.95, "weight of longer advantage estimates (GAE)", low=0, high=1)
     clip: float = option(0.2, "how far a probability ratio may leave 1", above=0, below=1)
     value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)
-    entropy_coef: float = option(0.02, "weight of the entropy bonus", low=0, high=1_000)
+    entropy_coef: float = option(0.05, "weight of the entropy bonus at the start", low=0, high=1_000)
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    kl_coef: float = option(
+        0.3, "weight of a penalty on leaving the old policy, which pulls back where the clip lets go", low=0, high=1_000
+    )
+    advantage_floor: float = option(
+        0.2, "advantages are divided by their deviation, but never by less than this", above=0, high=1_000_000
+    )
     normalize_advantage: bool = option(True, "give advantages mean 0 and deviation 1 in each minibatch")
 
 
@@ -202,7 +208,7 @@ class Train:
     algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
     seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
-    steps: int = option(2_000_000, "environment steps to train for, all rows together", low=1, high=10**12)
+    steps: int = option(1_000_000, "environment steps to train for, all rows together", low=1, high=10**12)
     run: str | None = option(
         None, "name of the folder under runs/; null = made from task, policy and seed", form=FOLDER
     )

@@ -62,7 +62,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     with StopOnSignal() as stop:
         while steps < config.steps and not stop.requested:
             rollout, episodes = collector.collect(config.algo.rollout)
-            row = ppo.update(rollout, learning_rate(config, steps), shuffle)
+            row = ppo.update(rollout, steps / config.steps, shuffle)
             steps += config.algo.num_envs * config.algo.rollout
             recent.add(episodes)
             metrics.write(steps, {**row, **recent.means(), "wall_s": round(time.monotonic() - wall, 3)})
@@ -86,15 +86,6 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(farewell(folder, config, env, None if stop.requested else score), flush=True)
     return result
-
-
-def learning_rate(config: Train, steps: int) -> float:
-    """The step size after `steps` environment steps."""
-    import math
-
-    left = 1 - steps / config.steps
-    share = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[config.algo.schedule]
-    return config.algo.learning_rate * share
 
 
 def choose_device(name: str) -> torch.device:

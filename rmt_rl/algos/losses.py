@@ -19,9 +19,13 @@ def value_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return 0.5 * (value - target.detach()).square().mean()
 
 
-def standardise(advantage: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and deviation 1 over all elements."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+def standardise(advantage: torch.Tensor, floor: float) -> torch.Tensor:
+    """Mean 0, and deviation 1 over all elements unless their deviation is below `floor`, by which they are divided then.
+
+    The floor is ours. When every episode of a batch ends alike, what is left of the advantages is the error of the value
+    function; blown up to deviation 1 it can throw a solved policy away in one update (docs/tmaze.md).
+    """
+    return (advantage - advantage.mean()) / advantage.std().clamp(min=floor)
 
 
 def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:

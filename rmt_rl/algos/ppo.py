@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -15,6 +17,13 @@ from rmt_rl.policies.actor_critic import ActorCritic
 RATIO_TOLERANCE = 1e-5
 
 
+def schedule(kind: str, progress: float) -> float:
+    """What the step size and the entropy bonus are multiplied with when `progress` (0..1) of the run is over."""
+    if kind == "constant":
+        return 1.0
+    return 1 - progress if kind == "linear" else 0.5 + 0.5 * math.cos(math.pi * progress)
+
+
 class PPO:
     """Holds what is saved between updates: the policy, its optimizer, and how many updates were made."""
 
@@ -24,11 +33,12 @@ class PPO:
             policy.parameters(), lr=options.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
         )
 
-    def update(self, rollout: Rollout, learning_rate: float, generator: torch.Generator) -> dict[str, float]:
-        """All epochs over one rollout; returns the means of what is worth watching."""
+    def update(self, rollout: Rollout, progress: float, generator: torch.Generator) -> dict[str, float]:
+        """All epochs over one rollout, when `progress` (0..1) of the run is over; the means of what is worth watching."""
         o = self.options
+        scale = schedule(o.schedule, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = scale * o.learning_rate
         advantage = gae(
             rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated, o.gamma, o.gae_lambda
         )
@@ -36,7 +46,7 @@ class PPO:
         metrics = []
         for _ in range(o.epochs):
             for rows in torch.randperm(len(advantage), generator=generator, device=advantage.device).chunk(o.minibatches):
-                loss, measured = self._loss(rollout, advantage[rows], target[rows], rows)
+                loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale * o.entropy_coef)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(self.policy.parameters(), o.max_grad_norm)
@@ -46,10 +56,15 @@ class PPO:
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "gradient_norm")
         means = dict(zip(names, torch.stack(metrics).mean(0).tolist(), strict=True))
         explained = 1 - (target - rollout.value).var() / target.var().clamp(min=1e-12)
-        return {**means, "explained_variance": float(explained), "learning_rate": learning_rate}
+        return {**means, "explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
 
     def _loss(
-        self, rollout: Rollout, advantage: torch.Tensor, target: torch.Tensor, rows: torch.Tensor
+        self,
+        rollout: Rollout,
+        advantage: torch.Tensor,
+        target: torch.Tensor,
+        rows: torch.Tensor,
+        entropy_coef: float,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         o = self.options
         obs = map_obs(lambda x: x[rows], rollout.obs)
@@ -59,11 +74,11 @@ class PPO:
         if self.updates == 0 and not self.optimizer.state:
             _check_ratio(log_ratio, rollout.log_prob[rows])
         if o.normalize_advantage:
-            advantage = standardise(advantage)
+            advantage = standardise(advantage, o.advantage_floor)
         policy_loss = clipped_surrogate(log_ratio, advantage, o.clip)
         values = value_loss(value, target)
         entropy = self.policy.head.entropy(parameters).mean()
-        loss = policy_loss + o.value_coef * values - o.entropy_coef * entropy
+        loss = policy_loss + o.value_coef * values + o.kl_coef * approximate_kl(log_ratio) - entropy_coef * entropy
         with torch.no_grad():
             clipped = ((log_ratio.exp() - 1).abs() > o.clip).float().mean()
             measured = [policy_loss, values, entropy, approximate_kl(log_ratio), clipped]

@@ -74,8 +74,10 @@ class TorchVectorEnv(VectorEnv):
         # Only on the CPU: on a GPU reading the maximum would wait for the device at every step.
         if action_B.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
-        if action_B.device.type == "cpu" and bool(((action_B < 0) | (action_B >= num_actions)).any()):
-            raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
+        if action_B.device.type == "cpu":
+            lowest, highest = torch.aminmax(action_B)
+            if lowest.item() < 0 or highest.item() >= num_actions:
+                raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
 
 
 def row_seeds(seed: int | list[int] | None, num_envs: int) -> list[int]:

@@ -71,7 +71,7 @@ class RMT(Backbone[RMTState]):
         self.update = {"replace": Replace, "gate": Gate}[memory_update](width)
         for block in self.blocks:
             for linear in (block.output, block.down):
-                nn.init.normal_(linear.weight, std=0.02 / layers**0.5)  # each block starts near the identity
+                nn.init.normal_(linear.weight, std=0.1 / layers**0.5)  # each block starts near the identity
         self.memory = f"{memory_tokens} memory tokens x {width}, written every {segment} steps ({memory_update})"
 
     def initial_state(self, batch: int) -> RMTState:
