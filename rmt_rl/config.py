@@ -174,7 +174,7 @@ class PPO:
         "step size and entropy bonus over the run: constant, linear to zero, or cosine to zero",
         choices=("constant", "linear", "cosine"),
     )
-    gamma: float = option(0.997, "discount of the next step's value", above=0, high=1)
+    gamma: float = option(0.99, "discount of the next step's value", above=0, high=1)
     gae_lambda: float = option(0.95, "weight of longer advantage estimates (GAE)", low=0, high=1)
     clip: float = option(0.2, "how far a probability ratio may leave 1", above=0, below=1)
     value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)

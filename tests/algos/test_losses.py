@@ -131,24 +131,28 @@ def test_entropy_term_equals_torchrls(batch, theirs):
 
 def test_standardise_by_hand():
     deviation = math.sqrt((2.0**2 + 0.0**2 + 2.0**2) / 2)
-    assert standardise(torch.tensor([1.0, 3.0, 5.0])).tolist() == pytest.approx([-2 / deviation, 0, 2 / deviation])
+    assert standardise(torch.tensor([1.0, 3.0, 5.0]), 0.1).tolist() == pytest.approx([-2 / deviation, 0, 2 / deviation])
 
 
 def test_standardise_gives_mean_zero_and_deviation_one_over_all_elements():
-    x = standardise(7 + 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0)))
+    x = standardise(7 + 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0)), 0.1)
     assert float(x.mean()) == pytest.approx(0, abs=1e-6)
     assert float(x.std()) == pytest.approx(1, abs=1e-6)
 
 
+def test_a_deviation_below_the_floor_is_not_blown_up():
+    assert standardise(torch.tensor([1.0, 3.0, 5.0]), 10.0).tolist() == pytest.approx([-0.2, 0, 0.2])
+
+
 def test_equal_advantages_become_zero_and_not_nan():
-    assert standardise(torch.full((3, 2), 5.0)).tolist() == [[0, 0], [0, 0], [0, 0]]
+    assert standardise(torch.full((3, 2), 5.0), 1e-3).tolist() == [[0, 0], [0, 0], [0, 0]]
 
 
 @pytest.mark.xfail(
     strict=True, reason="BUG losses.standardise: deviation of one number is NaN (num_envs=minibatches, T=1)"
 )
 def test_a_single_advantage_becomes_zero_and_not_nan():
-    assert standardise(torch.tensor([[5.0]])).tolist() == [[0]]
+    assert standardise(torch.tensor([[5.0]]), 0.1).tolist() == [[0]]
 
 
 def test_kl_by_hand():

@@ -8,7 +8,7 @@ from torch import nn
 
 from rmt_rl import config
 from rmt_rl.algos import ppo as ppo_module
-from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE
+from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, schedule
 from rmt_rl.data import map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
@@ -26,7 +26,7 @@ ENVS = {
     "mixed lengths": config.TMaze(length=9, min_length=2),
     "truncating": config.TMaze(length=3, min_length=1, end_at_turn=True),
 }
-OPTIONS = config.PPO(num_envs=ROWS, rollout=7, epochs=2, minibatches=2)
+OPTIONS = config.PPO(num_envs=ROWS, rollout=7, epochs=2, minibatches=2, learning_rate=1e-3, advantage_floor=1e-6)
 
 every_policy = pytest.mark.parametrize("policy_name", POLICIES)
 every_env = pytest.mark.parametrize("env_name", ENVS)
@@ -59,8 +59,12 @@ def start(policy_name="rmt", env_name="mixed lengths", options=OPTIONS, seed=0, 
     return PPO(policy, options), collector
 
 
-def update(ppo, rollout, learning_rate=1e-3, seed=0):
-    return ppo.update(rollout, learning_rate, torch.Generator().manual_seed(seed))
+def changed(**options):
+    return dataclasses.replace(OPTIONS, **options)
+
+
+def update(ppo, rollout, progress=0.0, seed=0):
+    return ppo.update(rollout, progress, torch.Generator().manual_seed(seed))
 
 
 def weights(policy):
@@ -144,20 +148,20 @@ def test_after_a_refused_rollout_a_good_one_is_still_checked_and_learned_from():
 
 
 def test_the_ratio_may_leave_one_once_weights_have_moved():
-    ppo, collector = start()
+    ppo, collector = start(options=changed(learning_rate=1e-2))
     rollout, _ = collector.collect(7)
-    assert update(ppo, rollout, 1e-2)["approx_kl"] > 1e-5
+    assert update(ppo, rollout)["approx_kl"] > 1e-5
     update(ppo, corrupt_log_prob(collector.collect(7)[0]))
 
 
 @every_policy
 @every_env
 def test_without_a_step_size_the_ratio_stays_one_through_all_epochs(policy_name, env_name):
-    options = dataclasses.replace(OPTIONS, epochs=4, minibatches=4)
-    ppo, collector = start(policy_name, env_name, options)
+    ppo, collector = start(policy_name, env_name, changed(epochs=4, minibatches=4, schedule="linear"))
     rollout, _ = collector.collect(11)
     before = weights(ppo.policy)
-    measured = update(ppo, rollout, learning_rate=0.0)
+    measured = update(ppo, rollout, progress=1.0)
+    assert measured["learning_rate"] == 0
     assert abs(measured["approx_kl"]) < 1e-8
     assert measured["clip_fraction"] == 0
     assert measured["gradient_norm"] > 0
@@ -180,7 +184,7 @@ def numbered(rollout):
 
 
 def test_minibatches_split_rows_and_never_time():
-    ppo, collector = start(options=dataclasses.replace(OPTIONS, epochs=3, minibatches=4), cls=Spy)
+    ppo, collector = start(options=changed(epochs=3, minibatches=4), cls=Spy)
     ppo.updates = 1  # made-up rows would not pass the ratio check
     update(ppo, numbered(collector.collect(7)[0]))
     seen = ppo.policy.seen
@@ -208,7 +212,7 @@ def test_every_row_is_judged_by_its_own_advantage_and_target(monkeypatch):
             return original(x, y, *rest)
 
         monkeypatch.setattr(ppo_module, name, note)
-    ppo, collector = start(options=dataclasses.replace(OPTIONS, normalize_advantage=False), cls=Spy)
+    ppo, collector = start(options=changed(normalize_advantage=False), cls=Spy)
     ppo.updates = 1  # made-up rows would not pass the ratio check
     rollout = numbered(collector.collect(7)[0])
     worth, nothing = rollout.log_prob, torch.zeros_like(rollout.value)
@@ -220,7 +224,7 @@ def test_every_row_is_judged_by_its_own_advantage_and_target(monkeypatch):
 
 
 def test_epochs_shuffle_the_rows_anew():
-    ppo, collector = start(options=dataclasses.replace(OPTIONS, epochs=2, minibatches=1), cls=Spy)
+    ppo, collector = start(options=changed(epochs=2, minibatches=1), cls=Spy)
     update(ppo, collector.collect(7)[0])
     first_epoch, second_epoch = (seen[0] for seen in ppo.policy.seen)
     assert not torch.equal(first_epoch, second_epoch)
@@ -237,7 +241,7 @@ def test_advantages_are_standardised_over_the_minibatch_and_only_if_asked_for(mo
     monkeypatch.setattr(ppo_module, "clipped_surrogate", note)
     for asked in (True, False):
         seen.clear()
-        ppo, collector = start(options=dataclasses.replace(OPTIONS, normalize_advantage=asked))
+        ppo, collector = start(options=changed(normalize_advantage=asked))
         update(ppo, collector.collect(7)[0])
         assert len(seen) == 4
         assert all((abs(float(x.std()) - 1) < 1e-4 and abs(float(x.mean())) < 1e-5) == asked for x in seen)
@@ -288,16 +292,51 @@ def test_the_stored_state_carries_no_gradient():
 # ----------------------------------------------------------------------------------------------------- what it reports
 
 
-def test_the_given_learning_rate_is_the_one_that_is_used():
-    moved = {}
-    for rate in (1e-4, 1e-3):
-        ppo, collector = start(options=dataclasses.replace(OPTIONS, epochs=1, minibatches=1))
-        before = weights(ppo.policy)
-        assert update(ppo, collector.collect(7)[0], rate)["learning_rate"] == rate
-        moved[rate] = max(float((a - b).abs().max()) for a, b in zip(weights(ppo.policy), before, strict=True))
-    # Adam's first step has the length of the step size in every weight
-    assert moved[1e-4] == pytest.approx(1e-4, rel=0.02)
-    assert moved[1e-3] == pytest.approx(1e-3, rel=0.02)
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0]),
+        ("cosine", [1, 0.5 + 0.5 * 0.5**0.5, 0.5, 0]),
+    ],
+)
+def test_schedules_by_hand(kind, expected):
+    assert [schedule(kind, progress) for progress in (0, 0.25, 0.5, 1)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rate, kind, progress, used", [(1e-3, "linear", 0.9, 1e-4), (1e-3, "constant", 0.9, 1e-3)])
+def test_the_step_size_is_the_scheduled_one(rate, kind, progress, used):
+    ppo, collector = start(options=changed(epochs=1, minibatches=1, learning_rate=rate, schedule=kind))
+    before = weights(ppo.policy)
+    assert update(ppo, collector.collect(7)[0], progress)["learning_rate"] == pytest.approx(used)
+    # Adam's first step has the length of the step size in every weight that has much gradient
+    moved = max(float((a - b).abs().max()) for a, b in zip(weights(ppo.policy), before, strict=True))
+    assert moved == pytest.approx(used, rel=0.02)
+
+
+def after_an_update(measure, progress=0.0, **options):
+    """`measure` of one rollout's metrics, in the last of some updates on it."""
+    ppo, collector = start("lstm", options=changed(schedule="linear", minibatches=1, **options))
+    rollout, _ = collector.collect(7)
+    return [update(ppo, rollout, progress)[measure] for _ in range(5)][-1]
+
+
+def test_the_entropy_bonus_keeps_the_policy_undecided_and_fades_with_the_schedule():
+    much, little = (after_an_update("entropy", entropy_coef=bonus) for bonus in (1.0, 0.0))
+    assert much > little + 0.01
+    # the bonus at half of the step size and half of its own size, with everything else equal
+    faded = after_an_update("entropy", 0.5, entropy_coef=1.0, learning_rate=2e-3)
+    assert faded == pytest.approx(after_an_update("entropy", 0.0, entropy_coef=0.5, learning_rate=1e-3))
+
+
+def test_the_penalty_keeps_the_policy_near_the_one_that_acted():
+    free, held = (after_an_update("approx_kl", kl_coef=weight, learning_rate=1e-2) for weight in (0.0, 30.0))
+    assert held < 0.5 * free
+
+
+def test_the_value_loss_falls_if_it_has_weight():
+    without, learned = (after_an_update("value_loss", value_coef=weight, learning_rate=1e-2) for weight in (0.0, 1.0))
+    assert learned < 0.7 * without
 
 
 def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_share():
@@ -316,7 +355,7 @@ def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_
 def test_no_step_is_longer_than_the_gradient_is_allowed_to_be(monkeypatch):
     """max_grad_norm reaches the optimizer: what it sees has at most that norm."""
     norms = []
-    ppo, collector = start(options=dataclasses.replace(OPTIONS, max_grad_norm=0.01))
+    ppo, collector = start(options=changed(max_grad_norm=0.01))
     step = ppo.optimizer.step
 
     def note():
@@ -378,7 +417,7 @@ def test_an_update_moves_every_weight_that_can_matter(policy_name):
 
 def test_one_update_raises_the_probability_of_what_went_well():
     """`right` is rewarded by hand, and becomes likelier."""
-    ppo, collector = start("lstm", options=dataclasses.replace(OPTIONS, gamma=0.01, entropy_coef=0.0, value_coef=0.0))
+    ppo, collector = start("lstm", options=changed(gamma=0.01, entropy_coef=0.0, value_coef=0.0, learning_rate=3e-3))
     rollout, _ = collector.collect(7)
     rollout = dataclasses.replace(rollout, reward=(rollout.action == 0).float(), value=torch.zeros_like(rollout.value))
 
@@ -388,5 +427,5 @@ def test_one_update_raises_the_probability_of_what_went_well():
         return float(nn.functional.softmax(logits, dim=-1)[..., 0].mean())
 
     before = probability()
-    update(ppo, rollout, 3e-3)
+    update(ppo, rollout)
     assert probability() > before + 0.01
