@@ -120,15 +120,21 @@ def main() -> None:
         ratio = f"{speed / base:.1f}" if base is not None else "-"
         print(f"| rmt_rl {name} | {agent.parameters:,} | {speed:,.0f} | {ratio} |")
     print(f"\nOne core multiplies matrices at {rate / 1e9:.0f} GFLOP/s.\n")
-    print("| agent | collect, us/step | update, us/step | update, MFLOP/step | of the matrix rate |\n|---|---|---|---|---|")
+    print(
+        "| agent | collect, us/step | update, us/step | update, MFLOP/step | of the matrix rate |\n|---|---|---|---|---|"
+    )
     for name, agent in agents.items():
         flops = agent.update_flops() / agent.steps
-        collect, update = (statistics.median(t[part] for t in times[name]) / agent.steps for part in ("collect", "update"))
+        collect, update = (
+            statistics.median(t[part] for t in times[name]) / agent.steps for part in ("collect", "update")
+        )
         # torch's counter does not look into the fused LSTM, whose products are counted here by hand
         if name == "lstm":
             width = POLICIES[name].width
             flops += agent.options.epochs * 3 * 2 * 8 * width**2
-        print(f"| {name} | {collect * 1e6:.1f} | {update * 1e6:.1f} | {flops / 1e6:.2f} | {flops / update / rate:.0%} |")
+        print(
+            f"| {name} | {collect * 1e6:.1f} | {update * 1e6:.1f} | {flops / 1e6:.2f} | {flops / update / rate:.0%} |"
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def main() -> None:
     root = arguments.root or Path(tempfile.mkdtemp())
     prepare(threads=1)
     results = [train(parse([*overrides, f"seed={seed}"]), root) for seed in range(arguments.seeds)]
-    print("\n| seed | success | 95 % interval | steps | wall s | CPU s | steps per CPU-second |\n|---|---|---|---|---|---|---|")
+    print(
+        "\n| seed | success | 95 % interval | steps | wall s | CPU s | steps per CPU-second |\n|---|---|---|---|---|---|---|"
+    )
     for r in results:
         low, high = r["eval"]["ci95"]
         print(
@@ -34,7 +36,9 @@ def main() -> None:
             f"{r['cpu_s']:.0f} | {r['steps_per_cpu_s']:,.0f} |"
         )
     solved = sum(r["eval"]["success"] >= 0.95 for r in results)
-    print(f"\n{solved} of {len(results)} at 0.95 or above; floor {results[0]['floor']}, ceiling {results[0]['ceiling']}")
+    print(
+        f"\n{solved} of {len(results)} at 0.95 or above; floor {results[0]['floor']}, ceiling {results[0]['ceiling']}"
+    )
     print(json.dumps(results))
 
 

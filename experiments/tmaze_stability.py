@@ -80,7 +80,9 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=160_000)
     arguments, overrides = parser.parse_known_args()
     prepare(threads=1)
-    print("| agent, seed | at 20 CPU-s: steps | greedy | sampled | worst greedy after | final greedy | final sampled | end |")
+    print(
+        "| agent, seed | at 20 CPU-s: steps | greedy | sampled | worst greedy after | final greedy | final sampled | end |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for seed in range(arguments.seeds):
         rows = checks(parse(["env=tmaze", "steps=450000", f"seed={seed}", *overrides]), arguments.every)

@@ -1,7 +1,7 @@
 """rmt_rl: reinforcement learning for agents that must remember.
 
-    env = rmt_rl.make_env("tmaze", num_envs=4, length=100)
-    policy = rmt_rl.load_policy("runs/tmaze-rmt-ppo-s0")
+env = rmt_rl.make_env("tmaze", num_envs=4, length=100)
+policy = rmt_rl.load_policy("runs/tmaze-rmt-ppo-s0")
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ class Train:
     algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
     seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
-    steps: int = option(1_000_000, "environment steps to train for, all rows together", low=1, high=10**12)
+    steps: int = option(750_000, "environment steps to train for, all rows together", low=1, high=10**12)
     run: str | None = option(
         None, "name of the folder under runs/; null = made from task, policy and seed", form=FOLDER
     )

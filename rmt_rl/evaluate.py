@@ -56,13 +56,13 @@ def evaluate(
 
     generator = rng.generator(seed, "evaluate-act", env.device)
     base = rng.seed(seed, "evaluate")
-    returns, lengths, success = [], [], []
+    columns: tuple[list[torch.Tensor], ...] = ([], [], [])
     for begin in range(0, episodes, env.num_envs):
         wave = _first_episodes(policy, env, base + begin, generator, deterministic)
         n = min(env.num_envs, episodes - begin)
-        for column, values in zip((returns, lengths, success), wave, strict=True):
+        for column, values in zip(columns, wave, strict=True):
             column.append(values[:n].cpu())
-    return _score(torch.cat(returns), torch.cat(lengths), torch.cat(success))
+    return _score(*(torch.cat(column) for column in columns))
 
 
 def _first_episodes(
@@ -113,7 +113,9 @@ def report(score: Score, env: TorchVectorEnv) -> str:
     line = f"return {score.mean_return:.3f} [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
     if score.success is not None and score.ci95 is not None:
         line = f"success {score.success:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]  {line}"
-    known = [f"{name} {value:.3f}" for name, value in (("floor", env.floor), ("ceiling", env.ceiling)) if value is not None]
+    known = [
+        f"{name} {value:.3f}" for name, value in (("floor", env.floor), ("ceiling", env.ceiling)) if value is not None
+    ]
     beside = f"  ({', '.join(known)})" if known else ""
     return f"{line}  over {score.episodes} episodes of {score.mean_length:.1f} steps{beside}"
 

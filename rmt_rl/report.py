@@ -22,7 +22,10 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None) -> 
     axes = figure.subplots()
     axes.plot(*zip(*points, strict=True), color="tab:blue", label=f"{quantity} of the latest episodes")
     if quantity == "success":
-        for value, style, name in ((floor, ":", "floor: best without memory"), (ceiling, "--", "ceiling: perfect memory")):
+        for value, style, name in (
+            (floor, ":", "floor: best without memory"),
+            (ceiling, "--", "ceiling: perfect memory"),
+        ):
             if value is not None:
                 axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name)
         axes.set_ylim(-0.02, 1.05)

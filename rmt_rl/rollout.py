@@ -50,12 +50,12 @@ class Collector:
             ended.append(self._count(reward, self.first, info))
         after = self.policy.value(self.obs, self.state)  # rows that begin anew do not use it: they ended
         obs_list, *columns = zip(*rows, strict=True)
-        action, log_prob, value, reward, terminated, truncated, first, final_value = (torch.stack(c, dim=1) for c in columns)
+        action, log_prob, value, reward, terminated, truncated, first, final_value = (
+            torch.stack(c, dim=1) for c in columns
+        )
         next_value = torch.where(truncated, final_value, torch.cat([value[:, 1:], after[:, None]], dim=1))
         obs = map_obs(lambda *x: torch.stack(x, dim=1), *obs_list)
-        rollout = Rollout(
-            obs, action, log_prob, value, next_value, reward, terminated, truncated, first, state=start
-        )
+        rollout = Rollout(obs, action, log_prob, value, next_value, reward, terminated, truncated, first, state=start)
         return rollout, _episodes(ended)
 
     def _final_value(self, info: dict[str, Any], truncated: torch.Tensor) -> torch.Tensor:

@@ -21,5 +21,7 @@ def check(x: torch.Tensor, axes: str, **sizes: int) -> None:
     expected = [sizes.get(letter) for letter in letters]
     fits = x.dim() == len(letters) and all(e in (None, n) for e, n in zip(expected, x.shape, strict=True))
     if not fits:
-        wanted = ", ".join(letter if e is None else f"{letter}={e}" for letter, e in zip(letters, expected, strict=True))
+        wanted = ", ".join(
+            letter if e is None else f"{letter}={e}" for letter, e in zip(letters, expected, strict=True)
+        )
         raise ValueError(f"found a tensor of shape {tuple(x.shape)}; expected [{wanted}]")

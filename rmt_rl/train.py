@@ -1,11 +1,10 @@
 """Train a memory agent: `python -m rmt_rl.train env=minigrid-memory algo=ppo`. The spine; read it from `train` downwards.
 
-    config -> environment -> policy -> loop [ collect -> update -> log ] -> evaluate -> save
+config -> environment -> policy -> loop [ collect -> update -> log ] -> evaluate -> save
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import sys
@@ -74,9 +73,18 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     save_policy(policy, folder / "policy")
 
     result: dict[str, Any] = {
-        **{"env": config.env.name, "algo": config.algo.name, "policy": config.policy.name, "seed": config.seed},
-        **{"steps": steps, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "steps_per_cpu_s": round(steps / cpu, 1)},
-        **{"eval": None, "floor": env.floor, "ceiling": env.ceiling, "interrupted": stop.requested},
+        "env": config.env.name,
+        "algo": config.algo.name,
+        "policy": config.policy.name,
+        "seed": config.seed,
+        "steps": steps,
+        "wall_s": round(wall, 2),
+        "cpu_s": round(cpu, 2),
+        "steps_per_cpu_s": round(steps / cpu, 1),
+        "eval": None,
+        "floor": env.floor,
+        "ceiling": env.ceiling,
+        "interrupted": stop.requested,
     }
     if not stop.requested:
         fresh = make_from_config(config.env, min(config.evaluate_episodes, config.algo.num_envs), device)
@@ -94,8 +102,12 @@ def choose_device(name: str) -> torch.device:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not (torch.cuda.is_available() and (torch.device(name).index or 0) < torch.cuda.device_count()):
-        raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs that torch can use; take device=cpu")
+    if name.startswith("cuda") and not (
+        torch.cuda.is_available() and (torch.device(name).index or 0) < torch.cuda.device_count()
+    ):
+        raise ConfigError(
+            f"device={name}: this machine has {torch.cuda.device_count()} GPUs that torch can use; take device=cpu"
+        )
     return torch.device(name)
 
 
@@ -139,7 +151,10 @@ def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torc
     lines += [
         ("policy", f"{config.policy.name}, {parameters:,} parameters"),
         ("memory", policy.backbone.memory),
-        ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.num_envs} rows x {config.algo.rollout}, seed {config.seed}"),
+        (
+            "training",
+            f"{config.algo.name}, {config.steps:,} steps, {config.algo.num_envs} rows x {config.algo.rollout}",
+        ),
         ("device", f"{device}, {config.threads} thread{'s' if config.threads > 1 else ''}"),
         ("folder", str(folder)),
     ]
@@ -176,7 +191,9 @@ class Recent:
 
     def means(self) -> dict[str, float | None]:
         n = len(self._episodes)
-        success, returns, lengths = (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
+        success, returns, lengths = (
+            (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
+        )
         told = success is not None and success == success  # NaN where the environment does not say
         return {"success": success if told else None, "return": returns, "length": lengths}
 
@@ -191,7 +208,9 @@ class StopOnSignal:
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -45,7 +45,9 @@ def trained(tmp_path_factory):
 
 def test_a_run_leaves_all_its_files(trained):
     folder, _, _ = trained
-    files = {str(path.relative_to(folder / "runs/first")) for path in (folder / "runs/first").rglob("*") if path.is_file()}
+    files = {
+        str(path.relative_to(folder / "runs/first")) for path in (folder / "runs/first").rglob("*") if path.is_file()
+    }
     assert {
         "config.yaml",
         "metrics.jsonl",

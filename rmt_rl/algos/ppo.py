@@ -40,12 +40,20 @@ class PPO:
         for group in self.optimizer.param_groups:
             group["lr"] = scale * o.learning_rate
         advantage = gae(
-            rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated, o.gamma, o.gae_lambda
+            rollout.reward,
+            rollout.value,
+            rollout.next_value,
+            rollout.terminated,
+            rollout.truncated,
+            o.gamma,
+            o.gae_lambda,
         )
         target = advantage + rollout.value
         metrics = []
         for _ in range(o.epochs):
-            for rows in torch.randperm(len(advantage), generator=generator, device=advantage.device).chunk(o.minibatches):
+            for rows in torch.randperm(len(advantage), generator=generator, device=advantage.device).chunk(
+                o.minibatches
+            ):
                 loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale * o.entropy_coef)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()

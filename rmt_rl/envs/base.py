@@ -37,7 +37,10 @@ class TorchVectorEnv(VectorEnv):
     Tensors that are handed out are never written to again.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+    metadata: dict[str, Any] = {  # noqa: RUF012  gymnasium declares it so
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "render_modes": [],
+    }
 
     #: Success rate of the best policy without memory, or None where it is not known.
     floor: float | None = None

@@ -121,6 +121,7 @@ class TMaze(TorchVectorEnv):
         return torch.where(ended[:, None], self._observe(), final_obs)
 
     def _draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._seed is not None
         bits = counter_bits(self._seed, self._episode)
         goal = (bits & 1) * 2 - 1
         return goal, self.shortest + (bits >> 1) % (self.longest - self.shortest + 1)

@@ -1,10 +1,10 @@
 """Observation to vector of width D. Chosen from the observation space, never from the name of an environment.
 
-    whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot of every element, then linear
-    uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
-    uint8 arrays otherwise                                               -> standardised, linear
-    Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear
-    Dict                                                                 -> the sum of its entries' vectors
+whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot of every element, then linear
+uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
+uint8 arrays otherwise                                               -> standardised, linear
+Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear
+Dict                                                                 -> the sum of its entries' vectors
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def category_sizes(space: gymnasium.Space[Any]) -> list[int] | None:
 class Categories(nn.Module):
     """One-hot of every element side by side, then linear: the sum of one learned vector for each (element, value)."""
 
+    offsets: torch.Tensor
+
     def __init__(self, sizes: list[int], low: int, width: int) -> None:
         super().__init__()
         self.elements, self.total = len(sizes), sum(sizes)
@@ -104,6 +106,9 @@ class CategoryPicture(Categories):
 
 class Vector(nn.Module):
     """Real numbers, scaled to [-1, 1] by their bounds where they have any; uint8 arrays are standardised instead."""
+
+    middle: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
@@ -162,10 +167,10 @@ class ObservationEncoder(nn.Module):
     def __init__(self, space: gymnasium.Space[Any], width: int) -> None:
         super().__init__()
         self.encoder = make_encoder(space, width)
-        entry = next(iter(space.items())) if isinstance(space, spaces.Dict) else (None, space)
+        entry = next(iter(space.items())) if isinstance(space, spaces.Dict) else ("", space)
         self.key, self.event_axes = entry[0], len(entry[1].shape or ())
 
     def forward(self, obs: Obs) -> torch.Tensor:
-        x = obs if isinstance(obs, torch.Tensor) else obs[self.key]
+        x = obs[self.key] if isinstance(obs, dict) else obs
         leading = x.shape[: x.dim() - self.event_axes]
         return self.encoder(obs).view(*leading, -1)

@@ -25,9 +25,7 @@ def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | Gaus
         return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
     if isinstance(space, spaces.Box):
         return GaussianHead(space.shape, width)
-    raise ConfigError(
-        f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box"
-    )
+    raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box")
 
 
 class CategoricalHead(nn.Module):

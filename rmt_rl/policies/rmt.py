@@ -22,6 +22,7 @@ level by level, k-th segments of all episodes side by side; all the others, on w
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -61,7 +62,8 @@ class RMT(Backbone[RMTState]):
     ) -> None:
         super().__init__()
         self.width, self.segment, self.memory_tokens = width, segment, memory_tokens
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        blocks = [Block(width, heads) for _ in range(layers)]
+        self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.norm = nn.RMSNorm(width)
         self.position = nn.Parameter(0.1 * torch.randn(segment, width))
         # distinct vectors: equal ones would stay equal, and M tokens would hold no more than one
@@ -69,7 +71,7 @@ class RMT(Backbone[RMTState]):
         self.read_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
         self.write_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
         self.update = {"replace": Replace, "gate": Gate}[memory_update](width)
-        for block in self.blocks:
+        for block in blocks:
             for linear in (block.output, block.down):
                 nn.init.normal_(linear.weight, std=0.1 / layers**0.5)  # each block starts near the identity
         self.memory = f"{memory_tokens} memory tokens x {width}, written every {segment} steps ({memory_update})"
@@ -109,7 +111,9 @@ class RMT(Backbone[RMTState]):
             cache = rows.put(cache, cache.new_zeros(()))
         if self.memory_tokens and (rows := _Rows(phase == 0)):
             read = self._read(rows.take(memory))
-            cache = torch.cat([rows.put(cache[:, :, : self.memory_tokens], read), cache[:, :, self.memory_tokens :]], dim=2)
+            cache = torch.cat(
+                [rows.put(cache[:, :, : self.memory_tokens], read), cache[:, :, self.memory_tokens :]], dim=2
+            )
         return RMTState(memory, phase, cache)
 
     def _end(self, state: RMTState) -> RMTState:
@@ -156,7 +160,9 @@ class RMT(Backbone[RMTState]):
         x_PSD = x_PSD + self.position
         initial = self.initial_memory[None]
         initial_cache = self._read(initial)
-        outputs, written, ends = [], [], []
+        outputs: list[torch.Tensor] = []
+        written: list[torch.Tensor] = []
+        ends: list[tuple[torch.Tensor, RMTState]] = []
         for group in pieces.groups:
             n, here = group.end - group.begin, slice(group.begin, group.end)
             cache, past = None, None

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.config import ConfigError
-from rmt_rl.policies.encoders import Categories, Image, ObservationEncoder, Sum, Vector, make_encoder
+from rmt_rl.policies.encoders import Categories, CategoryPicture, Image, ObservationEncoder, Sum, Vector, make_encoder
 
 WIDTH = 16
 INT64 = np.iinfo(np.int64)
@@ -29,7 +29,9 @@ SPACES = {
     "few whole numbers": (box(-3, 3, (4,), np.int64), Categories),
     "64 whole numbers": (box(0, 63, (2,), np.int64), Categories),
     "65 whole numbers": (box(0, 64, (2,), np.int64), Vector),
-    "few whole numbers per channel": (PER_CHANNEL, Categories),
+    "few whole numbers per channel": (PER_CHANNEL, CategoryPicture),
+    "a grid of digits": (box(0, 9, (2, 3, 1), np.int64), CategoryPicture),
+    "cells that differ": (spaces.Box(0, np.arange(1, 9).reshape(2, 2, 2), dtype=np.uint8), Categories),
     "whole numbers from different lows": (box(np.array([0, -2]), np.array([3, 1]), (2,), np.int64), Vector),
     "many whole numbers": (box(-(2**31), 2**31 - 1, (3,), np.int32), Vector),
     "bounded": (box(-2.0, 6.0, (3,), np.float32), Vector),
@@ -74,7 +76,7 @@ def pick(obs, index):
 @every
 def test_the_encoder_is_chosen_from_the_space(name):
     space, expected = SPACES[name]
-    assert isinstance(make_encoder(space, WIDTH), expected)
+    assert type(make_encoder(space, WIDTH)) is expected
 
 
 @every
@@ -150,6 +152,32 @@ def test_the_sum_over_many_elements_has_deviation_one_at_the_start():
             torch.manual_seed(0)
             x = make_encoder(space, 4000)(sample(space, 4))
         assert float(x.std()) == pytest.approx(1, abs=0.1)
+
+
+def anywhere_sees(space, obs):
+    """What the linear layer `anywhere` of a CategoryPicture is given, made visible by the identity in its place."""
+    picture = make_encoder(space, 18)
+    picture.linear.weight.data.zero_()
+    picture.linear.bias.data.zero_()
+    picture.anywhere.weight.data = torch.eye(18)
+    return picture(obs).detach()
+
+
+def test_a_value_anywhere_in_a_grid_is_seen_once_for_its_channel():
+    """Channels of 10, 5 and 3 values have 18 columns."""
+    space = spaces.Box(np.zeros((2, 2, 3)), np.full((2, 2, 3), [9, 4, 2]), dtype=np.uint8)
+    obs = torch.tensor([[[9, 0, 1], [9, 4, 1]], [[3, 0, 1], [9, 0, 1]]], dtype=torch.uint8)
+    (seen,) = anywhere_sees(space, obs[None])
+    assert seen.nonzero().flatten().tolist() == [3, 9, 10 + 0, 10 + 4, 15 + 1]
+    assert seen.max() == 1, "three cells with a 9 are as one"
+
+
+def test_where_a_value_stands_in_a_grid_does_not_matter_to_the_part_that_sees_all_cells():
+    space = spaces.Box(np.zeros((2, 2, 3)), np.full((2, 2, 3), [9, 4, 2]), dtype=np.uint8)
+    obs = sample(space, 5)
+    moved = obs.view(5, 4, 3)[:, [2, 0, 3, 1]].view(obs.shape)
+    assert torch.equal(anywhere_sees(space, obs), anywhere_sees(space, moved))
+    assert not torch.equal(make_encoder(space, WIDTH)(obs), make_encoder(space, WIDTH)(moved))
 
 
 # ------------------------------------------------------------------------------------------------------- real numbers
