@@ -33,12 +33,12 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
         spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
         for group in ("policy", "env"):
             part_from_dict(group, spec[group])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
     try:
         policy = ActorCritic(spec)
         policy.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{folder / 'model.safetensors'}: does not fit config.json beside it or is damaged ({_short(error)})"
         ) from error

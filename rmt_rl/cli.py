@@ -13,6 +13,7 @@ from typing import Any
 
 from rmt_rl.config import (
     GROUPS,
+    RECIPES,
     ConfigError,
     Evaluate,
     MiniGridMemory,
@@ -38,7 +39,7 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
     for group, name in choices.items():
         choose(group, name)
-    values = _read_all(given, options(schema), choices, prog)
+    values = RECIPES.get(choices["env"], {}) | _read_all(given, options(schema), choices, prog)
     return from_dict(_updated(_composed(schema, choices), values), schema)
 
 
@@ -229,6 +230,9 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
             mark = " (default)" if name == usual else ""
             summary = (cls.__doc__ or "").partition("\n")[0]
             lines += ["", f"{group}={name}{mark}: {summary}", *_help_lines(cls, f"{group}.")]
+            if schema is Train and name in RECIPES:
+                changes = " ".join(f"{key}={show(value)}" for key, value in RECIPES[name].items())
+                lines.append(f"  unless you say otherwise: {changes}")
     return "\n".join(lines)
 
 

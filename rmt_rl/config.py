@@ -198,6 +198,18 @@ GROUPS: dict[str, dict[str, type]] = {
     "policy": {"rmt": RMT, "lstm": LSTM, "gru": GRU, "mlp": MLP},
 }
 
+# What a task changes in the usual settings when it is trained from the command line; what the user gives wins. A task stands
+# here where one setting for all was measured to fail (docs/benchmarks.md), and --help and config.yaml show what applies.
+RECIPES: dict[str, dict[str, Any]] = {
+    "minigrid-memory": {
+        "algo.num_envs": 128,
+        "algo.minibatches": 8,
+        "algo.gamma": 0.997,
+        "algo.kl_coef": 0.0,
+        "steps": 1_000_000,
+    },
+}
+
 
 @dataclass(frozen=True)
 class Train:

@@ -29,7 +29,7 @@ class Score:
 
     success: share of the episodes that reached the goal, or None where the environment does not say
     ci95: 95 % interval of success (Wilson), or None
-    mean_return, return_ci95: mean of the undiscounted returns and its 95 % interval (normal)
+    mean_return, return_ci95: mean of the undiscounted returns and its 95 % interval (normal; None of one episode)
     mean_length: steps of an episode
     episodes: how many were played
     """
@@ -37,7 +37,7 @@ class Score:
     success: float | None
     ci95: tuple[float, float] | None
     mean_return: float
-    return_ci95: tuple[float, float]
+    return_ci95: tuple[float, float] | None
     mean_length: float
     episodes: int
 
@@ -96,8 +96,9 @@ def _score(returns: torch.Tensor, lengths: torch.Tensor, success: torch.Tensor) 
         rate = float(success.mean())
         interval = success_interval(round(rate * n), n)
     mean = float(returns.mean())
-    half = 1.96 * float(returns.std()) / math.sqrt(n) if n > 1 else math.inf
-    return Score(rate, interval, mean, (mean - half, mean + half), float(lengths.mean()), n)
+    half = 1.96 * float(returns.std()) / math.sqrt(n) if n > 1 else None
+    return_interval = None if half is None else (mean - half, mean + half)
+    return Score(rate, interval, mean, return_interval, float(lengths.mean()), n)
 
 
 def success_interval(successes: int, episodes: int) -> tuple[float, float]:
@@ -110,7 +111,9 @@ def success_interval(successes: int, episodes: int) -> tuple[float, float]:
 
 def report(score: Score, env: TorchVectorEnv) -> str:
     """One line for people: the score with floor and ceiling beside it."""
-    line = f"return {score.mean_return:.3f} [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
+    line = f"return {score.mean_return:.3f}"
+    if score.return_ci95 is not None:
+        line += f" [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
     if score.success is not None and score.ci95 is not None:
         line = f"success {score.success:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]  {line}"
     known = [

@@ -300,9 +300,6 @@ def test_nonsense_in_the_description_is_refused(path, value, folder):
     assert str(folder) in refusal(folder)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG load_policy: OverflowError, AttributeError and StopIteration pass through it"
-)
 @pytest.mark.parametrize(
     "path, value",
     [

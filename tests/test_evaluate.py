@@ -248,8 +248,5 @@ def test_a_score_is_plain_json():
     assert set(score.to_json()) == {f.name for f in dataclasses.fields(Score)} - {"mean_return"} | {"return"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG evaluate._score: one episode gives return_ci95 = (-inf, inf), which JSON lacks"
-)
 def test_the_score_of_one_episode_is_plain_json_too():
     json.dumps(evaluate(Player(), make_from_config(MIXED), 1).to_json(), allow_nan=False)

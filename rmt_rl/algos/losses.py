@@ -25,9 +25,9 @@ def standardise(advantage: torch.Tensor, floor: float) -> torch.Tensor:
     The floor is ours. When every episode of a batch ends alike, what is left of the advantages is the error of the value
     function; blown up to deviation 1 it can throw a solved policy away in one update (docs/tmaze.md).
     """
-    return (advantage - advantage.mean()) / advantage.std().clamp(min=floor)
+    return (advantage - advantage.mean()) / advantage.std(correction=min(1, advantage.numel() - 1)).clamp(min=floor)
 
 
 def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:
     """Mean of r - 1 - log r, an estimate of KL(old || new) that is never negative (Schulman 2020, "k3")."""
-    return (log_ratio.exp() - 1 - log_ratio).mean()
+    return (log_ratio.expm1() - log_ratio).mean()

@@ -24,7 +24,7 @@ def gae(
     Source: Schulman et al. 2016 (arXiv 1506.02438), eq. 11 and 16, with the ends spelled out.
     """
     delta_TB = (reward_BT + gamma * next_value_BT * ~terminated_BT - value_BT).t()
-    keep_TB = (gamma * gae_lambda * ~(terminated_BT | truncated_BT)).t()
+    keep_TB = gamma * gae_lambda * (~(terminated_BT | truncated_BT)).to(value_BT.dtype).t()
     advantage_TB = torch.empty_like(delta_TB)
     following = torch.zeros_like(delta_TB[0])
     for t in reversed(range(len(delta_TB))):

@@ -2,7 +2,7 @@
 
 whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot of every element, then linear
 uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
-uint8 arrays otherwise                                               -> standardised, linear
+smaller uint8 pictures                                               -> standardised, linear
 Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear
 Dict                                                                 -> the sum of its entries' vectors
 """
@@ -26,10 +26,13 @@ from rmt_rl.data import Obs
 #: A whole-number element with at most this many values is a category, not a quantity.
 MAX_CATEGORIES = 64
 
+#: Bounds that are farther apart say "any number" rather than where the numbers lie.
+WIDEST_BOUNDS = 1e6
+
 
 def make_encoder(space: gymnasium.Space[Any], width: int) -> nn.Module:
     """A module from observations [..., *space.shape] to vectors [..., width]."""
-    if isinstance(space, spaces.Dict):
+    if isinstance(space, spaces.Dict) and len(space):
         return Sum({key: make_encoder(entry, width) for key, entry in space.items()})
     sizes = category_sizes(space)
     if sizes is not None:
@@ -43,7 +46,8 @@ def make_encoder(space: gymnasium.Space[Any], width: int) -> nn.Module:
             return Image(space.shape, width)
         return Vector(space, width)
     raise ConfigError(
-        f"observation space {space} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary and Dict"
+        f"observation space {' '.join(str(space).split())} is not supported; "
+        "supported are Box, Discrete, MultiDiscrete, MultiBinary and Dict"
     )
 
 
@@ -56,7 +60,7 @@ def category_sizes(space: gymnasium.Space[Any]) -> list[int] | None:
     if isinstance(space, spaces.MultiBinary):
         return [2] * math.prod(space.shape)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
-        span = space.high.astype(np.int64) - space.low.astype(np.int64) + 1
+        span = space.high.astype(np.float64) - space.low.astype(np.float64) + 1  # in int64 it may overflow
         if span.max() <= MAX_CATEGORIES and np.all(space.low == space.low.flat[0]):
             return [int(n) for n in span.flatten()]
     return None
@@ -105,7 +109,7 @@ class CategoryPicture(Categories):
 
 
 class Vector(nn.Module):
-    """Real numbers, scaled to [-1, 1] by their bounds where they have any; uint8 arrays are standardised instead."""
+    """Real numbers, scaled to [-1, 1] by their bounds where they have any; small uint8 pictures are standardised."""
 
     middle: torch.Tensor
     scale: torch.Tensor
@@ -113,11 +117,11 @@ class Vector(nn.Module):
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
         low, high = (torch.from_numpy(np.asarray(b, np.float64).flatten()) for b in (space.low, space.high))
-        bounded = low.isfinite() & high.isfinite() & (high > low)
+        bounded = (high > low) & (high - low <= WIDEST_BOUNDS)
         self.register_buffer("middle", torch.where(bounded, (low + high) / 2, 0.0).float(), persistent=False)
         self.register_buffer("scale", torch.where(bounded, 2 / (high - low), 1.0).float(), persistent=False)
         # symbolic pictures use a small part of 0..255, in which scaling by the bounds would leave next to nothing
-        self.standardise = space.dtype == np.uint8
+        self.standardise = space.dtype == np.uint8 and len(space.shape) == 3
         self.size = len(low)
         self.linear = nn.Linear(self.size, width)
 
@@ -154,10 +158,11 @@ class Sum(nn.Module):
 
     def __init__(self, entries: dict[str, nn.Module]) -> None:
         super().__init__()
-        self.entries = nn.ModuleDict(entries)
+        # not a ModuleDict, which takes no name with a dot and none of its own methods' names
+        self.keys, self.encoders = list(entries), nn.ModuleList(entries.values())
 
     def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
-        vectors = [encoder(x[key]) for key, encoder in self.entries.items()]
+        vectors = [encoder(x[key]) for key, encoder in zip(self.keys, self.encoders, strict=True)]
         return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
 
 

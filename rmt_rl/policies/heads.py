@@ -99,10 +99,10 @@ class GaussianHead(nn.Module):
     def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         mean, log_deviation = parameters.chunk(2, dim=-1)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        return (mean + log_deviation.exp() * noise).unflatten(-1, self.shape)
+        return self._shaped(mean + log_deviation.exp() * noise)
 
     def mode(self, parameters: torch.Tensor) -> torch.Tensor:
-        return parameters[..., : self.size].unflatten(-1, self.shape)
+        return self._shaped(parameters[..., : self.size])
 
     def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         mean, log_deviation = parameters.chunk(2, dim=-1)
@@ -114,7 +114,10 @@ class GaussianHead(nn.Module):
 
     def one_hot(self, action: torch.Tensor) -> torch.Tensor:
         """[..., size], what the network sees of its previous action: the action itself."""
-        return action.flatten(action.dim() - len(self.shape))
+        return action.reshape(*action.shape[: action.dim() - len(self.shape)], self.size)
+
+    def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
+        return flat.reshape(*flat.shape[:-1], *self.shape)
 
 
 def _start_small(linear: nn.Linear) -> None:

@@ -148,9 +148,6 @@ def test_equal_advantages_become_zero_and_not_nan():
     assert standardise(torch.full((3, 2), 5.0), 1e-3).tolist() == [[0, 0], [0, 0], [0, 0]]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG losses.standardise: deviation of one number is NaN (num_envs=minibatches, T=1)"
-)
 def test_a_single_advantage_becomes_zero_and_not_nan():
     assert standardise(torch.tensor([[5.0]]), 0.1).tolist() == [[0]]
 
@@ -168,9 +165,6 @@ def test_kl_is_never_negative(size):
     assert all(float(approximate_kl(x)) >= 0 for x in log_ratio)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG losses.approximate_kl: exp(x) - 1 - x rounds below 0; torch.expm1(x) - x does not"
-)
 @pytest.mark.parametrize("size", [1e-6, 1e-4, 1e-3])
 def test_kl_is_never_negative_in_float32_near_zero(size):
     log_ratio = size * torch.randn(1000, generator=torch.Generator().manual_seed(0))

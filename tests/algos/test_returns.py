@@ -138,7 +138,6 @@ def test_rows_do_not_see_each_other():
     assert torch.equal(gae(*batch, GAMMA, LAMBDA), alone)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG returns.gae: gamma * lambda * ~ended is float32 whatever the inputs are")
 def test_double_precision_is_kept():
     batch = random_batch(3, torch.float64, ended=0.0)
     reward, value, next_value, _, _ = batch

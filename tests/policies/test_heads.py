@@ -199,7 +199,6 @@ def test_the_network_sees_a_real_action_as_it_is(name):
     assert torch.equal(head.one_hot(action), action.reshape(4, 3, head.size))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG GaussianHead: unflatten(-1, ()) fails for a Box without axes")
 def test_a_box_without_axes_is_one_number():
     head = make_head(spaces.Box(-1, 1, (), np.float32), WIDTH)
     parameters = parameters_of(head, 7)
