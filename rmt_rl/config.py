@@ -205,6 +205,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "algo.num_envs": 128,
         "algo.minibatches": 8,
         "algo.gamma": 0.997,
+        "algo.entropy_coef": 0.1,
         "algo.kl_coef": 0.0,
         "steps": 1_000_000,
     },

@@ -176,8 +176,8 @@ def test_a_pickle_in_place_of_the_weights_is_not_opened(folder):
         def __reduce__(self):
             return (pytest.fail, ("the pickle ran",))
 
+    torch.save(Bomb(), folder / "bomb.pt")
     with pytest.raises(pytest.fail.Exception):  # so the bomb is live
-        torch.save(Bomb(), folder / "bomb.pt")
         torch.load(folder / "bomb.pt", weights_only=False)
     shutil.move(folder / "bomb.pt", folder / "model.safetensors")
     assert str(folder / "model.safetensors") in refusal(folder)

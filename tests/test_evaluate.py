@@ -11,6 +11,7 @@ import torch
 
 from rmt_rl import config, rng
 from rmt_rl.envs.registry import make_from_config
+from rmt_rl.envs.tmaze import DOWN, RIGHT, UP
 from rmt_rl.evaluate import Score, evaluate, report, success_interval
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
 
@@ -41,7 +42,7 @@ class Player:
         return torch.zeros(batch)
 
     def act(self, obs, state, first, deterministic, generator):
-        return (obs[:, 0] == 1).long(), state
+        return torch.where(obs[:, 0] == 1, UP, RIGHT), state
 
 
 def noting_resets(env):
@@ -99,6 +100,20 @@ def test_exactly_as_many_episodes_are_counted_as_were_asked_for(rows, episodes):
     assert score.mean_length == float((length + 1).double().mean())
 
 
+def test_who_carries_the_cue_in_its_state_reaches_the_ceiling():
+    """So the state of one step is the one that the next step is given, in every row."""
+
+    class Rememberer(Player):
+        def act(self, obs, state, first, deterministic, generator):
+            state = torch.where(first, obs[:, 1], state)
+            turn = torch.where(state > 0, UP, DOWN)
+            return torch.where(obs[:, 0] == 1, turn, RIGHT), state
+
+    score = evaluate(Rememberer(), make_from_config(MIXED, 8), 30)
+    assert score.success == score.mean_return == 1.0
+    assert score.ci95 == success_interval(30, 30)
+
+
 def test_memory_begins_anew_with_every_episode():
     """What was played before, in this evaluation or another, changes nothing."""
     policy, env = make_policy(), make_from_config(TURN, 4)
@@ -146,6 +161,19 @@ def test_evaluating_touches_no_global_stream_and_no_weight(deterministic):
     assert random.getstate() == before[2]
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), weights, strict=True))
     assert all(p.grad is None for p in policy.parameters())
+
+
+def test_every_seed_has_its_own_stream_of_actions():
+    streams = []
+
+    class Noting(Player):
+        def act(self, obs, state, first, deterministic, generator):
+            streams.append(generator.initial_seed())
+            return super().act(obs, state, first, deterministic, generator)
+
+    for seed in (0, 1):
+        evaluate(Noting(), make_from_config(MIXED, 2), 2, seed=seed)
+    assert len(set(streams)) == 2
 
 
 def test_sampled_actions_follow_from_the_seed():
