@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 # one thread is the fastest for networks of this size, and keeps timings comparable
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help train test check format bench clean
+.PHONY: help train test lint check format bench clean
 
 help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
@@ -23,10 +23,12 @@ train: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 format: $(STAMP)

@@ -128,7 +128,11 @@ def test_infinite_bounds_survive(folder):
     ],
 )
 def test_every_space_survives_json(space):
-    assert from_json(json.loads(json.dumps(to_json(space), allow_nan=False))) == space
+    again = from_json(json.loads(json.dumps(to_json(space), allow_nan=False)))
+    assert again == space
+    if isinstance(space, spaces.Box):  # whose == lets small differences of the bounds pass
+        assert np.array_equal(again.low, space.low)
+        assert np.array_equal(again.high, space.high)
 
 
 def test_the_run_folder_is_as_good_as_its_policy_folder(folder):
@@ -150,11 +154,20 @@ def test_saving_again_replaces_what_was_there(folder):
     assert same(play(load_policy(folder)), play(other))
 
 
-def test_loading_draws_no_random_numbers_that_the_caller_would_miss(folder):
-    expected = load_policy(folder).state_dict()
-    torch.manual_seed(12)
-    again = load_policy(folder).state_dict()
-    assert all(torch.equal(again[name], value) for name, value in expected.items())
+def test_every_weight_comes_from_the_file_and_none_from_chance(folder):
+    expected = make_policy().state_dict()
+    loaded = load_policy(folder).state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+@pytest.mark.xfail(
+    strict=True, reason="BUG load_policy: ActorCritic(spec) draws initial weights from torch's global stream"
+)
+def test_loading_leaves_the_global_stream_alone(folder):
+    before = torch.get_rng_state()
+    load_policy(folder)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_nothing_in_the_folder_can_run_code(folder):

@@ -1,0 +1,27 @@
+"""A task whose best score without memory is known: memory passes it, no memory does not."""
+
+import pytest
+
+from rmt_rl.cli import parse
+from rmt_rl.train import train
+
+pytestmark = pytest.mark.slow
+
+# shorter than the default maze, so that it is learned in seconds; longer than a segment, so that RMT has to write its memory
+TASK = ["env=tmaze", "env.length=6", "policy.width=32", "evaluate_episodes=200"]
+
+
+def test_rmt_learns_what_it_can_only_know_from_its_memory_tokens(tmp_path):
+    result = train(parse([*TASK, "policy.segment=4", "steps=80000"]), tmp_path)
+    assert result["eval"]["success"] >= 0.95
+
+
+@pytest.mark.parametrize("policy", ["lstm", "gru"])
+def test_recurrent_networks_learn_it_too(tmp_path, policy):
+    result = train(parse([*TASK, f"policy={policy}", "steps=80000"]), tmp_path)
+    assert result["eval"]["success"] >= 0.95
+
+
+def test_without_memory_nothing_above_the_floor_is_learned(tmp_path):
+    result = train(parse([*TASK, "policy=mlp", "steps=60000"]), tmp_path)
+    assert result["eval"]["success"] <= result["floor"] + 0.1  # 200 episodes: 0.1 is nearly three standard errors

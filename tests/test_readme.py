@@ -1,0 +1,39 @@
+"""What the README shows works as it is written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from rmt_rl.cli import parse
+from rmt_rl.config import GROUPS
+from rmt_rl.train import train
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs_as_written(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    train(parse(["algo.num_envs=8", "algo.minibatches=1", "steps=1", "evaluate_episodes=1"]), tmp_path / "runs")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d+ of \d+ episodes solved\n", done.stdout)
+
+
+def test_the_train_commands_are_understood():
+    commands = re.findall(r'make train ARGS="(.*?)"', README)
+    assert len(commands) >= 4
+    for command in commands:
+        parse(command.split())
+
+
+def test_the_picture_and_every_linked_page_exist():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).is_file(), link
+
+
+def test_every_policy_and_task_is_in_the_tables():
+    for group in ("policy", "env"):
+        for name in GROUPS[group]:
+            assert f"`{name}`" in README, name
