@@ -36,9 +36,19 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
     except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
     try:
-        policy = ActorCritic(spec)
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are written over at once
+            policy = ActorCritic(spec)
         policy.load_state_dict(load_file(folder / "model.safetensors"))
-    except (ArithmeticError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ConfigError(
             f"{folder / 'model.safetensors'}: does not fit config.json beside it or is damaged ({_short(error)})"
         ) from error

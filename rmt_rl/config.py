@@ -41,7 +41,7 @@ def option(
     choices: Iterable[Any] = (),
     form: tuple[str, str] | None = None,
 ) -> Any:
-    """A dataclass field with a one-line help text, printed by --help and in docs/options.md, and its allowed values.
+    """A dataclass field with a one-line help text, printed by --help, and its allowed values.
 
     low, high: bounds of a number. above, below: bounds that are not allowed themselves.
     choices: the allowed values. form: what a text must look like, in words and as a regular expression.

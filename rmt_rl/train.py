@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -199,13 +200,17 @@ class Recent:
 
 
 class StopOnSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into "stop after this update"; the second one leaves at once."""
+    """Turns the first Ctrl-C (or SIGTERM) into "stop after this update"; the second one leaves at once.
+
+    Outside the main thread, where Python lets nobody handle signals, it does nothing.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> StopOnSignal:
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        mine = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._before = {s: signal.signal(s, self._handle) for s in mine}
         return self
 
     def __exit__(

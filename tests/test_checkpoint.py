@@ -161,9 +161,6 @@ def test_every_weight_comes_from_the_file_and_none_from_chance(folder):
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG load_policy: ActorCritic(spec) draws initial weights from torch's global stream"
-)
 def test_loading_leaves_the_global_stream_alone(folder):
     before = torch.get_rng_state()
     load_policy(folder)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -165,6 +166,11 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     first = weights("a", 1)
     assert weights("b", 1) == first
     assert weights("c", 2) != first
+
+
+def test_training_works_in_a_thread(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, parse(TINY), tmp_path).result(timeout=60)["steps"] == 288
 
 
 def test_training_leaves_the_callers_random_streams_alone(tmp_path):

@@ -49,6 +49,8 @@ class PPO:
             o.gae_lambda,
         )
         target = advantage + rollout.value
+        if self.updates == 0:
+            self._check_ratio(rollout)
         metrics = []
         for _ in range(o.epochs):
             for rows in torch.randperm(len(advantage), generator=generator, device=advantage.device).chunk(
@@ -79,8 +81,6 @@ class PPO:
         action, first = rollout.action[rows], rollout.first[rows]
         parameters, value, _ = self.policy.unroll(obs, action, select_rows(rollout.state, rows), first)
         log_ratio = self.policy.head.log_prob(parameters, action) - rollout.log_prob[rows]
-        if self.updates == 0 and not self.optimizer.state:
-            _check_ratio(log_ratio, rollout.log_prob[rows])
         if o.normalize_advantage:
             advantage = standardise(advantage, o.advantage_floor)
         policy_loss = clipped_surrogate(log_ratio, advantage, o.clip)
@@ -92,12 +92,14 @@ class PPO:
             measured = [policy_loss, values, entropy, approximate_kl(log_ratio), clipped]
         return loss, [m.detach() for m in measured]
 
-
-def _check_ratio(log_ratio: torch.Tensor, log_prob: torch.Tensor) -> None:
-    """Acting and learning must compute the same policy; if not, every update would be wrong in a way no curve shows."""
-    worst = float((log_ratio.detach().abs() / log_prob.abs().clamp(min=1)).max())
-    if not worst <= RATIO_TOLERANCE:
-        raise RuntimeError(
-            f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; allowed "
-            f"is {RATIO_TOLERANCE:.0e}. The backbone's two doors disagree: run tests/contract/test_backbones.py on it"
-        )
+    @torch.no_grad()
+    def _check_ratio(self, rollout: Rollout) -> None:
+        """Acting and learning must compute the same policy; if not, every update is wrong in a way that no curve shows."""
+        parameters, _, _ = self.policy.unroll(rollout.obs, rollout.action, rollout.state, rollout.first)
+        log_ratio = self.policy.head.log_prob(parameters, rollout.action) - rollout.log_prob
+        worst = float((log_ratio.abs() / rollout.log_prob.abs().clamp(min=1)).max())
+        if not worst <= RATIO_TOLERANCE:
+            raise RuntimeError(
+                f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
+                f"allowed is {RATIO_TOLERANCE:.0e}. The backbone's two doors disagree: run tests/contract/test_backbones.py on it"
+            )

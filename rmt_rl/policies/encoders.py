@@ -60,9 +60,10 @@ def category_sizes(space: gymnasium.Space[Any]) -> list[int] | None:
     if isinstance(space, spaces.MultiBinary):
         return [2] * math.prod(space.shape)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
-        span = space.high.astype(np.float64) - space.low.astype(np.float64) + 1  # in int64 it may overflow
-        if span.max() <= MAX_CATEGORIES and np.all(space.low == space.low.flat[0]):
-            return [int(n) for n in span.flatten()]
+        low, high = space.low.flatten().tolist(), space.high.flatten().tolist()
+        sizes = [h - b + 1 for b, h in zip(low, high, strict=True)]  # in Python, because int64 may overflow
+        if max(sizes) <= MAX_CATEGORIES and len(set(low)) == 1:
+            return sizes
     return None
 
 

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
@@ -23,9 +24,9 @@ def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | Gaus
         return CategoricalHead([int(space.n)], (), width)
     if isinstance(space, spaces.MultiDiscrete):
         return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space.shape, width)
-    raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box")
+    raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
 
 
 class CategoricalHead(nn.Module):

@@ -18,7 +18,7 @@ def to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
         return {"type": "dict", "entries": {key: to_json(entry) for key, entry in space.items()}}
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return {"type": "discrete", "n": int(space.n)}
-    if isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, spaces.MultiDiscrete) and not space.start.any():
         return {"type": "multi_discrete", "nvec": space.nvec.tolist()}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "multi_binary", "shape": list(space.shape)}
@@ -26,7 +26,7 @@ def to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
         bounds = {"low": _bound(space.low), "high": _bound(space.high)}
         return {"type": "box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     raise ConfigError(
-        f"space {space} is not supported; supported are Box, Discrete from 0, MultiDiscrete, MultiBinary and Dict of these"
+        f"space {space} is not supported; supported are Box, Discrete and MultiDiscrete from 0, MultiBinary and Dict of these"
     )
 
 

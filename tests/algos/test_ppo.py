@@ -226,7 +226,7 @@ def test_every_row_is_judged_by_its_own_advantage_and_target(monkeypatch):
 def test_epochs_shuffle_the_rows_anew():
     ppo, collector = start(options=changed(epochs=2, minibatches=1), cls=Spy)
     update(ppo, collector.collect(7)[0])
-    first_epoch, second_epoch = (seen[0] for seen in ppo.policy.seen)
+    _, first_epoch, second_epoch = (seen[0] for seen in ppo.policy.seen)
     assert not torch.equal(first_epoch, second_epoch)
 
 
