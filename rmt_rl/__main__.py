@@ -1,5 +1,7 @@
 """`python -m rmt_rl`: the list of commands."""
 
+import sys
+
 from rmt_rl import __version__
 
 COMMANDS = {
@@ -7,6 +9,9 @@ COMMANDS = {
     "evaluate": "play fresh episodes with a trained policy, e.g. python -m rmt_rl.evaluate policy=runs/<name>",
 }
 
+if sys.argv[1:]:
+    print(f"error: {sys.argv[1]}: commands are written with a dot, as in python -m rmt_rl.train", file=sys.stderr)
+    sys.exit(2)
 print(f"rmt_rl {__version__}: reinforcement learning for agents that must remember\n")
 for name, text in COMMANDS.items():
     print(f"  python -m rmt_rl.{name:<10} {text}")

@@ -57,10 +57,13 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
 
 def policy_folder(path: str | Path) -> Path:
     """The folder with config.json: `path` itself, or `policy` inside it, so that a run's folder can be given too."""
-    for folder in (Path(path), Path(path) / "policy"):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    found = "no such folder" if not Path(path).exists() else "no config.json and model.safetensors in it"
+    try:
+        for folder in (Path(path), Path(path) / "policy"):
+            if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+                return folder
+        found = "no such folder" if not Path(path).exists() else "no config.json and model.safetensors in it"
+    except OSError as error:
+        found = f"cannot be read: {error.strerror}"
     raise ConfigError(f"policy={path}: {found}; expected a folder such as runs/<name> or runs/<name>/policy")
 
 

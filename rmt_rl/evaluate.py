@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
 
+#: Seconds of silence after which `evaluate` says that it is still playing.
+PATIENCE = 20.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -77,7 +80,14 @@ def _first_episodes(
     running = first.clone()
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths, success = torch.zeros_like(returns), torch.full_like(returns, math.nan)
+    spoke = time.monotonic()
     while bool(running.any()):
+        if time.monotonic() - spoke > PATIENCE:  # episodes may be long, or never end
+            spoke = time.monotonic()
+            print(
+                f"still playing: {int(running.sum())} of {env.num_envs} episodes, {int(lengths.max()):,} steps",
+                flush=True,
+            )
         action, state = policy.act(obs, state, first, deterministic, generator)
         obs, reward, terminated, truncated, info = env.step(action)
         first = terminated | truncated
@@ -148,8 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     begin, cpu = time.monotonic(), time.process_time()
-    print(env.task or f"task: {task}")
-    score = evaluate(policy, env, options.episodes, options.seed, options.deterministic)
+    print(env.task or f"task: {task}", flush=True)
+    try:
+        score = evaluate(policy, env, options.episodes, options.seed, options.deterministic)
+    except KeyboardInterrupt:
+        print("stopped; nothing was scored", file=sys.stderr)
+        return 130
     print(report(score, env))
     result = {
         "policy": str(folder),

@@ -20,7 +20,9 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None) -> 
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*zip(*points, strict=True), color="tab:blue", label=f"{quantity} of the latest episodes")
+    marker = "o" if len(points) == 1 else None
+    axes.plot(*zip(*points, strict=True), color="tab:blue", marker=marker, label=f"{quantity} of the latest episodes")
+    axes.set_xlim(left=0)
     if quantity == "success":
         for value, style, name in (
             (floor, ":", "floor: best without memory"),

@@ -6,6 +6,9 @@ config -> environment -> policy -> loop [ collect -> update -> log ] -> evaluate
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import ConfigError, Train, save_yaml, to_dict
+from rmt_rl.config import ConfigError, Train, save_yaml, show, to_dict
 
 if TYPE_CHECKING:
     import torch
@@ -59,18 +62,20 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     print(banner(config, env, policy, device, folder), flush=True)
     metrics, progress, recent = Metrics(folder, to_dict(config)), Progress(config.steps), Recent()
     steps, wall, cpu = 0, time.monotonic(), time.process_time()
-    with StopOnSignal() as stop:
-        while steps < config.steps and not stop.requested:
-            rollout, episodes = collector.collect(config.algo.rollout)
-            row = ppo.update(rollout, steps / config.steps, shuffle)
-            steps += config.algo.num_envs * config.algo.rollout
-            recent.add(episodes)
-            metrics.write(steps, {**row, **recent.means(), "wall_s": round(time.monotonic() - wall, 3)})
-            progress.update(steps, recent.means()["success"], recent.means()["return"])
+    try:
+        with StopOnSignal() as stop:
+            while steps < config.steps and not stop.requested:
+                rollout, episodes = collector.collect(config.algo.rollout)
+                row = ppo.update(rollout, steps / config.steps, shuffle)
+                steps += config.algo.num_envs * config.algo.rollout
+                recent.add(episodes)
+                metrics.write(steps, {**row, **recent.means(), "wall_s": round(time.monotonic() - wall, 3)})
+                progress.update(steps, recent.means()["success"], recent.means()["return"])
+    finally:
+        progress.close()  # gives the terminal its cursor back
+        metrics.close()
+        env.close()
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    progress.close()
-    metrics.close()
-    env.close()
     save_policy(policy, folder / "policy")
 
     result: dict[str, Any] = {
@@ -87,13 +92,17 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
         "ceiling": env.ceiling,
         "interrupted": stop.requested,
     }
+    score = None
     if not stop.requested:
         fresh = make_from_config(config.env, min(config.evaluate_episodes, config.algo.num_envs), device)
-        score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
+        try:
+            score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
+            result["eval"] = score.to_json()
+        except KeyboardInterrupt:
+            result["interrupted"] = True
         fresh.close()
-        result["eval"] = score.to_json()
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(farewell(folder, config, env, None if stop.requested else score), flush=True)
+    print(farewell(folder, config, env, score), flush=True)
     return result
 
 
@@ -120,16 +129,22 @@ def prepare(threads: int) -> None:
 
     keep_freed_memory()
     torch.set_num_threads(threads)
+    # cuDNN rounds the products of an LSTM to 10 bits by default; acting and learning would not compute the same policy then
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def make_run_folder(config: Train, root: Path) -> Path:
     """A folder that did not exist before; never one that does."""
     name = config.run or f"{config.env.name}-{config.policy.name}-{config.algo.name}-s{config.seed}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{root}: cannot be made or is no folder: {error.strerror}") from error
     number = 1
     while True:
         folder = root / (name if number == 1 else f"{name}-{number}")
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError as error:
             if config.run is not None:
@@ -171,11 +186,15 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
     picture = learning_curve(folder, env.floor, env.ceiling)
     if picture is not None:
         lines.append(f"learning curve: {picture}")
+    # inside an environment that is not activated, a bare "python" would be another one
+    python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
+    changed = {k: v for k, v in to_dict(config.env).items() if v != to_dict(type(config.env)())[k]}
+    task = " ".join([f"env={config.env.name}", *(shlex.quote(f"env.{k}={show(v)}") for k, v in changed.items())])
     other = "lstm" if config.policy.name == "rmt" else "rmt"
     lines += [
         "next:",
-        f"  python -m rmt_rl.evaluate policy={folder}",
-        f"  python -m rmt_rl.train env={config.env.name} policy={other}    # the same task with another memory",
+        f"  {python} -m rmt_rl.evaluate {shlex.quote(f'policy={folder}')}",
+        f"  {python} -m rmt_rl.train {task} policy={other}    # the same task with another memory",
     ]
     return "\n".join(lines)
 

@@ -67,6 +67,7 @@ class GymAdapter(TorchVectorEnv):
         if left_out:
             warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
         super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
+        self.task = f"{id} of gymnasium" + (f" with {options}" if options else "")
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
@@ -254,8 +255,10 @@ def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
         raise ConfigError(f"env.id={id}: gymnasium knows no such environment; {_hint(name)}") from e
-    except TypeError as e:
-        raise ConfigError(f"env.options={options}: {id} does not take them: {e}") from e
+    except ConfigError:
+        raise
+    except (AssertionError, KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f"env.options={options}: {id} does not take them: {' '.join(str(e).split())}") from e
     except (error.Error, ModuleNotFoundError) as e:
         spec = gymnasium.registry.get(name)
         if spec is not None and spec.entry_point is None:
