@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from rmt_rl.data import map_state, select_rows
 from rmt_rl.policies.base import Backbone, parameter_device_and_type, where_rows
 
 
@@ -58,25 +59,35 @@ class Recurrent(Backbone[RecurrentState]):
         next_start = torch.cat([piece_start[1:], piece_start.new_full((1,), T)])
         next_start = torch.where(next_start > piece_start, next_start, T)  # a row's last piece ends with the row
         length = next_start - piece_start
-        order = torch.argsort(length, descending=True, stable=True)
-        row, start, length = piece_row[order], piece_start[order], length[order]
 
-        # step k of the packed sequence holds time start + k of every piece that is longer than k
-        longest = int(length[0])
-        k = torch.arange(longest, device=row.device)[:, None]
-        alive = k < length
-        index = (row * T + start + k)[alive]
-        packed = PackedSequence(x_BTD.reshape(B * T, D).index_select(0, index), alive.sum(1).cpu())
+        outputs, indices, rows, states = [], [], [], []
+        # Rows without a reset apart from the others: only where all pieces of a call are equally long does torch take its fused
+        # path, which is 3 to 4 times faster on a CPU.
+        for group in ((length == T).nonzero().squeeze(1), (length < T).nonzero().squeeze(1)):
+            if not len(group):
+                continue
+            group = group[torch.argsort(length[group], descending=True, stable=True)]
+            row, start, steps = piece_row[group], piece_start[group], length[group]
+            # step k of the packed sequence holds time start + k of every piece that is longer than k
+            k = torch.arange(int(steps[0]), device=row.device)[:, None]
+            alive = k < steps
+            index = (row * T + start + k)[alive]
+            packed = PackedSequence(x_BTD.reshape(B * T, D).index_select(0, index), alive.sum(1).cpu())
 
-        carried = ((start == 0) & ~first_BT[row, 0])[:, None, None]
-        zero = x_BTD.new_zeros(())
-        hidden = torch.where(carried, state.hidden[row], zero)
-        cell = torch.where(carried, state.cell[row], zero)
-        y, state = self._run(packed, hidden, cell)
-        y_BTD = x_BTD.new_zeros(B * T, D).index_copy(0, index, y).view(B, T, D)
-        last = (start + length == T).nonzero().squeeze(1)
-        last = last[torch.argsort(row[last])]
-        return self.norm(y_BTD), RecurrentState(state.hidden[last], state.cell[last])
+            carried = ((start == 0) & ~first_BT[row, 0])[:, None, None]
+            zero = x_BTD.new_zeros(())
+            hidden = torch.where(carried, state.hidden[row], zero)
+            cell = torch.where(carried, state.cell[row], zero)
+            y, after = self._run(packed, hidden, cell)
+            outputs.append(y)
+            indices.append(index)
+            ends = (start + steps == T).nonzero().squeeze(1)
+            rows.append(row[ends])
+            states.append(select_rows(after, ends))
+        y_BTD = x_BTD.new_zeros(B * T, D).index_copy(0, torch.cat(indices), torch.cat(outputs)).view(B, T, D)
+        order = torch.argsort(torch.cat(rows))
+        final = map_state(lambda *parts: torch.cat(parts)[order], states[0], *states[1:])
+        return self.norm(y_BTD), final
 
     def _run(
         self, x: torch.Tensor | PackedSequence, hidden: torch.Tensor, cell: torch.Tensor
