@@ -1,6 +1,7 @@
 """Observation to vector of width D. Chosen from the observation space, never from the name of an environment.
 
 whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot of every element, then linear
+a grid [height, width, channels] of such numbers                     -> the same, plus which values occur anywhere in it
 uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
 smaller uint8 pictures                                               -> standardised, linear
 Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear
