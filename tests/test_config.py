@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
 from rmt_rl.cli import EVALUATE, help_text, parse, parse_evaluate, resolve_env
-from rmt_rl.config import GROUPS, PPO, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
+from rmt_rl.config import GROUPS, PPO, RECIPES, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
 
 PARTS = [part for parts in GROUPS.values() for part in parts.values()]
 
@@ -49,14 +49,33 @@ def test_the_published_command_gives_typed_dataclasses() -> None:
     assert config.policy.width == 128
 
 
-def test_no_argument_at_all_gives_the_defaults_of_the_dataclasses() -> None:
-    assert parse([]) == validate(usual(env=MiniGridMemory()))
+def test_a_task_without_a_recipe_gives_the_defaults_of_the_dataclasses() -> None:
+    assert "tmaze" not in RECIPES
+    assert parse(["env=tmaze"]) == validate(usual(env=TMaze()))
+
+
+def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
+    recipe = RECIPES["minigrid-memory"]
+    algo = PPO(**{key.partition(".")[2]: value for key, value in recipe.items() if key.startswith("algo.")})
+    assert parse([]) == validate(usual(env=MiniGridMemory(), algo=algo, steps=recipe["steps"]))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_the_user_gives_wins_over_a_recipe(name: str) -> None:
+    config = parse([f"env={name}", "algo.num_envs=24", "steps=77", "algo.gamma=0.5"])
+    assert (config.algo.num_envs, config.steps, config.algo.gamma) == (24, 77, 0.5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_shows_every_change_that_a_recipe_makes(name: str) -> None:
+    assert all(f"{key}={cfg.show(value)}" in help_text() for key, value in RECIPES[name].items())
 
 
 @pytest.mark.parametrize("name", [f"{group}={choice}" for group, parts in GROUPS.items() for choice in parts])
 def test_every_registered_choice_can_be_chosen(name: str) -> None:
     group, _, choice = name.partition("=")
-    assert getattr(parse([name]), group) == GROUPS[group][choice]()
+    arguments = [name] if group == "env" else ["env=tmaze", name]  # a task without a recipe
+    assert getattr(parse(arguments), group) == GROUPS[group][choice]()
 
 
 def test_the_order_of_the_arguments_means_nothing() -> None:
