@@ -121,7 +121,7 @@ class RMT:
     segment: int = option(8, "steps S that are processed in one attention window", low=1, high=65_536)
     memory_tokens: int = option(4, "memory tokens M that are handed from segment to segment", low=0, high=65_536)
     memory_update: str = option(
-        "gate", "replace = the paper's, gate = old + sigmoid * (tanh(new) - old)", choices=("replace", "gate")
+        "replace", "replace = the paper's, gate = old + sigmoid * (tanh(new) - old)", choices=("replace", "gate")
     )
     previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
@@ -178,7 +178,7 @@ class PPO:
     gae_lambda: float = option(0.95, "weight of longer advantage estimates (GAE)", low=0, high=1)
     clip: float = option(0.2, "how far a probability ratio may leave 1", above=0, below=1)
     value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)
-    entropy_coef: float = option(0.05, "weight of the entropy bonus at the start", low=0, high=1_000)
+    entropy_coef: float = option(0.02, "weight of the entropy bonus at the start", low=0, high=1_000)
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
     kl_coef: float = option(
         0.3, "weight of a penalty on leaving the old policy, which pulls back where the clip lets go", low=0, high=1_000

@@ -232,7 +232,7 @@ def test_nothing_in_a_rollout_carries_gradient():
 @pytest.mark.parametrize("task", [MIXED, TRUNCATING])
 def test_episodes_are_counted_as_a_simple_loop_counts_them(task):
     collector, steps = make_collector(task=task)
-    parts = [collector.collect(n)[1] for n in (1, 7, 24, 3, 24)]  # episodes run on from one rollout to the next
+    parts = [collector.collect(n)[1] for n in (1, 7, 24, 3, 96)]  # episodes run on from one rollout to the next
     returns, lengths, success = [0.0] * ROWS, [0] * ROWS, []
     ended_returns, ended_lengths = [], []
     for _, reward, terminated, truncated, info in steps:

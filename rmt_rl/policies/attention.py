@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rmt_rl.policies.linear import Linear
+
 
 class Block(nn.Module):
     """Pre-norm transformer block (LayerNorm, SiLU, no biases): x + attention, then x + feed-forward.
@@ -19,11 +21,11 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.attention_norm = nn.LayerNorm(width, bias=False)
-        self.project = nn.Linear(width, 3 * width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.project = Linear(width, 3 * width, bias=False)
+        self.output = Linear(width, width, bias=False)
         self.forward_norm = nn.LayerNorm(width, bias=False)
-        self.up = nn.Linear(width, 4 * width, bias=False)
-        self.down = nn.Linear(4 * width, width, bias=False)
+        self.up = Linear(width, 4 * width, bias=False)
+        self.down = Linear(4 * width, width, bias=False)
 
     def qkv(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries [..., D], and keys and values together [..., 2D]."""

@@ -23,9 +23,15 @@ from torch.nn import functional as F
 
 from rmt_rl.config import ConfigError
 from rmt_rl.data import Obs
+from rmt_rl.policies.linear import Linear
+from rmt_rl.rng import counter_bits
 
 #: A whole-number element with at most this many values is a category, not a quantity.
 MAX_CATEGORIES = 64
+
+#: From this many rows on, categories are encoded once for every distinct row: MiniGrid's worlds are small, and in 2,048
+#: steps of MemoryS7 there are about 200 different pictures.
+MANY_ROWS = 512
 
 #: Bounds that are farther apart say "any number" rather than where the numbers lie.
 WIDEST_BOUNDS = 1e6
@@ -68,6 +74,28 @@ def category_sizes(space: gymnasium.Space[Any]) -> list[int] | None:
     return None
 
 
+def distinct_rows(x_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`where` [U], the place of one row of each kind, and `kind` [N], so that x[where][kind] equals x; whole numbers only.
+
+    By a hash, which sorts N numbers instead of N rows; should two different rows share one, by the rows themselves.
+    """
+    element = torch.arange(x_NE.shape[1], device=x_NE.device)
+    weight = counter_bits(torch.zeros_like(element), element)
+    where, kind = _kinds((x_NE.long() * weight).sum(1, keepdim=True))
+    if not torch.equal(x_NE[where].index_select(0, kind), x_NE):
+        where, kind = _kinds(x_NE)
+    return where, kind
+
+
+def _kinds(x_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if x_NE.shape[1] == 1:
+        values, kind = torch.unique(x_NE[:, 0], return_inverse=True)
+    else:
+        values, kind = torch.unique(x_NE, dim=0, return_inverse=True)
+    place = torch.arange(len(kind), device=kind.device)
+    return kind.new_full((len(values),), len(kind)).scatter_reduce_(0, kind, place, "amin"), kind
+
+
 class Categories(nn.Module):
     """One-hot of every element side by side, then linear: the sum of one learned vector for each (element, value)."""
 
@@ -78,16 +106,25 @@ class Categories(nn.Module):
         self.elements, self.total = len(sizes), sum(sizes)
         offsets = torch.tensor([0, *itertools.accumulate(sizes)][:-1])
         self.register_buffer("offsets", offsets - low, persistent=False)
-        self.linear = nn.Linear(self.total, width)
+        self.linear = Linear(self.total, width)
         # a sum of `elements` vectors: each drawn so that the sum has deviation 1
         nn.init.normal_(self.linear.weight, std=self.elements**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(-1, self.elements)
+        # on a GPU the product is cheap, and to ask how many distinct rows there are would make the host wait
+        if len(x) < MANY_ROWS or x.device.type != "cpu":
+            return self.encode(x)
+        where, kind = distinct_rows(x)
+        return F.embedding(kind, self.encode(x[where]))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, elements] -> [rows, width]."""
         return self.linear(self.one_hot(x))
 
     def one_hot(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, total], one 1 for each element."""
-        index = x.reshape(-1, self.elements).long() + self.offsets
+        index = x.long() + self.offsets
         return self.linear.weight.new_zeros(len(index), self.total).scatter_(1, index, 1.0)
 
 
@@ -101,10 +138,10 @@ class CategoryPicture(Categories):
     def __init__(self, channel_sizes: list[int], cells: int, low: int, width: int) -> None:
         super().__init__(channel_sizes * cells, low, width)
         self.cells = cells
-        self.anywhere = nn.Linear(sum(channel_sizes), width, bias=False)
+        self.anywhere = Linear(sum(channel_sizes), width, bias=False)
         nn.init.normal_(self.anywhere.weight, std=len(channel_sizes) ** -0.5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
         one_hot = self.one_hot(x)
         present = one_hot.view(len(one_hot), self.cells, -1).amax(1)
         return self.linear(one_hot) + self.anywhere(present)
@@ -125,7 +162,7 @@ class Vector(nn.Module):
         # symbolic pictures use a small part of 0..255, in which scaling by the bounds would leave next to nothing
         self.standardise = space.dtype == np.uint8 and len(space.shape) == 3
         self.size = len(low)
-        self.linear = nn.Linear(self.size, width)
+        self.linear = Linear(self.size, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = (x.reshape(-1, self.size).to(self.scale.dtype) - self.middle) * self.scale
@@ -145,7 +182,7 @@ class Image(nn.Module):
         )
         with torch.no_grad():
             size = self.convolutions(self._channels_first(torch.zeros(1, *shape))).shape[1]
-        self.linear = nn.Linear(size, width)
+        self.linear = Linear(size, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.reshape(-1, *self.shape).to(self.linear.weight.dtype) / 255

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from rmt_rl.policies.base import Backbone, NoState, parameter_device_and_type
+from rmt_rl.policies.linear import Linear
 
 
 class MLP(Backbone[NoState]):
@@ -14,7 +15,7 @@ class MLP(Backbone[NoState]):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width, bias=False), nn.Linear(width, width), nn.SiLU()) for _ in range(layers)
+            nn.Sequential(nn.LayerNorm(width, bias=False), Linear(width, width), nn.SiLU()) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width, bias=False)
         self.memory = "none: the control that shows what the task gives away without memory"

@@ -32,6 +32,7 @@ from torch.nn import functional
 from rmt_rl.data import map_state, select_rows
 from rmt_rl.policies.attention import Block
 from rmt_rl.policies.base import Backbone, parameter_device_and_type, where_rows
+from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.pieces import Group, Pieces, cut
 
 
@@ -264,8 +265,8 @@ class Gate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(2 * width, width)
-        self.candidate = nn.Linear(width, width)
+        self.gate = Linear(2 * width, width)
+        self.candidate = Linear(width, width)
         nn.init.constant_(self.gate.bias, -1.0)
 
     def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.config import ConfigError
+from rmt_rl.policies import encoders
 from rmt_rl.policies.encoders import (
     Categories,
     CategoryPicture,
@@ -16,6 +17,7 @@ from rmt_rl.policies.encoders import (
     Sum,
     Vector,
     category_sizes,
+    distinct_rows,
     make_encoder,
 )
 
@@ -310,3 +312,29 @@ def test_an_entry_of_a_dict_may_have_any_name(key):
 def test_an_empty_dict_is_refused_in_one_line():
     with pytest.raises(ConfigError):
         ObservationEncoder(spaces.Dict({}), WIDTH)
+
+
+@pytest.mark.parametrize("hash_bits", [63, 0], ids=["hash", "hash that tells nothing apart"])
+def test_distinct_rows_name_one_row_of_each_kind(hash_bits, monkeypatch):
+    if hash_bits == 0:
+        monkeypatch.setattr(encoders, "counter_bits", lambda seed, counter: torch.zeros_like(counter))
+    x = torch.randint(0, 3, (400, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    where, kind = distinct_rows(x)
+    assert torch.equal(x[where][kind], x)
+    assert len(where) == len({tuple(row) for row in x.tolist()})
+
+
+@pytest.mark.parametrize("space", [PER_CHANNEL, spaces.MultiDiscrete([3, 4])], ids=["picture", "categories"])
+def test_encoding_each_distinct_row_once_changes_neither_vectors_nor_gradients(space, monkeypatch):
+    space.seed(0)
+    x = torch.as_tensor(np.stack([space.sample() for _ in range(20)] * 5))
+    torch.manual_seed(0)
+    encoder = make_encoder(space, WIDTH).double()
+    results = []
+    for many in (1, len(x) + 1):
+        monkeypatch.setattr(encoders, "MANY_ROWS", many)
+        y = encoder(x)
+        gradients = torch.autograd.grad(y.pow(2).sum(), tuple(encoder.parameters()))
+        results.append([y.detach(), *gradients])
+    for once, each in zip(*results, strict=True):
+        torch.testing.assert_close(once, each, atol=1e-12, rtol=1e-12)
