@@ -111,19 +111,105 @@ class Gym:
 
 
 @dataclass(frozen=True)
-class RMT:
-    """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
+class Transformer:
+    """What all transformer policies have."""
 
-    name: str = "rmt"
+    name: str = ""
     width: int = option(64, "width D of the network", low=1, high=65_536)
     layers: int = option(2, "transformer blocks", low=1, high=1_000)
     heads: int = option(2, "attention heads; must divide width", low=1, high=65_536)
     segment: int = option(8, "steps S that are processed in one attention window", low=1, high=65_536)
-    memory_tokens: int = option(4, "memory tokens M that are handed from segment to segment", low=0, high=65_536)
-    memory_update: str = option(
-        "replace", "replace = the paper's, gate = old + sigmoid * (tanh(new) - old)", choices=("replace", "gate")
+    dropout: float = option(
+        0.0, "share of each block's outputs that is dropped when learning, never when acting", low=0, below=1
+    )
+    attention: str = option(
+        "sdpa",
+        "who computes attention: sdpa = torch, flash = flash-attn (CUDA, half precision), flex = flex_attention (CUDA)",
+        choices=("sdpa", "flash", "flex"),
+    )
+    replay: bool = option(
+        False, "compute segments again in the backward pass instead of keeping their activations (arXiv 2010.06891)"
     )
     previous_action: bool = option(True, "give the previous action to the network beside the observation")
+
+
+@dataclass(frozen=True)
+class RMT(Transformer):
+    """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
+
+    name: str = "rmt"
+    memory_tokens: int = option(4, "memory tokens M that are handed from segment to segment", low=0, high=65_536)
+    memory_update: str = option(
+        "replace",
+        "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), mrv = memory retention valve (arXiv 2306.09459)",
+        choices=("replace", "gate", "mrv"),
+    )
+    memory_place: str = option(
+        "both",
+        "both = read tokens in front, write tokens behind; front = one block (arXiv 2304.11062)",
+        choices=("both", "front"),
+    )
+    memory_norm: bool = option(False, "divide every memory vector by its root mean square after the update")
+    write_from: str = option(
+        "memory",
+        "write tokens start from the read memory (the paper) or from learned vectors alone",
+        choices=("memory", "learned"),
+    )
+    cache: int = option(
+        0,
+        "steps C before the segment that stay visible in every layer (Transformer-XL, arXiv 1901.02860)",
+        low=0,
+        high=65_536,
+    )
+    cache_gradient: int = option(
+        0, "newest cached steps that gradients reach; 0 = none, as in the paper", low=0, high=65_536
+    )
+    positions: str = option(
+        "learned",
+        "learned = a vector for each slot of the segment, rotary = by distance (arXiv 2104.09864), none",
+        choices=("learned", "rotary", "none"),
+    )
+    bptt_segments: int | None = option(
+        None,
+        "cut the gradient through the memory after every n segments of an episode; null = never",
+        low=1,
+        high=10**9,
+    )
+    gating: str = option(
+        "none",
+        "residual connections: none = x + y, gru = GTrXL's gate (arXiv 1910.06764), rezero = x + a y (arXiv 2003.04887)",
+        choices=("none", "gru", "rezero"),
+    )
+    null_key_value: bool = option(False, "a learned key and value for every head that says: nothing to see")
+    value_residual: bool = option(False, "mix the first layer's values into those of later layers (arXiv 2410.17897)")
+    token_shift: bool = option(
+        False, "half of a step's input to each layer is that of the step before (arXiv 2305.13048)"
+    )
+
+
+@dataclass(frozen=True)
+class TrXL(Transformer):
+    """Transformer-XL (Dai et al. 2019, arXiv 1901.02860): keys and values of the steps before, with rotary relative positions."""
+
+    name: str = "trxl"
+    cache: int = option(32, "steps C before the segment that stay visible in every layer", low=1, high=65_536)
+    cache_gradient: int = option(
+        0, "newest cached steps that gradients reach; 0 = none, as in the paper", low=0, high=65_536
+    )
+
+
+@dataclass(frozen=True)
+class GTrXL(TrXL):
+    """Gated Transformer-XL (Parisotto et al. 2019, arXiv 1910.06764): `trxl` with GRU gates around its blocks."""
+
+    name: str = "gtrxl"
+
+
+@dataclass(frozen=True)
+class Window(Transformer):
+    """Attention over the steps of the present segment and nothing before: a stack of 1 to `segment` frames."""
+
+    name: str = "window"
 
 
 @dataclass(frozen=True)
@@ -195,7 +281,15 @@ class PPO:
 GROUPS: dict[str, dict[str, type]] = {
     "env": {"minigrid-memory": MiniGridMemory, "tmaze": TMaze, "gym": Gym},
     "algo": {"ppo": PPO},
-    "policy": {"rmt": RMT, "lstm": LSTM, "gru": GRU, "mlp": MLP},
+    "policy": {
+        "rmt": RMT,
+        "trxl": TrXL,
+        "gtrxl": GTrXL,
+        "window": Window,
+        "lstm": LSTM,
+        "gru": GRU,
+        "mlp": MLP,
+    },
 }
 
 # What a task changes in the usual settings when it is trained from the command line; what the user gives wins. A task stands
@@ -399,9 +493,9 @@ def _allows(allowed: Option, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold between the options of one dataclass, and what to say where it does not."""
+    """What must hold between the options of a dataclass, and what to say where it does not."""
 
-    cls: type
+    cls: type | tuple[type, ...]
     holds: Callable[[Any], bool]
     message: Callable[[Any], str]
 
@@ -423,12 +517,38 @@ RULES = (
         lambda env: f"env.min_length={env.min_length}: expected at most env.length={env.length}",
     ),
     Rule(
-        RMT,
+        Transformer,
         lambda policy: policy.width % policy.heads == 0,
         lambda policy: (
             f"policy.heads={policy.heads}: expected a divisor of policy.width={policy.width},"
             f" such as {nearest_divisor(policy.width, policy.heads)}"
         ),
+    ),
+    Rule(
+        Transformer,
+        lambda policy: not _is_rotary(policy) or policy.width // policy.heads % 2 == 0,
+        lambda policy: (
+            f"policy.heads={policy.heads}: rotary positions need an even number of features for each head;"
+            f" policy.width={policy.width} gives {policy.width // policy.heads}"
+        ),
+    ),
+    Rule(
+        RMT,
+        lambda policy: policy.cache == 0 or policy.positions != "learned",
+        lambda policy: (
+            f"policy.cache={policy.cache}: needs policy.positions=rotary or none;"
+            " learned positions are slots of the segment and say nothing about steps before it"
+        ),
+    ),
+    Rule(
+        (RMT, TrXL),
+        lambda policy: policy.cache_gradient <= policy.cache,
+        lambda policy: f"policy.cache_gradient={policy.cache_gradient}: expected at most policy.cache={policy.cache}",
+    ),
+    Rule(
+        RMT,
+        lambda policy: not policy.token_shift or policy.width > 1,
+        lambda policy: "policy.token_shift=true: expected policy.width of at least 2, half of it is shifted",
     ),
     Rule(
         PPO,
@@ -444,6 +564,10 @@ RULES = (
         lambda train: f"run={show(train.run)}: expected at most 200 bytes, found {len(train.run.encode())}",
     ),
 )
+
+
+def _is_rotary(policy: Any) -> bool:
+    return isinstance(policy, TrXL) or (isinstance(policy, RMT) and policy.positions == "rotary")
 
 
 def nearest_divisor(number: int, wish: int) -> int:

@@ -197,7 +197,7 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
         ("algo.gamma=high", "algo.gamma=high: expected a number, above 0 and at most 1"),
         ("tensorboard=yes", "tensorboard=yes: expected true or false"),
         ("tensorboard=1", "expected true or false"),
-        ("policy=null", "policy=null: expected one of rmt, lstm, gru, mlp"),
+        ("policy=null", "policy=null: expected one of rmt, trxl, gtrxl, window, lstm, gru, mlp"),
         ("env=[tmaze,gym]", "env=[tmaze,gym]: expected one of"),
         ("env.size=8", "env.size=8: expected one of 7, 9, 11, 13, 17"),
         ("env.actions=4", "env.actions=4: expected one of 3, 7"),

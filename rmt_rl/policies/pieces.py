@@ -22,6 +22,7 @@ class Group:
         earlier piece wrote
     length: slots to process: those of the longest piece, or the whole segment where the first slots lie in the past
     hands_on: whether the memory after these pieces is needed
+    sources: begin and end of the pieces whose memory these read (continued pieces only)
     ends: pieces of the group with which a row ends, counted from `begin`
     """
 
@@ -30,6 +31,7 @@ class Group:
     end: int
     length: int
     hands_on: bool
+    sources: tuple[int, int]
     ends: torch.Tensor
 
 
@@ -40,29 +42,32 @@ class Pieces:
     count: P
     row: [P] which row the piece was cut from
     source: [P] the piece whose memory this one reads (meaningful in continued pieces only)
+    segment: [P] number of the segment within its episode, from 0
     full: [P] the piece ends with its segment
     slot_BT: [B, T] where step t of row b stands among the P * S slots
-    phase_B: [B] steps of the last segment that are past after T steps, 0..S-1
+    age_B: [B] steps of the last episode that are past after T steps
     """
 
     count: int
     row: torch.Tensor
     source: torch.Tensor
+    segment: torch.Tensor
     full: torch.Tensor
     slot_BT: torch.Tensor
-    phase_B: torch.Tensor
+    age_B: torch.Tensor
     groups: list[Group]
 
 
-def cut(first_BT: torch.Tensor, phase_B: torch.Tensor, segment: int) -> Pieces:
-    """Pieces of B rows whose first step stands at slot `phase_B` of a segment of `segment` steps."""
+def cut(first_BT: torch.Tensor, age_B: torch.Tensor, segment: int) -> Pieces:
+    """Pieces of B rows, in whose episodes `age_B` steps are past, with segments of `segment` steps."""
     B, T = first_BT.shape
     device = first_BT.device
     t = torch.arange(T, device=device)
     reset_BT = torch.where(first_BT, t, -1).cummax(dim=1).values  # the latest reset at or before t
     carried_BT = reset_BT < 0
-    age_BT = torch.where(carried_BT, t + phase_B[:, None], t - reset_BT)
-    slot_BT, level_BT = age_BT % segment, age_BT // segment
+    age_BT = torch.where(carried_BT, t + age_B[:, None], t - reset_BT)
+    slot_BT, segment_BT = age_BT % segment, age_BT // segment
+    level_BT = segment_BT - torch.where(carried_BT, age_B[:, None] // segment, 0)
 
     begins = ((slot_BT == 0) | (t == 0)).flatten()
     begin = begins.nonzero().squeeze(1)
@@ -85,9 +90,10 @@ def cut(first_BT: torch.Tensor, phase_B: torch.Tensor, segment: int) -> Pieces:
         count=count,
         row=row[order],
         source=number[(order - 1).clamp(min=0)],
+        segment=segment_BT.flatten()[begin][order],
         full=full[order],
         slot_BT=piece_BT.view(B, T) * segment + slot_BT,
-        phase_B=(slot_BT[:, -1] + 1) % segment,
+        age_B=age_BT[:, -1] + 1,
         groups=_group(key[order], length[order], row_ends[order], segment),
     )
 
@@ -95,6 +101,7 @@ def cut(first_BT: torch.Tensor, phase_B: torch.Tensor, segment: int) -> Pieces:
 def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor, segment: int) -> list[Group]:
     keys, counts = key.unique_consecutive(return_counts=True)
     groups, begin = [], 0
+    begins: dict[int, int] = {}
     for value, n in zip(keys.tolist(), counts.tolist(), strict=True):
         here = slice(begin, begin + n)
         kind: Literal["carried", "fresh", "continued"] = (
@@ -102,6 +109,10 @@ def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor, segm
         )
         ends = row_ends[here].nonzero().squeeze(1)
         longest = segment if kind == "carried" else int(length[here].max())
-        groups.append(Group(kind, begin, begin + n, longest, value < _LAST, ends))
+        # level k reads what level k - 1 wrote; the pieces at the end read what any level wrote
+        first_source = begins.get(value - 1, 0) if 2 < value < _LAST else 0
+        last_source = begin if value < _LAST else begins.get(_LAST, begin)
+        groups.append(Group(kind, begin, begin + n, longest, value < _LAST, (first_source, last_source), ends))
+        begins[value] = begin
         begin += n
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,25 @@ from rmt_rl.policies.mlp import MLP
 from rmt_rl.policies.recurrent import Recurrent
 from rmt_rl.policies.rmt import RMT
 
+
+def _rmt(c: config.RMT) -> RMT:
+    options = {field.name: getattr(c, field.name) for field in dataclasses.fields(c)}
+    for name in ("name", "previous_action"):
+        del options[name]
+    return RMT(**options)
+
+
+def _without_memory_tokens(c: Any, **options: Any) -> RMT:
+    """Transformers that are an RMT without memory tokens; what they do not say is as in `config.RMT`."""
+    common = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    return _rmt(config.RMT(**common | options | {"name": "rmt", "memory_tokens": 0}))
+
+
 BACKBONES: dict[type, Callable[[Any], Backbone[Any]]] = {
-    config.RMT: lambda c: RMT(c.width, c.layers, c.heads, c.segment, c.memory_tokens, c.memory_update),
+    config.RMT: _rmt,
+    config.TrXL: lambda c: _without_memory_tokens(c, positions="rotary"),
+    config.GTrXL: lambda c: _without_memory_tokens(c, positions="rotary", gating="gru"),
+    config.Window: _without_memory_tokens,
     config.LSTM: lambda c: Recurrent(c.width, c.layers, "lstm"),
     config.GRU: lambda c: Recurrent(c.width, c.layers, "gru"),
     config.MLP: lambda c: MLP(c.width, c.layers),

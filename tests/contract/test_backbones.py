@@ -12,15 +12,54 @@ from rmt_rl.policies.registry import BACKBONES, make_backbone
 WIDTH = 8
 CASES = 30
 
+def rmt(**options):
+    return config.RMT(**{"width": WIDTH, "heads": 2, "segment": 4, "memory_tokens": 3} | options)
+
+
 VARIANTS = {
-    "rmt": config.RMT(width=WIDTH, heads=2, segment=4, memory_tokens=3),
-    "rmt-replace": config.RMT(width=WIDTH, heads=1, segment=3, memory_tokens=1, memory_update="replace"),
-    "rmt-one-step-segments": config.RMT(width=WIDTH, heads=1, segment=1, memory_tokens=2, layers=1),
-    "rmt-without-memory": config.RMT(width=WIDTH, heads=2, segment=5, memory_tokens=0),
+    "rmt": rmt(),
+    "rmt-gate": rmt(heads=1, segment=3, memory_tokens=1, memory_update="gate"),
+    "rmt-mrv": rmt(memory_update="mrv", memory_norm=True),
+    "rmt-one-step-segments": rmt(heads=1, segment=1, memory_tokens=2, layers=1),
+    "rmt-without-memory": rmt(segment=5, memory_tokens=0),
+    "rmt-front": rmt(memory_place="front", segment=3),
+    "rmt-learned-writes": rmt(write_from="learned", positions="none"),
+    "rmt-cache": rmt(cache=3, positions="rotary"),
+    "rmt-long-cache-with-gradient": rmt(cache=10, cache_gradient=10, positions="none", memory_tokens=2, segment=3),
+    "rmt-cache-with-some-gradient": rmt(cache=7, cache_gradient=3, positions="rotary", segment=2, memory_place="front"),
+    "rmt-rotary": rmt(positions="rotary", segment=5),
+    "rmt-bptt": rmt(bptt_segments=2, cache=2, cache_gradient=2, positions="rotary", segment=2),
+    "rmt-gru-gates": rmt(gating="gru", null_key_value=True),
+    "rmt-rezero": rmt(gating="rezero", value_residual=True),
+    "rmt-token-shift": rmt(token_shift=True, segment=3),
+    "rmt-replay": rmt(replay=True, cache=3, positions="rotary"),
+    "rmt-everything": rmt(
+        layers=3,
+        segment=3,
+        memory_tokens=2,
+        memory_update="mrv",
+        memory_place="front",
+        memory_norm=True,
+        write_from="learned",
+        cache=4,
+        cache_gradient=2,
+        positions="rotary",
+        bptt_segments=3,
+        gating="gru",
+        null_key_value=True,
+        value_residual=True,
+        token_shift=True,
+        replay=True,
+    ),
+    "trxl": config.TrXL(width=WIDTH, heads=2, segment=3, cache=5),
+    "gtrxl": config.GTrXL(width=WIDTH, heads=2, segment=4, cache=2, cache_gradient=1),
+    "window": config.Window(width=WIDTH, heads=2, segment=4),
     "lstm": config.LSTM(width=WIDTH, layers=2),
     "gru": config.GRU(width=WIDTH, layers=1),
     "mlp": config.MLP(width=WIDTH),
 }
+#: Those that carry nothing over 30 steps, or carry it without gradient.
+FORGETFUL = ("mlp", "window", "rmt-without-memory", "rmt-bptt", "rmt-everything", "trxl", "gtrxl")
 backbones = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -194,4 +233,4 @@ def test_what_was_seen_long_ago_still_matters(variant):
     case.x.requires_grad_()
     outputs, _ = by_chunks(case, case.state, 31)
     (gradient,) = torch.autograd.grad(outputs[0, -1].sum(), case.x)
-    assert bool(gradient[0, 0].abs().max() > 0) == (variant not in ("mlp", "rmt-without-memory"))
+    assert bool(gradient[0, 0].abs().max() > 0) == (variant not in FORGETFUL)

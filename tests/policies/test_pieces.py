@@ -12,7 +12,7 @@ CASES = 300
 
 @dataclasses.dataclass
 class Piece:
-    """What the loop knows of one piece: its row, the steps (t, slot) in it, its kind, and the piece before it."""
+    """What the loop knows of one piece: its row, the steps (t, age) in it, its kind, and the piece before it."""
 
     row: int
     kind: str
@@ -21,20 +21,21 @@ class Piece:
     number: int = -1
 
 
-def walk(first_BT, phase_B, segment):
+def walk(first_BT, age_B, segment):
     """All pieces, found step by step."""
     pieces = []
     for b, row in enumerate(first_BT.tolist()):
-        slot, current = int(phase_B[b]), None
+        age, current = int(age_B[b]), None
         for t, first in enumerate(row):
             if first:
-                slot = 0
+                age = 0
+            slot = age % segment
             if first or t == 0 or slot == 0:
                 kind = "fresh" if first else "carried" if t == 0 else "continued"
                 current = Piece(b, kind, None if kind != "continued" else current, [])
                 pieces.append(current)
-            current.steps.append((t, slot))
-            slot = (slot + 1) % segment
+            current.steps.append((t, age))
+            age += 1
     return pieces
 
 
@@ -50,13 +51,13 @@ def make_case(number):
         first_BT[randint(0, B), 0] = True
     if number % 5 == 0:
         first_BT[randint(0, B), -1] = True
-    return first_BT, torch.randint(S, (B,), generator=generator), S
+    return first_BT, torch.randint(4 * S, (B,), generator=generator), S
 
 
 def matched(number):
     """A case, what `cut` made of it, and the loop's pieces with the numbers that `cut` gave them."""
-    first_BT, phase_B, S = make_case(number)
-    pieces, expected = cut(first_BT, phase_B, S), walk(first_BT, phase_B, S)
+    first_BT, age_B, S = make_case(number)
+    pieces, expected = cut(first_BT, age_B, S), walk(first_BT, age_B, S)
     for piece in expected:
         piece.number = int(pieces.slot_BT[piece.row, piece.steps[0][0]]) // S
     return first_BT, S, pieces, expected
@@ -80,8 +81,9 @@ def test_every_step_stands_in_its_piece_at_its_slot(begin):
         assert pieces.count == len(expected)
         assert sorted(piece.number for piece in expected) == list(range(len(expected)))
         for piece in expected:
-            for t, slot in piece.steps:
-                assert int(pieces.slot_BT[piece.row, t]) == piece.number * S + slot
+            for t, age in piece.steps:
+                assert int(pieces.slot_BT[piece.row, t]) == piece.number * S + age % S
+                assert int(pieces.segment[piece.number]) == age // S
             assert int(pieces.row[piece.number]) == piece.row
 
 
@@ -100,6 +102,8 @@ def test_a_piece_reads_the_memory_of_the_piece_before_it_which_was_written_by_th
         for piece in expected:
             if piece.kind == "continued":
                 source = int(pieces.source[piece.number])
+                begin_of_sources, end_of_sources = group_of(pieces, piece.number).sources
+                assert begin_of_sources <= source < end_of_sources
                 assert source == piece.before.number
                 assert group_of(pieces, source).hands_on
                 assert group_of(pieces, source).end <= group_of(pieces, piece.number).begin
@@ -118,8 +122,8 @@ def test_memory_is_written_where_somebody_needs_it_and_only_there(begin):
     for first_BT, S, pieces, expected in cases(begin):
         T = first_BT.shape[1]
         for piece in expected:
-            t, slot = piece.steps[-1]
-            full = slot == S - 1
+            t, age = piece.steps[-1]
+            full = age % S == S - 1
             assert bool(pieces.full[piece.number]) == full
             needed = full and (t == T - 1 or not bool(first_BT[piece.row, t + 1]))
             if piece.kind == "carried":  # all in one go, whoever needs it
@@ -133,19 +137,19 @@ def test_groups_are_as_long_as_their_longest_piece_and_carried_ones_a_whole_segm
     for _, S, pieces, expected in cases(begin):
         for group in pieces.groups:
             inside = [piece for piece in expected if group.begin <= piece.number < group.end]
-            longest = max(piece.steps[-1][1] + 1 for piece in inside)
+            longest = max(piece.steps[-1][1] % S + 1 for piece in inside)
             assert group.length == (S if group.kind == "carried" else longest)
 
 
 @every_case
-def test_every_row_ends_in_exactly_one_piece_with_its_phase(begin):
+def test_every_row_ends_in_exactly_one_piece_with_its_age(begin):
     for first_BT, S, pieces, expected in cases(begin):
         B, T = first_BT.shape
         ends = torch.cat([group.begin + group.ends for group in pieces.groups])
         last = {piece.row: piece for piece in expected if piece.steps[-1][0] == T - 1}
         assert sorted(ends.tolist()) == sorted(piece.number for piece in last.values())
         assert len(last) == B
-        assert pieces.phase_B.tolist() == [(last[b].steps[-1][1] + 1) % S for b in range(B)]
+        assert pieces.age_B.tolist() == [last[b].steps[-1][1] + 1 for b in range(B)]
 
 
 def test_pieces_of_one_level_are_processed_side_by_side():
@@ -166,5 +170,6 @@ def test_a_row_by_hand():
     assert pieces.slot_BT.tolist() == [[1, 2, 6, 7, 3, 4, 5, 9]]
     assert pieces.source.tolist()[2:] == [0, 1]
     assert pieces.full.tolist() == [True, True, False, False]
-    assert pieces.phase_B.tolist() == [1]
+    assert pieces.age_B.tolist() == [4]
+    assert pieces.segment.tolist() == [0, 0, 1, 1]
     assert [g.ends.tolist() for g in pieces.groups] == [[], [], [1]]
