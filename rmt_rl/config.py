@@ -301,7 +301,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "algo.gamma": 0.997,
         "algo.entropy_coef": 0.1,
         "algo.kl_coef": 0.0,
-        "steps": 1_000_000,
+        "steps": 1_250_000,
     },
 }
 

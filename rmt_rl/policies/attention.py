@@ -42,6 +42,9 @@ class Layout:
     read_queries: bool = True
     write_sees_read: bool = True
 
+    def without_read_queries(self) -> Layout:
+        return dataclasses.replace(self, read_queries=False)
+
     @functools.lru_cache(maxsize=1024)  # noqa: B019  a layout is a few numbers, and there are few
     def dense(self, device: torch.device) -> torch.Tensor:
         """[queries, keys], true where the query may look; not to be written to."""
@@ -132,8 +135,8 @@ def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: L
 
 
 def rotary_table(first: int, last: int, size: int) -> torch.Tensor:
-    """Angles for positions first..last, [positions, size], size even (Su et al. 2021, arXiv 2104.09864): cosines beside sines."""
-    frequency = 10_000.0 ** (-torch.arange(0, size, 2) / size)
+    """Angles for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
+    frequency = 10_000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angle = torch.arange(first, last + 1)[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 

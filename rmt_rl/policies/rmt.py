@@ -122,6 +122,7 @@ class RMT(Backbone[RMTState]):
         self.width, self.segment, self.memory_tokens = width, segment, memory_tokens
         self.cache_steps, self.cache_gradient, self.bptt_segments = cache, min(cache, cache_gradient), bptt_segments
         self.positions, self.write_from, self.memory_norm, self.replay = positions, write_from, memory_norm, replay
+        self.value_residual = value_residual
         self.front, self.shift = memory_place == "front", width // 2 if token_shift else 0
         blocks = [
             Block(
@@ -140,7 +141,8 @@ class RMT(Backbone[RMTState]):
         if positions == "learned":
             self.position = nn.Parameter(0.1 * torch.randn(segment, width))
         if positions == "rotary":
-            self.register_buffer("rotary", rotary_table(-cache, segment, width // heads), persistent=False)
+            table = rotary_table(-cache, segment, width // heads).to(torch.get_default_dtype())
+            self.register_buffer("rotary", table, persistent=False)
         # distinct vectors: equal ones would stay equal, and M tokens would hold no more than one
         self.initial_memory = nn.Parameter(torch.randn(memory_tokens, width))
         self.read_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
@@ -312,14 +314,13 @@ class RMT(Backbone[RMTState]):
         pieces = cut(first_BT, state.age, S)
         slot = pieces.slot_BT.flatten()
         x_PSD = x_BTD.new_zeros(pieces.count * S, D).index_copy(0, slot, x_BTD.reshape(B * T, D)).view(-1, S, D)
-        if self.positions == "learned":
-            x_PSD = x_PSD + self.position
+        x_groups = x_PSD.split([group.end - group.begin for group in pieces.groups])
         initial = self.initial_memory[None]
         initial_cache = self._read(initial)
         outputs: list[torch.Tensor] = []
         written: list[_Written] = []
         ends: list[tuple[torch.Tensor, RMTState]] = []
-        for group in pieces.groups:
+        for group, x in zip(pieces.groups, x_groups, strict=True):
             n, here = group.end - group.begin, slice(group.begin, group.end)
             segment = pieces.segment[here]
             read, known, left = None, None, None
@@ -331,7 +332,7 @@ class RMT(Backbone[RMTState]):
             else:
                 memory, left = _gather(written, group.sources, pieces.source[here])
             arguments = (
-                x_PSD[here, : group.length],
+                x[:, : group.length],
                 memory,
                 read,
                 known,
@@ -342,7 +343,7 @@ class RMT(Backbone[RMTState]):
                 y, caches, shifted = checkpoint(self._segment, *arguments, use_reentrant=False)
             else:
                 y, caches, shifted = self._segment(*arguments)
-            outputs.append(F.pad(y[:, : group.length], (0, 0, 0, S - group.length)))
+            outputs.append(_pad(y[:, : group.length], S))
             after = _Written(group.begin, memory, left)
             if group.hands_on:
                 left_after = self._hand_on(left, torch.stack([c[:, M:] for c in caches], dim=1)) if C else None
@@ -352,7 +353,8 @@ class RMT(Backbone[RMTState]):
                     None if left_after is None else self._stop(left_after, segment + 1),
                 )
                 written.append(after)
-            ends.append(self._ends(pieces, group, _Written(group.begin, memory, left), after, caches, shifted))
+            if len(group.ends):
+                ends.append(self._ends(pieces, group, _Written(group.begin, memory, left), after, caches, shifted))
         y_BTD = torch.cat(outputs).view(-1, D).index_select(0, slot).view(B, T, D)
         return y_BTD, self._final_state(ends)
 
@@ -373,36 +375,50 @@ class RMT(Backbone[RMTState]):
         left: keys and values of the steps before the segment, [P, L, K, 2D]; seen_left: [P, K] which exist, None = all.
         """
         M, S, K = self.memory_tokens, x_PSD.shape[1], 0 if left is None else left.shape[2]
-        parts = [x_PSD]
+        parts = [x_PSD + self.position[:S] if self.positions == "learned" else x_PSD]
         if read is None:
             parts.insert(0, memory + self.read_position)
         if writes:
             parts.append(self._write_tokens(memory))
-        x = torch.cat(parts, dim=1) if len(parts) > 1 else x_PSD
+        x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         begin = M if read is None else 0  # of the steps among the queries
         layout = Layout(K, M, S, M if writes else 0, read is None, not self.front)
         angles = self._angles(K, S, layout.write)
-        caches, shifted, first_value = [], [], None
-        for layer, block in enumerate(self.blocks):
-            h = block.attention_norm(x)
+        mask = layout if seen_left is None else _mask(layout, seen_left)
+
+        def run(
+            layer: int, x: torch.Tensor, first_value: torch.Tensor | None
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+            block, h, half = self.blocks[layer], self.blocks[layer].attention_norm(x), x.new_zeros(())
             if self.shift:
-                shifted.append(h[:, begin : begin + S, -self.shift :])
-                h = _shift(h, begin, shifted[-1], known, layer)
+                half = h[:, begin : begin + S, -self.shift :]
+                h = _shift(h, begin, half, known, layer)
             query, key_value = block.qkv(h, first_value)
-            first_value = key_value[..., self.width :] if first_value is None else first_value
+            value = key_value[..., self.width :]
             if read is not None:
                 key_value = torch.cat([read[:, layer], key_value], dim=1)
             if known is not None:
                 key_value = torch.where(known.here, known.keys_values[:, layer], key_value)
-            caches.append(key_value[:, : M + S])
+            cache = key_value[:, : M + S]
             if left is not None:
                 key_value = torch.cat([left[:, layer], key_value], dim=1)
-            if read is None and layer + 1 == len(self.blocks):
-                # nobody looks at what the read tokens become
-                query, x, layout = query[:, M:], x[:, M:], dataclasses.replace(layout, read_queries=False)
+            seen = mask
+            if layer + 1 == len(self.blocks):  # nobody looks at what the read tokens become
+                query, x = query[:, begin:], x[:, begin:]
+                seen = mask[..., begin:, :] if isinstance(mask, torch.Tensor) else mask.without_read_queries()
             rotation = None if angles is None else (angles[-query.shape[1] :], angles)
-            mask = layout if seen_left is None else _mask(layout, seen_left)
-            x = block.finish(x, block.attend(query, key_value, mask, rotation), drop=self.training)
+            return block.finish(x, block.attend(query, key_value, seen, rotation), self.training), cache, half, value
+
+        caches, shifted, first_value = [], [], None
+        for layer in range(len(self.blocks)):
+            if self.replay and torch.is_grad_enabled():
+                x, cache, half, value = checkpoint(run, layer, x, first_value, use_reentrant=False)
+            else:
+                x, cache, half, value = run(layer, x, first_value)
+            caches.append(cache)
+            shifted.append(half)
+            if self.value_residual and first_value is None:
+                first_value = value
         return self.norm(x), caches, shifted
 
     def _angles(self, left: int, steps: int, write: int) -> torch.Tensor | None:
@@ -457,8 +473,7 @@ class RMT(Backbone[RMTState]):
         rows, full = pieces.row[group.begin + ends], pieces.full[group.begin + ends]
         age = pieces.age_B[rows]
         slot = age % S
-        cache = torch.stack([c[ends] for c in caches], dim=1)
-        cache = F.pad(cache, (0, 0, 0, M + S - cache.shape[2]))
+        cache = _pad(torch.stack([c[ends] for c in caches], dim=1), M + S)
         kept = torch.arange(-M, S, device=full.device) < slot[:, None]
         cache = torch.where(kept[:, None, :, None], cache, cache.new_zeros(()))
         if C:
@@ -475,6 +490,8 @@ class RMT(Backbone[RMTState]):
     def _final_state(self, ends: list[tuple[torch.Tensor, RMTState]]) -> RMTState:
         order = torch.argsort(torch.cat([rows for rows, _ in ends]))
         first, *rest = (state for _, state in ends)
+        if not rest:  # pieces of a group are in the order of their rows
+            return first
         return map_state(lambda *parts: torch.cat(parts)[order], first, *rest)
 
 
@@ -520,6 +537,11 @@ def _shift(h: torch.Tensor, begin: int, half: torch.Tensor, known: _Known | None
         before = torch.where(known.shift_to, known.shifted[:, layer, None], before)
     steps = torch.cat([h[:, begin:end, : -half.shape[-1]], before], dim=-1)
     return torch.cat([h[:, :begin], steps, h[:, end:]], dim=1)
+
+
+def _pad(x: torch.Tensor, length: int) -> torch.Tensor:
+    """[..., n, D] -> [..., length, D] with zeros behind."""
+    return x if x.shape[-2] == length else F.pad(x, (0, 0, 0, length - x.shape[-2]))
 
 
 def _mask(layout: Layout, seen_left: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from rmt_rl.policies.registry import BACKBONES, make_backbone
 WIDTH = 8
 CASES = 30
 
+
 def rmt(**options):
     return config.RMT(**{"width": WIDTH, "heads": 2, "segment": 4, "memory_tokens": 3} | options)
 

@@ -143,7 +143,7 @@ def test_groups_are_as_long_as_their_longest_piece_and_carried_ones_a_whole_segm
 
 @every_case
 def test_every_row_ends_in_exactly_one_piece_with_its_age(begin):
-    for first_BT, S, pieces, expected in cases(begin):
+    for first_BT, _, pieces, expected in cases(begin):
         B, T = first_BT.shape
         ends = torch.cat([group.begin + group.ends for group in pieces.groups])
         last = {piece.row: piece for piece in expected if piece.steps[-1][0] == T - 1}
