@@ -9,12 +9,13 @@ STAMP  := $(VENV)/.installed
 # one thread is the fastest for networks of this size, and keeps timings comparable
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help train test lint check format bench clean
+.PHONY: help train test lint check contract format bench clean
 
 help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
 	@echo "make test  [ARGS='-k rmt']             all tests"
 	@echo "make check                             format, lint, types and the fast tests"
+	@echo "make contract                          300 random cases of every policy's contract; half an hour"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
 
 train: $(STAMP)
@@ -28,6 +29,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+contract: $(STAMP)
+	RMT_RL_CASES=300 $(BIN)/python -m pytest -n 2 tests/contract/test_backbones.py
+
 check: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
@@ -38,6 +42,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python experiments/bench_envs.py
 	$(BIN)/python experiments/bench_ppo.py
+	$(BIN)/python experiments/bench_rmt.py
 
 # uv does not read PIP_FIND_LINKS, so it is handed over under uv's name
 $(STAMP): pyproject.toml requirements.txt

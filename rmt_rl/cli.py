@@ -16,6 +16,7 @@ from rmt_rl.config import (
     RECIPES,
     ConfigError,
     Evaluate,
+    Export,
     MiniGridMemory,
     Option,
     Train,
@@ -30,7 +31,7 @@ from rmt_rl.config import (
     validate,
 )
 
-TRAIN, EVALUATE = "python -m rmt_rl.train", "python -m rmt_rl.evaluate"
+TRAIN, EVALUATE, EXPORT = (f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "export"))
 
 
 def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -> Train:
@@ -57,6 +58,14 @@ def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> Evaluate:
     if config.env is not None:
         resolve_env(None, config.env, overrides, prog)
     return config
+
+
+def parse_export(argv: Sequence[str], prog: str = EXPORT) -> Export:
+    """The validated configuration of an export; raises ConfigError."""
+    values = _read_all(_split(argv), options(Export), {}, prog)
+    if "policy" not in values:
+        raise ConfigError("policy: missing; expected policy=<the folder of a trained policy>")
+    return validate(Export(**values))
 
 
 def resolve_env(base: Any, name: str | None, overrides: Sequence[str], prog: str = EVALUATE) -> Any:
@@ -209,6 +218,7 @@ def _updated(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 SUMMARIES = {
     Train: "Trains a policy and writes it, with everything that was measured, to a new folder under runs/.",
     Evaluate: "Plays fresh episodes with a saved policy and prints how they went.",
+    Export: "Writes one acting step of a saved policy as a program (torch.export, ONNX) with its memory as inputs and outputs.",
 }
 EXAMPLES = {
     Train: (
@@ -216,6 +226,7 @@ EXAMPLES = {
         "env=tmaze env.length=20 policy=lstm seed=1 run=first",
     ),
     Evaluate: ("policy=runs/first/policy", "policy=runs/first/policy env.length=10000 episodes=100 deterministic=true"),
+    Export: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
 }
 
 
@@ -224,7 +235,7 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[schema], "", "examples:"]
     lines += [f"  {prog} {example}" for example in EXAMPLES[schema]]
     lines += ["", "options, with their defaults:", *_help_lines(schema)]
-    chosen = groups(schema) or {"env": ""}
+    chosen = groups(schema) or ({"env": ""} if schema is Evaluate else {})
     for group, usual in chosen.items():
         for name, cls in GROUPS[group].items():
             mark = " (default)" if name == usual else ""

@@ -130,6 +130,9 @@ class Transformer:
     replay: bool = option(
         False, "compute segments again in the backward pass instead of keeping their activations (arXiv 2010.06891)"
     )
+    params: int | None = option(
+        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
+    )
     previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
 
@@ -219,6 +222,9 @@ class LSTM:
     name: str = "lstm"
     width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
     layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
+    params: int | None = option(
+        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
+    )
     previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
 
@@ -229,6 +235,9 @@ class GRU:
     name: str = "gru"
     width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
     layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
+    params: int | None = option(
+        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
+    )
     previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
 
@@ -239,6 +248,9 @@ class MLP:
     name: str = "mlp"
     width: int = option(128, "width D of the hidden layers", low=1, high=65_536)
     layers: int = option(2, "hidden layers", low=1, high=1_000)
+    params: int | None = option(
+        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
+    )
     previous_action: bool = option(False, "give the previous action to the network: a memory of one step")
 
 
@@ -343,6 +355,18 @@ class Evaluate:
     threads: int = option(1, "CPU threads for the arithmetic", low=1, high=1_024)
     num_envs: int = option(64, "episodes that are played side by side; never more than episodes", low=1, high=2**20)
     deterministic: bool = option(True, "take the most likely action; false = sample")
+
+
+@dataclass(frozen=True)
+class Export:
+    """One saved policy, written as a program of tensors."""
+
+    policy: str = option(MISSING, "the folder of a trained policy", form=("the folder of a trained policy", r".+"))
+    out: str | None = option(
+        None, "the folder to write; null = export beside the policy's folder", form=("the path of a new folder", r".+")
+    )
+    num_envs: int = option(1, "rows that the program takes at a time", low=1, high=65_536)
+    onnx: bool = option(False, "write step.onnx too (needs the extra: pip install 'rmt_rl[onnx]')")
 
 
 # ------------------------------------------------------------------------------------------------------ the checks

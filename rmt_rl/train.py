@@ -5,6 +5,7 @@ config -> environment -> policy -> loop [ collect -> update -> log ] -> evaluate
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -45,11 +46,13 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import Metrics, Progress, check_loggers
     from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+    from rmt_rl.policies.budget import fit_width
     from rmt_rl.rollout import Collector
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
     env = make_from_config(config.env, config.algo.num_envs, device)
+    config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
     with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
         torch.manual_seed(rng.seed(config.seed, "weights"))
         policy = ActorCritic(policy_spec(env, config.env, config.policy)).to(device)

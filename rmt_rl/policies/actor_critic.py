@@ -16,6 +16,7 @@ from rmt_rl.policies import spaces
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
 from rmt_rl.policies.registry import make_backbone
+from rmt_rl.policies.rmt import RMT, Attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,16 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         """Values [B] of observations inside running episodes; the state is only read."""
         first = torch.zeros(len(state.action), dtype=torch.bool, device=state.action.device)
         return self._step(obs, state, first)[1]
+
+    @torch.no_grad()
+    def explain(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> Attention:
+        """Where the step that `act` would make looks: attention over memory, cache and steps, per layer and head.
+
+        Shapes: see `Attention`. Raises TypeError where the policy has no attention.
+        """
+        if not isinstance(self.backbone, RMT):
+            raise TypeError(f"policy {self.config.name} has no attention to explain; transformer policies have")
+        return self.backbone.explain(self._embed(obs, state.action, first), state.memory, first)
 
     def unroll(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor

@@ -15,7 +15,7 @@ from rmt_rl.policies.rmt import RMT
 
 def _rmt(c: config.RMT) -> RMT:
     options = {field.name: getattr(c, field.name) for field in dataclasses.fields(c)}
-    for name in ("name", "previous_action"):
+    for name in ("name", "params", "previous_action"):
         del options[name]
     return RMT(**options)
 

@@ -609,7 +609,10 @@ class _Rows:
 
     def __init__(self, mask_B: torch.Tensor) -> None:
         self.mask = mask_B
-        self.index = mask_B.nonzero().squeeze(1) if mask_B.device.type == "cpu" else None
+        indices = (
+            mask_B.device.type == "cpu" and not torch.compiler.is_compiling()
+        )  # a program has one way for all values
+        self.index = mask_B.nonzero().squeeze(1) if indices else None
 
     def __bool__(self) -> bool:
         return self.index is None or len(self.index) > 0

@@ -1,0 +1,45 @@
+"""How wide a policy must be to have a given number of parameters."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from typing import Any
+
+import torch
+
+from rmt_rl.config import ConfigError, Transformer
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+
+WIDEST = 16_384
+
+
+def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
+    """The policy's dataclass with the width whose whole network, encoder and heads included, comes nearest to `params`.
+
+    Unchanged where params is None. Raises ConfigError where the narrowest network is more than a tenth too large, or the
+    widest too small.
+    """
+    if policy_config.params is None:
+        return policy_config
+    unit = 2 * policy_config.heads if isinstance(policy_config, Transformer) else 1  # rotation turns pairs of features
+
+    def with_width(units: int) -> Any:
+        return dataclasses.replace(policy_config, width=units * unit)
+
+    def parameters(units: int) -> int:
+        with torch.device("meta"):  # shapes without numbers
+            policy = ActorCritic(policy_spec(env, env_config, with_width(units)))
+        return sum(p.numel() for p in policy.parameters())
+
+    sizes = range(1, WIDEST // unit + 1)
+    above = sizes[min(bisect.bisect_left(sizes, policy_config.params, key=parameters), len(sizes) - 1)]
+    nearest = min({max(1, above - 1), above}, key=lambda units: abs(parameters(units) - policy_config.params))
+    count = parameters(nearest)
+    if abs(count - policy_config.params) > 0.1 * policy_config.params and nearest in (sizes[0], sizes[-1]):
+        raise ConfigError(
+            f"policy.params={policy_config.params}: width {nearest * unit} has {count:,} parameters already and is the "
+            f"{'narrowest' if nearest == sizes[0] else 'widest'} that fits this task; expected about that many"
+        )
+    return with_width(nearest)

@@ -1,0 +1,112 @@
+"""The exported program against the policy that it was made of."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rmt_rl import config
+from rmt_rl.checkpoint import save_policy
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.export import export, leaves, main
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+
+TMAZE = config.TMaze(length=6, min_length=2)
+GRID = config.MiniGridMemory()  # a dictionary of observations
+POLICIES = {name: cls() for name, cls in config.GROUPS["policy"].items()} | {
+    "rmt with everything": config.RMT(
+        cache=6, positions="rotary", memory_update="mrv", token_shift=True, null_key_value=True, gating="gru"
+    )
+}
+
+
+def make_policy(policy_config, task=TMAZE):
+    torch.manual_seed(0)
+    policy = ActorCritic(policy_spec(make_from_config(task), task, policy_config)).eval()
+    for parameter in policy.parameters():  # a fresh policy acts nearly alike whatever it sees
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return policy
+
+
+def same_actions(policy, task, batch, call, steps):
+    """`call(obs, first, state)` gives (action, *state); both walk the same episodes, with resets where these end."""
+    env = make_from_config(task, batch)
+    obs, _ = env.reset(seed=0)
+    first = torch.ones(batch, dtype=torch.bool)
+    state = policy.initial_state(batch)
+    theirs = [x.contiguous() for x in leaves(state).values()]
+    generator, resets, kinds = torch.Generator().manual_seed(0), 0, set()
+    for _ in range(steps):
+        action, state = policy.act(obs, state, first, deterministic=True)
+        exported, *theirs = call(obs, first, theirs)
+        assert torch.equal(action, exported)
+        kinds |= set(action.tolist())
+        # the state remembers the action that was taken, so a random one would not do
+        obs, _, terminated, truncated, _ = env.step(action)
+        first = terminated | truncated | (torch.rand(batch, generator=generator) < 0.05)
+        resets += int(first.sum())
+    assert resets > steps // 20 and len(kinds) > 1
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
+    policy = make_policy(POLICIES[name])
+    export(policy, tmp_path / "out", 2, onnx=False)
+    program = torch.export.load(tmp_path / "out" / "step.pt2").module()
+    same_actions(policy, TMAZE, 2, lambda obs, first, state: program(obs, first, *state), 1_000)
+
+
+@pytest.mark.parametrize("name", ["rmt", "trxl", "lstm"])
+def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra rmt_rl[onnx] is not installed")
+    policy = make_policy(POLICIES[name], GRID)
+    export(policy, tmp_path / "out", 2, onnx=True)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "step.onnx", providers=["CPUExecutionProvider"])
+    inputs = [entry.name for entry in session.get_inputs()]
+
+    def call(obs, first, state):
+        observations = {f"observation.{key}": value for key, value in obs.items()}
+        given = {**observations, "first": first, **dict(zip(described[-len(state) :], state, strict=True))}
+        return [torch.from_numpy(np.asarray(x)) for x in session.run(None, {n: given[n].numpy() for n in inputs})]
+
+    described = [entry["name"] for entry in json.loads((tmp_path / "out" / "io.json").read_text())["inputs"]]
+    same_actions(policy, GRID, 2, call, 1_000)
+
+
+def test_io_json_describes_what_the_program_takes_and_gives(tmp_path):
+    policy = make_policy(POLICIES["rmt"], GRID)
+    export(policy, tmp_path / "out", 3, onnx=False)
+    io = json.loads((tmp_path / "out" / "io.json").read_text())
+    initial = load_file(tmp_path / "out" / "initial_state.safetensors")
+    by_name = {entry["name"]: entry for entry in io["inputs"]}
+    assert set(initial) <= set(by_name) and by_name["first"] == {"name": "first", "dtype": "bool", "shape": [3]}
+    for name, value in initial.items():
+        assert by_name[name]["shape"] == list(value.shape)
+        assert {"name": f"next_{name}"} | {k: by_name[name][k] for k in ("dtype", "shape")} in io["outputs"]
+    for name, value in leaves(policy.initial_state(3)).items():
+        assert torch.equal(initial[name], value)
+
+
+def test_the_command_writes_beside_the_policy_and_never_over_anything(tmp_path, capsys):
+    save_policy(make_policy(POLICIES["lstm"]), tmp_path / "run" / "policy")
+    assert main([f"policy={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "export" / "step.pt2").is_file()
+    assert main([f"policy={tmp_path / 'run'}"]) == 2
+    assert "exists already and is not written over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("polcy=x", "no such option"),
+        ("num_envs=0", "expected a whole number, at least 1"),
+        ("policy=nowhere", "no such folder"),
+    ],
+)
+def test_mistakes_are_one_line(argument, message, capsys):
+    arguments = [argument] if argument.startswith("policy") else ["policy=nowhere", argument]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
