@@ -36,7 +36,7 @@ def same_actions(policy, task, batch, call, steps):
     obs, _ = env.reset(seed=0)
     first = torch.ones(batch, dtype=torch.bool)
     state = policy.initial_state(batch)
-    theirs = [x.contiguous() for x in leaves(state).values()]
+    theirs = [x.detach().contiguous() for x in leaves(state).values()]
     generator, resets, kinds = torch.Generator().manual_seed(0), 0, set()
     for _ in range(steps):
         action, state = policy.act(obs, state, first, deterministic=True)
