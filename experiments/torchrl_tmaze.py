@@ -4,7 +4,8 @@
     python experiments/torchrl_tmaze.py
     python experiments/torchrl_tmaze.py --length 6 --steps 60000 --seed 1
 
-The settings are those of `python -m rmt_rl.train env=tmaze` where torchrl has them; its ClipPPOLoss has no KL penalty.
+The settings are those of `python -m rmt_rl.train env=tmaze`, but for the entropy bonus, which stays as it is, and the KL penalty,
+which ClipPPOLoss does not have.
 """
 
 from __future__ import annotations
