@@ -5,20 +5,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rmt_rl.cli import parse
 from rmt_rl.config import GROUPS
 from rmt_rl.train import train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_example_runs_as_written(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    train(parse(["algo.num_envs=8", "algo.minibatches=1", "steps=1", "evaluate_episodes=1"]), tmp_path / "runs")
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the run lies that the examples load."""
+    folder = tmp_path_factory.mktemp("readme")
+    train(parse(["algo.num_envs=8", "algo.minibatches=1", "steps=1", "evaluate_episodes=1"]), folder / "runs")
+    return folder
+
+
+def output(example, folder):
+    done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"\d+ of \d+ episodes solved\n", done.stdout)
+    return done.stdout
+
+
+def test_the_python_example_runs_as_written(folder):
+    assert re.fullmatch(r"\d+ of \d+ episodes solved\n", output(EXAMPLES[0], folder))
+
+
+def test_the_torchrl_example_runs_as_written(folder):
+    pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
+    assert output(EXAMPLES[1], folder).count("loss_critic") == 2
+
+
+def test_every_python_example_is_run_here():
+    assert len(EXAMPLES) == 2
 
 
 def test_the_train_commands_are_understood():

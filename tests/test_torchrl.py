@@ -1,0 +1,394 @@
+"""Our environments and policies inside torchrl against our own way of stepping them."""
+
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rmt_rl import config
+from rmt_rl.data import map_obs, map_state
+from rmt_rl.envs.registry import make_env
+from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, policy_spec
+from rmt_rl.policies.spaces import to_json
+
+pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
+
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torchrl.envs import ExplorationType, TransformedEnv, check_env_specs, set_exploration_type
+from torchrl.modules import set_recurrent_mode
+from torchrl.modules.utils import get_env_transforms_from_module
+from torchrl.objectives.value import GAE
+
+from rmt_rl.torchrl import TorchRLEnv, TorchRLPolicy
+
+ROWS = 6
+MIXED = ("tmaze", {"length": 6, "min_length": 1})
+TRUNCATING = ("tmaze", {"length": 3, "min_length": 1, "end_at_turn": True})
+TASKS = {
+    "tmaze": ("tmaze", {"length": 4}),  # all rows end at once
+    "tmaze mixed": MIXED,
+    "tmaze truncating": TRUNCATING,
+    "minigrid-memory": ("minigrid-memory", {}),
+    "dict": ("gym", {"id": "rmt-test/Rooms-v0"}),
+    "pendulum": ("gym", {"id": "Pendulum-v1", "options": {"max_episode_steps": 7}}),
+}
+SMALL = {"rmt": {"segment": 3, "memory_tokens": 2}}  # so that memory is written within a few steps
+POLICIES = {name: kind(width=16, **SMALL.get(name, {})) for name, kind in config.GROUPS["policy"].items()}
+
+every_task = pytest.mark.parametrize("task", TASKS)
+every_policy = pytest.mark.parametrize("policy_name", POLICIES)
+# torchrl's own classes warn about their own base class when they are imported
+collects = pytest.mark.filterwarnings("ignore:Creating .* which inherits from WeightUpdaterBase:DeprecationWarning")
+
+
+class Rooms(gymnasium.Env):
+    """Observations with names, actions with several components of unequal size; ends at random."""
+
+    observation_space = spaces.Dict(
+        {
+            "action": spaces.Discrete(3),  # a name that torchrl uses itself
+            "bits": spaces.MultiBinary(4),
+            "image": spaces.Box(0, 255, (4, 4, 3), np.uint8),
+            "pair": spaces.MultiDiscrete([2, 5]),
+            "vector": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+        }
+    )
+    action_space = spaces.MultiDiscrete([2, 4, 3])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.draw(), {}
+
+    def step(self, action):
+        ended = bool(self.np_random.random() < 0.3)
+        return self.draw(), float(action.sum()), ended and action[0] == 0, ended and action[0] == 1, {"success": ended}
+
+    def draw(self):
+        number = self.np_random.integers(2)
+        return {key: np.full(part.shape, number, part.dtype)[()] for key, part in self.observation_space.items()}
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    gymnasium.register("rmt-test/Rooms-v0", Rooms, disable_env_checker=True)
+    yield
+    del gymnasium.registry["rmt-test/Rooms-v0"]
+
+
+@pytest.fixture(autouse=True)
+def global_stream():
+    """torchrl draws its actions from it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def make(task, policy_name="rmt", rows=ROWS):
+    """The environment, and a policy for it whose heads are far enough from even to show a wrong memory."""
+    env = make_env(task[0], rows, **task[1])
+    policy = ActorCritic(policy_spec(env, config.TMaze(), POLICIES[policy_name]))
+    for parameter in policy.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return env, policy
+
+
+def rollout(task, policy_name, steps):
+    """A policy and a batch [ROWS, steps] in which nothing was left out."""
+    env, policy = make(task, policy_name)
+    module = TorchRLPolicy(policy)
+    env = TransformedEnv(TorchRLEnv(env), get_env_transforms_from_module(module))
+    env.set_seed(1)
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        return module, env.rollout(steps, module.actor(), break_when_any_done=False)
+
+
+def batches(task, policy_name, steps, number, postproc=lambda module: module.keep_start):
+    """A policy and the batches [ROWS, steps] of a collector."""
+    from torchrl.collectors import Collector  # warns, so not at the head of this file
+
+    env, policy = make(task, policy_name)
+    module, torchrl_env, size = TorchRLPolicy(policy), TorchRLEnv(env), ROWS * steps
+    torchrl_env.set_seed(1)
+    collector = Collector(
+        torchrl_env,
+        module.actor(),
+        frames_per_batch=size,
+        total_frames=number * size,
+        auto_register_policy_transforms=True,
+        postproc=postproc(module),
+    )
+    return module, list(collector)
+
+
+def observation(batch, t):
+    obs = batch["observation"][:, t]
+    return dict(obs.items()) if isinstance(obs, TensorDict) else obs
+
+
+@torch.no_grad()
+def by_policy(policy, batch):
+    """What our policy finds along the actions of a batch that begins with resets: logits, values, values after each step."""
+    state, first = policy.initial_state(len(batch)), torch.ones(len(batch), dtype=torch.bool)
+    found = []
+    for t in range(batch.shape[1]):
+        logits, value, memory = policy._step(observation(batch, t), state, first)
+        state = PolicyState(memory, batch["action"][:, t])
+        found.append((logits, value, policy.value(observation(batch["next"], t), state)))
+        first = batch["next", "done"][:, t, 0]
+    return [torch.stack(column, dim=1) for column in zip(*found, strict=True)]
+
+
+def holds_memory(batch):
+    return any("_memory" in (key if isinstance(key, tuple) else (key,)) for key in batch.keys(True))
+
+
+def gae(module):
+    return GAE(gamma=0.9, lmbda=0.8, value_network=module, vectorized=False, deactivate_vmap=True)
+
+
+def assert_close(a, b, tolerance=2e-5):
+    assert a.shape == b.shape
+    assert float((a - b).detach().abs().max()) <= tolerance * (1 + float(b.detach().abs().max()))
+
+
+# ----------------------------------------------------------------------------------------------------- environments
+
+
+@every_task
+def test_torchrl_finds_nothing_wrong_with_the_specs(task):
+    name, options = TASKS[task]
+    check_env_specs(TorchRLEnv(make_env(name, ROWS, **options)), seed=0, break_when_any_done="both")
+
+
+@every_task
+def test_the_stream_is_that_of_our_environment_borders_included(task):
+    name, options = TASKS[task]
+    env, own = TorchRLEnv(make_env(name, ROWS, **options)), make_env(name, ROWS, **options)
+    env.set_seed(5)
+    batch = env.rollout(40, break_when_any_done=False)
+    obs, _ = own.reset(seed=5)
+    for t in range(40):
+        step, after = batch[:, t], batch["next"][:, t]
+        assert_equal(step["observation"], obs)
+        obs, reward, terminated, truncated, info = own.step(step["action"])
+        assert_equal(after["observation"], info["final_obs"])
+        flags = {"terminated": terminated, "truncated": truncated, "done": terminated | truncated}
+        flags["success"] = info.get("success", torch.zeros_like(terminated))
+        for key, value in {"reward": reward.float(), **flags}.items():
+            assert torch.equal(after[key], value[:, None])
+            assert key == "reward" or not step[key].any()
+    assert name == "minigrid-memory" or batch["next", "done"].sum() > ROWS
+
+
+def assert_equal(ours, theirs):
+    if isinstance(theirs, dict):
+        assert set(ours.keys()) == set(theirs)
+    map_obs(lambda a, b: pytest.fail("differs") if not torch.equal(a, b) else a, theirs, ours)
+
+
+def test_a_reset_of_all_rows_begins_new_episodes():
+    name, options = MIXED
+    env, own = TorchRLEnv(make_env(name, ROWS, **options)), make_env(name, ROWS, **options)
+    env.set_seed(5)
+    own.reset(seed=5)
+    env.reset()
+    for _ in range(3):
+        assert torch.equal(env.reset()["observation"], own.reset()[0])
+
+
+def test_some_rows_inside_an_episode_cannot_be_reset():
+    env = TorchRLEnv(make_env("tmaze", 3, length=9))
+    env.rand_step(env.reset())
+    with pytest.raises(ValueError, match=r"rows \[1\] are to be reset inside an episode"):
+        env.reset(TensorDict({"_reset": torch.tensor([[False], [True], [False]])}, [3]))
+
+
+# ---------------------------------------------------------------------------------------------------------- policies
+
+
+@every_policy
+@pytest.mark.parametrize("task", ["tmaze mixed", "dict"])
+def test_one_step_is_the_policys_own_step(task, policy_name):
+    module, batch = rollout(TASKS[task], policy_name, 25)
+    _, value, _ = by_policy(module.policy, batch)
+    assert batch["next", "done"].sum() > ROWS
+    assert torch.equal(batch["state_value"].squeeze(-1), value)
+    if task == "tmaze mixed":
+        assert torch.equal(batch["logits"], by_policy(module.policy, batch)[0])
+
+
+@every_policy
+def test_a_batch_at_once_equals_its_steps_from_any_step_on(policy_name):
+    module, batch = rollout(MIXED, policy_name, 25)
+    for begin in (0, 4, 11):
+        part = batch[:, begin:]
+        with torch.no_grad(), set_recurrent_mode(True):
+            out = module(part.select(*module.in_keys, strict=False))
+        assert part["is_init"][:, 1:].sum() > ROWS
+        assert_close(out["logits"], part["logits"])
+        assert_close(out["state_value"], part["state_value"])
+
+
+@every_policy
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_both_halves_of_a_gae_have_the_values_of_acting(policy_name, recurrent):
+    module, batch = rollout(TRUNCATING, policy_name, 30)
+    _, value, after = by_policy(module.policy, batch)
+    assert batch["next", "truncated"].sum() > ROWS
+    for begin in (0, 5):
+        with set_recurrent_mode(recurrent):
+            out = gae(module)(batch[:, begin:].exclude("state_value"))
+        assert_close(out["state_value"].squeeze(-1), value[:, begin:])
+        assert_close(out["next", "state_value"].squeeze(-1), after[:, begin:])
+
+
+@collects
+@every_policy
+def test_a_collector_hands_the_memory_from_batch_to_batch(policy_name):
+    module, parts = batches(MIXED, policy_name, 7, 4)
+    batch = torch.cat(parts, dim=1)
+    logits, value, _ = by_policy(module.policy, batch)
+    assert torch.equal(batch["logits"], logits)
+    assert torch.equal(batch["state_value"].squeeze(-1), value)
+
+
+@collects
+@every_policy
+def test_a_loss_sees_what_acting_saw_whatever_rows_it_is_given(policy_name):
+    module, (_, batch) = batches(MIXED, policy_name, 9, 2)
+    batch = batch[torch.tensor([4, 1, 5])]
+    assert batch["has_memory"][:, 0].any()
+    assert batch["is_init"][:, 1:].any()
+    with torch.no_grad(), set_recurrent_mode(True):
+        out = module(batch.select(*module.in_keys, strict=False))
+    assert_close(out["logits"], batch["logits"])
+    assert_close(out["state_value"], batch["state_value"])
+
+
+@collects
+@every_policy
+def test_a_collectors_batch_holds_one_memory_for_each_row(policy_name):
+    steps = 9
+    module, (_, batch) = batches(MIXED, policy_name, steps, 2)
+    sizes = []
+    map_state(lambda x: sizes.append(x.nbytes) or x, module.policy.backbone.initial_state(ROWS))
+    kept = batch["memory_at_start"]
+    assert (kept.dtype, kept.shape[:2]) == (torch.uint8, (ROWS, steps))
+    assert sum(sizes) <= kept[..., 1:].nbytes < sum(sizes) + steps * ROWS
+    assert batch.exclude("memory_at_start").bytes() < 200 * steps * ROWS  # the state of these policies is larger
+
+
+@collects
+def test_advantages_of_a_collector_are_those_of_the_whole_batch():
+    """The `postproc` estimates before it drops the memory, every time and not only before a buffer is used again."""
+    seen = []
+
+    def both(module):
+        finish = module.postproc(gae(module))
+        return lambda batch: finish(seen.append(batch.clone()) or batch)
+
+    module, parts = batches(TRUNCATING, "rmt", 8, 3, both)
+    for whole, part in zip(seen, parts, strict=True):
+        with set_recurrent_mode(True):
+            expected = gae(module)(whole.exclude("state_value"))
+        assert torch.equal(part["advantage"], expected["advantage"])
+        assert not part["advantage"].isnan().any()
+
+
+@collects
+def test_the_loss_reaches_every_parameter_the_initial_memory_included():
+    from torchrl.objectives import ClipPPOLoss
+
+    module, (_, batch) = batches(MIXED, "rmt", 9, 2, lambda module: module.postproc(gae(module)))
+    critic = TensorDictModule(torch.nn.Identity(), ["state_value"], ["state_value"])
+    losses = ClipPPOLoss(module.actor(), critic)(batch)
+    (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
+    untouched = [name for name, p in module.policy.named_parameters() if p.grad is None or not p.grad.any()]
+    assert untouched == []
+    assert_close(losses["kl_approx"], torch.zeros(()))  # before the first step the policy is the one that acted
+
+
+@pytest.mark.slow
+def test_the_experiment_trains_and_scores():
+    script = Path(__file__).parent.parent / "experiments" / "torchrl_tmaze.py"
+    arguments = ["--length", "1", "--steps", "16384", "--episodes", "100"]
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (success,) = re.findall(r"^success (\d\.\d+) \[", done.stdout, re.MULTILINE)
+    assert float(success) >= 0.95  # half of the episodes go right by chance
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5),
+        spaces.MultiDiscrete([2, 4, 3]),
+        spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        spaces.Box(-1, 1, (3,), np.float32),
+        spaces.Box(-1, 1, (2, 3), np.float32),
+    ],
+    ids=str,
+)
+def test_an_actors_distribution_is_the_heads(space):
+    observation_space = to_json(spaces.Box(-1, 1, (2,), np.float32))
+    spec = {"policy": asdict(POLICIES["mlp"]), "observation_space": observation_space, "action_space": to_json(space)}
+    policy = ActorCritic({**spec, "env": {}})
+    for parameter in policy.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    module = TorchRLPolicy(policy)
+    given = module.make_tensordict_primer().primers.expand(7).zero()
+    given.update({"observation": torch.rand(7, 2), "is_init": torch.ones(7, 1, dtype=torch.bool)})
+    parameters = policy._step(given["observation"], policy.initial_state(7), torch.ones(7, dtype=torch.bool))[0]
+    actor = module.actor()
+    with set_exploration_type(ExplorationType.RANDOM):
+        out = actor(given.clone())
+    assert_close(out["action_log_prob"], policy.head.log_prob(parameters, out["action"]))
+    assert_close(actor.get_dist(given.clone()).entropy(), policy.head.entropy(parameters))
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        assert torch.equal(actor(given.clone())["action"], policy.head.mode(parameters))
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+@collects
+def test_a_batch_without_memory_is_refused_where_it_is_needed():
+    module, (batch, later) = batches(MIXED, "rmt", 9, 2, lambda module: None)
+    assert not holds_memory(batch)
+    with set_recurrent_mode(True):
+        module(batch.clone())  # its rows begin with resets
+        with pytest.raises(KeyError, match="postproc"):
+            module(later)
+        with pytest.raises(KeyError, match="postproc"):
+            gae(module)(batch.exclude("state_value"))
+    with pytest.raises(KeyError, match="set_recurrent_mode"):
+        module(batch)
+
+
+@collects
+@pytest.mark.parametrize("cut", [slice(1, None), slice(0, 3), [*range(9), *range(9)]], ids=["head", "tail", "twice"])
+def test_rows_that_were_cut_along_time_are_refused(cut):
+    module, (_, batch) = batches(MIXED, "rmt", 9, 2)
+    with set_recurrent_mode(True), pytest.raises(ValueError, match="along time"):
+        module(batch[:, cut])
+
+
+def test_what_the_transforms_add_is_asked_for():
+    env, policy = make(MIXED)
+    with pytest.raises(KeyError, match="get_env_transforms_from_module"):
+        TorchRLPolicy(policy)(TorchRLEnv(env).reset())
+
+
+def test_without_torchrl_an_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchrl", None)
+    monkeypatch.delitem(sys.modules, "rmt_rl.torchrl")
+    with pytest.raises(ImportError, match=r"pip install 'rmt_rl\[torchrl\]'"):
+        import rmt_rl.torchrl  # noqa: F401
