@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rmt_rl.config import ConfigError, part_from_dict
+from rmt_rl.config import ConfigError, Memory, part_from_dict
 from rmt_rl.policies.actor_critic import ActorCritic
 
 
@@ -31,7 +31,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
     folder = policy_folder(path)
     try:
         spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
-        for group in ("policy", "env"):
+        for group in ("policy", "env", "memory"):
             part_from_dict(group, spec[group])
     except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
@@ -70,6 +70,12 @@ def policy_folder(path: str | Path) -> Path:
 def env_config(policy: ActorCritic) -> Any:
     """The dataclass of the task that the policy was trained on."""
     return part_from_dict("env", policy.spec["env"])
+
+
+def memory_config(policy: ActorCritic) -> Memory:
+    """How long the policy's memory lasted when it was trained."""
+    memory: Memory = part_from_dict("memory", policy.spec["memory"])
+    return memory
 
 
 def _short(error: Exception) -> str:

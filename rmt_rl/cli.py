@@ -125,7 +125,7 @@ def _unknown(key: str, top: Mapping[str, Option], choices: Mapping[str, str], pr
         owners = [f"{group}={choice}" for choice, cls in GROUPS[group].items() if name in options(cls)]
         hint = did_you_mean(key, [f"{group}.{option}" for option in known])
         if owners:
-            hint = f"; {name} is an option of {' and '.join(owners)}"
+            hint = f"; {name} is an option of {', '.join(owners)}"
         if name == "name":
             hint = f"; did you mean {group}=<name>?"
         return f"{group}={choices[group]} has no such option, it has {', '.join(known)}{hint}"
@@ -240,7 +240,8 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
         for name, cls in GROUPS[group].items():
             mark = " (default)" if name == usual else ""
             summary = (cls.__doc__ or "").partition("\n")[0]
-            lines += ["", f"{group}={name}{mark}: {summary}", *_help_lines(cls, f"{group}.")]
+            title = group if name == group else f"{group}={name}{mark}"
+            lines += ["", f"{title}: {summary}", *_help_lines(cls, f"{group}.")]
             if schema is Train and name in RECIPES:
                 changes = " ".join(f"{key}={show(value)}" for key, value in RECIPES[name].items())
                 lines.append(f"  unless you say otherwise: {changes}")
@@ -250,7 +251,7 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
 def _help_lines(cls: type, prefix: str = "") -> list[str]:
     table = {}
     for item in fields(cls):
-        if usual := item.metadata.get("group"):
+        if (usual := item.metadata.get("group")) and usual != item.name:  # else there is nothing to choose
             table[f"{item.name}={usual}"] = f"{item.metadata['help']}: {', '.join(GROUPS[item.name])}"
     for name, known in options(cls).items():
         default = "<folder>" if known.default is MISSING else show(known.default)

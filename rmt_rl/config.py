@@ -289,7 +289,22 @@ class PPO:
 
 # ---------------------------------------------------------------------------------------------------- the commands
 
+
 # The registry: what `env=`, `algo=` and `policy=` choose from.
+@dataclass(frozen=True)
+class Memory:
+    """How long a policy keeps its memory."""
+
+    name: str = "memory"
+    scope: str = option(
+        "episode",
+        "memory is reset at the end of every episode, of every trial of `memory.episodes` episodes, or never (run);"
+        " trial and run show the policy the previous reward and where an episode starts",
+        choices=("episode", "trial", "run"),
+    )
+    episodes: int = option(4, "episodes of a trial; scope run is evaluated in trials of so many", low=1, high=10**6)
+
+
 GROUPS: dict[str, dict[str, type]] = {
     "env": {"minigrid-memory": MiniGridMemory, "tmaze": TMaze, "gym": Gym},
     "algo": {"ppo": PPO},
@@ -302,6 +317,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "gru": GRU,
         "mlp": MLP,
     },
+    "memory": {"memory": Memory},
 }
 
 # What a task changes in the usual settings when it is trained from the command line; what the user gives wins. A task stands
@@ -326,6 +342,7 @@ class Train:
     env: Any = field(default=None, metadata={"help": "the task", "group": "minigrid-memory"})
     algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
+    memory: Any = field(default=None, metadata={"help": "how long memory is kept", "group": "memory"})
     seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
     steps: int = option(750_000, "environment steps to train for, all rows together", low=1, high=10**12)
     run: str | None = option(
@@ -626,8 +643,10 @@ def validate(config: T, prefix: str = "") -> T:
     values = {
         name: read(prefix + name, allowed, getattr(config, name)) for name, allowed in options(type(config)).items()
     }
-    for name in groups(type(config)):
+    for name, usual_choice in groups(type(config)).items():
         part: Any = getattr(config, name)
+        if part is None and name == usual_choice:  # nothing to choose
+            part = GROUPS[name][name]()
         cls = type(part)
         if cls not in GROUPS[name].values() or cls is not choose(name, part.name):
             raise ConfigError(f"{name}={show(part)}: expected one of {', '.join(GROUPS[name])}")

@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         options = parse_evaluate(argv)
-        from rmt_rl.checkpoint import env_config, load_policy, policy_folder
+        from rmt_rl.checkpoint import env_config, load_policy, memory_config, policy_folder
         from rmt_rl.train import choose_device, prepare
 
         folder = policy_folder(options.policy)
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = resolve_env(env_config(policy), options.env, options.env_overrides)
         from rmt_rl.envs.registry import make_from_config
 
-        env = make_from_config(task, options.num_envs, device)
+        env = make_from_config(task, options.num_envs, device, memory_config(policy), evaluation=True)
         _check_fits(policy, env, task)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

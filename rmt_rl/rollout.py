@@ -47,7 +47,7 @@ class Collector:
             self.first = terminated | truncated
             final_value = self._final_value(info, truncated)
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
-            ended.append(self._count(reward, self.first, info))
+            ended.append(self._count(reward, info.get("episode_over", self.first), info))
         after = self.policy.value(self.obs, self.state)  # rows that begin anew do not use it: they ended
         obs_list, *columns = zip(*rows, strict=True)
         action, log_prob, value, reward, terminated, truncated, first, final_value = (
@@ -70,7 +70,8 @@ class Collector:
     def _count(self, reward: torch.Tensor, ended: torch.Tensor, info: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
-        success = info["success"].double() if "success" in info else torch.full_like(self.episode_return, math.nan)
+        told = info.get("episode_success", info.get("success"))
+        success = told.double() if told is not None else torch.full_like(self.episode_return, math.nan)
         counted = self.episode_return[ended], self.episode_length[ended], success[ended]
         self.episode_return = torch.where(ended, 0.0, self.episode_return)
         self.episode_length = torch.where(ended, 0, self.episode_length)

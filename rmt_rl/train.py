@@ -51,11 +51,11 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
-    env = make_from_config(config.env, config.algo.num_envs, device)
+    env = make_from_config(config.env, config.algo.num_envs, device, config.memory)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
     with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(policy_spec(env, config.env, config.policy)).to(device)
+        policy = ActorCritic(policy_spec(env, config.env, config.policy, config.memory)).to(device)
     ppo = PPO(policy, config.algo)
     collector = Collector(env, policy, rng.seed(config.seed, "env"), rng.generator(config.seed, "act", device))
     shuffle = rng.generator(config.seed, "shuffle", device)
@@ -97,7 +97,8 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     }
     score = None
     if not stop.requested:
-        fresh = make_from_config(config.env, min(config.evaluate_episodes, config.algo.num_envs), device)
+        rows = min(config.evaluate_episodes, config.algo.num_envs)
+        fresh = make_from_config(config.env, rows, device, config.memory, evaluation=True)
         try:
             score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
             result["eval"] = score.to_json()

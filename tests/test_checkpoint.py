@@ -18,7 +18,7 @@ from rmt_rl.policies.spaces import from_json, to_json
 
 POLICIES = {
     "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "rmt-replace": config.RMT(width=16, heads=1, segment=3, memory_tokens=1, memory_update="replace"),
+    "rmt-gate": config.RMT(width=16, heads=1, segment=3, memory_tokens=1, memory_update="gate"),
     "lstm": config.LSTM(width=16),
     "gru": config.GRU(width=16, layers=2),
     "mlp": config.MLP(width=16, previous_action=True),
@@ -41,6 +41,7 @@ def make_policy(policy_name="rmt", observation_name="Box", action_name="Discrete
         "observation_space": to_json(OBSERVATIONS[observation_name]),
         "action_space": to_json(ACTIONS[action_name]),
         "env": dataclasses.asdict(TASK),
+        "memory": dataclasses.asdict(config.Memory()),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -233,7 +234,7 @@ def test_a_description_that_is_none_is_refused(content, folder):
     assert str(path) in refusal(folder)
 
 
-@pytest.mark.parametrize("other", ["rmt-replace", "lstm", "gru", "mlp"])
+@pytest.mark.parametrize("other", ["rmt-gate", "lstm", "gru", "mlp"])
 def test_the_description_of_another_architecture_is_refused(other, folder, tmp_path):
     save_policy(make_policy(other), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "config.json", folder / "config.json")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
-from rmt_rl.cli import EVALUATE, help_text, parse, parse_evaluate, resolve_env
+from rmt_rl.cli import EVALUATE, help_text, parse, parse_evaluate, parse_export, resolve_env
 from rmt_rl.config import GROUPS, PPO, RECIPES, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
 
 PARTS = [part for parts in GROUPS.values() for part in parts.values()]
@@ -163,12 +163,15 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
     ("line", "says"),
     [
         # no such option
-        ("foo=3", "foo=3: no such option, expected one of env, algo, policy, seed, steps"),
+        ("foo=3", "foo=3: no such option, expected one of env, algo, policy, memory, seed, steps"),
         ("foo=3", "(see python -m rmt_rl.train --help)"),
         ("hydra.run.dir=x", "no such option"),
         ("seed.x=3", "no such option"),
         ("policy.width.x=3", "policy=rmt has no such option, it has width, layers, heads"),
-        ("policy=lstm policy.segment=4", "policy=lstm has no such option, it has width, layers, previous_action; "),
+        (
+            "policy=lstm policy.segment=4",
+            "policy=lstm has no such option, it has width, layers, params, previous_action; ",
+        ),
         ("policy=lstm policy.segment=4", "; segment is an option of policy=rmt"),
         ("env=gym env.options..a=1", "env=gym has no such option"),
         ("env=gym env.options.=1", "env=gym has no such option"),
@@ -587,7 +590,8 @@ def test_the_help_shows_every_option_with_its_default() -> None:
     lines = help_text().splitlines()
     for group, parts in GROUPS.items():
         for choice, part in parts.items():
-            assert any(line.startswith(f"{group}={choice}") for line in lines)
+            title = group if choice == group else f"{group}={choice}"  # a group with nothing to choose
+            assert any(line.startswith(title) for line in lines)
             for name, known in cfg.options(part).items():
                 assert any(
                     f"  {group}.{name}={cfg.show(known.default)} " in line and known.help in line for line in lines
@@ -596,7 +600,7 @@ def test_the_help_shows_every_option_with_its_default() -> None:
         assert any(line.startswith(f"  {name}=") and known.help in line for line in lines)
 
 
-@pytest.mark.parametrize("schema", [Train, Evaluate])
+@pytest.mark.parametrize("schema", [Train, Evaluate, cfg.Export])
 def test_the_examples_of_the_help_are_right(schema: type) -> None:
     prog = "python -m x"
     examples = [
@@ -604,7 +608,8 @@ def test_the_examples_of_the_help_are_right(schema: type) -> None:
     ]
     assert len(examples) == 2
     for argv in examples:
-        assert type(parse(argv) if schema is Train else parse_evaluate(argv)) is schema
+        read = {Train: parse, Evaluate: parse_evaluate, cfg.Export: parse_export}[schema]
+        assert type(read(argv)) is schema
 
 
 def test_the_help_of_the_evaluation_shows_the_environments_but_no_algorithm() -> None:

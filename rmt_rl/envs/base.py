@@ -34,6 +34,7 @@ class TorchVectorEnv(VectorEnv):
         info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode goes on
         info["_final_obs"]: [B] bool, which rows ended an episode at this step
         info["success"]: [B] bool, ended and reached the goal
+        info["episode_over"], info["episode_success"]: [B] bool, where one episode is a trial of several: those inside
     Tensors that are handed out are never written to again.
     """
 

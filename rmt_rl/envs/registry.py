@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from rmt_rl.config import ConfigError, MiniGridMemory, choose, did_you_mean, options, read, size_and_random, validate
+from rmt_rl.config import (
+    ConfigError,
+    Memory,
+    MiniGridMemory,
+    choose,
+    did_you_mean,
+    options,
+    read,
+    size_and_random,
+    validate,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +37,15 @@ ENVIRONMENTS = {
 GYMNASIUM_IDS = {"rmt_rl/MiniGridMemory-v0": "minigrid-memory", "rmt_rl/TMaze-v0": "tmaze"}
 
 
-def make_env(name: str, num_envs: int = 1, device: str | torch.device = "cpu", **given: Any) -> TorchVectorEnv:
+def make_env(
+    name: str, num_envs: int = 1, device: str | torch.device = "cpu", memory: Memory | None = None, **given: Any
+) -> TorchVectorEnv:
     """`num_envs` rows of the environment called `name`; the options are those of its dataclass in `config.py`.
 
     make_env("tmaze", 64, length=100)
     make_env("minigrid-memory", 64, id="MiniGrid-MemoryS13Random-v0", view=7)
     make_env("gym", 16, id="CartPole-v1", options={"max_episode_steps": 200})
+    make_env("tmaze", 64, memory=config.Memory(scope="trial", episodes=4))    # see `envs/scope.py`
     """
     cls = choose("env", name)
     allowed = options(cls)
@@ -44,17 +57,31 @@ def make_env(name: str, num_envs: int = 1, device: str | torch.device = "cpu", *
     if cls is MiniGridMemory and values.get("id") is not None:
         # here and not only in validate, which cannot tell size=7 that was given from size=7 by default
         size_and_random(values["id"], {key: values[key] for key in ("size", "random") if key in values})
-    return make_from_config(cls(**values), num_envs, device)
+    return make_from_config(cls(**values), num_envs, device, memory)
 
 
-def make_from_config(env: Any, num_envs: int = 1, device: str | torch.device = "cpu") -> TorchVectorEnv:
-    """`num_envs` rows of the environment that one of the dataclasses in `config.py` describes."""
+def make_from_config(
+    env: Any,
+    num_envs: int = 1,
+    device: str | torch.device = "cpu",
+    memory: Memory | None = None,
+    evaluation: bool = False,
+) -> TorchVectorEnv:
+    """`num_envs` rows of the environment that one of the dataclasses in `config.py` describes.
+
+    memory: where memory is reset; None = after every episode. evaluation: a run that never ends is cut into trials.
+    """
     env = validate(env, "env.")
     values = {field.name: getattr(env, field.name) for field in dataclasses.fields(env) if field.name != "name"}
     if isinstance(env, MiniGridMemory):
         del values["id"]  # validate has turned it into size and random
     module, cls = ENVIRONMENTS[env.name].split(":")
-    return getattr(importlib.import_module(module), cls)(num_envs, device, **values)
+    made: TorchVectorEnv = getattr(importlib.import_module(module), cls)(num_envs, device, **values)
+    if memory is None or memory.scope == "episode":
+        return made
+    from rmt_rl.envs.scope import MemoryScope
+
+    return MemoryScope(made, None if memory.scope == "run" and not evaluation else memory.episodes)
 
 
 def register_with_gymnasium() -> None:

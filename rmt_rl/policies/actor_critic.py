@@ -41,7 +41,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
     The number of rows is free: a policy that was trained on 64 rows acts on 1.
 
     spec: all that the network is built from, as plain values, so that `save_pretrained` (huggingface_hub) writes it to
-        config.json: "policy", "observation_space", "action_space", and "env", the task it is for. `policy_spec` makes it.
+        config.json: "policy", "observation_space", "action_space", and "env" and "memory", the task it is for and how long its
+        memory lasts there. `policy_spec` makes it.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -138,13 +139,16 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         return torch.zeros(batch, *self.head.shape, dtype=self.head.action_dtype, device=self.value_head.weight.device)
 
 
-def policy_spec(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> dict[str, Any]:
+def policy_spec(
+    env: TorchVectorEnv, env_config: Any, policy_config: Any, memory: config.Memory | None = None
+) -> dict[str, Any]:
     """What an ActorCritic for this environment is built from."""
     return {
         "policy": dataclasses.asdict(policy_config),
         "observation_space": spaces.to_json(env.single_observation_space),
         "action_space": spaces.to_json(env.single_action_space),
         "env": dataclasses.asdict(env_config),
+        "memory": dataclasses.asdict(memory or config.Memory()),
     }
 
 

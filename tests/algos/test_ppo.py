@@ -17,7 +17,7 @@ from rmt_rl.rollout import Collector
 ROWS = 8
 POLICIES = {
     "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "rmt-replace": config.RMT(width=16, heads=2, segment=5, memory_tokens=2, memory_update="replace"),
+    "rmt-gate": config.RMT(width=16, heads=2, segment=5, memory_tokens=2, memory_update="gate"),
     "lstm": config.LSTM(width=16),
     "gru": config.GRU(width=16),
     "mlp": config.MLP(width=16),

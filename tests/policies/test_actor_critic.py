@@ -14,7 +14,7 @@ from rmt_rl.policies.spaces import to_json
 
 POLICIES = {
     "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "rmt-replace": config.RMT(width=16, heads=1, segment=3, memory_tokens=3, memory_update="replace"),
+    "rmt-gate": config.RMT(width=16, heads=1, segment=3, memory_tokens=3, memory_update="gate"),
     "lstm": config.LSTM(width=16),
     "gru": config.GRU(width=16, layers=2),
     "mlp": config.MLP(width=16),
@@ -36,6 +36,7 @@ def make_policy(policy_name, action_name="Discrete", observations=OBSERVATIONS, 
         "observation_space": to_json(observations),
         "action_space": to_json(ACTIONS[action_name]),
         "env": dataclasses.asdict(config.TMaze()),
+        "memory": dataclasses.asdict(config.Memory()),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,0 +1,118 @@
+"""Where memory ends: trials and runs made of episodes."""
+
+import pytest
+import torch
+
+from rmt_rl import config, rng
+from rmt_rl.algos.ppo import PPO
+from rmt_rl.config import ConfigError, Memory
+from rmt_rl.envs.registry import make_env, make_from_config
+from rmt_rl.envs.scope import MemoryScope
+from rmt_rl.evaluate import evaluate
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.rollout import Collector
+
+TASK = config.TMaze(length=5, min_length=1, end_at_turn=True)
+ROWS, STEPS = 4, 120
+
+
+def walk(scope, actions):
+    """Per step and row, what an environment of that scope tells and what the bare one does, under equal actions."""
+    scoped, bare = (make_from_config(TASK, ROWS, memory=memory) for memory in (scope, None))
+    told = [(scoped.reset(seed=0)[0], bare.reset(seed=0)[0])]
+    return told, [(scoped.step(a), bare.step(a)) for a in actions]
+
+
+@pytest.fixture
+def actions():
+    return torch.randint(0, 4, (STEPS, ROWS), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_a_trial_ends_with_its_last_episode_and_only_there(episodes, actions):
+    _, steps = walk(Memory(scope="trial", episodes=episodes), actions)
+    count = [0] * ROWS
+    ends = 0
+    for (_, _, terminated, truncated, info), (_, _, end, cut, bare) in steps:
+        for row in range(ROWS):
+            count[row] += bool(end[row] | cut[row])
+            over = bool(end[row] | cut[row]) and count[row] % episodes == 0
+            ends += over
+            assert bool(terminated[row]) == (over and bool(end[row]))
+            assert bool(truncated[row]) == (over and bool(cut[row]))
+            assert bool(info["_final_obs"][row]) == over
+            assert bool(info["success"][row]) == (over and bool(bare["success"][row]))
+            assert bool(info["episode_over"][row]) == bool(end[row] | cut[row])
+            assert bool(info["episode_success"][row]) == bool(bare["success"][row])
+    assert ends > 10
+
+
+def test_a_run_never_ends(actions):
+    _, steps = walk(Memory(scope="run"), actions)
+    assert not any(bool((terminated | truncated).any()) for (_, _, terminated, truncated, _), _ in steps)
+    assert sum(int(info["episode_over"].sum()) for (*_, info), _ in steps) > 10
+
+
+def test_observations_are_the_tasks_own_with_the_last_reward_and_the_start_of_episodes(actions):
+    (first,), steps = walk(Memory(scope="trial", episodes=2), actions)
+    assert torch.equal(first[0]["observation"], first[1])
+    assert first[0]["episode_start"].tolist() == [1] * ROWS and not first[0]["previous_reward"].any()
+    for (obs, reward, terminated, truncated, info), (bare_obs, bare_reward, end, cut, bare) in steps:
+        over = terminated | truncated
+        assert torch.equal(obs["observation"], bare_obs) and torch.equal(reward, bare_reward)
+        assert torch.equal(obs["episode_start"].bool(), end | cut)
+        assert torch.equal(obs["previous_reward"][:, 0], torch.where(over, 0.0, reward).float())
+        final = info["final_obs"]
+        assert torch.equal(final["previous_reward"][:, 0], reward.float())
+        assert torch.equal(final["observation"][over], bare["final_obs"][over])
+        assert torch.equal(final["observation"][~over], bare_obs[~over])
+        assert torch.equal(final["episode_start"].bool(), (end | cut) & ~over)
+
+
+def test_it_continues_to_the_same_bits(actions):
+    memory = Memory(scope="trial", episodes=3)
+    env, other = make_from_config(TASK, ROWS, memory=memory), make_from_config(TASK, ROWS, memory=memory)
+    env.reset(seed=5)
+    for action in actions[:50]:
+        env.step(action)
+    other.reset(seed=9)
+    other.load_state_dict(env.state_dict())
+    for action in actions[50:]:
+        ours, theirs = env.step(action), other.step(action)
+        assert all(torch.equal(a, b) for a, b in zip(ours[1:4], theirs[1:4], strict=True))
+        assert all(torch.equal(ours[0][key], theirs[0][key]) for key in ours[0])
+
+
+def test_the_observations_key_may_not_be_taken():
+    inner = make_env("tmaze", 2, memory=Memory(scope="trial"))
+    with pytest.raises(ConfigError, match="previous_reward"):
+        MemoryScope(inner, 2)
+
+
+@pytest.mark.parametrize("scope", ["trial", "run"])
+@pytest.mark.parametrize("policy_config", [config.RMT(), config.LSTM()])
+def test_memory_is_carried_over_the_ends_of_episodes_and_the_learner_agrees(scope, policy_config):
+    """PPO checks by itself that acting and learning compute the same; memory is reset exactly where a trial begins."""
+    memory = Memory(scope=scope, episodes=3)
+    env = make_from_config(TASK, 8, memory=memory)
+    torch.manual_seed(0)
+    policy = ActorCritic(policy_spec(env, TASK, policy_config, memory))
+    options = config.PPO(num_envs=8, rollout=40)
+    collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options)
+    collector.collect(17)
+    rollout, episodes = collector.collect(40)
+    ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))
+    assert len(episodes.returns) > 20  # of episodes, not of trials
+    starts = rollout.obs["episode_start"][:, 1:].bool()
+    assert int(starts.sum()) > 3 * int(rollout.first[:, 1:].sum()) - 20 and bool((starts | ~rollout.first[:, 1:]).all())
+    if scope == "run":
+        assert not bool(rollout.first.any())
+        if policy_config.name == "rmt":
+            assert int(collector.state.memory.age.min()) == 57
+
+
+def test_an_evaluation_of_a_run_plays_trials():
+    memory = Memory(scope="run", episodes=3)
+    env = make_from_config(TASK, 8, memory=memory, evaluation=True)
+    policy = ActorCritic(policy_spec(env, TASK, config.RMT(), memory))
+    assert evaluate(policy, env, 8, 0).episodes == 8
