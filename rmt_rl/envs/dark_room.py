@@ -11,6 +11,7 @@ import gymnasium
 import torch
 
 from rmt_rl.envs.episodic import EpisodicEnv, State
+from rmt_rl.rng import counter_bits
 
 SIZE = 9
 MOVES = 20  # of an inner episode
@@ -49,7 +50,7 @@ class DarkRoom(EpisodicEnv):
         self.task = f"dark room: find a hidden goal, and remember it over {episodes} inner episodes of {MOVES} moves"
 
     def _begin(self, key_B: torch.Tensor) -> State:
-        cell = key_B % SIZE**2
+        cell = counter_bits(key_B, torch.zeros_like(key_B)) % SIZE**2
         middle = torch.full_like(key_B, SIZE // 2)
         goal_x, goal_y = cell % SIZE, cell // SIZE
         found = (goal_x == middle) & (goal_y == middle)

@@ -33,8 +33,11 @@ class _Corridor(EpisodicEnv):
         self._span = f"{length}" if self.shortest == length else f"{self.shortest} to {length}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
-        length = self.shortest + (key_B >> 1) % (self.longest - self.shortest + 1)
-        return {"goal": (key_B & 1) * 2 - 1, "length": length}
+        drawn = counter_bits(key_B, torch.zeros_like(key_B))
+        return {
+            "goal": (drawn & 1) * 2 - 1,
+            "length": self.shortest + (drawn >> 1) % (self.longest - self.shortest + 1),
+        }
 
     def _move(self, state: State, action_B: torch.Tensor, end_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = state["x"] + (action_B == RIGHT).long() - (action_B == LEFT).long()
@@ -121,5 +124,5 @@ class TMazeRATE(_Corridor):
 
     def _observe(self, state: State) -> torch.Tensor:
         cue = (state["t"] == 0) * state["goal"]
-        noise = counter_bits(state["key"], state["t"]) % 3 - 1
+        noise = counter_bits(state["key"], 1 + state["t"]) % 3 - 1
         return torch.stack([state["y"], cue, state["x"] == state["length"], noise], dim=1).float()
