@@ -101,7 +101,7 @@ class RepeatPrevious(_Repeat):
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1, k: int = 4) -> None:
         super().__init__(num_envs, device, decks)
         self.k = k
-        self.floor = _bound(self.cards, k)
+        self.floor = all_right_bound(SUITS, self.cards, k)
         self.task = f"repeat-previous: remember the last {k} suits at every step"
 
     def _begin(self, key_B: torch.Tensor) -> State:
@@ -127,7 +127,7 @@ class RepeatPrevious(_Repeat):
         return state["suit"]
 
 
-def _bound(cards: int, k: int) -> float:
-    """4^(k-1) / N of RepeatPrevious's docstring, or 1 where that is more."""
-    log_orders = math.lgamma(cards + 1) - SUITS * math.lgamma(cards // SUITS + 1)
-    return min(1.0, math.exp((k - 1) * math.log(SUITS) - log_orders))
+def all_right_bound(suits: int, cards: int, k: int) -> float:
+    """suits^(k-1) / N of RepeatPrevious's docstring, for any number of suits with equally many cards; at most 1."""
+    log_orders = math.lgamma(cards + 1) - suits * math.lgamma(cards // suits + 1)
+    return min(1.0, math.exp((k - 1) * math.log(suits) - log_orders))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from pure_python import best_without_memory, follow, play, shown
+from pure_python import best_without_memory, episode, follow, play, shown
 from scipy.stats import chisquare
 
 from rmt_rl.envs.memory_len import MemoryLen
@@ -84,7 +84,8 @@ def test_who_remembers_the_bits_gets_the_ceiling(case):
 
 def test_the_context_is_seen_twice_and_the_query_once_as_in_bsuite():
     env = MemoryLen(1, length=3, bits=3)
-    seen = [env.reset(seed=next(s for s in range(99) if Game(draw_of(s), 3, 3).query == 2))[0][0]]
+    seed = next(seed for seed in range(99) if episode(lambda draw: Game(draw, 3, 3), seed, 0).query == 2)
+    seen = [env.reset(seed=seed)[0][0]]
     for _ in range(4):
         _, reward, terminated, _, info = env.step(torch.tensor([0]))
         seen.append(info["final_obs"][0])
@@ -95,15 +96,9 @@ def test_the_context_is_seen_twice_and_the_query_once_as_in_bsuite():
     assert abs(float(reward)) == 1
 
 
-def draw_of(seed):
-    from pure_python import bits
-
-    return lambda i: bits(bits(seed, 0), i)
-
-
 def test_bits_and_queries_are_uniform():
-    env = MemoryLen(20_000, length=3, bits=3)
+    env = MemoryLen(20_000, length=3, bits=4)
     env.reset(seed=0)
     state = env.state_dict()
-    cells = state["query"] * 8 + state["context"] @ torch.tensor([4, 2, 1])
-    assert chisquare(torch.bincount(cells, minlength=24).numpy()).pvalue > 0.001
+    cells = state["query"] * 16 + state["context"] @ torch.tensor([8, 4, 2, 1])
+    assert chisquare(torch.bincount(cells, minlength=64).numpy()).pvalue > 0.001
