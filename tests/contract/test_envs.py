@@ -274,6 +274,15 @@ def test_a_state_of_another_number_of_rows_is_refused(case: str) -> None:
         other.load_state_dict(env.state_dict())
 
 
+@pytest.mark.parametrize("case", [case for case in OURS if not case.startswith("minigrid")])  # it looks every 16 steps
+def test_a_step_reads_nothing_back_from_the_device(case: str) -> None:
+    env = make(case, device="meta")  # has shapes but no numbers: to read one is an error
+    env.reset(seed=0)
+    for _ in range(3):
+        obs, *_ = env.step(torch.zeros(ROWS, dtype=torch.int64, device="meta"))
+        assert obs.shape == env.observation_space.shape
+
+
 @every
 def test_tensors_that_were_handed_out_are_never_written_again(case: str) -> None:
     env = make(case)
