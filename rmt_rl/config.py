@@ -153,7 +153,7 @@ class AssociativeRetrieval:
     keys: int = option(8, "how many different keys there are", low=1, high=10_000)
     values: int = option(8, "how many different values there are", low=2, high=1_000)
     pairs: int = option(4, "pairs that are shown", low=1, high=10_000)
-    queries: int = option(1, "keys that are asked for, one after the other", low=1, high=10_000)
+    queries: int = option(1, "keys that are asked for, one after the other", low=1, high=1_000)
     delay: int = option(0, "steps between the last pair and the first query", low=0, high=10_000_000)
     rewrite: bool = option(False, "keys come again, and their latest value counts; false = no key is shown twice")
 
