@@ -1,4 +1,5 @@
-"""How many environment steps one CPU thread makes: our batched environments beside gymnasium's, as a markdown table.
+"""How many environment steps one CPU thread makes: our batched environments, MiniGrid's beside gymnasium's, as a markdown
+table. Tasks that are named as on the command line have their usual options.
 
     python experiments/bench_envs.py
 
@@ -22,11 +23,13 @@ import torch
 
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.minigrid_memory import MiniGridMemory
+from rmt_rl.envs.registry import ENVIRONMENTS, make_env
 from rmt_rl.envs.tmaze import TMaze
 
 ROUNDS = 15
 SECONDS = 0.2  # CPU time of one candidate in one round
 ROWS = (64, 1024, 8192)
+TASK_ROWS = 1024
 
 
 def gymnasium_steps(env_id: str) -> Callable[[], int]:
@@ -77,6 +80,10 @@ def main() -> None:
         candidates["MiniGridMemory S13, view 3, 3 actions", rows] = our_steps(MiniGridMemory(rows, size=13), 3)
     for rows in ROWS:
         candidates["TMaze, length 50", rows] = our_steps(TMaze(rows, length=50), 4)
+    for name in ENVIRONMENTS:
+        if name not in ("minigrid-memory", "tmaze", "gym"):
+            env = make_env(name, TASK_ROWS)
+            candidates[f"`{name}`", TASK_ROWS] = our_steps(env, int(env.single_action_space.n))
 
     rounds = [[rate(run) for run in candidates.values()] for _ in range(ROUNDS + 1)][1:]  # the first one warms up
     print(f"torch {torch.__version__}, 1 thread, median of {ROUNDS} rounds\n")
@@ -85,7 +92,7 @@ def main() -> None:
     for i, (name, rows) in enumerate(candidates):
         steps = statistics.median(rates[i] for rates in rounds)
         ratio = statistics.median(rates[i] / rates[0] for rates in rounds)
-        print(f"| {name} | {rows:,} | {steps:,.0f} | {'' if name.startswith('TMaze') else f'{ratio:,.0f}'} |")
+        print(f"| {name} | {rows:,} | {steps:,.0f} | {f'{ratio:,.0f}' if 'MiniGrid' in name else ''} |")
 
 
 if __name__ == "__main__":

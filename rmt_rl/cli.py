@@ -40,7 +40,9 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
     for group, name in choices.items():
         choose(group, name)
-    values = RECIPES.get(choices["env"], {}) | _read_all(given, options(schema), choices, prog)
+    recipe = RECIPES.get(choices["env"], {})
+    recipe = {key: value for key, value in recipe.items() if _find(key, options(schema), choices)}  # what this policy has
+    values = recipe | _read_all(given, options(schema), choices, prog)
     return from_dict(_updated(_composed(schema, choices), values), schema)
 
 

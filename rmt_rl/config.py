@@ -98,6 +98,121 @@ class TMaze:
 
 
 @dataclass(frozen=True)
+class TMazeActive:
+    """Active T-maze (Ni et al. 2023): the cue is one step behind the start and must be fetched first."""
+
+    name: str = "tmaze-active"
+    length: int = option(
+        10, "steps from the start to the junction; with min_length: the longest corridor", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+
+
+@dataclass(frozen=True)
+class TMazeRATE:
+    """The passive T-maze of RATE (Cherepanov et al. 2023): noise, a flag at the junction, no penalty."""
+
+    name: str = "tmaze-rate"
+    length: int = option(
+        28, "steps from the cue to the junction, RATE's T - 2; with min_length: the longest", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+
+
+@dataclass(frozen=True)
+class MemoryLen:
+    """bsuite's memory_len (Osband et al. 2020): say a bit that was shown at the first step."""
+
+    name: str = "memory-len"
+    length: int = option(10, "the bit was last seen length - 1 steps ago", low=1, high=10_000_000)
+    bits: int = option(
+        1, "bits that are shown, one of which is asked for; above 1 as in memory_size", low=1, high=1_000
+    )
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy or reverse (Bulatov et al. 2022): see a string of symbols, then say it."""
+
+    name: str = "copy"
+    symbols: int = option(8, "how many different symbols there are", low=2, high=1_000)
+    length: int = option(5, "symbols of a string", low=1, high=1_000_000)
+    delay: int = option(0, "steps between the last symbol and the first answer", low=0, high=10_000_000)
+    reverse: bool = option(False, "say the last symbol first")
+
+
+@dataclass(frozen=True)
+class AssociativeRetrieval:
+    """Associative retrieval (Bulatov et al. 2022, Rodkin et al. 2024): pairs of key and value, then a key."""
+
+    name: str = "associative-retrieval"
+    keys: int = option(8, "how many different keys there are", low=1, high=10_000)
+    values: int = option(8, "how many different values there are", low=2, high=1_000)
+    pairs: int = option(4, "pairs that are shown", low=1, high=10_000)
+    queries: int = option(1, "keys that are asked for, one after the other", low=1, high=1_000)
+    delay: int = option(0, "steps between the last pair and the first query", low=0, high=10_000_000)
+    rewrite: bool = option(False, "keys come again, and their latest value counts; false = no key is shown twice")
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Detect and memorise (Bulatov et al. 2023): a cue at a random time among distractors, asked for at the end."""
+
+    name: str = "detect"
+    cues: int = option(4, "how many different cues there are", low=2, high=1_000)
+    distractors: int = option(8, "how many different distractors there are; 1 = silence", low=1, high=1_000)
+    length: int = option(20, "steps before the question, the cue is at one of them", low=1, high=10_000_000)
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """Reasoning (Bulatov et al. 2023): two facts at random times among distractors, the answer needs both."""
+
+    name: str = "reasoning"
+    values: int = option(6, "values of each fact, and answers", low=2, high=1_000)
+    distractors: int = option(8, "how many different distractors there are; 1 = silence", low=1, high=1_000)
+    length: int = option(20, "steps before the question, the facts are at two of them", low=2, high=10_000_000)
+
+
+@dataclass(frozen=True)
+class RepeatFirst:
+    """POPGym's RepeatFirst (Morad et al. 2023): say the suit of the first card at every step."""
+
+    name: str = "repeat-first"
+    decks: int = option(1, "decks of 52 cards; 1, 8, 16 = POPGym's easy, medium, hard", low=1, high=100_000)
+
+
+@dataclass(frozen=True)
+class RepeatPrevious:
+    """POPGym's RepeatPrevious (Morad et al. 2023): say the suit of the card seen k - 1 steps ago."""
+
+    name: str = "repeat-previous"
+    decks: int = option(1, "decks of 52 cards; 1, 2, 3 = POPGym's easy, medium, hard", low=1, high=100_000)
+    k: int = option(4, "which card, 1 would be the one in view; 4, 32, 64 = easy, medium, hard", low=2, high=100_000)
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """Bernoulli bandit (RL^2, Duan et al. 2016): one trial of many pulls is one episode."""
+
+    name: str = "bandit"
+    arms: int = option(5, "arms, each with a chance of its own to pay", low=2, high=1_000)
+    length: int = option(100, "pulls of a trial", low=1, high=1_000)
+
+
+@dataclass(frozen=True)
+class DarkRoom:
+    """Dark Room (Laskin et al. 2022): a hidden goal on 9 x 9 cells, the same for all inner episodes of a trial."""
+
+    name: str = "dark-room"
+    episodes: int = option(5, "inner episodes of a trial, which is one episode", low=2, high=1_000_000)
+
+
+@dataclass(frozen=True)
 class Gym:
     """Any gymnasium environment, through gymnasium.make_vec."""
 
@@ -306,7 +421,22 @@ class Memory:
 
 
 GROUPS: dict[str, dict[str, type]] = {
-    "env": {"minigrid-memory": MiniGridMemory, "tmaze": TMaze, "gym": Gym},
+    "env": {
+        "minigrid-memory": MiniGridMemory,
+        "tmaze": TMaze,
+        "tmaze-active": TMazeActive,
+        "tmaze-rate": TMazeRATE,
+        "memory-len": MemoryLen,
+        "copy": Copy,
+        "associative-retrieval": AssociativeRetrieval,
+        "detect": Detect,
+        "reasoning": Reasoning,
+        "repeat-first": RepeatFirst,
+        "repeat-previous": RepeatPrevious,
+        "bandit": Bandit,
+        "dark-room": DarkRoom,
+        "gym": Gym,
+    },
     "algo": {"ppo": PPO},
     "policy": {
         "rmt": RMT,
@@ -552,10 +682,30 @@ RULES = (
         lambda env: not env.random or env.size in (13, 17),
         lambda env: f"env.random=true: env.size={env.size} has no random corridor; expected env.size=13 or env.size=17",
     ),
+    *(
+        Rule(
+            maze,
+            lambda env: env.min_length is None or env.min_length <= env.length,
+            lambda env: f"env.min_length={env.min_length}: expected at most env.length={env.length}",
+        )
+        for maze in (TMaze, TMazeActive, TMazeRATE)
+    ),
     Rule(
-        TMaze,
-        lambda env: env.min_length is None or env.min_length <= env.length,
-        lambda env: f"env.min_length={env.min_length}: expected at most env.length={env.length}",
+        AssociativeRetrieval,
+        lambda env: env.rewrite or env.pairs <= env.keys,
+        lambda env: f"env.pairs={env.pairs}: expected at most env.keys={env.keys}, or env.rewrite=true",
+    ),
+    Rule(
+        AssociativeRetrieval,
+        lambda env: env.queries <= env.pairs,
+        lambda env: f"env.queries={env.queries}: expected at most env.pairs={env.pairs}",
+    ),
+    Rule(
+        RepeatPrevious,
+        lambda env: env.k < 52 * env.decks,
+        lambda env: (
+            f"env.k={env.k}: expected at most {52 * env.decks - 1}, one less than the cards of env.decks={env.decks}"
+        ),
     ),
     Rule(
         Transformer,

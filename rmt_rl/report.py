@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 
-def learning_curve(folder: Path, floor: float | None, ceiling: float | None) -> Path | None:
+def learning_curve(folder: Path, floor: float | None, ceiling: float | None, measure: str = "success") -> Path | None:
     """Draw success (or return, where the environment tells no success) over steps into report/learning_curve.png.
+
+    measure: which of the two floor and ceiling are about.
 
     Returns None, and draws nothing, where no episode ended.
     """
@@ -23,13 +25,14 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None) -> 
     marker = "o" if len(points) == 1 else None
     axes.plot(*zip(*points, strict=True), color="tab:blue", marker=marker, label=f"{quantity} of the latest episodes")
     axes.set_xlim(left=0)
-    if quantity == "success":
+    if quantity == measure:
         for value, style, name in (
             (floor, ":", "floor: best without memory"),
             (ceiling, "--", "ceiling: perfect memory"),
         ):
             if value is not None:
                 axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name)
+    if quantity == "success":
         axes.set_ylim(-0.02, 1.05)
     axes.set_xlabel("environment steps")
     axes.set_ylabel(quantity)

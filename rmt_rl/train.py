@@ -167,7 +167,7 @@ def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torc
     parameters = sum(p.numel() for p in policy.parameters())
     lines = [("task", env.task or f"{config.env}")]
     if env.floor is not None and env.ceiling is not None:
-        lines.append(("floor", f"{env.floor:.3f} success without memory, {env.ceiling:.3f} with perfect memory"))
+        lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
     lines += [
         ("policy", f"{config.policy.name}, {parameters:,} parameters"),
         ("memory", policy.backbone.memory),
@@ -187,7 +187,7 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
     from rmt_rl.report import learning_curve
 
     lines = [f"stopped early; what was learned is saved in {folder}"] if score is None else [report(score, env)]
-    picture = learning_curve(folder, env.floor, env.ceiling)
+    picture = learning_curve(folder, env.floor, env.ceiling, env.measure)
     if picture is not None:
         lines.append(f"learning curve: {picture}")
     # inside an environment that is not activated, a bare "python" would be another one

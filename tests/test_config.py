@@ -446,7 +446,7 @@ def test_in_an_evaluation_the_newest_word_on_the_size_counts() -> None:
         ("policy=p length=3", "did you mean env.length?"),
         (
             "policy=p env=tmazee",
-            "env=tmazee: expected one of minigrid-memory, tmaze, gym, or null; did you mean tmaze?",
+            f"env=tmazee: expected one of {', '.join(GROUPS['env'])}, or null; did you mean tmaze?",
         ),
         ("policy=p env=tmaze env.lenght=3", "did you mean env.length?"),
         ("policy=p env=tmaze env.length=0", "env.length=0: expected a whole number"),

@@ -7,14 +7,14 @@ What every environment of this package promises, and `tests/contract/test_envs.p
   observation of the ended one stands in `info["final_obs"]`.
 - Row i is seeded with `seed + i` and does not depend on the number of rows.
 - `state_dict` / `load_state_dict` continue to the same bits.
-- `floor` and `ceiling` are the best success rates without memory and with perfect memory.
+- `floor` and `ceiling` are the best scores without memory and with perfect memory; `measure` says what is scored.
 
 This file is not for wrapping foreign environments; that is `gym_adapter.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import torch
@@ -33,7 +33,7 @@ class TorchVectorEnv(VectorEnv):
     `step` returns (obs, reward [B], terminated [B], truncated [B], info) with
         info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode goes on
         info["_final_obs"]: [B] bool, which rows ended an episode at this step
-        info["success"]: [B] bool, ended and reached the goal
+        info["success"]: [B] bool, ended and reached the goal; only where `measure` is "success"
         info["episode_over"], info["episode_success"]: [B] bool, where one episode is a trial of several: those inside
     Tensors that are handed out are never written to again.
     """
@@ -43,9 +43,11 @@ class TorchVectorEnv(VectorEnv):
         "render_modes": [],
     }
 
-    #: Success rate of the best policy without memory, or None where it is not known.
+    #: What floor and ceiling are about: the rate of "success", or the mean "return".
+    measure: Literal["success", "return"] = "success"
+    #: Score of the best policy without memory, or None where it is not known.
     floor: float | None = None
-    #: Success rate of the best policy with perfect memory, or None where it is not known.
+    #: Score of the best policy with perfect memory, or None where it is not known.
     ceiling: float | None = None
     #: One line for people: what has to be remembered, and for how long.
     task: str = ""

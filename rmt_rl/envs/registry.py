@@ -31,10 +31,23 @@ if TYPE_CHECKING:
 ENVIRONMENTS = {
     "minigrid-memory": "rmt_rl.envs.minigrid_memory:MiniGridMemory",
     "tmaze": "rmt_rl.envs.tmaze:TMaze",
+    "tmaze-active": "rmt_rl.envs.tmaze_variants:TMazeActive",
+    "tmaze-rate": "rmt_rl.envs.tmaze_variants:TMazeRATE",
+    "memory-len": "rmt_rl.envs.memory_len:MemoryLen",
+    "copy": "rmt_rl.envs.copy_task:Copy",
+    "associative-retrieval": "rmt_rl.envs.associative_retrieval:AssociativeRetrieval",
+    "detect": "rmt_rl.envs.facts:Detect",
+    "reasoning": "rmt_rl.envs.facts:Reasoning",
+    "repeat-first": "rmt_rl.envs.repeat:RepeatFirst",
+    "repeat-previous": "rmt_rl.envs.repeat:RepeatPrevious",
+    "bandit": "rmt_rl.envs.bandit:Bandit",
+    "dark-room": "rmt_rl.envs.dark_room:DarkRoom",
     "gym": "rmt_rl.envs.gym_adapter:GymAdapter",
 }
 
-GYMNASIUM_IDS = {"rmt_rl/MiniGridMemory-v0": "minigrid-memory", "rmt_rl/TMaze-v0": "tmaze"}
+GYMNASIUM_IDS = {
+    f"rmt_rl/{target.partition(':')[2]}-v0": name for name, target in ENVIRONMENTS.items() if name != "gym"
+}
 
 
 def make_env(

@@ -42,7 +42,7 @@ class MemoryScope(TorchVectorEnv):
         entries["episode_start"] = gymnasium.spaces.Discrete(2)
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.episodes = env, episodes
-        self.floor, self.ceiling = env.floor, env.ceiling
+        self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
         span = "the whole run" if episodes is None else f"trials of {episodes} episodes"
         self.task = f"{env.task}; memory is kept for {span}"
 

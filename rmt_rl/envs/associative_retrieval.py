@@ -1,0 +1,101 @@
+"""Associative retrieval: pairs of a key and a value are shown; later a key is shown, and its value is asked for.
+
+What must be remembered: `pairs` values, each with its key, until the last query. The tasks of Bulatov et al. 2022 (RMT,
+arXiv 2207.06881) and, with rewriting, of Rodkin et al. 2024 (ARMT, arXiv 2407.04841), as control tasks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import gymnasium
+import torch
+
+from rmt_rl.envs.episodic import EpisodicEnv, State, at, draws
+
+_STREAM = 2**32  # random numbers of an episode that are kept for one use
+
+
+class AssociativeRetrieval(EpisodicEnv):
+    """See `pairs` pairs, one a step, wait `delay` steps, and answer `queries` queries, one a step.
+
+    observation, two whole numbers: (key, value), 0 = none. A pair has both, a query has a key only, and (0, 0) is seen
+        in the delay and at the end.
+    actions: 0..values - 1, the value of the key that is asked for (seen as 1..values); without a query they do nothing.
+    rewrite=false: no key is shown twice. rewrite=true: every pair's key is drawn anew from all `keys`, and what counts is
+        the latest value of a key.
+    A query names the key of one of the pairs; no pair is drawn twice. With rewrite=true two pairs can have one key, which
+        is then asked for twice.
+    reward: 1/queries for a right answer, else 0. The episode has pairs + delay + queries steps.
+    success: all answers were right.
+    How we differ: a pair is one step here and several tokens there; keys and values are single symbols.
+
+    Floor E[values^-D], D = how many different keys are asked for, which is queries unless keys are rewritten: given the
+    keys, their values are uniform and independent. An agent without memory that answers key k by value v with probability
+    q(v|k) has all m answers to k right with probability mean over v of q(v|k)^m <= 1/values; a fixed value for every key
+    attains it. Ceiling 1.
+    """
+
+    ceiling = 1.0
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        *,
+        keys: int = 8,
+        values: int = 8,
+        pairs: int = 4,
+        queries: int = 1,
+        delay: int = 0,
+        rewrite: bool = False,
+    ) -> None:
+        super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([keys + 1, values + 1]), values)
+        self.keys, self.values, self.pairs, self.rewrite = keys, values, pairs, rewrite
+        self.queries, self.delay = queries, delay
+        different = _different(keys, queries) if rewrite else [0.0] * queries + [1.0]
+        self.floor = math.fsum(chance * float(values) ** -d for d, chance in enumerate(different))
+        self.task = (
+            f"associative retrieval: remember {pairs} of {values} values by their keys"
+            f"{', which are rewritten,' if rewrite else ''} for {delay + 1} to {pairs + delay + queries - 1} steps"
+        )
+
+    def _begin(self, key_B: torch.Tensor) -> State:
+        if self.rewrite:
+            key_BP = draws(key_B, 0, self.pairs) % self.keys
+        else:
+            key_BP = draws(key_B, 0, self.keys).argsort(1)[:, : self.pairs]
+        value_BP = draws(key_B, _STREAM, self.pairs) % self.values
+        query_BQ = draws(key_B, 2 * _STREAM, self.pairs).argsort(1)[:, : self.queries]
+        return {
+            "keys": key_BP,
+            "values": value_BP,
+            "asked": key_BP.gather(1, query_BQ),
+            "mistaken": torch.zeros_like(key_B, dtype=torch.bool),
+        }
+
+    def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
+        query = state["t"] - self.pairs - self.delay
+        asked = query >= 0
+        match_BP = state["keys"] == at(state["asked"], query)[:, None]
+        latest = (match_BP * torch.arange(self.pairs, device=self.device)).amax(1)
+        right = asked & (action_B == at(state["values"], latest))
+        mistaken = state["mistaken"] | (asked & ~right)
+        ended = query == self.queries - 1
+        return {"mistaken": mistaken}, right.double() / self.queries, ended, {"success": ended & ~mistaken}
+
+    def _observe(self, state: State) -> torch.Tensor:
+        t = state["t"]
+        query = t - self.pairs - self.delay
+        pair = t < self.pairs
+        asked = (query >= 0) & (query < self.queries)
+        key = pair * (at(state["keys"], t) + 1) + asked * (at(state["asked"], query) + 1)
+        return torch.stack([key, pair * (at(state["values"], t) + 1)], dim=1)
+
+
+def _different(keys: int, draws: int) -> list[float]:
+    """[draws + 1] how likely `draws` independent uniform keys are 0, 1, ..., draws different ones."""
+    chance = [1.0] + [0.0] * draws
+    for _ in range(draws):
+        chance = [0.0] + [chance[d] * d / keys + chance[d - 1] * (keys - d + 1) / keys for d in range(1, draws + 1)]
+    return chance

@@ -1,0 +1,108 @@
+"""Environments in which all chance of an episode is fixed by two numbers: the row's seed and the episode's number.
+
+A new task of this kind is three functions of a state; reset, autoreset, saving and loading are here. Not for rules in
+which an episode is truncated: everything here ends as the task says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import torch
+
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds
+from rmt_rl.rng import counter_bits
+
+State = dict[str, torch.Tensor]
+
+
+class EpisodicEnv(TorchVectorEnv):
+    """A batch of environments whose state is a dict of tensors, batch on axis 0, that are never written to.
+
+    seed, episode: [B] name the episode: counter_bits(seed, episode) is its key
+    key: [B] counter_bits(key, 0), counter_bits(key, 1), ... are all the random numbers of the episode
+    t: [B] how many steps of the episode are done
+    and what `_begin` adds. A subclass implements `_begin`, `_advance` and `_observe`.
+    """
+
+    def __init__(
+        self, num_envs: int, device: str | torch.device, observation_space: gymnasium.Space[Any], num_actions: int
+    ) -> None:
+        super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(num_actions))
+        self._num_actions = num_actions
+        self._state: State = {}
+
+    def _begin(self, key_B: torch.Tensor) -> State:
+        """What the state holds at the start of an episode beside seed, episode, key and t."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how an episode begins")
+
+    def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
+        """(what changes in the state beside t, reward [B] float64, terminated [B], entries for info)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what an action does")
+
+    def _observe(self, state: State) -> torch.Tensor:
+        raise NotImplementedError(f"{type(self).__name__} does not say what is observed")
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        if options:
+            raise ValueError(f"options {sorted(options)} are not supported by {type(self).__name__}; pass none")
+        if seed is not None or not self._state:
+            seed_B = torch.tensor(row_seeds(seed, self.num_envs), device=self.device)
+            self._state = self._first(seed_B, torch.zeros_like(seed_B))
+        else:
+            self._state = self._first(self._state["seed"], self._state["episode"] + 1)
+        return self._observe(self._state), {}
+
+    def step(
+        self, action_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        if not self._state:
+            raise RuntimeError("step was called before reset; call reset first")
+        action_B = torch.as_tensor(action_B, device=self.device)  # what `action_space.sample()` gives is numpy
+        self._check_action(action_B, self._num_actions)
+        changes, reward, terminated, info = self._advance(self._state, action_B)
+        state = self._state | changes | {"t": self._state["t"] + 1}
+        final_obs = obs = self._observe(state)
+        # on a GPU asking whether a row ended would wait for the device at every step
+        if self.device.type != "cpu" or bool(terminated.any()):
+            first = self._first(state["seed"], state["episode"] + 1)
+            state = {name: _where(terminated, first[name], value) for name, value in state.items()}
+            obs = self._observe(state)
+        self._state = state
+        info = {"final_obs": final_obs, "_final_obs": terminated, **info}
+        return obs, reward, terminated, torch.zeros_like(terminated), info
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        seed_B = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        expected = {name: value.shape for name, value in self._first(seed_B, seed_B).items()}
+        found = {name: value.shape for name, value in state.items()}
+        if found != expected:
+            rows = f"{len(state['seed'])} rows" if state else "no rows"
+            raise ValueError(
+                f"the state is for {rows} and holds {found}; this environment has {self.num_envs} rows of {expected}"
+            )
+        self._state = {name: value.to(self.device) for name, value in state.items()}
+
+    def _first(self, seed_B: torch.Tensor, episode_B: torch.Tensor) -> State:
+        key_B = counter_bits(seed_B, episode_B)
+        return {"seed": seed_B, "episode": episode_B, "key": key_B, "t": torch.zeros_like(key_B), **self._begin(key_B)}
+
+
+def draws(key_B: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """counter_bits(key, first), ..., counter_bits(key, first + count - 1) of every row: int64 [B, count]."""
+    return counter_bits(key_B[:, None], torch.arange(first, first + count, device=key_B.device))
+
+
+def at(table_BN: torch.Tensor, index_B: torch.Tensor) -> torch.Tensor:
+    """table[b, index[b]] of every row; an index beyond either end means the end."""
+    return table_BN.gather(1, index_B.clamp(0, table_BN.shape[1] - 1)[:, None]).squeeze(1)
+
+
+def _where(rows_B: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
+    return torch.where(rows_B.view(-1, *[1] * (no.ndim - 1)), yes, no)

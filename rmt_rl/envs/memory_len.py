@@ -1,0 +1,55 @@
+"""bsuite's memory_len: bits are shown at the first step, and one of them is asked for `length` steps later.
+
+What must be remembered: `bits` bits, for `length` - 1 steps. Rules of MemoryChain in bsuite 0.3.6 (Osband et al. 2020,
+"Behaviour Suite for Reinforcement Learning", arXiv 1908.03568): memory_len with bits=1, memory_size with length=2. Not
+for exploration: no action but the last one matters, which is the difference to the T-maze.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import torch
+
+from rmt_rl.envs.episodic import EpisodicEnv, State, at, draws
+
+
+class MemoryLen(EpisodicEnv):
+    """Repeat the bit that the query names.
+
+    observation [2 + bits] float32: (time left 1 - n/length, query, context). The context is +-1 for every bit while
+        n = 0, else 0; the query is the number of a bit at n = length - 1, else 0. As in bsuite n is 0 at the first *two*
+        observations and grows by 1 from there.
+    actions: 0 or 1, the bit; all but the last one do nothing.
+    reward: 1 or -1 at the last step, else 0. The episode has length + 1 steps. success: the right bit.
+    How we differ: bsuite's observation is [1, 2 + bits], and it lets a step with any action begin the next episode.
+
+    Floor 0.5: the last action sees n = length - 1 > 0, so no context, and the bits are uniform. With length=1 it sees
+    n = 0, context and query at once, and the floor is 1. Ceiling 1.
+    """
+
+    ceiling = 1.0
+
+    def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 10, bits: int = 1) -> None:
+        low = np.array([0] * 2 + [-1] * bits, dtype=np.float32)
+        high = np.array([1, max(1, bits - 1)] + [1] * bits, dtype=np.float32)
+        super().__init__(num_envs, device, gymnasium.spaces.Box(low, high), 2)
+        self.length, self.bits = length, bits
+        self.floor = 1.0 if length == 1 else 0.5
+        self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {length - 1} steps"
+
+    def _begin(self, key_B: torch.Tensor) -> State:
+        drawn = draws(key_B, 0, self.bits + 1)
+        return {"context": drawn[:, 1:] & 1, "query": drawn[:, 0] % self.bits}
+
+    def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
+        ended = state["t"] == self.length
+        success = ended & (action_B == at(state["context"], state["query"]))
+        return {}, success.double() - (ended & ~success).double(), ended, {"success": success}
+
+    def _observe(self, state: State) -> torch.Tensor:
+        n = (state["t"] - 1).clamp(min=0)
+        left = 1 - n.double() / self.length
+        query = (n == self.length - 1) * state["query"]
+        context = (n == 0)[:, None] * (2 * state["context"] - 1)
+        return torch.cat([torch.stack([left, query], dim=1), context], dim=1).float()

@@ -1,0 +1,34 @@
+"""Floor and ceiling stand beside the quantity that they are about."""
+
+import json
+
+import pytest
+
+from rmt_rl.cli import parse
+from rmt_rl.report import learning_curve
+from rmt_rl.train import train
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The heights of the horizontal lines that are drawn."""
+    heights = []
+    monkeypatch.setattr("matplotlib.axes.Axes.axhline", lambda axes, y, **style: heights.append(y))
+    return heights
+
+
+@pytest.mark.parametrize("told", [None, 0.5])
+@pytest.mark.parametrize("measure", ["success", "return"])
+def test_a_picture_has_floor_and_ceiling_where_it_shows_what_they_are_about(told, measure, drawn, tmp_path):
+    row = {"steps": 10, "success": told, "return": 0.7}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert learning_curve(tmp_path, 0.25, 0.75, measure) is not None
+    assert drawn == ([0.25, 0.75] if (measure == "return") == (told is None) else [])
+
+
+def test_a_task_that_is_about_the_return_says_so(drawn, tmp_path, capsys):
+    arguments = ["env=bandit", "env.arms=2", "env.length=4", "algo.num_envs=4", "algo.minibatches=1"]
+    result = train(parse([*arguments, "algo.rollout=8", "steps=1", "evaluate_episodes=4"]), tmp_path)
+    assert result["floor"] < result["ceiling"] == pytest.approx(2 / 3)
+    assert "0.564 return without memory, 0.667 with perfect memory" in capsys.readouterr().out
+    assert drawn == [result["floor"], result["ceiling"]]
