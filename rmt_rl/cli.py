@@ -41,7 +41,9 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
     for group, name in choices.items():
         choose(group, name)
     recipe = RECIPES.get(choices["env"], {})
-    recipe = {key: value for key, value in recipe.items() if _find(key, options(schema), choices)}  # what this policy has
+    recipe = {
+        key: value for key, value in recipe.items() if _find(key, options(schema), choices)
+    }  # what this policy has
     values = recipe | _read_all(given, options(schema), choices, prog)
     return from_dict(_updated(_composed(schema, choices), values), schema)
 

@@ -451,7 +451,8 @@ GROUPS: dict[str, dict[str, type]] = {
 }
 
 # What a task changes in the usual settings when it is trained from the command line; what the user gives wins. A task stands
-# here where one setting for all was measured to fail (docs/benchmarks.md), and --help and config.yaml show what applies.
+# here where one setting for all was measured to fail (docs/benchmarks.md), and --help and config.yaml show what applies. Options
+# that the chosen policy does not have are left out.
 RECIPES: dict[str, dict[str, Any]] = {
     "minigrid-memory": {
         "algo.num_envs": 128,
@@ -459,6 +460,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "algo.gamma": 0.997,
         "algo.entropy_coef": 0.1,
         "algo.kl_coef": 0.0,
+        "policy.positions": "none",
         "steps": 1_250_000,
     },
 }

@@ -56,8 +56,20 @@ def test_a_task_without_a_recipe_gives_the_defaults_of_the_dataclasses() -> None
 
 def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
     recipe = RECIPES["minigrid-memory"]
-    algo = PPO(**{key.partition(".")[2]: value for key, value in recipe.items() if key.startswith("algo.")})
-    assert parse([]) == validate(usual(env=MiniGridMemory(), algo=algo, steps=recipe["steps"]))
+
+    def part(group: str) -> dict[str, Any]:
+        return {key.partition(".")[2]: value for key, value in recipe.items() if key.startswith(f"{group}.")}
+
+    expected = usual(
+        env=MiniGridMemory(), algo=PPO(**part("algo")), policy=RMT(**part("policy")), steps=recipe["steps"]
+    )
+    assert parse([]) == validate(expected)
+
+
+def test_a_recipe_leaves_out_what_the_chosen_policy_does_not_have() -> None:
+    assert "policy.positions" in RECIPES["minigrid-memory"]
+    assert parse(["policy=lstm"]).policy == validate(cfg.LSTM(), "policy.")
+    assert parse(["policy=lstm"]).steps == RECIPES["minigrid-memory"]["steps"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

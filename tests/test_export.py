@@ -50,7 +50,9 @@ def same_actions(policy, task, batch, call, steps):
     assert resets > steps // 20 and len(kinds) > 1
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "name", [n if n in ("rmt", "lstm") else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES]
+)
 def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
     policy = make_policy(POLICIES[name])
     export(policy, tmp_path / "out", 2, onnx=False)
@@ -58,7 +60,7 @@ def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_reset
     same_actions(policy, TMAZE, 2, lambda obs, first, state: program(obs, first, *state), 1_000)
 
 
-@pytest.mark.parametrize("name", ["rmt", "trxl", "lstm"])
+@pytest.mark.parametrize("name", ["rmt", pytest.param("trxl", marks=pytest.mark.slow), "lstm"])
 def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra rmt_rl[onnx] is not installed")
     policy = make_policy(POLICIES[name], GRID)
