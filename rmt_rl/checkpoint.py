@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from rmt_rl.config import ConfigError, Memory, part_from_dict
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.attention import check_backend
 
 
 def save_policy(policy: ActorCritic, folder: str | Path) -> None:
@@ -35,6 +36,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
             part_from_dict(group, spec[group])
     except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
+    check_backend(part_from_dict("policy", spec["policy"]), torch.device(device))
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are written over at once
             policy = ActorCritic(spec)

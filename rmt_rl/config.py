@@ -275,7 +275,7 @@ class RMT(Transformer):
     )
     cache: int = option(
         0,
-        "steps C before the segment that stay visible in every layer (Transformer-XL, arXiv 1901.02860)",
+        "steps C before the segment that every layer still sees (arXiv 1901.02860); needs rotary or no positions",
         low=0,
         high=65_536,
     )
@@ -710,8 +710,16 @@ RULES = (
         ),
     ),
     Rule(
+        (Transformer, LSTM, GRU, MLP),
+        lambda policy: policy.params is None or policy.width == type(policy).width,
+        lambda policy: (
+            f"policy.params={policy.params}: chooses the width, but policy.width={policy.width} is given too;"
+            " give only one of them"
+        ),
+    ),
+    Rule(
         Transformer,
-        lambda policy: policy.width % policy.heads == 0,
+        lambda policy: policy.params is not None or policy.width % policy.heads == 0,
         lambda policy: (
             f"policy.heads={policy.heads}: expected a divisor of policy.width={policy.width},"
             f" such as {nearest_divisor(policy.width, policy.heads)}"
@@ -719,7 +727,7 @@ RULES = (
     ),
     Rule(
         Transformer,
-        lambda policy: not _is_rotary(policy) or policy.width // policy.heads % 2 == 0,
+        lambda policy: policy.params is not None or not _is_rotary(policy) or policy.width // policy.heads % 2 == 0,
         lambda policy: (
             f"policy.heads={policy.heads}: rotary positions need an even number of features for each head;"
             f" policy.width={policy.width} gives {policy.width // policy.heads}"

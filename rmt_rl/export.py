@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -89,6 +90,15 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
 
 def export(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Path]:
     """Write step.pt2 (torch.export), step.onnx if wanted, io.json and initial_state.safetensors; the paths written."""
+    folder.mkdir(parents=True)
+    try:
+        return _write(policy, folder, batch, onnx)
+    except BaseException:
+        shutil.rmtree(folder)  # nothing half-done that would be in the way of the next try
+        raise
+
+
+def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Path]:
     import torch
     from safetensors.torch import save_file
 
@@ -98,7 +108,6 @@ def export(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         warnings.filterwarnings("ignore", message="The tensor attributes .*_flat_weights")
         program = torch.export.export(module, inputs, strict=False)
         outputs = program.module()(*inputs)
-    folder.mkdir(parents=True)
     written = [folder / "step.pt2"]
     torch.export.save(program, written[0])
     if onnx:
@@ -107,7 +116,13 @@ def export(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own parts, none of which a user can act on
             torch.onnx.export(
-                program, (), written[-1], input_names=input_names, output_names=output_names, verbose=False
+                program,
+                (),
+                written[-1],
+                input_names=input_names,
+                output_names=output_names,
+                external_data=False,  # one file
+                verbose=False,
             )
 
     def described(names: list[str], tensors: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
@@ -139,7 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(options.out) if options.out else source.parent / "export"
         if folder.exists():
             raise ConfigError(f"out={folder}: exists already and is not written over; take another out=")
-        written = export(load_policy(source), folder, options.num_envs, options.onnx)
+        try:
+            written = export(load_policy(source), folder, options.num_envs, options.onnx)
+        except OSError as error:
+            raise ConfigError(f"out={folder}: cannot be written: {error.strerror}") from error
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -46,12 +46,14 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import Metrics, Progress, check_loggers
     from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+    from rmt_rl.policies.attention import check_backend
     from rmt_rl.policies.budget import fit_width
     from rmt_rl.rollout import Collector
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
     env = make_from_config(config.env, config.algo.num_envs, device, config.memory)
+    check_backend(config.policy, device)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
     with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
         torch.manual_seed(rng.seed(config.seed, "weights"))
@@ -169,7 +171,7 @@ def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torc
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
     lines += [
-        ("policy", f"{config.policy.name}, {parameters:,} parameters"),
+        ("policy", f"{config.policy.name}, width {config.policy.width}, {parameters:,} parameters"),
         ("memory", policy.backbone.memory),
         (
             "training",
@@ -194,6 +196,8 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
     python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
     changed = {k: v for k, v in to_dict(config.env).items() if v != to_dict(type(config.env)())[k]}
     task = " ".join([f"env={config.env.name}", *(shlex.quote(f"env.{k}={show(v)}") for k, v in changed.items())])
+    changed = {k: v for k, v in to_dict(config.memory).items() if v != to_dict(type(config.memory)())[k]}
+    task = " ".join([task, *(f"memory.{k}={show(v)}" for k, v in changed.items())])
     other = "lstm" if config.policy.name == "rmt" else "rmt"
     lines += [
         "next:",

@@ -50,9 +50,7 @@ def same_actions(policy, task, batch, call, steps):
     assert resets > steps // 20 and len(kinds) > 1
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("rmt", "lstm") else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES]
-)
+@pytest.mark.parametrize("name", [n if n == "rmt" else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES])
 def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
     policy = make_policy(POLICIES[name])
     export(policy, tmp_path / "out", 2, onnx=False)
@@ -60,7 +58,7 @@ def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_reset
     same_actions(policy, TMAZE, 2, lambda obs, first, state: program(obs, first, *state), 1_000)
 
 
-@pytest.mark.parametrize("name", ["rmt", pytest.param("trxl", marks=pytest.mark.slow), "lstm"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in ("rmt", "trxl", "lstm")])
 def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra rmt_rl[onnx] is not installed")
     policy = make_policy(POLICIES[name], GRID)
@@ -97,6 +95,13 @@ def test_the_command_writes_beside_the_policy_and_never_over_anything(tmp_path, 
     assert (tmp_path / "run" / "export" / "step.pt2").is_file()
     assert main([f"policy={tmp_path / 'run'}"]) == 2
     assert "exists already and is not written over" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, capsys):
+    save_policy(make_policy(POLICIES["mlp"]), tmp_path / "run" / "policy")
+    (tmp_path / "file").write_text("")
+    assert main([f"policy={tmp_path / 'run'}", f"out={tmp_path / 'file' / 'out'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_the_banner_names_task_floor_parameters_device_and_memory(trained):
     assert "cpu" in out
 
 
+@pytest.mark.slow
 def test_the_end_shows_a_score_a_picture_and_two_commands_that_work(trained):
     folder, out, _ = trained
     assert re.search(r"success \d\.\d{3} \[.*\].*floor 0\.500, ceiling 1\.000", out)
@@ -187,6 +188,7 @@ def test_training_leaves_the_callers_random_streams_alone(tmp_path):
     assert states() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_one_signal_stops_after_the_update_and_saves(tmp_path, name):
     process = command("train", "env=tmaze", "algo.num_envs=8", "run=stopped", cwd=tmp_path)

@@ -95,7 +95,10 @@ class PPO:
     @torch.no_grad()
     def _check_ratio(self, rollout: Rollout) -> None:
         """Acting and learning must compute the same policy; if not, every update is wrong in a way that no curve shows."""
+        learning = self.policy.training
+        self.policy.eval()  # acting never drops, learning may
         parameters, _, _ = self.policy.unroll(rollout.obs, rollout.action, rollout.state, rollout.first)
+        self.policy.train(learning)
         log_ratio = self.policy.head.log_prob(parameters, rollout.action) - rollout.log_prob
         worst = float((log_ratio.abs() / rollout.log_prob.abs().clamp(min=1)).max())
         if not worst <= RATIO_TOLERANCE:

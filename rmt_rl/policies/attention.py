@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rmt_rl.config import ConfigError
 from rmt_rl.policies.linear import Linear
 
 Gating = Literal["none", "gru", "rezero"]
@@ -103,12 +105,8 @@ def _by_three_calls(
 
 
 def _flash_attn() -> Callable[..., torch.Tensor]:
-    try:
-        from flash_attn import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise ImportError(
-            "policy.attention=flash needs the package flash-attn and a CUDA device: pip install 'rmt_rl[flash]'"
-        ) from error
+    from flash_attn import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
+
     return flash_attn_func
 
 
@@ -129,6 +127,19 @@ def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: L
     block_mask = create_block_mask(lambda b, h, q, k: seen[q, k], None, None, Q, K, device=str(query.device))
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return _compiled_flex[0](q, k, v, block_mask=block_mask).transpose(1, 2)
+
+
+def check_backend(policy_config: Any, device: torch.device) -> None:
+    """Raises ConfigError where the policy's attention cannot be computed on this device."""
+    backend = getattr(policy_config, "attention", "sdpa")
+    if backend == "sdpa":
+        return
+    if device.type != "cuda":
+        raise ConfigError(
+            f"policy.attention={backend}: needs a CUDA device, found {device}; take policy.attention=sdpa"
+        )
+    if backend == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError("policy.attention=flash: needs the package flash-attn; pip install 'rmt_rl[flash]'")
 
 
 # --------------------------------------------------------------------------------------------------------- rotation

@@ -16,7 +16,7 @@ WIDEST = 16_384
 
 
 def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
-    """The policy's dataclass with the width whose whole network, encoder and heads included, comes nearest to `params`.
+    """The policy's dataclass with a width in place of `params`: that whose whole network comes nearest to it.
 
     Unchanged where params is None. Raises ConfigError where the narrowest network is more than a tenth too large, or the
     widest too small.
@@ -42,4 +42,4 @@ def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
             f"policy.params={policy_config.params}: width {nearest * unit} has {count:,} parameters already and is the "
             f"{'narrowest' if nearest == sizes[0] else 'widest'} that fits this task; expected about that many"
         )
-    return with_width(nearest)
+    return dataclasses.replace(with_width(nearest), params=None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rmt_rl import config
+from rmt_rl import config, rng
 from rmt_rl.algos import ppo as ppo_module
 from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, schedule
 from rmt_rl.data import map_state, select_rows
@@ -429,3 +429,14 @@ def test_one_update_raises_the_probability_of_what_went_well():
     before = probability()
     update(ppo, rollout)
     assert probability() > before + 0.01
+
+
+def test_dropout_trains_and_is_off_in_the_check_of_the_ratio():
+    """Acting never drops; the check compares with acting, so it must not drop either, and learning must."""
+    env, policy_config = make_from_config(config.TMaze(), 8), config.RMT(width=16, dropout=0.3)
+    torch.manual_seed(0)
+    policy = ActorCritic(policy_spec(env, config.TMaze(), policy_config))
+    ppo = PPO(policy, config.PPO(num_envs=8, rollout=16))
+    rollout, _ = Collector(env, policy, 0, rng.generator(0, "act")).collect(16)
+    ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))
+    assert policy.training

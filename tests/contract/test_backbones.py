@@ -12,7 +12,7 @@ from rmt_rl.policies.registry import BACKBONES, make_backbone
 
 WIDTH = 8
 #: `make contract` runs 300.
-CASES = int(os.environ.get("RMT_RL_CASES", "10"))
+CASES = int(os.environ.get("RMT_RL_CASES", "6"))
 
 
 def rmt(**options):
