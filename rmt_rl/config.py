@@ -752,6 +752,13 @@ RULES = (
         lambda policy: "policy.token_shift=true: expected policy.width of at least 2, half of it is shifted",
     ),
     Rule(
+        Memory,
+        lambda memory: memory.scope != "episode" or memory.episodes == Memory.episodes,
+        lambda memory: (
+            f"memory.episodes={memory.episodes}: means nothing with memory.scope=episode; expected trial or run"
+        ),
+    ),
+    Rule(
         PPO,
         lambda algo: algo.num_envs % algo.minibatches == 0,
         lambda algo: (

@@ -184,6 +184,7 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
             "policy=lstm policy.segment=4",
             "policy=lstm has no such option, it has width, layers, params, previous_action; ",
         ),
+        ("memory.episodes=3", "memory.episodes=3: means nothing with memory.scope=episode; expected trial or run"),
         ("policy.params=50000 policy.width=32", "policy.width=32 is given too; give only one of them"),
         ("policy=trxl policy.heads=5", "policy.heads=5: expected a divisor of policy.width=64"),
         ("env=tmaze policy.cache=8", "policy.cache=8: needs policy.positions=rotary or none"),
