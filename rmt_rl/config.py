@@ -226,10 +226,20 @@ class Gym:
 
 
 @dataclass(frozen=True)
-class Transformer:
-    """What all transformer policies have."""
+class Policy:
+    """What all policies have; each has a width too, with a default of its own."""
 
     name: str = ""
+    params: int | None = option(
+        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
+    )
+    previous_action: bool = option(True, "give the previous action to the network beside the observation")
+
+
+@dataclass(frozen=True)
+class Transformer(Policy):
+    """What all transformer policies have."""
+
     width: int = option(64, "width D of the network", low=1, high=65_536)
     layers: int = option(2, "transformer blocks", low=1, high=1_000)
     heads: int = option(2, "attention heads; must divide width", low=1, high=65_536)
@@ -245,10 +255,6 @@ class Transformer:
     replay: bool = option(
         False, "compute segments again in the backward pass instead of keeping their activations (arXiv 2010.06891)"
     )
-    params: int | None = option(
-        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
-    )
-    previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
 
 @dataclass(frozen=True)
@@ -331,41 +337,34 @@ class Window(Transformer):
 
 
 @dataclass(frozen=True)
-class LSTM:
+class Recurrent(Policy):
+    """What recurrent networks have."""
+
+    width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
+    layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
+
+
+@dataclass(frozen=True)
+class LSTM(Recurrent):
     """Long short-term memory, one layer after the encoder."""
 
     name: str = "lstm"
-    width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
-    layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
-    params: int | None = option(
-        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
-    )
-    previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
 
 @dataclass(frozen=True)
-class GRU:
+class GRU(Recurrent):
     """Gated recurrent unit, one layer after the encoder."""
 
     name: str = "gru"
-    width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
-    layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
-    params: int | None = option(
-        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
-    )
-    previous_action: bool = option(True, "give the previous action to the network beside the observation")
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Policy):
     """The control without memory: two hidden layers on the present observation."""
 
     name: str = "mlp"
     width: int = option(128, "width D of the hidden layers", low=1, high=65_536)
     layers: int = option(2, "hidden layers", low=1, high=1_000)
-    params: int | None = option(
-        None, "choose the width so that the network has about so many parameters; null = width", low=1, high=10**10
-    )
     previous_action: bool = option(False, "give the previous action to the network: a memory of one step")
 
 
@@ -710,7 +709,7 @@ RULES = (
         ),
     ),
     Rule(
-        (Transformer, LSTM, GRU, MLP),
+        (Transformer, Recurrent, MLP),
         lambda policy: policy.params is None or policy.width == type(policy).width,
         lambda policy: (
             f"policy.params={policy.params}: chooses the width, but policy.width={policy.width} is given too;"
@@ -740,6 +739,19 @@ RULES = (
             f"policy.cache={policy.cache}: needs policy.positions=rotary or none;"
             " learned positions are slots of the segment and say nothing about steps before it"
         ),
+    ),
+    Rule(
+        RMT,
+        lambda policy: policy.memory_tokens > 0 or not _without_memory(policy),
+        lambda policy: (
+            f"policy.{_without_memory(policy)[0]}={show(getattr(policy, _without_memory(policy)[0]))}: means nothing without"
+            " memory; expected policy.memory_tokens of at least 1"
+        ),
+    ),
+    Rule(
+        RMT,
+        lambda policy: not policy.value_residual or policy.layers > 1,
+        lambda policy: "policy.value_residual=true: means nothing with one layer; expected policy.layers of at least 2",
     ),
     Rule(
         (RMT, TrXL),
@@ -772,6 +784,14 @@ RULES = (
         lambda train: f"run={show(train.run)}: expected at most 200 bytes, found {len(train.run.encode())}",
     ),
 )
+
+
+def _without_memory(policy: RMT) -> list[str]:
+    """The changed options that are about memory tokens."""
+    names = ["memory_update", "memory_place", "memory_norm", "write_from"]
+    if policy.cache_gradient == 0:  # else it is the cache's gradient that is cut
+        names.append("bptt_segments")
+    return [name for name in names if getattr(policy, name) != getattr(RMT, name)]
 
 
 def _is_rotary(policy: Any) -> bool:

@@ -36,6 +36,11 @@ def detach(state: StateT) -> StateT:
     return map_state(torch.Tensor.detach, state)
 
 
+def where_rows(mask_B: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x in the rows where the mask is true, y elsewhere; a NaN on the side that is not chosen does not leak."""
+    return torch.where(mask_B.view(-1, *[1] * (y.dim() - 1)), x, y)
+
+
 def map_obs(function: Callable[..., torch.Tensor], obs: Obs, *others: Obs) -> Obs:
     """Apply `function` to an observation tensor, or to every entry of a dictionary of them."""
     if isinstance(obs, dict):

@@ -179,12 +179,23 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
         ("foo=3", "(see python -m rmt_rl.train --help)"),
         ("hydra.run.dir=x", "no such option"),
         ("seed.x=3", "no such option"),
-        ("policy.width.x=3", "policy=rmt has no such option, it has width, layers, heads"),
+        ("policy.width.x=3", "policy=rmt has no such option, it has params, previous_action, width, layers, heads"),
         (
             "policy=lstm policy.segment=4",
-            "policy=lstm has no such option, it has width, layers, params, previous_action; ",
+            "policy=lstm has no such option, it has params, previous_action, width, layers; ",
         ),
         ("memory.episodes=3", "memory.episodes=3: means nothing with memory.scope=episode; expected trial or run"),
+        *(
+            (f"policy.memory_tokens=0 policy.{option}", f"policy.{option}: means nothing without memory")
+            for option in (
+                "memory_update=gate",
+                "memory_place=front",
+                "memory_norm=true",
+                "write_from=learned",
+                "bptt_segments=2",
+            )
+        ),
+        ("policy.layers=1 policy.value_residual=true", "policy.value_residual=true: means nothing with one layer"),
         ("policy.params=50000 policy.width=32", "policy.width=32 is given too; give only one of them"),
         ("policy=trxl policy.heads=5", "policy.heads=5: expected a divisor of policy.width=64"),
         ("env=tmaze policy.cache=8", "policy.cache=8: needs policy.positions=rotary or none"),

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import torch
 
+from rmt_rl.data import where_rows
 from rmt_rl.envs.base import TorchVectorEnv, row_seeds
 from rmt_rl.rng import counter_bits
 
@@ -69,7 +70,7 @@ class EpisodicEnv(TorchVectorEnv):
         # on a GPU asking whether a row ended would wait for the device at every step
         if self.device.type != "cpu" or bool(terminated.any()):
             first = self._first(state["seed"], state["episode"] + 1)
-            state = {name: _where(terminated, first[name], value) for name, value in state.items()}
+            state = {name: where_rows(terminated, first[name], value) for name, value in state.items()}
             obs = self._observe(state)
         self._state = state
         info = {"final_obs": final_obs, "_final_obs": terminated, **info}
@@ -102,7 +103,3 @@ def draws(key_B: torch.Tensor, first: int, count: int) -> torch.Tensor:
 def at(table_BN: torch.Tensor, index_B: torch.Tensor) -> torch.Tensor:
     """table[b, index[b]] of every row; an index beyond either end means the end."""
     return table_BN.gather(1, index_B.clamp(0, table_BN.shape[1] - 1)[:, None]).squeeze(1)
-
-
-def _where(rows_B: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    return torch.where(rows_B.view(-1, *[1] * (no.ndim - 1)), yes, no)

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from rmt_rl.config import ConfigError
-from rmt_rl.data import map_obs
+from rmt_rl.data import map_obs, where_rows
 from rmt_rl.envs.base import Obs, TorchVectorEnv
-from rmt_rl.policies.base import where_rows
 
 NEW_KEYS = ("previous_reward", "episode_start")
 

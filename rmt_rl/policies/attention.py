@@ -110,23 +110,30 @@ def _flash_attn() -> Callable[..., torch.Tensor]:
     return flash_attn_func
 
 
-_compiled_flex: list[Any] = []
-
-
 def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout) -> torch.Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
     if query.device.type != "cuda":
         raise RuntimeError(
             "policy.attention=flex needs a CUDA device: torch's flex_attention has no backward pass on a CPU"
         )
-    if not _compiled_flex:
-        _compiled_flex.append(torch.compile(flex_attention, dynamic=True))
-    seen = layout.dense(query.device)
-    Q, K = seen.shape
-    block_mask = create_block_mask(lambda b, h, q, k: seen[q, k], None, None, Q, K, device=str(query.device))
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    return _compiled_flex[0](q, k, v, block_mask=block_mask).transpose(1, 2)
+    out: torch.Tensor = _compiled_flex()(q, k, v, block_mask=_block_mask(layout, query.device)).transpose(1, 2)
+    return out
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _block_mask(layout: Layout, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    seen = layout.dense(device)
+    Q, K = seen.shape
+    return create_block_mask(lambda b, h, q, k: seen[q, k], None, None, Q, K, device=str(device))
 
 
 def check_backend(policy_config: Any, device: torch.device) -> None:

@@ -50,11 +50,6 @@ class NoState:
     empty: torch.Tensor
 
 
-def where_rows(mask_B: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """x in the rows where the mask is true, y elsewhere; a NaN on the side that is not chosen does not leak."""
-    return torch.where(mask_B.view(-1, *[1] * (y.dim() - 1)), x, y)
-
-
 def parameter_device_and_type(module: nn.Module) -> dict[str, Any]:
     parameter = next(module.parameters())
     return {"device": parameter.device, "dtype": parameter.dtype}

@@ -30,7 +30,7 @@ from rmt_rl.rng import counter_bits
 MAX_CATEGORIES = 64
 
 #: From this many rows on, categories are encoded once for every distinct row: MiniGrid's worlds are small, and in 2,048
-#: steps of MemoryS7 there are about 200 different pictures.
+#: steps of MemoryS7 there are 54 different pictures of 3 x 3 cells.
 MANY_ROWS = 512
 
 #: Bounds that are farther apart say "any number" rather than where the numbers lie.

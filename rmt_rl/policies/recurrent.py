@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rmt_rl.data import map_state, select_rows
-from rmt_rl.policies.base import Backbone, parameter_device_and_type, where_rows
+from rmt_rl.data import map_state, select_rows, where_rows
+from rmt_rl.policies.base import Backbone, parameter_device_and_type
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,11 +34,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rmt_rl.data import map_state, select_rows
-from rmt_rl.policies import attention as kernels
+from rmt_rl.data import map_state, select_rows, where_rows
 from rmt_rl.policies.attention import Backend, Block, Gating, Layout, rotary_table
-from rmt_rl.policies.base import Backbone, parameter_device_and_type, where_rows
-from rmt_rl.policies.linear import Linear
+from rmt_rl.policies.base import Backbone, parameter_device_and_type
+from rmt_rl.policies.memory_update import UPDATES
 from rmt_rl.policies.pieces import Group, Pieces, cut
 
 
@@ -148,9 +147,7 @@ class RMT(Backbone[RMTState]):
         self.read_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
         if not self.front:
             self.write_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
-        self.update = (
-            MRV(width, heads) if memory_update == "mrv" else {"replace": Replace, "gate": Gate}[memory_update](width)
-        )
+        self.update = UPDATES[memory_update](width, heads)
         for block in blocks:
             for linear in (block.output, block.down):
                 nn.init.normal_(linear.weight, std=0.1 / layers**0.5)  # each block starts near the identity
@@ -193,7 +190,7 @@ class RMT(Backbone[RMTState]):
         angles = self._angles(self.cache_steps, self.segment, 0)
         rotation = None if angles is None else (self.rotary[self.cache_steps + slot][:, None], angles)
         x = (x_BD + self.position[slot] if self.positions == "learned" else x_BD)[:, None]
-        before = state.shifted * (slot > 0)[:, None, None]
+        before = state.shifted * (slot > 0)[:, None, None] if self.shift else state.shifted
         caches, shifted, first_value = [], [], None
         for layer, block in enumerate(self.blocks):
             h = block.attention_norm(x)
@@ -242,13 +239,12 @@ class RMT(Backbone[RMTState]):
         full = rows.take(cache)
         if M:
             memory = rows.put(memory, self._stop(self._write(rows.take(memory), full, age), age // self.segment))
+        parts = [cache[:, :, : C + M], rows.put(cache[:, :, C + M :], cache.new_zeros(()))]
         if C:
-            left = self._hand_on(full[:, :, :C], full[:, :, C + M :])
-            cache = torch.cat(
-                [rows.put(cache[:, :, :C], self._stop(left, age // self.segment)), cache[:, :, C:]], dim=2
-            )
-        cache = torch.cat([cache[:, :, : C + M], rows.put(cache[:, :, C + M :], cache.new_zeros(()))], dim=2)
-        return RMTState(memory, state.age, cache, rows.put(state.shifted, cache.new_zeros(())))
+            left = self._stop(self._hand_on(full[:, :, :C], full[:, :, C + M :]), age // self.segment)
+            parts = [rows.put(cache[:, :, :C], left), cache[:, :, C : C + M], parts[1]]
+        shifted = rows.put(state.shifted, cache.new_zeros(())) if self.shift else state.shifted
+        return RMTState(memory, state.age, torch.cat(parts, dim=2), shifted)
 
     def _read(self, memory_BMD: torch.Tensor) -> torch.Tensor:
         """Keys and values of the read tokens in every layer, [B, L, M, 2D]."""
@@ -558,49 +554,6 @@ def _describe(memory_tokens: int, width: int, segment: int, memory_update: str, 
     if cache:
         parts.append(f"keys and values of the {cache} steps before the segment")
     return ", ".join(parts) or f"none beyond the segment of {segment} steps"
-
-
-class Replace(nn.Module):
-    """The paper's rule: the write tokens are the next memory."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-
-    def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        return new
-
-
-class Gate(nn.Module):
-    """old + sigmoid(G [old, new] + b) * (tanh(W new) - old): a memory that is kept unless something asks for change."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gate = Linear(2 * width, width)
-        self.candidate = Linear(width, width)
-        nn.init.constant_(self.gate.bias, -1.0)
-
-    def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        gate = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)))
-        return old + gate * (torch.tanh(self.candidate(new)) - old)
-
-
-class MRV(nn.Module):
-    """Memory retention valve of RATE: the old memory attends to the new one.
-
-    Ours adds the old memory to what was found, and normalises the sum; theirs keeps nothing of the old but its queries.
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = Linear(width, width, bias=False)
-        self.key_value = Linear(width, 2 * width, bias=False)
-        self.output = Linear(width, width, bias=False)
-        self.norm = nn.RMSNorm(width)
-
-    def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (self.query(old), *self.key_value(new).chunk(2, dim=-1)))
-        return self.norm(old + self.output(kernels.attention(q, k, v, None).flatten(2)))
 
 
 class _Rows:
