@@ -2,18 +2,23 @@
 
     python experiments/compare.py --seeds 5
 
-Prints one markdown table per task. T-maze: trained on corridors of 5 to 80 steps, the frozen final policy on 80, 1,000 and
-100,000. MiniGrid-Memory: the default task. Success on fresh episodes: the mean over seeds and its 95 % interval (Student's t over
-seeds), and steps per CPU-second of training.
+Every finished run is a line of the results file; a run that stands there is not run again, so that the command can be
+interrupted, continued, and shared between processes (`--policies`). The file that is kept in the repository holds what
+docs/benchmarks.md shows; give another one, or delete it, to measure anew. Prints one markdown table per task. T-maze: trained on
+corridors of 5 to 80 steps, the frozen final policy on 80, 1,000 and 100,000. MiniGrid-Memory: the default task. Success on fresh
+episodes: the mean over seeds and its 95 % interval (Student's t over seeds), and steps per CPU-second of training.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+import json
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from scipy import stats
 
@@ -37,13 +42,15 @@ def mean_and_interval(values: list[float]) -> str:
 
 
 def tmaze(policy: str, seed: int, params: int, root: Path, extra: list[str]) -> dict[str, float]:
-    run = parse([*TMAZE, f"policy={policy}", f"policy.params={params}", f"seed={seed}", "evaluate_episodes=10", *extra])
+    given = {argument.partition("=")[0] for argument in extra}
+    task = [argument for argument in TMAZE if argument.partition("=")[0] not in given]
+    run = parse([*task, f"policy={policy}", f"policy.params={params}", f"seed={seed}", "evaluate_episodes=10", *extra])
     result = train(run, root)
     agent = load_policy(root / f"tmaze-{policy}-ppo-s{seed}")
     row = {"steps/s": result["steps_per_cpu_s"]}
     for length, episodes in ((80, 400), (1_000, 200), (100_000, 32)):
-        task = dataclasses.replace(run.env, length=length, min_length=None)
-        row[f"{length:,}"] = evaluate(agent, make_from_config(task, min(episodes, 200)), episodes, seed).success or 0.0
+        env = dataclasses.replace(run.env, length=length, min_length=None)
+        row[f"{length:,}"] = evaluate(agent, make_from_config(env, min(episodes, 200)), episodes, seed).success or 0.0
     return row
 
 
@@ -52,34 +59,52 @@ def minigrid(policy: str, seed: int, params: int, root: Path, extra: list[str]) 
     return {"steps/s": result["steps_per_cpu_s"], "success": result["eval"]["success"]}
 
 
+TASKS = {"tmaze": tmaze, "minigrid": minigrid}
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: list[dict[str, Any]], policies: list[str]) -> str:
+    """The markdown table of one task."""
+    columns = [key for key in rows[0]["measured"] if key != "steps/s"]
+    lines = [f"| policy | seeds | {' | '.join(columns)} | steps per CPU-second |", "|" + "---|" * (len(columns) + 3)]
+    for policy in policies:
+        of = [row["measured"] for row in rows if row["policy"] == policy]
+        if of:
+            cells = [mean_and_interval([row[column] for row in of]) for column in columns]
+            speed = statistics.median(row["steps/s"] for row in of)
+            lines.append(f"| {policy} | {len(of)} | {' | '.join(cells)} | {speed:,.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--params", type=int, default=110_000)
-    parser.add_argument("--tasks", nargs="+", choices=("tmaze", "minigrid"), default=["tmaze", "minigrid"])
+    parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--policies", nargs="+", choices=tuple(config.GROUPS["policy"]), default=list(POLICIES))
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "compare.jsonl")
     arguments, extra = parser.parse_known_args()
     prepare(threads=1)
-    for name, run in (("tmaze", tmaze), ("minigrid", minigrid)):
-        if name not in arguments.tasks:
-            continue
-        table = {}
-        for policy in arguments.policies:
-            rows = []
-            for seed in range(arguments.seeds):
-                with tempfile.TemporaryDirectory() as root:
-                    rows.append(run(policy, seed, arguments.params, Path(root), extra))
-            table[policy] = rows
-        columns = [key for key in next(iter(table.values()))[0] if key != "steps/s"]
-        print(f"\n{name}, {arguments.seeds} seeds, about {arguments.params:,} parameters\n")
-        print(f"| policy | {' | '.join(columns)} | steps per CPU-second |")
-        print("|" + "---|" * (len(columns) + 2))
-        for policy, rows in table.items():
-            cells = [mean_and_interval([row[column] for row in rows]) for column in columns]
-            print(
-                f"| {policy} | {' | '.join(cells)} | {statistics.median(row['steps/s'] for row in rows):,.0f} |",
-                flush=True,
-            )
+    for task in arguments.tasks:
+        for seed, policy in itertools.product(range(arguments.seeds), arguments.policies):
+            run = {"task": task, "policy": policy, "seed": seed, "params": arguments.params, "extra": extra}
+            if any(run.items() <= done.items() for done in read_results(arguments.results)):
+                continue
+            with tempfile.TemporaryDirectory() as root:
+                run["measured"] = TASKS[task](policy, seed, arguments.params, Path(root), extra)
+            arguments.results.parent.mkdir(parents=True, exist_ok=True)
+            with arguments.results.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+        rows = [
+            row
+            for row in read_results(arguments.results)
+            if (row["task"], row["params"], row["extra"]) == (task, arguments.params, extra)
+            and row["seed"] < arguments.seeds
+        ]
+        print(f"\n{task}, about {arguments.params:,} parameters\n\n{table(rows, arguments.policies)}", flush=True)
 
 
 if __name__ == "__main__":
