@@ -84,6 +84,30 @@ class MiniGridMemory:
 
 
 @dataclass(frozen=True)
+class DoorKey:
+    """MiniGrid-DoorKey: fetch the key, unlock the door, reach the goal. A control: it needs little memory."""
+
+    name: str = "minigrid-doorkey"
+    size: int = option(8, "width and height of the grid; registered are 5, 6, 8 and 16", low=5, high=99)
+    view: int = option(7, "side of the square that the agent sees, odd; 7 is MiniGrid's own", low=3, high=11)
+    max_steps: int | None = option(
+        None, "steps after which an episode is cut off; null = 10 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+
+
+@dataclass(frozen=True)
+class RedBlueDoors:
+    """MiniGrid-RedBlueDoors: open the red door, then the blue one. A control: it can be solved without memory."""
+
+    name: str = "minigrid-redbluedoors"
+    size: int = option(8, "height of the grid, even; registered are 6 and 8", low=4, high=98)
+    view: int = option(7, "side of the square that the agent sees, odd; 7 is MiniGrid's own", low=3, high=11)
+    max_steps: int | None = option(
+        None, "steps after which an episode is cut off; null = 20 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+
+
+@dataclass(frozen=True)
 class TMaze:
     """Passive T-maze (Ni et al. 2023): the cue is seen at the first step, the turn comes `length` steps later."""
 
@@ -120,6 +144,20 @@ class TMazeRATE:
     )
     min_length: int | None = option(
         None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+
+
+@dataclass(frozen=True)
+class TMazeTrial:
+    """Several walks through one passive T-maze, of which only the first shows the cue: memory across episodes."""
+
+    name: str = "tmaze-trial"
+    episodes: int = option(4, "walks of a trial, which is one episode", low=2, high=1_000_000)
+    length: int = option(
+        10, "steps from the start to the junction; with min_length: the longest corridor", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every trial from min_length..length; null = all equal", low=1, high=10_000_000
     )
 
 
@@ -209,7 +247,9 @@ class DarkRoom:
     """Dark Room (Laskin et al. 2022): a hidden goal on 9 x 9 cells, the same for all inner episodes of a trial."""
 
     name: str = "dark-room"
-    episodes: int = option(5, "inner episodes of a trial, which is one episode", low=2, high=1_000_000)
+    episodes: int = option(
+        5, "inner episodes of a trial, which is one episode; 1 = the control without a trial", low=1, high=1_000_000
+    )
 
 
 @dataclass(frozen=True)
@@ -422,9 +462,12 @@ class Memory:
 GROUPS: dict[str, dict[str, type]] = {
     "env": {
         "minigrid-memory": MiniGridMemory,
+        "minigrid-doorkey": DoorKey,
+        "minigrid-redbluedoors": RedBlueDoors,
         "tmaze": TMaze,
         "tmaze-active": TMazeActive,
         "tmaze-rate": TMazeRATE,
+        "tmaze-trial": TMazeTrial,
         "memory-len": MemoryLen,
         "copy": Copy,
         "associative-retrieval": AssociativeRetrieval,
@@ -674,9 +717,14 @@ class Rule:
 
 RULES = (
     Rule(
-        MiniGridMemory,
+        (MiniGridMemory, DoorKey, RedBlueDoors),
         lambda env: env.view % 2 == 1,
         lambda env: f"env.view={env.view}: expected an odd number, the agent stands in the middle",
+    ),
+    Rule(
+        RedBlueDoors,
+        lambda env: env.size % 2 == 0,
+        lambda env: f"env.size={env.size}: expected an even number, the room is the middle half",
     ),
     Rule(
         MiniGridMemory,
@@ -689,7 +737,7 @@ RULES = (
             lambda env: env.min_length is None or env.min_length <= env.length,
             lambda env: f"env.min_length={env.min_length}: expected at most env.length={env.length}",
         )
-        for maze in (TMaze, TMazeActive, TMazeRATE)
+        for maze in (TMaze, TMazeActive, TMazeRATE, TMazeTrial)
     ),
     Rule(
         AssociativeRetrieval,

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 
 ENVIRONMENTS = {
     "minigrid-memory": "rmt_rl.envs.minigrid_memory:MiniGridMemory",
+    "minigrid-doorkey": "rmt_rl.envs.minigrid_doors:DoorKey",
+    "minigrid-redbluedoors": "rmt_rl.envs.minigrid_doors:RedBlueDoors",
     "tmaze": "rmt_rl.envs.tmaze:TMaze",
     "tmaze-active": "rmt_rl.envs.tmaze_variants:TMazeActive",
     "tmaze-rate": "rmt_rl.envs.tmaze_variants:TMazeRATE",
+    "tmaze-trial": "rmt_rl.envs.tmaze_variants:TMazeTrial",
     "memory-len": "rmt_rl.envs.memory_len:MemoryLen",
     "copy": "rmt_rl.envs.copy_task:Copy",
     "associative-retrieval": "rmt_rl.envs.associative_retrieval:AssociativeRetrieval",

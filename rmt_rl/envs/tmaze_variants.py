@@ -1,7 +1,7 @@
-"""Two further T-mazes: the active one, in which the cue must be fetched first, and the one of RATE.
+"""Three further T-mazes: the active one, in which the cue must be fetched first, the one of RATE, and a trial of many walks.
 
-What must be remembered: one bit, for as many steps as the corridor is long. Not for the passive T-maze of Ni et al.
-2023, nor for leaving a maze of that kind at the turn; those are `tmaze`.
+What must be remembered: one bit, for as many steps as the corridor is long, or through all walks of a trial. Not for the
+passive T-maze of Ni et al. 2023, nor for leaving a maze of that kind at the turn; those are `tmaze`.
 """
 
 from __future__ import annotations
@@ -126,3 +126,56 @@ class TMazeRATE(_Corridor):
         cue = (state["t"] == 0) * state["goal"]
         noise = counter_bits(state["key"], 1 + state["t"]) % 3 - 1
         return torch.stack([state["y"], cue, state["x"] == state["length"], noise], dim=1).float()
+
+
+class TMazeTrial(_Corridor):
+    """`episodes` walks through the same passive T-maze, of which only the first one shows the cue; a trial is one episode here.
+
+    Ours: the smallest task that needs memory across episodes. A walk has length + 1 steps, as in `TMaze`; the step after its last
+    one stands at the start again.
+
+    observation [3] float32: (0, cue, 1) at the first step of the trial, (0, 0, 1) where a later walk starts, (0, 0, 0) in the
+        corridor, (1, y, 0) at the junction (y = 0) and in the arms. The outcome of a walk is not shown.
+    reward: for each walk that of the passive T-maze: -1/length for a step that is late, 1 in the right arm at its last step.
+    success: the last walk ended in the right arm. info: "inner_start" [B] bool, this step led to the next walk of the same
+        trial; "inner_success" [B] bool, it was the last one of a walk, in the right arm. actions, min_length: see `_Corridor`.
+
+    Floor 0.5: nothing in the last walk depends on the cue but what the agent remembers, so any turn is right half of the time.
+    That holds for an agent whose memory is reset at every walk, too. Ceiling 1.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        *,
+        episodes: int = 4,
+        length: int = 10,
+        min_length: int | None = None,
+    ) -> None:
+        super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), length, min_length)
+        self.episodes = episodes
+        self.task = f"T-maze trial: remember one bit through {episodes} walks of {self._span} steps"
+
+    def _begin(self, key_B: torch.Tensor) -> State:
+        zero = torch.zeros_like(key_B)
+        return super()._begin(key_B) | {"x": zero, "y": zero}
+
+    def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
+        length = state["length"]
+        x, y = self._move(state, action_B, length)
+        done = state["t"] % (length + 1)  # steps of this walk before this one
+        last = done == length
+        ended = state["t"] + 1 == self.episodes * (length + 1)
+        success = last & (y == state["goal"])
+        reward = torch.where(last, success.double(), torch.where(x <= done, -1.0 / length.double(), 0.0))
+        again = last & ~ended
+        x, y = (torch.where(again, 0, place) for place in (x, y))
+        info = {"success": success & ended, "inner_start": again, "inner_success": success}
+        return {"x": x, "y": y}, reward, ended, info
+
+    def _observe(self, state: State) -> torch.Tensor:
+        t, walk = state["t"], state["length"] + 1
+        start = (t % walk == 0) & (t < self.episodes * walk)
+        across = torch.where(t == 0, state["goal"], state["y"])
+        return torch.stack([state["x"] == state["length"], across, start], dim=1).float()

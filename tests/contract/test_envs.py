@@ -25,6 +25,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "tmaze short": ("tmaze", {"length": 4, "end_at_turn": True}),
     "tmaze active": ("tmaze-active", {"length": 4, "min_length": 2}),
     "tmaze RATE": ("tmaze-rate", {"length": 4, "min_length": 2}),
+    "tmaze trial": ("tmaze-trial", {"episodes": 2, "length": 4, "min_length": 2}),
     "memory-len": ("memory-len", {"length": 5, "bits": 2}),
     "copy": ("copy", {"symbols": 3, "length": 2, "delay": 1}),
     "retrieval": ("associative-retrieval", {"keys": 4, "values": 3, "pairs": 3, "queries": 2}),
@@ -37,6 +38,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "dark-room": ("dark-room", {"episodes": 2}),
     "minigrid S7": ("minigrid-memory", {}),
     "minigrid S11": ("minigrid-memory", {"size": 11, "view": 7}),
+    "minigrid doorkey": ("minigrid-doorkey", {"size": 5, "max_steps": 20}),
+    "minigrid doors": ("minigrid-redbluedoors", {"size": 6, "view": 5, "max_steps": 20}),
     "minigrid S13Random": ("minigrid-memory", {"id": "MiniGrid-MemoryS13Random-v0", "view": 7, "actions": 7}),
 }
 FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,9 +48,9 @@ FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CASES = OURS | FOREIGN
 # a reward may come without a success
-PAID_IN_PARTS = ("copy", "retrieval", "repeat-first", "repeat-previous", "bandit", "dark-room")
-# one mistake in some 50 steps is too many
-TOO_HARD_FOR_CHANCE = ("repeat-first", "repeat-previous")
+PAID_IN_PARTS = ("tmaze trial", "copy", "retrieval", "repeat-first", "repeat-previous", "bandit", "dark-room")
+# one mistake in some 50 steps is too many, and nobody opens two doors by chance
+TOO_HARD_FOR_CHANCE = ("repeat-first", "repeat-previous", "minigrid doorkey", "minigrid doors")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ROWS, STEPS = 6, 60
 
@@ -227,6 +230,7 @@ def test_success_is_a_termination_and_pays(case: str) -> None:
         ("bandit", 0, 10, (True, False)),
         ("dark-room", 0, 41, (True, False)),
         ("minigrid S7", 0, 245, (False, True)),  # turning on the spot
+        ("minigrid doorkey", 0, 20, (False, True)),
         ("cartpole", None, 15, (False, True)),
     ],
 )
@@ -345,10 +349,11 @@ def test_the_floor_lies_below_the_ceiling(case: str) -> None:
     if case in FOREIGN:
         assert (env.floor, env.ceiling) == (None, None)
     else:
-        assert env.ceiling == {"bandit": 0.75, "dark-room": 41 / 81}.get(case, 1.0)
+        known = {"bandit": 0.75, "dark-room": 41 / 81, "minigrid doorkey": None, "minigrid doors": None}
+        assert env.ceiling == known.get(case, 1.0)
         assert env.task
         assert env.floor is None or 0 <= env.floor < env.ceiling
-    assert env.floor is not None or case in (*FOREIGN, "minigrid S13Random")
+    assert env.floor is not None or case in (*FOREIGN, "minigrid S13Random", "minigrid doorkey", "minigrid doors")
 
 
 def test_options_are_those_of_the_dataclass() -> None:
@@ -378,7 +383,7 @@ def test_a_registered_minigrid_id_sets_size_and_random() -> None:
         ("tmaze", {"length": 0}, "env.length=0: expected a whole number, at least 1 and at most 10000000"),
         *(
             (maze, {"length": 5, "min_length": 6}, "env.min_length=6: expected at most env.length=5")
-            for maze in ("tmaze", "tmaze-active", "tmaze-rate")
+            for maze in ("tmaze", "tmaze-active", "tmaze-rate", "tmaze-trial")
         ),
         (
             "associative-retrieval",

@@ -8,7 +8,7 @@ from pure_python import follow, play
 from scipy.stats import chisquare
 
 from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP
-from rmt_rl.envs.tmaze_variants import TMazeActive, TMazeRATE
+from rmt_rl.envs.tmaze_variants import TMazeActive, TMazeRATE, TMazeTrial
 
 STEP = {RIGHT: (1, 0), UP: (0, 1), LEFT: (-1, 0), DOWN: (0, -1)}
 LENGTHS = [{"length": 1}, {"length": 5}, {"length": 50}, {"length": 9, "min_length": 2}]
@@ -76,6 +76,54 @@ class Rate(Maze):
         y = self.place[1]
         terminated = self.time >= self.length + 2 or y != 0
         return float(terminated and y == self.goal), terminated, terminated and y == self.goal
+
+
+class Trial(Maze):
+    """Walks of length + 1 steps through one passive maze, one after the other."""
+
+    def __init__(self, draw, episodes=4, **options):
+        self.walk, self.episodes = 0, episodes
+        super().__init__(draw, 0, **options)
+
+    def observation(self):
+        x, y = self.place
+        over = self.walk == self.episodes
+        return [float(x == self.end), float(self.cue or y), float(self.time == 0 and not over)]
+
+    def step(self, action):
+        self.move(action)
+        x, y = self.place
+        if self.time <= self.length:
+            return (-1 / self.length if x < self.time else 0.0), False, False
+        self.walk += 1
+        over, success = self.walk == self.episodes, y == self.goal
+        if not over:
+            self.place, self.time, self.cue = (0, 0), 0, 0
+        return float(success), over, over and success
+
+
+@pytest.mark.parametrize("options", [*({"episodes": n, **LENGTHS[1]} for n in (2, 5)), *LENGTHS])
+def test_every_step_of_a_trial_follows_the_rules(options):
+    successes, failures = follow(TMazeTrial(64, **options), lambda draw: Trial(draw, **options), 40_000)
+    assert min(successes, failures) >= 4
+
+
+def test_who_remembers_the_cue_of_a_trial_gets_the_ceiling_and_who_forgets_it_at_a_walk_the_floor():
+    for forget, expected in ((False, [1.0, 1.0, 1.0]), (True, [1.0, 0.5, 0.5])):
+        env = TMazeTrial(2, episodes=3, length=6)
+        obs, _ = env.reset(seed=0)
+        env.load_state_dict({**env.state_dict(), "goal": torch.tensor([1, -1])})
+        cue, rates = torch.tensor([1.0, -1.0]), []
+        for t in range(21):
+            if forget and t > 0:
+                cue = torch.where(obs[:, 2] == 1, 1.0, cue)
+            action = torch.where(obs[:, 0] == 0, RIGHT, torch.where(cue > 0, UP, DOWN))
+            obs, _, terminated, _, info = env.step(action)
+            assert bool(info["inner_start"].all()) == (t in (6, 13))
+            if t % 7 == 6:
+                rates.append(float(info["inner_success"].double().mean()))
+        assert rates == expected and bool(terminated.all())
+    assert (TMazeTrial.floor, TMazeTrial.ceiling) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize("options", LENGTHS)

@@ -1,0 +1,156 @@
+"""The direct stepper against the `minigrid` package, and against the tables of MiniGrid-Memory, which share no code with it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from minigrid.envs import DoorKeyEnv, RedBlueDoorEnv
+
+from rmt_rl.config import ConfigError
+from rmt_rl.envs.minigrid_direct import ACTIONS, EMPTY, WALL, MiniGridDirect, cell, empty_room, key
+from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
+from rmt_rl.envs.minigrid_memory import tables
+from rmt_rl.envs.registry import make_env
+
+GREEN_KEY, GREEN_BALL = key("green"), cell(6, "green")
+# left, right, forward, pickup, drop, toggle, done: enough of each that all rules of hands and doors are met
+CHANCES = (0.12, 0.12, 0.4, 0.12, 0.04, 0.18, 0.02)
+
+
+def assert_same_obs(ours: Any, theirs: Any) -> None:
+    for name in ("image", "direction"):
+        np.testing.assert_array_equal(ours[name].numpy(), theirs[name])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "size", "view"),
+    [
+        (DoorKey, DoorKeyEnv, 5, 7),
+        (DoorKey, DoorKeyEnv, 6, 3),
+        (DoorKey, DoorKeyEnv, 8, 7),
+        (DoorKey, DoorKeyEnv, 16, 11),
+        (RedBlueDoors, RedBlueDoorEnv, 6, 7),
+        (RedBlueDoors, RedBlueDoorEnv, 8, 5),
+    ],
+)
+def test_same_seed_gives_the_same_episodes_as_minigrid(ours: Any, theirs: Any, size: int, view: int) -> None:
+    rows, steps, rng = 16, 1300, np.random.default_rng(0)  # 20,800 steps; the limit keeps resets frequent
+    env = ours(rows, size=size, view=view, max_steps=150)
+
+    def make() -> gymnasium.Env[Any, Any]:
+        return theirs(size=size, agent_view_size=view, max_steps=150)
+
+    reference: Any = SyncVectorEnv([make] * rows, autoreset_mode=AutoresetMode.SAME_STEP)
+    assert_same_obs(env.reset(seed=7)[0], reference.reset(seed=7)[0])
+    ends = 0
+    for _ in range(steps):
+        action = rng.choice(len(ACTIONS), size=rows, p=CHANCES)
+        obs, reward, terminated, truncated, info = env.step(torch.from_numpy(action))
+        obs_, reward_, terminated_, truncated_, info_ = reference.step(action)
+        assert_same_obs(obs, obs_)
+        assert reward.numpy().tobytes() == reward_.tobytes()
+        np.testing.assert_array_equal(terminated.numpy(), terminated_)
+        np.testing.assert_array_equal(truncated.numpy(), truncated_)
+        np.testing.assert_array_equal(info["success"].numpy(), reward_ > 0)
+        ended = terminated_ | truncated_
+        for name, row in itertools.product(("image", "direction"), ended.nonzero()[0]):
+            obs_[name][row] = info_["final_obs"][row][name]
+        assert_same_obs(info["final_obs"], obs_)
+        ends += int(ended.sum())
+    assert ends > 100
+
+
+@pytest.mark.parametrize(("ours", "theirs", "size"), [(DoorKey, DoorKeyEnv, 5), (RedBlueDoors, RedBlueDoorEnv, 6)])
+def test_the_usual_time_limit_is_that_of_minigrid(ours: Any, theirs: Any, size: int) -> None:
+    usual = theirs(size=size).max_steps
+    assert (ours(1, size=size).max_steps, ours(1, size=size).ceiling) == (usual, 1.0)
+    assert (ours(1, size=size, max_steps=9).max_steps, ours(1, size=size, max_steps=9).ceiling) == (9, None)
+
+
+class DirectMemory(MiniGridDirect):
+    """MiniGrid-Memory on the direct stepper; the oracle for the tables of `minigrid_memory.py`."""
+
+    def __init__(self, num_envs: int, size: int, view: int) -> None:
+        super().__init__(num_envs, "cpu", size, size, 5 * size**2, None, view)
+
+    def grid(self, cue: int, order: int) -> np.ndarray:
+        """MemoryEnv._gen_grid of a fixed corridor; cue 0 = key, order 0 = the ball at the upper end."""
+        size, middle, h = self.width, self.width // 2, self.width - 3
+        grid, (first, second) = empty_room(size, size), ((GREEN_KEY, GREEN_BALL) if order else (GREEN_BALL, GREEN_KEY))
+        for y in (middle - 2, middle + 2):
+            grid[1:5, y] = WALL
+        for y in (middle - 1, middle + 1):
+            grid[4 : h + 1, y] = WALL
+        grid[h, :middle] = grid[h, middle + 1 :] = WALL
+        grid[h + 2] = WALL
+        grid[1, middle - 1] = (GREEN_KEY, GREEN_BALL)[cue]
+        grid[h + 1, middle - 2], grid[h + 1, middle + 2] = first, second
+        return grid
+
+    def _draw(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, int], int]:
+        return self.grid(0, 0), (1, self.width // 2), 0
+
+    def _outcome(self, action_B: torch.Tensor, ahead_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        never = torch.zeros(self.num_envs, dtype=torch.bool)
+        return never, never
+
+
+@pytest.mark.parametrize("view", [3, 5, 7])
+@pytest.mark.parametrize("size", [7, 9, 11, 13])
+def test_the_tables_of_minigrid_memory_show_and_move_like_the_direct_stepper_in_every_state(
+    size: int, view: int
+) -> None:
+    table = tables(size, False, view)
+    states = len(table.next)
+    direct = DirectMemory(states, size, view)
+    direct.reset(seed=0)
+    state = direct.state_dict()
+    border, column = view - 1, size + 2 * (view - 1)
+    grids = np.full((len(table.cells), column, column), WALL, dtype=np.uint8)
+    for grid, (_, cue, order, _, _) in zip(grids, table.cells.tolist(), strict=True):
+        grid[border:-border, border:-border] = direct.grid(cue, order)
+    x, y = torch.from_numpy(table.cells[:, 3:].T.copy()).repeat_interleave(4, dim=1)
+    position = (x + border) * column + y + border
+    state["grid"] = torch.from_numpy(grids.reshape(len(grids), -1)).repeat_interleave(4, dim=0)
+    state["position"], state["direction"] = position, torch.arange(4).repeat(len(table.cells))
+
+    for action in (0, 1, 2):
+        direct.load_state_dict(state)
+        obs, *_ = direct.step(torch.full((states,), action))
+        after = table.next[:, action]
+        assert torch.equal(obs["image"], table.image[after])
+        assert torch.equal(obs["direction"], after & 3)
+        assert torch.equal(direct.state_dict()["position"], position[after])
+
+
+def test_nobody_carries_anything_at_the_start_of_an_episode() -> None:
+    env = DoorKey(64, size=5, max_steps=40)
+    env.reset(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    carried = False
+    for _ in range(200):
+        _, _, terminated, truncated, _ = env.step(torch.randint(0, 6, (64,), generator=generator))
+        carrying = env.state_dict()["carrying"] != EMPTY
+        carried |= bool(carrying.any())
+        assert not carrying[terminated | truncated].any()
+    assert carried
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("minigrid-doorkey", {"view": 4}, "env.view=4: expected an odd number"),
+        ("minigrid-doorkey", {"view": 13}, "env.view=13: expected a whole number, at least 3 and at most 11"),
+        ("minigrid-doorkey", {"size": 4}, "env.size=4: expected a whole number, at least 5"),
+        ("minigrid-redbluedoors", {"size": 7}, "env.size=7: expected an even number"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_env(name, **options)
