@@ -77,6 +77,8 @@ class EpisodicEnv(TorchVectorEnv):
         return obs, reward, terminated, torch.zeros_like(terminated), info
 
     def state_dict(self) -> dict[str, Any]:
+        if not self._state:
+            raise RuntimeError("state_dict was called before reset; there is no state yet")
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

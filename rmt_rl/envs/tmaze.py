@@ -97,6 +97,8 @@ class TMaze(TorchVectorEnv):
         return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
 
     def state_dict(self) -> dict[str, Any]:
+        if self._seed is None:
+            raise RuntimeError("state_dict was called before reset; there is no state yet")
         return {name: getattr(self, f"_{name}") for name in ("seed", "episode", "goal", "length", "x", "y", "t")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
