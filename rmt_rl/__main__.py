@@ -7,6 +7,7 @@ from rmt_rl import __version__
 COMMANDS = {
     "train": "train a memory agent, e.g. python -m rmt_rl.train env=minigrid-memory algo=ppo",
     "evaluate": "play fresh episodes with a trained policy, e.g. python -m rmt_rl.evaluate policy=runs/<name>",
+    "play": "draw some episodes into a GIF, e.g. python -m rmt_rl.play policy=runs/<name>",
     "export": "write one acting step as a program of tensors, e.g. python -m rmt_rl.export policy=runs/<name>",
     "envs.check": "say what is wrong with an environment, e.g. python -m rmt_rl.envs.check my_module:MyEnv",
 }

@@ -19,6 +19,7 @@ from rmt_rl.config import (
     Export,
     MiniGridMemory,
     Option,
+    Play,
     Train,
     choose,
     did_you_mean,
@@ -31,7 +32,10 @@ from rmt_rl.config import (
     validate,
 )
 
-TRAIN, EVALUATE, EXPORT = (f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "export"))
+TRAIN, EVALUATE, PLAY, EXPORT = (f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "play", "export"))
+
+#: What `play` knows beside the folders of trained policies.
+PLAYERS = ("random", "human-keys")
 
 
 def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -> Train:
@@ -49,19 +53,32 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
 
 
 def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> Evaluate:
-    """The validated configuration of an evaluation; raises ConfigError.
+    """The validated configuration of an evaluation; raises ConfigError."""
+    values = _read_with_env(argv, Evaluate, prog)
+    if "policy" not in values:
+        raise ConfigError("policy: missing; expected policy=<the folder of a trained policy>")
+    return validate(Evaluate(**values))
 
-    With `env=` the env.* options are checked here; without it only `resolve_env` can, which knows the trained one.
+
+def parse_play(argv: Sequence[str], prog: str = PLAY) -> Play:
+    """The validated configuration of a picture; raises ConfigError."""
+    config = validate(Play(**_read_with_env(argv, Play, prog)))
+    if config.env is None and config.policy in PLAYERS:
+        raise ConfigError(f"env: missing; policy={config.policy} was trained on nothing, expected env=<a task>")
+    return config
+
+
+def _read_with_env(argv: Sequence[str], schema: type, prog: str) -> dict[str, Any]:
+    """The values of a command about a trained policy, whose env.* options are kept as text.
+
+    With `env=` they are checked here; without it only `resolve_env` can, which knows the trained one.
     """
     given = _split(argv)
     overrides = tuple(f"{key}={given.pop(key)}" for key in list(given) if key.startswith("env."))
-    values = _read_all(given, options(Evaluate), {}, prog)
-    if "policy" not in values:
-        raise ConfigError("policy: missing; expected policy=<the folder of a trained policy>")
-    config = validate(Evaluate(env_overrides=overrides, **values))
-    if config.env is not None:
-        resolve_env(None, config.env, overrides, prog)
-    return config
+    values = _read_all(given, options(schema), {}, prog)
+    if values.get("env") is not None:
+        resolve_env(None, values["env"], overrides, prog)
+    return values | {"env_overrides": overrides}
 
 
 def parse_export(argv: Sequence[str], prog: str = EXPORT) -> Export:
@@ -222,6 +239,7 @@ def _updated(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 SUMMARIES = {
     Train: "Trains a policy and writes it, with everything that was measured, to a new folder under runs/.",
     Evaluate: "Plays fresh episodes with a saved policy and prints how they went.",
+    Play: "Draws some episodes, with what the policy does and where it looks, into a GIF. Opens no window.",
     Export: "Writes one acting step of a saved policy as a program (torch.export, ONNX) with its memory as inputs and outputs.",
 }
 EXAMPLES = {
@@ -230,6 +248,7 @@ EXAMPLES = {
         "env=tmaze env.length=20 policy=lstm seed=1 run=first",
     ),
     Evaluate: ("policy=runs/first/policy", "policy=runs/first/policy env.length=10000 episodes=100 deterministic=true"),
+    Play: ("policy=runs/first", "env=tmaze env.length=8 policy=random out=maze.gif"),
     Export: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
 }
 
@@ -239,7 +258,7 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[schema], "", "examples:"]
     lines += [f"  {prog} {example}" for example in EXAMPLES[schema]]
     lines += ["", "options, with their defaults:", *_help_lines(schema)]
-    chosen = groups(schema) or ({"env": ""} if schema is Evaluate else {})
+    chosen = groups(schema) or ({"env": ""} if schema in (Evaluate, Play) else {})
     for group, usual in chosen.items():
         for name, cls in GROUPS[group].items():
             mark = " (default)" if name == usual else ""

@@ -549,6 +549,31 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Play:
+    """A picture of some episodes."""
+
+    policy: str = option(
+        "random",
+        "the folder of a trained policy, or random, or human-keys = the actions are read from the terminal",
+        form=("the folder of a trained policy, random or human-keys", r".+"),
+    )
+    env: str | None = option(
+        None, "the task; null = the one that the policy was trained on, changed by env.* options", choices=GROUPS["env"]
+    )
+    env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `cli.resolve_env` applies them
+    episodes: int = option(1, "episodes to play, one after the other", low=1, high=1_000)
+    frames: int = option(200, "steps after which the picture ends, whatever is left", low=1, high=10_000)
+    fps: float = option(4.0, "steps shown in a second", above=0.0, high=60.0)
+    out: str | None = option(
+        None,
+        "the file to write, .gif, or .mp4 where ffmpeg is installed; null = play-<task>-s<seed>.gif here",
+        form=("the path of a new .gif or .mp4 file", r".+\.(gif|mp4)"),
+    )
+    seed: int = option(0, "seeds the environment and sampling", low=0, high=2**31 - 1)
+    deterministic: bool = option(True, "take the most likely action; false = sample")
+
+
+@dataclass(frozen=True)
 class Export:
     """One saved policy, written as a program of tensors."""
 

@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rmt_rl.envs.registry import make_from_config
 
         env = make_from_config(task, options.num_envs, device, memory_config(policy), evaluation=True)
-        _check_fits(policy, env, task)
+        check_fits(policy, env, task)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any) -> None:
+def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any) -> None:
     from rmt_rl.policies.spaces import to_json
 
     for name, space in (

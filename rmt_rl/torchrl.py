@@ -197,7 +197,7 @@ class TorchRLPolicy(TensorDictModuleBase):
             raise KeyError("no memory in the tensordict; the batch of a collector is for set_recurrent_mode(True) only")
         state = PolicyState(self._memory_of(_numbered(given["_memory"])), given["previous_action"])
         first = ~given["has_memory"].squeeze(-1)
-        parameters, value, memory = self.policy._step(_obs(given), state, first)
+        parameters, value, memory = self.policy.step(_obs(given), state, first)
         kept = {str(i): x for i, x in enumerate(_tensors(memory))}
         after = {"has_memory": torch.ones_like(first)[:, None], "_memory": kept}
         return TensorDict({**self._written(parameters, value), "next": after}, given.shape)

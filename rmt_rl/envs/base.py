@@ -51,6 +51,8 @@ class TorchVectorEnv(VectorEnv):
     ceiling: float | None = None
     #: One line for people: what has to be remembered, and for how long.
     task: str = ""
+    #: The actions in words, for pictures; empty = their numbers.
+    action_names: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class DarkRoom(EpisodicEnv):
     """
 
     floor = (1 + MOVES) / SIZE**2
+    action_names = ("left", "right", "up", "down", "stay")
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, episodes: int = 5) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([SIZE, SIZE, 2, 2]), 5)

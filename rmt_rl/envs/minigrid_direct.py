@@ -57,6 +57,7 @@ class MiniGridDirect(TorchVectorEnv):
     episodes from the same seed as under gymnasium's SyncVectorEnv with SAME_STEP. We leave out the constant "mission" string.
     """
 
+    action_names = ACTIONS
     #: What `state_dict` holds of every row, beside its generator.
     _STATE = ("grid", "position", "direction", "carrying", "steps")
 
@@ -193,6 +194,14 @@ class MiniGridDirect(TorchVectorEnv):
         shown = seen.view(-1, view, view)
         shown[:, view // 2, view - 1] = self._carrying[rows]
         return {"image": self._cells["image"][(shown * visible).long()], "direction": direction}
+
+    def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
+        """What stands on every cell [width, height, 3], the agent's (x, y) and its direction, for pictures."""
+        x, y = divmod(int(self._position[row]), self._column)
+        grid = self._grid[row].cpu().numpy().reshape(-1, self._column)
+        inside = grid[self._border : -self._border, self._border : -self._border]
+        image = self._cells["image"].cpu().numpy()[inside]
+        return image, (x - self._border, y - self._border), int(self._direction[row])
 
     def state_dict(self) -> dict[str, Any]:
         """The grid and the agent of every row, and the state of every numpy generator as plain integers."""

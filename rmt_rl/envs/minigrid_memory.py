@@ -24,6 +24,7 @@ from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
 SIZES = (7, 9, 11, 13, 17)
 RANDOM_SIZES = (13, 17)
 ACTIONS = (3, 7)
+MOVES = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 
 EMPTY, WALL, KEY, BALL = 1, 2, 5, 6  # MiniGrid's OBJECT_TO_IDX; 0 is "unseen"
 COLOR = np.array([0, 0, 5, 0, 0, 1, 1], dtype=np.uint8)  # by object: walls are grey, key and ball are green
@@ -101,6 +102,7 @@ class MiniGridMemory(TorchVectorEnv):
             f"MiniGrid-Memory S{size}{'Random' if random else ''}, view {view}: remember a key or a ball "
             f"along a corridor of {'up to ' if random else ''}{size - 6} cells"
         )
+        self.action_names = MOVES[:actions]
         self._config = {"size": size, "random": random, "view": view, "actions": actions}
         self._tables = tables(size, random, view)
         self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))
@@ -178,6 +180,13 @@ class MiniGridMemory(TorchVectorEnv):
         self._state, self._steps, self._queue, self._cursor = tensors
         self._until_refill = state["until_refill"]
         self._generators = generators
+
+    def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
+        """What stands on every cell [size, size, 3], the agent's (x, y) and its direction, for pictures."""
+        state = int(self._state[row])
+        h, cue, order, x, y = self._tables.cells[state // 4].tolist()
+        objects = _grids(self._config["size"], range(h, h + 1))[0, cue, order]
+        return np.stack([objects, COLOR[objects], np.zeros_like(objects)], axis=-1), (x, y), state % 4
 
     def _observe(self, state_B: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"image": self._image.index_select(0, state_B), "direction": state_B & 3}

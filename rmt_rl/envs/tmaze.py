@@ -36,6 +36,7 @@ class TMaze(TorchVectorEnv):
 
     floor = 0.5
     ceiling = 1.0
+    action_names = ("right", "up", "left", "down")
 
     def __init__(
         self,

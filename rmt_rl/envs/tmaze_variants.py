@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rmt_rl.envs.episodic import EpisodicEnv, State
-from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP
+from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP, TMaze
 from rmt_rl.rng import counter_bits
 
 
@@ -24,6 +24,7 @@ class _Corridor(EpisodicEnv):
 
     floor = 0.5
     ceiling = 1.0
+    action_names = TMaze.action_names
 
     def __init__(
         self, num_envs: int, device: str | torch.device, space: gymnasium.Space, length: int, min_length: int | None

@@ -82,7 +82,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
         """
-        parameters, _, memory = self._step(obs, state, first)
+        parameters, _, memory = self.step(obs, state, first)
         if deterministic:
             action = self.head.mode(parameters)
         else:
@@ -94,7 +94,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         self, obs: Obs, state: PolicyState, first: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, PolicyState]:
         """What a learner collects: sampled actions, their log-probabilities [B], values [B], and the state after them."""
-        parameters, value, memory = self._step(obs, state, first)
+        parameters, value, memory = self.step(obs, state, first)
         action = self.head.sample(parameters, generator)
         return action, self.head.log_prob(parameters, action), value, PolicyState(memory, action)
 
@@ -102,7 +102,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
     def value(self, obs: Obs, state: PolicyState) -> torch.Tensor:
         """Values [B] of observations inside running episodes; the state is only read."""
         first = torch.zeros(len(state.action), dtype=torch.bool, device=state.action.device)
-        return self._step(obs, state, first)[1]
+        return self.step(obs, state, first)[1]
 
     @torch.no_grad()
     def explain(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> Attention:
@@ -123,7 +123,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         y, memory = self.backbone.unroll(x, state.memory, first_BT)
         return self.head(y), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1])
 
-    def _step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Distribution parameters [B, ...], values [B] and the memory after one observation; no action is taken."""
         x = self._embed(obs, state.action, first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
         return self.head(y), self.value_head(y).squeeze(-1), memory

@@ -1,0 +1,266 @@
+"""Draws episodes into a file: `python -m rmt_rl.play policy=<folder> | env=<task> [policy=random|human-keys] [name=value ...]`.
+
+Beside the task stand the policy's action probabilities and, for a transformer, where it looks: a row for each layer and head, a
+column for each memory token, cached step and step of the segment. Opens no window.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmt_rl.config import ConfigError, Play
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from matplotlib.figure import Figure
+
+    from rmt_rl.data import Obs
+    from rmt_rl.envs.base import TorchVectorEnv
+    from rmt_rl.policies.actor_critic import ActorCritic
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a player did: an action [1, ...], and of a policy its probabilities [A] and its attention [L * H, M + C + S]."""
+
+    action: torch.Tensor
+    probabilities: np.ndarray | None = None
+    attention: np.ndarray | None = None
+    columns: tuple[int, int, int] = (0, 0, 0)
+
+
+#: (observation, first) -> what to do; a player keeps its own memory.
+Player = Callable[["Obs", "torch.Tensor"], Choice]
+
+
+def policy_player(policy: ActorCritic, seed: int, deterministic: bool) -> Player:
+    import gymnasium
+    import torch
+
+    from rmt_rl import rng
+    from rmt_rl.policies import spaces
+
+    state, generator = policy.initial_state(1), rng.generator(seed, "play-act")
+    discrete = isinstance(spaces.from_json(policy.spec["action_space"]), gymnasium.spaces.Discrete)
+
+    @torch.no_grad()
+    def act(obs: Obs, first: torch.Tensor) -> Choice:
+        nonlocal state
+        probabilities = policy.step(obs, state, first)[0].softmax(-1)[0].numpy() if discrete else None
+        try:
+            looked = policy.explain(obs, state, first)
+        except TypeError:  # a policy without attention says so
+            looked = None
+        action, state = policy.act(obs, state, first, deterministic, generator)
+        if looked is None:
+            return Choice(action, probabilities)
+        spans = (looked.read, looked.cache, looked.steps)
+        columns = tuple(span.shape[-1] for span in spans)
+        return Choice(action, probabilities, torch.cat(spans, dim=-1)[0].flatten(0, 1).numpy(), columns)  # type: ignore[arg-type]
+
+    return act
+
+
+def random_player(env: TorchVectorEnv, seed: int) -> Player:
+    import numpy as np
+    import torch
+
+    env.single_action_space.seed(seed)
+    return lambda obs, first: Choice(torch.from_numpy(np.asarray(env.single_action_space.sample()))[None])
+
+
+def human_player(env: TorchVectorEnv) -> Player:
+    import gymnasium
+    import torch
+
+    space = env.single_action_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        raise ConfigError(f"policy=human-keys: needs actions that are numbers 0, 1, ...; this task has {space}")
+    names = ", ".join(f"{i} {name}" for i, name in enumerate(_names(env)))
+
+    def act(obs: Obs, first: torch.Tensor) -> Choice:
+        while True:
+            print(
+                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs)}; {names}; an empty line ends",
+                flush=True,
+            )
+            text = sys.stdin.readline().strip()
+            if not text:
+                raise EOFError
+            if text.isdecimal() and int(text) < int(space.n):
+                return Choice(torch.tensor([int(text)]))
+            print(f"{text}: expected a number from 0 to {int(space.n) - 1}")
+
+    return act
+
+
+def _plain(obs: Obs) -> Any:
+    return {name: _plain(part) for name, part in obs.items()} if isinstance(obs, dict) else obs[0].tolist()
+
+
+def _names(env: TorchVectorEnv) -> tuple[str, ...]:
+    return env.action_names or tuple(map(str, range(int(env.single_action_space.n))))  # type: ignore[attr-defined]
+
+
+def frames(env: TorchVectorEnv, player: Player, options: Play, figure: Figure) -> Iterator[None]:
+    """Plays, and leaves each step drawn on `figure`."""
+    import torch
+
+    obs, _ = env.reset(seed=options.seed)
+    first, episode, total = torch.ones(1, dtype=torch.bool), 1, 0.0
+    for step in range(options.frames):
+        try:
+            choice = player(obs, first)
+        except EOFError:
+            return
+        title = f"episode {episode}, step {step}, return {total:.2f}"
+        _draw(figure, env, obs, choice, title)
+        yield
+        obs, reward, terminated, truncated, info = env.step(choice.action)
+        first = terminated | truncated
+        total += float(reward[0])
+        if bool(first[0]):
+            told = {True: ": success", False: ": no success"}[bool(info["success"][0])] if "success" in info else ""
+            print(f"episode {episode}: return {total:.3f}{told}")
+            episode, total = episode + 1, 0.0
+            if episode > options.episodes:
+                return
+
+
+def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: str) -> None:
+    from rmt_rl.pictures import draw
+
+    figure.clear()
+    beside = [part for part in (choice.probabilities, choice.attention) if part is not None]
+    grid = figure.add_gridspec(max(1, len(beside)), 2 if beside else 1, width_ratios=(3, 2) if beside else None)
+    axes = figure.add_subplot(grid[:, 0])
+    draw(axes, env, obs)
+    axes.set_title(title, fontsize=10)
+    if choice.probabilities is not None:
+        axes = figure.add_subplot(grid[0, 1])
+        names = _names(env)
+        colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
+        axes.barh(range(len(names)), choice.probabilities, color=colors)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xlim(0, 1)
+        axes.invert_yaxis()
+        axes.set_title("action probabilities", fontsize=9)
+    if choice.attention is not None:
+        axes = figure.add_subplot(grid[len(beside) - 1, 1])
+        axes.imshow(choice.attention, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        borders = list(itertools.accumulate(choice.columns))
+        for border in borders[:-1]:
+            axes.axvline(border - 0.5, color="white", linewidth=1)
+        parts = [name for name, n in zip(("memory", "cache", "steps"), choice.columns, strict=True) if n]
+        axes.set_title(f"attention: {' | '.join(parts)}", fontsize=9)
+        axes.set_ylabel("layers, heads", fontsize=8)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> int:
+    """Write the picture; returns how many steps it shows."""
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    if path.suffix == ".mp4" and not FFMpegWriter.isAvailable():
+        raise ConfigError(f"out={path}: needs ffmpeg, which is not installed; expected a name that ends in .gif")
+    writer = (FFMpegWriter if path.suffix == ".mp4" else PillowWriter)(fps=options.fps)  # type: ignore[arg-type]  # any number
+    shown = 0
+    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        with writer.saving(figure, str(unfinished), dpi=90):
+            for _ in frames(env, player, options, figure):
+                writer.grab_frame()
+                shown += 1
+        if shown:
+            unfinished.rename(path)
+    except OSError as error:
+        raise ConfigError(f"out={path}: cannot be written: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from rmt_rl.cli import PLAY, PLAYERS, help_text, parse_play, resolve_env
+
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(help_text(PLAY, Play))
+        return 0
+    try:
+        options = parse_play(argv)
+        from rmt_rl.envs.registry import make_from_config
+
+        policy, base, memory = None, None, None
+        if options.policy not in PLAYERS:
+            from rmt_rl.checkpoint import env_config, load_policy, memory_config, policy_folder
+
+            policy = load_policy(policy_folder(options.policy))
+            base, memory = env_config(policy), memory_config(policy)
+        task = resolve_env(base, options.env, options.env_overrides)
+        env = make_from_config(_with_pixels(task), 1, memory=memory, evaluation=True)
+        if policy is not None:
+            from rmt_rl.evaluate import check_fits
+
+            check_fits(policy, env, task)
+            player = policy_player(policy, options.seed, options.deterministic)
+        elif options.policy == "random":
+            player = random_player(env, options.seed)
+        else:
+            player = human_player(env)
+        path = Path(options.out) if options.out else _free_name(task.name, options.seed)
+        if path.exists():
+            raise ConfigError(f"out={path}: exists already and is not written over; take another out=")
+        shown = record(env, player, options, path)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    env.close()
+    print(f"wrote {path}, {shown} steps" if shown else "nothing was played, nothing was written")
+    return 0
+
+
+def _with_pixels(task: Any) -> Any:
+    """A gymnasium environment that draws itself, where it can and was not told otherwise."""
+    import dataclasses
+
+    import gymnasium
+
+    from rmt_rl.config import Gym
+
+    if not isinstance(task, Gym) or "render_mode" in task.options:
+        return task
+    spec = gymnasium.registry.get(task.id)
+    entry: Any = (
+        gymnasium.envs.registration.load_env_creator(spec.entry_point)
+        if spec and isinstance(spec.entry_point, str)
+        else None
+    )
+    if "rgb_array" not in getattr(entry, "metadata", {}).get("render_modes", ()):
+        return task
+    return dataclasses.replace(task, options={**task.options, "render_mode": "rgb_array"})
+
+
+def _free_name(task: str, seed: int) -> Path:
+    path, number = Path(f"play-{task}-s{seed}.gif"), 2
+    while path.exists():
+        path, number = Path(f"play-{task}-s{seed}-{number}.gif"), number + 1
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

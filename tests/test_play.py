@@ -1,0 +1,173 @@
+"""Pictures: what they show is what happened, and nothing is written where something is wrong."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from minigrid.envs import DoorKeyEnv, MemoryEnv, RedBlueDoorEnv
+from PIL import Image
+
+from rmt_rl import config
+from rmt_rl.checkpoint import save_policy
+from rmt_rl.config import GROUPS
+from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
+from rmt_rl.envs.minigrid_memory import MiniGridMemory
+from rmt_rl.envs.registry import make_env, make_from_config
+from rmt_rl.pictures import draw
+from rmt_rl.play import main, policy_player
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def frames(path: Path) -> int:
+    with Image.open(path) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def shown_on(figure: Figure) -> np.ndarray:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba")
+    return np.frombuffer(buffer.getvalue(), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", GROUPS["env"])
+def test_every_task_has_a_picture_that_changes_with_what_happens(name: str) -> None:
+    env = make_env(name, 1)
+    obs, _ = env.reset(seed=1)
+    pictures = []
+    for _ in range(12):
+        figure = Figure(figsize=(3, 2))
+        draw(figure.add_subplot(), env, obs)
+        pictures.append(shown_on(figure).tobytes())
+        obs, *_ = env.step(torch.from_numpy(np.asarray(env.single_action_space.sample()))[None])
+    assert len(set(pictures)) > 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (MiniGridMemory(1, size=9, view=7, actions=7), MemoryEnv(size=9)),
+        (MiniGridMemory(1, size=13, random=True), MemoryEnv(size=13, random_length=True)),
+        (DoorKey(1, size=6), DoorKeyEnv(size=6)),
+        (RedBlueDoors(1, size=6), RedBlueDoorEnv(size=6)),
+    ],
+)
+def test_the_world_that_is_drawn_is_that_of_minigrid(ours: Any, theirs: Any) -> None:
+    rng = np.random.default_rng(0)
+    ours.reset(seed=4)
+    theirs.reset(seed=4)
+    for _ in range(40):
+        world, place, direction = ours.world(0)
+        np.testing.assert_array_equal(world, theirs.grid.encode())
+        assert (place, direction) == (tuple(int(v) for v in theirs.agent_pos), theirs.agent_dir)
+        action = int(rng.integers(min(6, int(ours.single_action_space.n))))
+        *_, terminated, truncated, _ = ours.step(torch.tensor([action]))
+        theirs.step(action)
+        if bool(terminated | truncated):
+            theirs.reset()
+
+
+def test_a_random_episode_is_as_long_as_the_task_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env=tmaze", "env.length=6", "episodes=2"]) == 0
+    assert frames(folder / "play-tmaze-s0.gif") == 14
+    output = capsys.readouterr().out
+    assert "episode 2: return" in output and output.splitlines()[-1] == "wrote play-tmaze-s0.gif, 14 steps"
+
+
+def test_the_same_command_again_takes_another_name(folder: Path) -> None:
+    for _ in range(3):
+        assert main(["env=tmaze", "frames=2"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [f"play-tmaze-s0{i}.gif" for i in ("-2", "-3", "")]
+
+
+@pytest.mark.parametrize("policy_config", [config.RMT(), config.LSTM()])
+def test_a_policy_is_drawn_with_its_probabilities_and_attention(policy_config: Any, folder: Path) -> None:
+    task = config.TMaze(length=4)
+    env = make_from_config(task, 1)
+    torch.manual_seed(0)
+    policy = ActorCritic(policy_spec(env, task, policy_config))
+    player, state = policy_player(policy, 0, True), policy.initial_state(1)
+    obs, _ = env.reset(seed=0)
+    first = torch.ones(1, dtype=torch.bool)
+    for _ in range(5):
+        choice = player(obs, first)
+        with torch.no_grad():
+            np.testing.assert_allclose(
+                choice.probabilities, policy.step(obs, state, first)[0].softmax(-1)[0], rtol=1e-6
+            )
+        action, state = policy.act(obs, state, first, deterministic=True)
+        assert torch.equal(choice.action, action)
+        if policy_config.name == "rmt":
+            assert choice.columns == (policy_config.memory_tokens, policy_config.cache, policy_config.segment)
+            assert choice.attention is not None and choice.attention.shape[1] == sum(choice.columns)
+            np.testing.assert_allclose(choice.attention.sum(1), 1.0, rtol=1e-5)
+        else:
+            assert choice.attention is None
+        obs, _, terminated, _, _ = env.step(action)
+        first = terminated
+    save_policy(policy, folder / "policy")
+    assert main([f"policy={folder / 'policy'}", "env.length=7", "out=a.gif"]) == 0
+    assert frames(folder / "a.gif") == 8
+
+
+def test_a_person_plays_from_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("0\n9\nx\n1\n\n0\n"))
+    assert main(["env=tmaze", "policy=human-keys", "out=mine.gif"]) == 0
+    output = capsys.readouterr().out
+    assert "a new episode: you see [" in output and output.count("expected a number from 0 to 3") == 2
+    assert frames(folder / "mine.gif") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["policy=random"], "env: missing; policy=random was trained on nothing"),
+        (["env=tmaze", "out=a.png"], "out=a.png: expected the path of a new .gif or .mp4 file"),
+        (["env=tmaze", "out=nowhere/a.gif"], "out=nowhere/a.gif: cannot be written"),
+        (["env=tmaze", "out=taken.gif"], "out=taken.gif: exists already and is not written over"),
+        (["env=tmaze", "env.lenght=3"], "did you mean env.length?"),
+        (["policy=nowhere", "env=tmaze"], "nowhere"),
+        (["env=gym", "env.id=Pendulum-v1", "policy=human-keys"], "needs actions that are numbers"),
+        (["env=gym", "env.id=Nothing-v0"], "gymnasium knows no such environment"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
+    arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "taken.gif").write_text("mine")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.startswith("error: ") and error.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["taken.gif"]
+    assert (folder / "taken.gif").read_text() == "mine"
+
+
+def test_mp4_without_ffmpeg_is_refused(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("matplotlib.animation.FFMpegWriter.isAvailable", lambda: False)
+    assert main(["env=tmaze", "out=a.mp4"]) == 2
+    assert "needs ffmpeg, which is not installed; expected a name that ends in .gif" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+def test_a_gymnasium_environment_draws_itself() -> None:
+    env = make_env("gym", 1, id="CartPole-v1", options={"render_mode": "rgb_array"})
+    obs, _ = env.reset(seed=0)
+    axes = Figure().add_subplot()
+    draw(axes, env, obs)
+    assert len(axes.images) == 1 and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
