@@ -25,7 +25,19 @@ from rmt_rl.config import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 
 Arrays = np.ndarray | dict[str, np.ndarray]
-Path = tuple[str, ...]
+Path = tuple[Any, ...]  # keys of dictionaries, places in tuples
+
+
+#: (beginnings of ids, the module that registers them, how it is installed)
+PACKAGES = (
+    (("MiniGrid-", "BabyAI-"), "minigrid", "pip install minigrid"),
+    (("popgym-",), "popgym", "pip install popgym"),
+    (
+        ("MortarMayhem", "MysteryPath", "SearingSpotlights", "Endless-"),
+        "memory_gym",
+        "pip install --no-deps memory-gym, whose own pins ask for an older gymnasium",
+    ),
+)
 
 
 class UnsupportedSpace(ConfigError):
@@ -37,7 +49,7 @@ class GymAdapter(TorchVectorEnv):
 
     observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64
         counted from 0; MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot
-        ("outer.inner"); text in a Dict is left out, with a warning.
+        ("outer.inner"), a Tuple one with the keys "0", "1", ...; text in them is left out, with a warning.
     actions: Discrete [B] and MultiDiscrete [B, ...] as integers counted from 0; Box [B, ...] as floats, which are
         clipped to the bounds before they reach the environment.
     `single_observation_space` and `single_action_space` are these translated spaces.
@@ -155,7 +167,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self._parts[name] = (path, *_observation_space(space, name))
         if not self._parts:
             raise UnsupportedSpace(f"observation: {env.observation_space} has nothing but text; numbers are needed")
-        if isinstance(env.observation_space, spaces.Dict):
+        if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
             self.observation_space = spaces.Dict({name: space for name, (_, space, _) in self._parts.items()})
         else:
             self.observation_space = self._parts[""][1]
@@ -180,8 +192,8 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
-    if isinstance(space, spaces.Dict):
-        for key, part in space.items():
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
             yield from _leaves(part, (*path, key))
     else:
         yield path, space
@@ -203,7 +215,7 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
     where = f"observation {name!r}" if name else "observation"
     raise UnsupportedSpace(
         f"{where}: {space} is not supported; supported are Box (up to int64), Discrete, MultiDiscrete, MultiBinary, "
-        "and Dict of these and of text"
+        "and Dict and Tuple of these and of text"
     )
 
 
@@ -240,10 +252,8 @@ def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
     if id.count(":") > 1:  # gymnasium would fail to unpack it
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
     name = id.split(":")[-1]
-    if name not in gymnasium.registry and name.startswith(("MiniGrid-", "BabyAI-")):
-        if importlib.util.find_spec("minigrid") is None:
-            raise ConfigError(f"env.id={id}: its package is not installed; pip install minigrid")
-        importlib.import_module("minigrid")  # its ids exist only after this import
+    if name not in gymnasium.registry:
+        _register(id, name)
     try:
         return gymnasium.make_vec(
             id,
@@ -267,6 +277,15 @@ def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
                 "our own environments are made by their name, for example env=tmaze"
             ) from e
         raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
+
+
+def _register(id: str, name: str) -> None:
+    """Import the package whose ids begin like this one; they exist only after that."""
+    for prefixes, module, install in PACKAGES:
+        if name.startswith(prefixes):
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(f"env.id={id}: its package is not installed; {install}")
+            importlib.import_module(module)
 
 
 def _hint(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from typing import Any, ClassVar
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rmt_rl.config import ConfigError
 from rmt_rl.envs.gym_adapter import GymAdapter, UnsupportedSpace
+from rmt_rl.envs.registry import make_env
 
 ROWS, LIMIT = 5, 7
 
@@ -321,7 +324,7 @@ def test_success_is_what_the_last_info_of_the_episode_reports(info: dict[str, An
 @pytest.mark.parametrize(
     ("kind", "space", "words"),
     [
-        ("observation", spaces.Tuple([spaces.Discrete(2)]), ["Tuple"]),
+        ("observation", spaces.Sequence(spaces.Discrete(2)), ["Sequence"]),
         ("observation", spaces.Text(3), ["Text"]),
         ("observation", spaces.Dict(a=spaces.Dict(b=spaces.Sequence(spaces.Discrete(2)))), ["'a.b'", "Sequence"]),
         ("observation", spaces.Dict(a=spaces.Text(3)), ["nothing but text"]),
@@ -411,3 +414,43 @@ def test_close_ends_the_worker_processes() -> None:
     env.close()
     env.close()
     assert not any(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize("id", ["popgym-RepeatFirstEasy-v0", "popgym-AutoencodeEasy-v0", "popgym-BattleshipEasy-v0"])
+def test_popgym_is_known_by_its_ids(id: str) -> None:
+    pytest.importorskip("popgym", reason="popgym is not installed")
+    env = make_env("gym", 2, id=id)
+    obs, _ = env.reset(seed=0)
+    if id == "popgym-AutoencodeEasy-v0":  # a tuple
+        assert isinstance(obs, dict) and list(obs) == ["0", "1"]
+    env.step(torch.from_numpy(np.asarray(env.action_space.sample())))
+
+
+@pytest.mark.parametrize(
+    "id", ["MortarMayhem-v0", "MysteryPath-Grid-v0", "SearingSpotlights-v0", "Endless-MortarMayhem-v0"]
+)
+def test_memory_gym_is_known_by_its_ids(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("memory_gym", reason="memory-gym is not installed, because its pins exclude this gymnasium")
+    monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
+    env = make_env("gym", 2, id=id)
+    env.reset(seed=0)
+    obs, *_ = env.step(torch.from_numpy(np.asarray(env.action_space.sample())))
+    assert isinstance(obs, torch.Tensor) and obs.shape == (2, 84, 84, 3)
+
+
+@pytest.mark.parametrize(
+    ("id", "module", "says"),
+    [
+        ("popgym-RepeatFirstEasy-v0", "popgym", "pip install popgym"),
+        ("MysteryPath-v0", "memory_gym", "pip install --no-deps memory-gym"),
+        ("MiniGrid-Nothing-v7", "minigrid", "pip install minigrid"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(
+    id: str, module: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else found(name))
+    monkeypatch.setattr("gymnasium.registry", {})
+    with pytest.raises(ConfigError, match=f"env.id={id}: its package is not installed; {says}"):
+        make_env("gym", 2, id=id)

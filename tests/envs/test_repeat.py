@@ -67,6 +67,60 @@ class Previous(First):
         return reward, terminated, terminated and not self.errors
 
 
+class Package:
+    """popgym's own environment with the cards that `draw` deals."""
+
+    def __init__(self, cls, reading, **options):
+        env = cls(num_decks=options["decks"], **{name: value for name, value in options.items() if name == "k"})
+        # the reading says the order of the suits, and what a good player knows; the package says the rest
+        dealt = [
+            reading.observation(),
+            *(reading.pile.pop(reading.draw(i) % len(reading.pile)) for i in range(1, reading.cards)),
+        ]
+        of_suit = [iter(range(suit, reading.cards, 4)) for suit in range(4)]
+        order = [next(of_suit[suit]) for suit in dealt]
+        env.np_random = Shuffled(order[::-1])  # it deals from the end
+        self.env, self.dealt, self.k, self.wrong = env, dealt, options.get("k"), False
+        self.seen, self.shown = env.reset()[0], 1
+
+    def observation(self):
+        return self.seen
+
+    def good(self):
+        if self.k is None:
+            return self.dealt[0]
+        return self.dealt[self.shown - self.k] if self.shown >= self.k else 0
+
+    def step(self, action):
+        self.seen, reward, terminated, _, _ = self.env.step(action)
+        self.shown += 1
+        self.wrong = self.wrong or reward < 0
+        return reward, terminated, terminated and not self.wrong
+
+
+class Shuffled:
+    def __init__(self, order):
+        self.order = order
+
+    def shuffle(self, cards):
+        cards[:] = self.order
+
+
+@pytest.mark.parametrize("level", FIRST)
+def test_repeat_first_is_that_of_the_popgym_package(level):
+    package = pytest.importorskip("popgym.envs.repeat_first", reason="popgym is not installed").RepeatFirst
+    options, rows = FIRST[level], 16
+    steps = max(20_000, 2 * rows * 52 * options["decks"])
+    follow(RepeatFirst(rows, **options), lambda draw: Package(package, First(draw, **options), **options), steps)
+
+
+@pytest.mark.parametrize("level", PREVIOUS)
+def test_repeat_previous_is_that_of_the_popgym_package(level):
+    package = pytest.importorskip("popgym.envs.repeat_previous", reason="popgym is not installed").RepeatPrevious
+    options = PREVIOUS[level]
+    follow(RepeatPrevious(16, **options), lambda draw: Package(package, Previous(draw, **options), **options))
+
+
 @pytest.mark.parametrize("level", FIRST)
 def test_every_step_of_repeat_first_follows_the_rules(level):
     options, rows = FIRST[level], 16
