@@ -81,6 +81,12 @@ class MiniGridMemory:
     actions: int = option(
         3, "3 = left, right, forward; 7 = all of MiniGrid's, four of which do nothing here", choices=(3, 7)
     )
+    max_steps: int | None = option(
+        None, "steps after which an episode is cut off; null = 5 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+    tile: int = option(
+        0, "side of a cell in pixels: the agent sees RGB pictures of (view x tile)^2; 0 = symbols", low=0, high=64
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,9 @@ class DoorKey:
     max_steps: int | None = option(
         None, "steps after which an episode is cut off; null = 10 * size^2, MiniGrid's own", low=1, high=10_000_000
     )
+    tile: int = option(
+        0, "side of a cell in pixels: the agent sees RGB pictures of (view x tile)^2; 0 = symbols", low=0, high=64
+    )
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,9 @@ class RedBlueDoors:
     view: int = option(7, "side of the square that the agent sees, odd; 7 is MiniGrid's own", low=3, high=11)
     max_steps: int | None = option(
         None, "steps after which an episode is cut off; null = 20 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+    tile: int = option(
+        0, "side of a cell in pixels: the agent sees RGB pictures of (view x tile)^2; 0 = symbols", low=0, high=64
     )
 
 

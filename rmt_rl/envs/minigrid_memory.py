@@ -52,7 +52,7 @@ class MiniGridMemory(TorchVectorEnv):
     An episode starts in the corridor between a room with a key or a ball (the cue) and a fork with a key and a ball
     at its ends; the agent often stands past the cue, with its back to it. It ends at either object, with reward
     1 - 0.9 * steps / max_steps (float64) at the one that equals the cue and 0 at the other, or after
-    max_steps = 5 * size^2. Both may happen in one step.
+    max_steps, usually 5 * size^2. Both may happen in one step.
 
     obs["image"]: [B, view, view, 3] uint8, indexed [x, y] with the agent at the bottom centre looking up: object,
         colour and door state as small category indices, hence the bounds 10, 5 and 3 of the space
@@ -66,14 +66,14 @@ class MiniGridMemory(TorchVectorEnv):
     or the same with a and b exchanged, and n_cue (a + b) <= 1 makes that at most 1/2. A time limit only takes
     successes away. "Forward, and left where a wall is ahead" attains 1/2. Elsewhere `floor` is the number in FLOORS,
     found by experiments/minigrid_floors.py, or None where that did not look. `ceiling` is 1: every view is wide
-    enough to see the cue from the room and the ends from the fork.
+    enough to see the cue from the room and the ends from the fork. With a smaller `max_steps` it is None, and `floor` a bound.
 
     Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid/envs/memory.py` of minigrid 3.2; the same
     episodes from the same seed as under gymnasium's SyncVectorEnv with SAME_STEP. We leave out its constant "mission"
     string, and an `actions=3` that it does not have drops the four actions without effect.
     """
 
-    ceiling = 1.0
+    ceiling: float | None = 1.0
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class MiniGridMemory(TorchVectorEnv):
         random: bool = False,
         view: int = 3,
         actions: int = 3,
+        max_steps: int | None = None,
     ) -> None:
         allowed = RANDOM_SIZES if random else SIZES
         if size not in allowed:
@@ -97,15 +98,18 @@ class MiniGridMemory(TorchVectorEnv):
         super().__init__(
             num_envs, device, spaces.Dict(image=image, direction=spaces.Discrete(4)), spaces.Discrete(actions)
         )
-        self.max_steps = 5 * size**2
+        usual_steps = 5 * size**2
+        self.max_steps = max_steps or usual_steps
         self.task = (
             f"MiniGrid-Memory S{size}{'Random' if random else ''}, view {view}: remember a key or a ball "
             f"along a corridor of {'up to ' if random else ''}{size - 6} cells"
         )
         self.action_names = MOVES[:actions]
-        self._config = {"size": size, "random": random, "view": view, "actions": actions}
+        self._config = {"size": size, "random": random, "view": view, "actions": actions, "max_steps": self.max_steps}
         self._tables = tables(size, random, view)
         self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))
+        if self.max_steps < usual_steps:  # half is still more than anybody gets without memory; the rest is not known
+            self.floor, self.ceiling = self.floor if self.floor == 0.5 else None, None
 
         stay = torch.arange(len(self._tables.next))[:, None].expand(-1, actions - 3)
         self._num_actions = actions

@@ -91,8 +91,13 @@ def make_from_config(
     values = {field.name: getattr(env, field.name) for field in dataclasses.fields(env) if field.name != "name"}
     if isinstance(env, MiniGridMemory):
         del values["id"]  # validate has turned it into size and random
+    tile = values.pop("tile", 0)
     module, cls = ENVIRONMENTS[env.name].split(":")
     made: TorchVectorEnv = getattr(importlib.import_module(module), cls)(num_envs, device, **values)
+    if tile:
+        from rmt_rl.envs.minigrid_pixels import MiniGridPixels
+
+        made = MiniGridPixels(made, tile)
     if memory is None or memory.scope == "episode":
         return made
     from rmt_rl.envs.scope import MemoryScope

@@ -38,6 +38,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "minigrid S11": ("minigrid-memory", {"size": 11, "view": 7}),
     "minigrid doorkey": ("minigrid-doorkey", {"size": 5, "max_steps": 20}),
     "minigrid doors": ("minigrid-redbluedoors", {"size": 6, "view": 5, "max_steps": 20}),
+    "minigrid pixels": ("minigrid-memory", {"tile": 2}),
     "minigrid S13Random": ("minigrid-memory", {"id": "MiniGrid-MemoryS13Random-v0", "view": 7, "actions": 7}),
 }
 FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {

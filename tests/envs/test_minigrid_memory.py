@@ -288,3 +288,21 @@ def test_state_of_another_environment_is_refused(other: dict[str, Any], message:
     donor.reset(seed=0)
     with pytest.raises(ValueError, match=message):
         MiniGridMemory(3, size=7).load_state_dict(donor.state_dict())
+
+
+def test_another_time_limit_is_that_of_minigrid_too() -> None:
+    ours, theirs = MiniGridMemory(1, size=7, view=7, max_steps=20), MemoryEnv(size=7, max_steps=20)
+    obs, _ = ours.reset(seed=1)
+    theirs.reset(seed=1)
+    rng, cut_off, paid = np.random.default_rng(0), 0, 0
+    for _ in range(600):
+        action = int(rng.integers(3)) if rng.random() < 0.5 else int(to_an_object(obs))
+        obs, reward, terminated, truncated, _ = ours.step(torch.tensor([action]))
+        _, reward_, terminated_, truncated_, _ = theirs.step(action)
+        assert (float(reward), bool(terminated), bool(truncated)) == (reward_, terminated_, truncated_)
+        cut_off, paid = cut_off + truncated_, paid + (reward_ > 0)
+        if terminated_ or truncated_:
+            theirs.reset()
+    assert min(cut_off, paid) > 3
+    assert (ours.floor, ours.ceiling) == (None, None)  # the view of 7 shows cue and ends at once
+    assert (MiniGridMemory(1, max_steps=20).floor, MiniGridMemory(1, max_steps=20).ceiling) == (0.5, None)
