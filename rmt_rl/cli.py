@@ -7,6 +7,8 @@ is allowed; that is `config.py`.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
@@ -269,6 +271,14 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
                 changes = " ".join(f"{key}={show(value)}" for key, value in RECIPES[name].items())
                 lines.append(f"  unless you say otherwise: {changes}")
     return "\n".join(lines)
+
+
+def print_help(prog: str = TRAIN, schema: type = Train) -> None:
+    """Print `help_text`; whoever reads it may stop early, as `| head` does."""
+    try:
+        print(help_text(prog, schema), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
 
 
 def _help_lines(cls: type, prefix: str = "") -> list[str]:

@@ -134,11 +134,11 @@ def report(score: Score, env: TorchVectorEnv) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import EVALUATE, help_text, parse_evaluate, resolve_env
+    from rmt_rl.cli import EVALUATE, parse_evaluate, print_help, resolve_env
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print(help_text(EVALUATE, Evaluate))
+        print_help(EVALUATE, Evaluate)
         return 0
     try:
         options = parse_evaluate(argv)

@@ -138,11 +138,11 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import EXPORT, help_text, parse_export
+    from rmt_rl.cli import EXPORT, parse_export, print_help
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print(help_text(EXPORT, Export))
+        print_help(EXPORT, Export)
         return 0
     try:
         options = parse_export(argv)

@@ -192,11 +192,11 @@ def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import PLAY, PLAYERS, help_text, parse_play, resolve_env
+    from rmt_rl.cli import PLAY, PLAYERS, parse_play, print_help, resolve_env
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print(help_text(PLAY, Play))
+        print_help(PLAY, Play)
         return 0
     try:
         options = parse_play(argv)

@@ -254,11 +254,11 @@ class StopOnSignal:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import help_text, parse
+    from rmt_rl.cli import parse, print_help
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print(help_text())
+        print_help()
         return 0
     try:
         config = parse(argv)

@@ -608,6 +608,15 @@ def test_a_mistake_is_reported_in_a_moment_and_without_torch() -> None:
     assert output == "[]\n" and seconds < 1.5
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "play", "export"])
+def test_whoever_reads_the_help_may_stop_early(command: str) -> None:
+    arguments = [sys.executable, "-m", f"rmt_rl.{command}", "--help"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 0)
+
+
 def test_parsing_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parse(["env=tmaze"])
