@@ -1,12 +1,12 @@
-"""How many environment steps one CPU thread makes: our batched environments, MiniGrid's beside gymnasium's, as a markdown
-table. Tasks that are named as on the command line have their usual options.
+"""How many environment steps one CPU thread makes: our batched environments, and MiniGrid's beside gymnasium's, as tables.
 
     python experiments/bench_envs.py
 
-Actions are random and drawn beforehand; observations and autoresets are part of a step, creation is not. The unit is
-steps per CPU-second of this process (`time.process_time`), because wall time on a shared machine measures the others.
-Neighbours still slow a core down, so all candidates take turns, and medians are taken over the rounds, for the ratio
-too.
+Actions are random and drawn beforehand; observations, autoresets and, for MiniGrid, the seeded draws of the package are part of a
+step; creation is not. Tasks have their usual options. The unit is steps per CPU-second of this process (`time.process_time`),
+because wall time on a shared machine measures the others; gymnasium's AsyncVectorEnv works in other processes, so its line is
+steps per second of wall time. Neighbours still slow a core down, so all candidates take turns, and medians are taken over the
+rounds, for the ratios too.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
-import minigrid  # noqa: F401  registers the MiniGrid ids
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
+from minigrid.wrappers import ImgObsWrapper
 
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.minigrid_memory import MiniGridMemory
 from rmt_rl.envs.registry import ENVIRONMENTS, make_env
 from rmt_rl.envs.tmaze import TMaze
+from rmt_rl.train import prepare
 
-ROUNDS = 15
+ROUNDS = 9
 SECONDS = 0.2  # CPU time of one candidate in one round
 ROWS = (64, 1024, 8192)
-TASK_ROWS = 1024
+ASYNC_ROWS = 16  # a process for each
+
+Run = Callable[[], int]
 
 
-def gymnasium_steps(env_id: str) -> Callable[[], int]:
+def gymnasium_steps(env_id: str) -> Run:
     """A function that makes some steps and returns how many."""
     env = gymnasium.make(env_id)
     env.reset(seed=0)
@@ -44,6 +49,21 @@ def gymnasium_steps(env_id: str) -> Callable[[], int]:
             if terminated or truncated:
                 env.reset()
         return len(actions)
+
+    return run
+
+
+def vector_steps(env_id: str, rows: int, mode: str) -> Run:
+    env = gymnasium.make_vec(
+        env_id, rows, mode, vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}, wrappers=[ImgObsWrapper]
+    )
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).integers(7, size=(16, rows))
+
+    def run() -> int:
+        for action in actions:
+            env.step(action)
+        return actions.size
 
     return run
 
@@ -61,38 +81,54 @@ def our_steps(env: TorchVectorEnv, num_actions: int) -> Callable[[], int]:
     return run
 
 
-def rate(run: Callable[[], int]) -> float:
-    steps, begin = 0, time.process_time()
-    while (spent := time.process_time() - begin) < SECONDS:
+def rate(run: Run, clock: Callable[[], float] = time.process_time) -> float:
+    steps, begin = 0, clock()
+    while (spent := clock() - begin) < SECONDS:
         steps += run()
     return steps / spent
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    candidates: dict[tuple[str, int], Callable[[], int]] = {
-        ("gymnasium MiniGrid-MemoryS13-v0", 1): gymnasium_steps("MiniGrid-MemoryS13-v0")
+    prepare(threads=1)
+    references = {
+        "gymnasium.make, S13": gymnasium_steps("MiniGrid-MemoryS13-v0"),
+        "SyncVectorEnv, S13, 64 rows": vector_steps("MiniGrid-MemoryS13-v0", 64, "sync"),
+        "gymnasium.make, DoorKey 8x8": gymnasium_steps("MiniGrid-DoorKey-8x8-v0"),
     }
-    for rows in ROWS:
-        env = MiniGridMemory(rows, size=13, view=7, actions=7)
-        candidates["MiniGridMemory S13, view 7, 7 actions", rows] = our_steps(env, 7)
-    for rows in ROWS:
-        candidates["MiniGridMemory S13, view 3, 3 actions", rows] = our_steps(MiniGridMemory(rows, size=13), 3)
-    for rows in ROWS:
-        candidates["TMaze, length 50", rows] = our_steps(TMaze(rows, length=50), 4)
+    waiting = vector_steps("MiniGrid-MemoryS13-v0", ASYNC_ROWS, "async")
+    tasks: dict[str, Callable[[int], TorchVectorEnv]] = {
+        "`minigrid-memory`, S13, view 7, 7 actions": lambda rows: MiniGridMemory(rows, size=13, view=7, actions=7),
+        "`minigrid-memory`, S13, view 3, 3 actions": lambda rows: MiniGridMemory(rows, size=13),
+        "`tmaze`, length 50": lambda rows: TMaze(rows, length=50),
+    }
     for name in ENVIRONMENTS:
         if name not in ("minigrid-memory", "tmaze", "gym"):
-            env = make_env(name, TASK_ROWS)
-            candidates[f"`{name}`", TASK_ROWS] = our_steps(env, int(env.single_action_space.n))
+            tasks[f"`{name}`"] = lambda rows, name=name: make_env(name, rows)  # type: ignore[misc]
+    made = {(name, rows): make(rows) for name, make in tasks.items() for rows in ROWS}
+    ours = {key: our_steps(env, int(env.single_action_space.n)) for key, env in made.items()}  # type: ignore[attr-defined]
 
-    rounds = [[rate(run) for run in candidates.values()] for _ in range(ROUNDS + 1)][1:]  # the first one warms up
+    rounds: list[dict[Any, float]] = []
+    for _ in range(ROUNDS + 1):
+        found: dict[Any, float] = {name: rate(run) for name, run in references.items()}
+        found["async"] = rate(waiting, time.perf_counter)
+        rounds.append(found | {key: rate(run) for key, run in ours.items()})
+    rounds = rounds[1:]  # the first one warms up
+
+    def median(key: Any, beside: str | None = None) -> float:
+        return statistics.median(found[key] / (found[beside] if beside else 1.0) for found in rounds)
+
     print(f"torch {torch.__version__}, 1 thread, median of {ROUNDS} rounds\n")
-    print("| environment | rows | steps per CPU-second | times gymnasium |")
-    print("|---|---|---|---|")
-    for i, (name, rows) in enumerate(candidates):
-        steps = statistics.median(rates[i] for rates in rounds)
-        ratio = statistics.median(rates[i] / rates[0] for rates in rounds)
-        print(f"| {name} | {rows:,} | {steps:,.0f} | {f'{ratio:,.0f}' if 'MiniGrid' in name else ''} |")
+    print("| gymnasium's MiniGrid | steps per CPU-second |\n|---|---|")
+    for name in references:
+        print(f"| {name} | {median(name):,.0f} |")
+    print(f"| AsyncVectorEnv, S13, {ASYNC_ROWS} rows (per second of wall time) | {median('async'):,.0f} |")
+    print("\n| environment | 64 rows | 1,024 rows | 8,192 rows | times gymnasium.make |\n|---|---|---|---|---|")
+    for name in tasks:
+        beside = (
+            "gymnasium.make, DoorKey 8x8" if "doorkey" in name else "gymnasium.make, S13" if "S13" in name else None
+        )
+        times = ", ".join(f"{median((name, rows), beside):,.0f}" for rows in ROWS) if beside else ""
+        print(f"| {name} | {' | '.join(f'{median((name, rows)):,.0f}' for rows in ROWS)} | {times} |")
 
 
 if __name__ == "__main__":
