@@ -1,4 +1,5 @@
-"""Our environments and policies as parts of torchrl: `TorchRLEnv` and `TorchRLPolicy`. Needs the extra `torchrl`.
+"""Our environments and policies as parts of torchrl, `TorchRLEnv` and `TorchRLPolicy`, and torchrl's environments as ours,
+`FromTorchRL`. Needs the extra `torchrl`.
 
 For using the parts of one library with those of the other. `rmt_rl.train` does not come through here, because stepping a
 small network through torchrl's collector and losses costs several times what the network itself costs.
@@ -98,6 +99,68 @@ class TorchRLEnv(EnvBase):
     def close(self, *, raise_if_closed: bool = True) -> None:
         super().close(raise_if_closed=raise_if_closed)
         self._env.close()
+
+
+class FromTorchRL(TorchVectorEnv):
+    """A torchrl environment of batch size [B], such as a `SerialEnv` or a `ParallelEnv`, as one of ours: the way back.
+
+    observation: one entry, or a dictionary of all leaves of the observation spec, nested keys joined by a dot. Bounded and
+        Unbounded become Box, Categorical Discrete, MultiCategorical MultiDiscrete, OneHot and Binary MultiBinary.
+    action: Discrete for Categorical and OneHot, MultiDiscrete for MultiCategorical, Box for Bounded
+    Rows are seeded by torchrl's own rule, and the state cannot be saved. Raises ConfigError where a spec or the batch size is
+    none of these.
+    """
+
+    def __init__(self, env: EnvBase) -> None:
+        if len(env.batch_size) != 1:
+            raise ConfigError(
+                f"batch size {tuple(env.batch_size)}: expected one axis of rows, as torchrl.envs.SerialEnv(rows, make) gives"
+            )
+        self._keys = {".".join(_path(key)): key for key in env.full_observation_spec.keys(True, True)}
+        entries = {name: _space(env.full_observation_spec[key], name) for name, key in self._keys.items()}
+        self._dtypes = {name: torch.from_numpy(np.empty(0, entry.dtype)).dtype for name, entry in entries.items()}
+        single = next(iter(entries.values())) if len(entries) == 1 else spaces.Dict(entries)
+        spec = env.action_spec
+        self._one_hot = isinstance(spec, data.OneHot)
+        action_space = spaces.Discrete(int(spec.space.n)) if self._one_hot else _space(spec, "action")
+        super().__init__(env.batch_size[0], env.device or "cpu", single, action_space)
+        self._env, self._root = env, None
+        self.task = f"{type(env).__name__} of torchrl"
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        if isinstance(seed, list):
+            raise ValueError("a seed for each row was given; torchrl seeds its rows from one number")
+        if seed is not None:
+            self._env.set_seed(seed)
+        self._root = self._env.reset(**(options or {}))
+        return self._observation(self._root), {}
+
+    def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        if self._root is None:
+            raise RuntimeError("step was called before reset; call reset(seed=...) first")
+        action_B = torch.as_tensor(action_B, device=self.device)
+        if action_B.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {tuple(action_B.shape)}; expected {self.action_space.shape}")
+        if isinstance(self.single_action_space, spaces.Discrete):
+            self._check_action(action_B, int(self.single_action_space.n))
+        if self._one_hot:
+            action_B = functional.one_hot(action_B, int(self.single_action_space.n))
+        done, self._root = self._env.step_and_maybe_reset(self._root.set(self._env.action_key, action_B))
+        last = done["next"]
+        terminated, ended = last["terminated"].squeeze(-1), last["done"].squeeze(-1)
+        info = {"final_obs": self._observation(last), "_final_obs": ended}
+        reward = last[self._env.reward_key].squeeze(-1).double()
+        return self._observation(self._root), reward, terminated, ended & ~terminated, info
+
+    def close(self, **options: Any) -> None:
+        self._env.close()
+
+    def _observation(self, root: TensorDictBase) -> Obs:
+        # copies: torchrl may write into a root that it has handed out
+        found = {name: root[key].to(self._dtypes[name], copy=True) for name, key in self._keys.items()}
+        return found if len(found) > 1 else next(iter(found.values()))
 
 
 class TorchRLPolicy(TensorDictModuleBase):
@@ -315,6 +378,31 @@ def _distribution(axes: int, **parameters: torch.Tensor) -> distributions.Distri
         else distributions.Normal(parameters["loc"], parameters["scale"])
     )
     return distributions.Independent(each, axes) if axes else each
+
+
+def _path(key: Any) -> tuple[str, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _space(spec: data.TensorSpec, name: str) -> spaces.Space[Any]:
+    """What one row of a torchrl spec [B, ...] is in gymnasium's words."""
+    shape, dtype = tuple(spec.shape[1:]), torch.empty(0, dtype=spec.dtype).numpy().dtype
+    if isinstance(spec, data.OneHot | data.Binary):
+        return spaces.MultiBinary(shape)
+    if isinstance(spec, data.MultiCategorical):
+        return spaces.MultiDiscrete(spec.nvec[0].tolist() if spec.nvec.dim() > 1 else spec.nvec.tolist())
+    if isinstance(spec, data.Categorical):
+        n = int(spec.space.n)
+        return spaces.MultiDiscrete(np.full(shape, n)) if shape else spaces.Discrete(n)
+    if isinstance(spec, data.Bounded):
+        low, high = (bound[0].cpu().numpy() for bound in (spec.space.low, spec.space.high))
+        return spaces.Box(low, high, dtype=dtype)
+    if isinstance(spec, data.Unbounded):
+        return spaces.Box(-np.inf, np.inf, shape, dtype)
+    raise ConfigError(
+        f"{name}: the spec {type(spec).__name__} of shape {tuple(spec.shape)} is not supported; supported are Bounded, Unbounded,"
+        " OneHot, Binary, Categorical and MultiCategorical"
+    )
 
 
 def _spec(space: gymnasium.Space[Any]) -> data.TensorSpec:

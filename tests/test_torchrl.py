@@ -12,22 +12,27 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rmt_rl import config
+from rmt_rl import config, rng
+from rmt_rl.algos.ppo import PPO
+from rmt_rl.config import ConfigError
 from rmt_rl.data import map_obs, map_state
-from rmt_rl.envs.registry import make_env
+from rmt_rl.envs.check import check
+from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, policy_spec
 from rmt_rl.policies.spaces import to_json
+from rmt_rl.rollout import Collector
 
 pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
 
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
-from torchrl.envs import ExplorationType, TransformedEnv, check_env_specs, set_exploration_type
+from torchrl import data
+from torchrl.envs import ExplorationType, GymEnv, SerialEnv, TransformedEnv, check_env_specs, set_exploration_type
 from torchrl.modules import set_recurrent_mode
 from torchrl.modules.utils import get_env_transforms_from_module
 from torchrl.objectives.value import GAE
 
-from rmt_rl.torchrl import TorchRLEnv, TorchRLPolicy
+from rmt_rl.torchrl import FromTorchRL, TorchRLEnv, TorchRLPolicy, _space
 
 ROWS = 6
 MIXED = ("tmaze", {"length": 6, "min_length": 1})
@@ -385,6 +390,57 @@ def test_what_the_transforms_add_is_asked_for():
     env, policy = make(MIXED)
     with pytest.raises(KeyError, match="get_env_transforms_from_module"):
         TorchRLPolicy(policy)(TorchRLEnv(env).reset())
+
+
+def from_torchrl(rows, id="CartPole-v1", **options):
+    return FromTorchRL(SerialEnv(rows, lambda: GymEnv(id, **options)))
+
+
+@pytest.mark.parametrize(
+    ("id", "options"),
+    [("CartPole-v1", {}), ("CartPole-v1", {"categorical_action_encoding": True}), ("Pendulum-v1", {})],
+)
+def test_an_environment_of_torchrl_keeps_our_contract_but_for_a_seed_for_each_row(id, options):
+    wrong = {r.claim: r.found for r in check(lambda rows: from_torchrl(rows, id, **options)) if r.verdict == "wrong"}
+    claim = "a row depends on its own seed only, whatever the number of rows"
+    assert list(wrong) == [claim] and "torchrl seeds its rows from one number" in wrong[claim]
+
+
+def test_the_way_there_and_back_changes_nothing():
+    task = config.TMaze(length=4, min_length=2)
+    there_and_back, ours = FromTorchRL(TorchRLEnv(make_from_config(task, 5))), make_from_config(task, 5)
+    obs, seen = there_and_back.reset(seed=3)[0]["observation"], ours.reset(seed=3)[0]
+    generator = torch.Generator().manual_seed(0)
+    ends = 0
+    for _ in range(60):
+        assert torch.equal(obs, seen)
+        action = torch.randint(4, (5,), generator=generator)
+        found, reward, terminated, truncated, info = there_and_back.step(action)
+        seen, reward_, terminated_, truncated_, info_ = ours.step(action)
+        assert torch.equal(reward, reward_.float().double())  # torchrl's rewards are float32
+        assert torch.equal(terminated, terminated_) and torch.equal(truncated, truncated_)
+        assert torch.equal(info["final_obs"]["observation"], info_["final_obs"])
+        assert torch.equal(info["_final_obs"], info_["_final_obs"])
+        obs, ends = found["observation"], ends + int(terminated.sum())
+    assert ends > 20
+
+
+def test_a_policy_learns_on_an_environment_of_torchrl():
+    env, task = from_torchrl(4), config.Gym(id="CartPole-v1")
+    torch.manual_seed(0)
+    policy = ActorCritic(policy_spec(env, task, config.LSTM(width=16)))
+    options = config.PPO(num_envs=4, rollout=32, minibatches=2)
+    collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options)
+    for _ in range(3):
+        rollout, _ = collector.collect(32)
+        assert ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))["gradient_norm"] > 0
+
+
+def test_what_has_no_rows_or_no_space_is_refused():
+    with pytest.raises(ConfigError, match=r"expected one axis of rows, as torchrl\.envs.SerialEnv"):
+        FromTorchRL(GymEnv("CartPole-v1"))
+    with pytest.raises(ConfigError, match="observation: the spec NonTensor of shape"):
+        _space(data.NonTensor(shape=(2,)), "observation")
 
 
 def test_without_torchrl_an_error_says_what_to_install(monkeypatch):
