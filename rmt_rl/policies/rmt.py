@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from rmt_rl.allocator import give_back_freed_memory
 from rmt_rl.data import map_state, select_rows, where_rows
 from rmt_rl.policies.attention import Backend, Block, Gating, Layout, rotary_table
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
@@ -336,7 +337,7 @@ class RMT(Backbone[RMTState]):
                 group.hands_on,
             )
             if self.replay and torch.is_grad_enabled():
-                y, caches, shifted = checkpoint(self._segment, *arguments, use_reentrant=False)
+                y, caches, shifted = checkpoint(self._replayed, *arguments, use_reentrant=False)
             else:
                 y, caches, shifted = self._segment(*arguments)
             outputs.append(_pad(y[:, : group.length], S))
@@ -353,6 +354,12 @@ class RMT(Backbone[RMTState]):
                 ends.append(self._ends(pieces, group, _Written(group.begin, memory, left), after, caches, shifted))
         y_BTD = torch.cat(outputs).view(-1, D).index_select(0, slot).view(B, T, D)
         return y_BTD, self._final_state(ends)
+
+    def _replayed(self, *arguments: Any) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """`_segment` for who wants little memory: what the segment before has freed is given back first."""
+        if self.initial_memory.device.type == "cpu":
+            give_back_freed_memory()
+        return self._segment(*arguments)
 
     def _segment(
         self,
