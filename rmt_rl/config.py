@@ -892,6 +892,10 @@ def choose(group: str, name: Any) -> type:
     if isinstance(name, str) and name in GROUPS[group]:
         return GROUPS[group][name]
     hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
+    # memory=trial is memory.scope=trial
+    inside = [(key, known) for cls in GROUPS[group].values() for key, known in options(cls).items()]
+    for key in dict.fromkeys(key for key, known in inside if name in known.choices):
+        hint = hint or f"; did you mean {group}.{key}={show(name)}?"
     raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{hint}")
 
 

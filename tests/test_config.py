@@ -230,6 +230,8 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
         ("tensorboard=1", "expected true or false"),
         ("policy=null", "policy=null: expected one of rmt, trxl, gtrxl, window, lstm, gru, mlp"),
         ("env=[tmaze,gym]", "env=[tmaze,gym]: expected one of"),
+        ("memory=trial", "memory=trial: expected one of memory; did you mean memory.scope=trial?"),
+        ("policy=replace", "; did you mean policy.memory_update=replace?"),
         ("env.size=8", "env.size=8: expected one of 7, 9, 11, 13, 17"),
         ("env.actions=4", "env.actions=4: expected one of 3, 7"),
         ("env=gym env.options=a:1", "env.options=a:1: expected plain values"),
