@@ -41,6 +41,9 @@ from rmt_rl.policies.base import Backbone, parameter_device_and_type
 from rmt_rl.policies.memory_update import UPDATES
 from rmt_rl.policies.pieces import Group, Pieces, cut
 
+#: Bytes of a segment's input from which on replay gives freed memory back between segments; it takes a millisecond or more.
+WORTH_GIVING_BACK = 2**18
+
 
 @dataclasses.dataclass(frozen=True)
 class RMTState:
@@ -355,11 +358,13 @@ class RMT(Backbone[RMTState]):
         y_BTD = torch.cat(outputs).view(-1, D).index_select(0, slot).view(B, T, D)
         return y_BTD, self._final_state(ends)
 
-    def _replayed(self, *arguments: Any) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    def _replayed(
+        self, x_PSD: torch.Tensor, *arguments: Any
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         """`_segment` for who wants little memory: what the segment before has freed is given back first."""
-        if self.initial_memory.device.type == "cpu":
+        if x_PSD.device.type == "cpu" and x_PSD.nbytes >= WORTH_GIVING_BACK:
             give_back_freed_memory()
-        return self._segment(*arguments)
+        return self._segment(x_PSD, *arguments)
 
     def _segment(
         self,
