@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -109,7 +109,7 @@ def _split(argv: Sequence[str]) -> dict[str, str]:
         key, equals, text = argument.partition("=")
         name = key.lstrip("-+~")
         if not equals or not name:
-            raise ConfigError(f"{show(argument)}: expected name=value, such as steps=100000")
+            raise ConfigError(f"{show(argument)}: expected name=value, such as seed=1")
         if name != key:
             raise ConfigError(f"{show(argument)}: expected {show(f'{name}={text}')}, without {key[: -len(name)]}")
         if key in given:
@@ -273,12 +273,15 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
     return "\n".join(lines)
 
 
-def print_help(prog: str = TRAIN, schema: type = Train) -> None:
-    """Print `help_text`; whoever reads it may stop early, as `| head` does."""
+def run(main: Callable[[], int]) -> int:
+    """The exit status of a command; whoever reads its output may stop early, as `| head` does."""
     try:
-        print(help_text(prog, schema), flush=True)
+        status = main()
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return 128 + 13  # as the shell says of a program that SIGPIPE ended
+    return status
 
 
 def _help_lines(cls: type, prefix: str = "") -> list[str]:

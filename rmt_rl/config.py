@@ -573,9 +573,16 @@ class Play:
         None, "the task; null = the one that the policy was trained on, changed by env.* options", choices=GROUPS["env"]
     )
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `cli.resolve_env` applies them
-    episodes: int = option(1, "episodes to play, one after the other", low=1, high=1_000)
-    frames: int = option(200, "steps after which the picture ends, whatever is left", low=1, high=10_000)
-    fps: float = option(4.0, "steps shown in a second", above=0.0, high=60.0)
+    episodes: int = option(
+        1,
+        "episodes to play, one after the other; trials, for a policy whose memory.scope is trial or run",
+        low=1,
+        high=1_000,
+    )
+    frames: int = option(
+        200, "steps after which the picture ends, whatever is left; all are held in memory", low=1, high=2_000
+    )
+    fps: float = option(4.0, "frames shown in a second; a GIF takes up to 50", low=0.1, high=60.0)
     out: str | None = option(
         None,
         "the file to write, .gif, or .mp4 where ffmpeg is installed; null = play-<task>-s<seed>.gif here",

@@ -134,11 +134,11 @@ def report(score: Score, env: TorchVectorEnv) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import EVALUATE, parse_evaluate, print_help, resolve_env
+    from rmt_rl.cli import EVALUATE, help_text, parse_evaluate, resolve_env
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print_help(EVALUATE, Evaluate)
+        print(help_text(EVALUATE, Evaluate))
         return 0
     try:
         options = parse_evaluate(argv)
@@ -191,9 +191,11 @@ def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any) -> None:
         if to_json(space) != policy.spec[name]:
             raise ConfigError(
                 f"env={task.name}: its {name.replace('_', ' ')} differs from the one that the policy was trained on; expected an "
-                f"environment like {policy.spec['env']['name']} with the same view and actions"
+                f"environment like {policy.spec['env']['name']} with the same options but for sizes and lengths"
             )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from rmt_rl.cli import run
+
+    sys.exit(run(main))

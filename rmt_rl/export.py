@@ -138,11 +138,11 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import EXPORT, parse_export, print_help
+    from rmt_rl.cli import EXPORT, help_text, parse_export
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print_help(EXPORT, Export)
+        print(help_text(EXPORT, Export))
         return 0
     try:
         options = parse_export(argv)
@@ -174,4 +174,6 @@ def _check_onnx() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from rmt_rl.cli import run
+
+    sys.exit(run(main))

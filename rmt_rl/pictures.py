@@ -46,7 +46,9 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         axes.imshow(frames[0])
         axes.axis("off")
     else:
-        axes.text(0.5, 0.5, f"the agent sees\n{_numbers(obs)}", ha="center", va="center", wrap=True)
+        lines = f"the agent sees\n{_numbers(obs)}".splitlines()
+        lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
+        axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=8)
         axes.axis("off")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from rmt_rl.data import Obs
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
+
+
+#: Seconds of silence after which `play` says that it is still drawing.
+PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -109,26 +114,31 @@ def _names(env: TorchVectorEnv) -> tuple[str, ...]:
 
 
 def frames(env: TorchVectorEnv, player: Player, options: Play, figure: Figure) -> Iterator[None]:
-    """Plays, and leaves each step drawn on `figure`."""
+    """Plays, and leaves each step drawn on `figure`; the picture of an episode's last step comes twice, then with its outcome."""
     import torch
 
+    from rmt_rl.envs.scope import MemoryScope
+
+    word = "trial" if isinstance(env, MemoryScope) else "episode"
     obs, _ = env.reset(seed=options.seed)
-    first, episode, total = torch.ones(1, dtype=torch.bool), 1, 0.0
-    for step in range(options.frames):
+    first, episode, step, total = torch.ones(1, dtype=torch.bool), 1, 0, 0.0
+    for _ in range(options.frames):
         try:
             choice = player(obs, first)
         except EOFError:
             return
-        title = f"episode {episode}, step {step}, return {total:.2f}"
-        _draw(figure, env, obs, choice, title)
+        _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}")
         yield
         obs, reward, terminated, truncated, info = env.step(choice.action)
         first = terminated | truncated
-        total += float(reward[0])
+        step, total = step + 1, total + float(reward[0])
         if bool(first[0]):
-            told = {True: ": success", False: ": no success"}[bool(info["success"][0])] if "success" in info else ""
-            print(f"episode {episode}: return {total:.3f}{told}")
-            episode, total = episode + 1, 0.0
+            told = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
+            end = f"{word} {episode} ended after {step} steps: return {total:.2f}{told}"
+            print(end)
+            figure.axes[0].set_title(end, fontsize=10)
+            yield
+            episode, step, total = episode + 1, 0, 0.0
             if episode > options.episodes:
                 return
 
@@ -165,7 +175,7 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
 
 
 def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> int:
-    """Write the picture; returns how many steps it shows."""
+    """Write the picture; returns how many frames it has."""
     from matplotlib.animation import FFMpegWriter, PillowWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -174,15 +184,24 @@ def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> in
     FigureCanvasAgg(figure)
     if path.suffix == ".mp4" and not FFMpegWriter.isAvailable():
         raise ConfigError(f"out={path}: needs ffmpeg, which is not installed; expected a name that ends in .gif")
+    if path.suffix == ".gif" and options.fps > 50:
+        raise ConfigError(
+            f"fps={options.fps}: a GIF counts in hundredths of a second, and viewers slow down; expected at most 50"
+        )
     writer = (FFMpegWriter if path.suffix == ".mp4" else PillowWriter)(fps=options.fps)  # type: ignore[arg-type]  # any number
-    shown = 0
+    shown, spoke = 0, time.monotonic()
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with writer.saving(figure, str(unfinished), dpi=90):
-            for _ in frames(env, player, options, figure):
-                writer.grab_frame()
-                shown += 1
+        for _ in frames(env, player, options, figure):
+            if shown == 0:  # not before, because a writer that was given nothing cannot be finished
+                writer.setup(figure, str(unfinished), dpi=90)
+            writer.grab_frame()
+            shown += 1
+            if time.monotonic() - spoke > PATIENCE:
+                spoke = time.monotonic()
+                print(f"drawn: {shown} frames", flush=True)
         if shown:
+            writer.finish()
             unfinished.rename(path)
     except OSError as error:
         raise ConfigError(f"out={path}: cannot be written: {error.strerror}") from error
@@ -192,11 +211,11 @@ def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import PLAY, PLAYERS, parse_play, print_help, resolve_env
+    from rmt_rl.cli import PLAY, PLAYERS, help_text, parse_play, resolve_env
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print_help(PLAY, Play)
+        print(help_text(PLAY, Play))
         return 0
     try:
         options = parse_play(argv)
@@ -230,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     env.close()
-    print(f"wrote {path}, {shown} steps" if shown else "nothing was played, nothing was written")
+    print(f"wrote {path}, {shown} frames" if shown else "nothing was played, nothing was written")
     return 0
 
 
@@ -241,10 +260,12 @@ def _with_pixels(task: Any) -> Any:
     import gymnasium
 
     from rmt_rl.config import Gym
+    from rmt_rl.envs.gym_adapter import register_package
 
     if not isinstance(task, Gym) or "render_mode" in task.options:
         return task
-    spec = gymnasium.registry.get(task.id)
+    register_package(task.id, task.id.split(":")[-1])
+    spec = gymnasium.registry.get(task.id.split(":")[-1])
     entry: Any = (
         gymnasium.envs.registration.load_env_creator(spec.entry_point)
         if spec and isinstance(spec.entry_point, str)
@@ -263,4 +284,6 @@ def _free_name(task: str, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from rmt_rl.cli import run
+
+    sys.exit(run(main))

@@ -254,11 +254,11 @@ class StopOnSignal:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import parse, print_help
+    from rmt_rl.cli import help_text, parse
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        print_help()
+        print(help_text())
         return 0
     try:
         config = parse(argv)
@@ -273,4 +273,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from rmt_rl.cli import run
+
+    sys.exit(run(main))

@@ -21,7 +21,7 @@ from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid_memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.pictures import draw
-from rmt_rl.play import main, policy_player
+from rmt_rl.play import _with_pixels, main, policy_player
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
 
 
@@ -81,9 +81,12 @@ def test_the_world_that_is_drawn_is_that_of_minigrid(ours: Any, theirs: Any) -> 
 
 def test_a_random_episode_is_as_long_as_the_task_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env=tmaze", "env.length=6", "episodes=2"]) == 0
-    assert frames(folder / "play-tmaze-s0.gif") == 14
+    assert frames(folder / "play-tmaze-s0.gif") == 2 * (
+        7 + 1
+    )  # seven steps, and the last one once more with the outcome
     output = capsys.readouterr().out
-    assert "episode 2: return" in output and output.splitlines()[-1] == "wrote play-tmaze-s0.gif, 14 steps"
+    assert "episode 2 ended after 7 steps: return" in output
+    assert output.splitlines()[-1] == "wrote play-tmaze-s0.gif, 16 frames"
 
 
 def test_the_same_command_again_takes_another_name(folder: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_policy_is_drawn_with_its_probabilities_and_attention(policy_config: A
         first = terminated
     save_policy(policy, folder / "policy")
     assert main([f"policy={folder / 'policy'}", "env.length=7", "out=a.gif"]) == 0
-    assert frames(folder / "a.gif") == 8
+    assert frames(folder / "a.gif") == 9
 
 
 def test_a_person_plays_from_the_terminal(
@@ -136,6 +139,11 @@ def test_a_person_plays_from_the_terminal(
     ("arguments", "says"),
     [
         (["policy=random"], "env: missing; policy=random was trained on nothing"),
+        (["env=tmaze", "fps=0.0001"], "fps=0.0001: expected a number, at least 0.1"),
+        (
+            ["env=tmaze", "fps=60"],
+            "fps=60.0: a GIF counts in hundredths of a second, and viewers slow down; expected at most 50",
+        ),
         (["env=tmaze", "out=a.png"], "out=a.png: expected the path of a new .gif or .mp4 file"),
         (["env=tmaze", "out=nowhere/a.gif"], "out=nowhere/a.gif: cannot be written"),
         (["env=tmaze", "out=taken.gif"], "out=taken.gif: exists already and is not written over"),
@@ -171,3 +179,28 @@ def test_a_gymnasium_environment_draws_itself() -> None:
     axes = Figure().add_subplot()
     draw(axes, env, obs)
     assert len(axes.images) == 1 and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
+
+
+def test_nothing_is_written_where_nothing_was_played(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["env=tmaze", "policy=human-keys"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing was played, nothing was written"
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*text is not supported")
+def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
+    assert _with_pixels(config.Gym(id="MiniGrid-Empty-5x5-v0")).options == {"render_mode": "rgb_array"}
+    assert main(["env=gym", "env.id=MiniGrid-Empty-5x5-v0", "frames=2", "out=m.gif"]) == 0
+    assert frames(folder / "m.gif") == 2
+
+
+def test_a_trial_is_called_one_and_keeps_the_names_of_actions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, memory = config.TMaze(length=3), config.Memory(scope="trial", episodes=2)
+    env = make_from_config(task, 1, memory=memory)
+    assert env.action_names == ("right", "up", "left", "down")
+    save_policy(ActorCritic(policy_spec(env, task, config.LSTM(width=8), memory)), folder / "policy")
+    assert main([f"policy={folder / 'policy'}", "out=t.gif"]) == 0
+    assert "trial 1 ended after 8 steps" in capsys.readouterr().out

@@ -4,14 +4,23 @@ Every check is one claim of the contract in `base.py`, with random actions and a
 sentence. The tests of this package run the same checks over its own registry. A module:Class may be a `TorchVectorEnv`, which is
 made with `num_envs`, or a `gymnasium.Env`, which then runs behind `gym_adapter.py`, as with env=gym.
 
-Not a proof: what random actions do not reach is not seen, and whether a task needs memory is not asked.
+    python -m rmt_rl.envs.check tmaze length=20
+    python -m rmt_rl.envs.check CartPole-v1
+    python -m rmt_rl.envs.check my_module:MyEnv size=7
+
+Exit status: 0, or 1 where something is wrong, or 2 where nothing could be checked. Not a proof: what random actions do not
+reach is not seen, and whether a task needs memory is not asked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import importlib
 import random
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +28,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from rmt_rl.config import GROUPS, ConfigError, choose
+from rmt_rl import cli
+from rmt_rl.config import GROUPS, ConfigError, did_you_mean
 from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.gym_adapter import GymAdapter, register_package
 from rmt_rl.envs.registry import make_env
 
 Make = Callable[[int], TorchVectorEnv]
 
 ROWS, STEPS = 4, 60
+#: Seconds after which a check is given up.
+DEADLINE = 60
 #: Random steps of a row after which the search for the end of an episode is given up.
 PATIENCE = 2_000
 
@@ -95,6 +109,116 @@ def play(env: TorchVectorEnv, steps: int = STEPS, **reset: Any) -> list[Any]:
 def expect(holds: bool, found: str) -> None:
     if not holds:
         raise Broken(found)
+
+
+# ------------------------------------------------------------------------- a gymnasium.Env, before anything translates it
+
+
+def returns_of_reset_and_step(env: gymnasium.Env[Any, Any]) -> None:
+    for name in ("observation_space", "action_space"):
+        found = getattr(env, name, None)
+        expect(
+            isinstance(found, gymnasium.Space),
+            f"{name} is {found!r}; expected a gymnasium.Space, set in the class or __init__",
+        )
+    env.action_space.seed(0)
+    _expect_reset(_reset(env))
+    for _ in range(STEPS):
+        back = env.step(env.action_space.sample())
+        wanted = "expected (observation, reward, terminated, truncated, info)"
+        expect(isinstance(back, tuple) and len(back) == 5, f"step returned {_what(back)}; {wanted}")
+        _, reward, terminated, truncated, info = back
+        number = isinstance(reward, int | float | np.integer | np.floating)
+        expect(number, f"the reward is {_what(reward)}; expected a number")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            expect(isinstance(flag, bool | np.bool_), f"{name} is {_what(flag)}; expected True or False")
+        expect(isinstance(info, dict), f"info is {_what(info)}; expected a dictionary")
+        if terminated or truncated:
+            _expect_reset(_reset(env))
+
+
+def observations_are_what_the_space_says(env: gymnasium.Env[Any, Any]) -> None:
+    env.action_space.seed(0)
+    obs, where = _reset(env)[0], "reset"
+    for t in range(200):
+        if found := _mismatch(env.observation_space, obs):
+            raise Broken(f"{where} returned {found}")
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        where = f"step {t + 1}"
+        if terminated or truncated:
+            obs, where = _reset(env)[0], "reset"
+
+
+def observations_are_not_written_again(env: gymnasium.Env[Any, Any]) -> None:
+    env.action_space.seed(0)
+    obs = _reset(env)[0]
+    for t in range(20):
+        kept = copy.deepcopy(obs)
+        new, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if not data_equivalence(obs, kept):
+            raise Broken(f"step {t + 1} wrote into the observation that was returned before it; return a copy")
+        obs = _reset(env)[0] if terminated or truncated else new
+
+
+def _reset(env: gymnasium.Env[Any, Any]) -> Any:
+    try:
+        return env.reset(seed=0)
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise Broken(f"{error}; expected reset(self, *, seed=None, options=None)") from error
+        raise
+
+
+def _expect_reset(back: Any) -> None:
+    pair = isinstance(back, tuple) and len(back) == 2 and isinstance(back[1], dict)
+    expect(pair, f"reset returned {_what(back)}; expected (observation, info)")
+
+
+def _mismatch(space: gymnasium.Space[Any], value: Any, name: str = "an observation") -> str:
+    """What is wrong with a value of a space, or nothing."""
+    if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+        parts: dict[Any, Any] = (
+            dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else dict(enumerate(space))
+        )
+        if not isinstance(value, dict | tuple):
+            return f"{name} that is {_what(value)}; the space says {space}"
+        found: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
+        if set(found) != set(parts):
+            return f"{name} with the parts {list(found)}; the space has {list(parts)}"
+        return next((text for key in parts if (text := _mismatch(parts[key], found[key], f"{key!r}"))), "")
+    if isinstance(space, gymnasium.spaces.Box):
+        if not isinstance(value, np.ndarray):
+            return f"{name} that is {_what(value)}; the space says a numpy array {space.dtype} {space.shape}"
+        if value.dtype != space.dtype or value.shape != space.shape:
+            return f"{name} of {value.dtype} {value.shape}; the space says {space.dtype} {space.shape}"
+        if np.isnan(value).any():
+            return f"{name} with NaN"
+    return "" if space.contains(value) else f"{name} outside its space {space}: {_brief(value)}"
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)} values"
+    return (
+        f"an array {value.dtype} {value.shape}"
+        if isinstance(value, np.ndarray)
+        else f"{type(value).__name__} {_brief(value)}"
+    )
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+RAW_CHECKS = (
+    ("reset and step return what gymnasium asks for", returns_of_reset_and_step),
+    ("observations are what the observation space says", observations_are_what_the_space_says),
+    ("observations are not written again", observations_are_not_written_again),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- the contract
 
 
 def rows_and_dtypes(make: Make) -> None:
@@ -165,10 +289,11 @@ def same_seed_same_episodes(make: Make) -> None:
 
 
 def another_seed_other_episodes(make: Make) -> None:
-    if same(play(make(ROWS), 300, seed=3), play(make(ROWS), 300, seed=300)):
-        raise Broken(
-            "seeds 3 and 300 give the same 300 steps: the seed is not used, or there is no chance in this task"
-        )
+    env = make(ROWS)
+    if same(play(env, 300, seed=3), play(make(ROWS), 300, seed=300)):
+        found = "seeds 3 and 300 give the same 300 steps: the seed is not used, or there is no chance in this task"
+        # a task of gymnasium may be without chance; one of memory would then need none
+        raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
 
 
 def a_seeded_reset_starts_over(make: Make) -> None:
@@ -259,8 +384,8 @@ def nothing_is_written_again(make: Make) -> None:
     for action in (None, *actions(env), None):
         kept.append(env.reset(seed=0) if action is None else env.step(action))
         copies.append([tensor.clone() for tensor in tensors(kept[-1])])
-    for t, (one, copy) in enumerate(zip(kept, copies, strict=True)):
-        expect(same(one, copy), f"a tensor that call {t} handed out was written to later; hand out copies")
+    for t, (one, before) in enumerate(zip(kept, copies, strict=True)):
+        expect(same(one, before), f"a tensor that call {t} handed out was written to later; hand out copies")
 
 
 def no_global_stream(make: Make) -> None:
@@ -292,16 +417,21 @@ def bad_actions_are_refused(make: Make) -> None:
         except ValueError:
             continue
         raise Broken(f"an action {what} is taken without a ValueError")
-    expect(same(env.step(good), twin.step(good)), "a refused action changed the environment")
+    later = list(actions(env, 10))
+    if not same(play(make(ROWS), 10, seed=0), play(make(ROWS), 10, seed=0)):
+        raise NotChecked(
+            "refused; whether that changed anything cannot be seen where equal seeds give different episodes"
+        )
+    expect(all(same(env.step(a), twin.step(a)) for a in later), "a refused action changed the environment")
 
 
 def step_needs_a_reset(make: Make) -> None:
     env = make(ROWS)
     try:
         env.step(next(actions(env)))
-    except (RuntimeError, gymnasium.error.ResetNeeded):
+    except Exception:  # whatever a stranger raises refuses it
         return
-    raise Broken("step before the first reset does not raise a RuntimeError")
+    raise Broken("step before the first reset is taken without an error")
 
 
 def floor_below_ceiling(make: Make) -> None:
@@ -341,44 +471,80 @@ class Result:
     found: str = ""
 
 
-def check(make: Make) -> Iterator[Result]:
-    """The results of all checks, one after the other. `make(num_envs)` makes the environment anew."""
+def check(make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None = None) -> Iterator[Result]:
+    """The results of all checks, one after the other. `make(num_envs)` makes the environment anew.
+
+    raw: makes the single environment that `make` has rows of, where there is one. The first thing that is wrong with it is told
+        alone, because every other check would stumble over it.
+    """
+    for claim, run in RAW_CHECKS if raw is not None else ():
+        result = _result(claim, lambda run=run: run(raw()))  # type: ignore[misc]
+        yield result
+        if result.verdict == "wrong":
+            yield Result("the other claims", "not checked", "mend this first")
+            return
     for each in CHECKS:
-        try:
-            each.run(make)
-        except Broken as error:
-            yield Result(each.claim, "wrong", str(error))
-        except NotChecked as error:
-            yield Result(each.claim, "not checked", str(error))
-        except Exception as error:  # whatever a stranger's environment raises is a finding
-            yield Result(
-                each.claim, "wrong", f"{type(error).__name__}: {' '.join(str(error).split())} ({_where(error)})"
-            )
-        else:
-            yield Result(each.claim, "ok")
+        yield _result(each.claim, lambda each=each: each.run(make))  # type: ignore[misc]
 
 
-def maker(name: str, given: dict[str, Any]) -> Make:
-    """How to make the environment that a user names: one of ours, an id of gymnasium, or module:Class."""
+def _result(claim: str, run: Callable[[], None]) -> Result:
+    try:
+        with _deadline():
+            run()
+    except Broken as error:
+        return Result(claim, "wrong", str(error))
+    except NotChecked as error:
+        return Result(claim, "not checked", str(error))
+    except (Exception, SystemExit) as error:  # whatever a stranger's environment raises is a finding
+        return Result(claim, "wrong", f"{type(error).__name__}: {_brief(error)} ({_where(error)})")
+    return Result(claim, "ok")
+
+
+@contextlib.contextmanager
+def _deadline() -> Iterator[None]:
+    """Raise `Broken` in what takes too long; only the main thread of a Unix program can be interrupted."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(signum: int, frame: Any) -> None:
+        raise Broken(f"nothing came back within {DEADLINE} s; it was at {frame.f_code.co_filename}:{frame.f_lineno}")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasium.Env[Any, Any]] | None]:
+    """How to make the environment that a user names (one of ours, an id of gymnasium, or module:Class), and its raw form."""
     if name in GROUPS["env"]:
-        return lambda num_envs: make_env(name, num_envs, **given)
+        return lambda num_envs: make_env(name, num_envs, **given), None
     module, colon, attribute = name.partition(":")
-    if not colon and not name.count("-v") and "/" not in name:
-        choose("env", name)  # neither an id nor a class: says what there is
     cls = None
     if colon:
         try:
             cls = getattr(importlib.import_module(module), attribute, None)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             raise ConfigError(f"{name}: {error}; expected a module that can be imported from here") from None
     if isinstance(cls, type) and issubclass(cls, TorchVectorEnv):
-        return lambda num_envs: cls(num_envs, **given)
+        return lambda num_envs: cls(num_envs, **given), None
     if isinstance(cls, type) and issubclass(cls, gymnasium.Env):
-        name = f"rmt_rl-check/{attribute}-v0"
-        gymnasium.register(name, entry_point=cls)  # type: ignore[arg-type]  # a class is called like a function
-    elif cls is not None or (colon and attribute not in gymnasium.registry):
+        single: Any = cls
+        id = f"rmt_rl-check/{attribute}-v0"
+        gymnasium.register(id, entry_point=single)
+        return lambda num_envs: make_env("gym", num_envs, id=id, options=given), lambda: single(**given)
+    if cls is not None or (colon and attribute not in gymnasium.registry):
         raise ConfigError(f"{name}: expected a class that is a TorchVectorEnv or a gymnasium.Env, found {_kind(cls)}")
-    return lambda num_envs: make_env("gym", num_envs, id=name, options=given)
+    register_package(name, name.split(":")[-1])
+    if name.split(":")[-1] not in gymnasium.registry:
+        hint = did_you_mean(name, [*GROUPS["env"], *gymnasium.registry])
+        raise ConfigError(f"{name}: expected one of our tasks, an id of gymnasium, or module:Class{hint}")
+    raw = lambda: gymnasium.make(name, disable_env_checker=True, **given)  # noqa: E731
+    return lambda num_envs: make_env("gym", num_envs, id=name, options=given), raw
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -387,20 +553,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if argv else 2
     try:
-        name, given = argv[0], dict(_option(text) for text in argv[1:])
-        make = maker(name, given)
-        make(1).close()
+        name, given = argv[0].removeprefix("env="), dict(_option(text) for text in argv[1:])
+        make, raw = maker(name, given)
+        _can_be_made(name, given, make, raw)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     count = {"ok": 0, "not checked": 0, "wrong": 0}
-    for result in check(make):
+    for result in check(make, raw):
         count[result.verdict] += 1
         print(
             f"{result.verdict:>11}  {result.claim}" + (f"\n{'':13}{result.found}" if result.found else ""), flush=True
         )
     print(f"{name}: " + ", ".join(f"{number} {verdict}" for verdict, number in count.items()))
     return 1 if count["wrong"] else 0
+
+
+def _can_be_made(
+    name: str, given: dict[str, Any], make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None
+) -> None:
+    try:
+        if raw is None:
+            make(1).close()
+        else:
+            raw().close()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{name}: cannot be made with {given or 'no options'}: {type(error).__name__}: {_brief(error)}"
+        ) from error
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -436,4 +618,4 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -31,7 +31,7 @@ Path = tuple[Any, ...]  # keys of dictionaries, places in tuples
 #: (beginnings of ids, the module that registers them, how it is installed)
 PACKAGES = (
     (("MiniGrid-", "BabyAI-"), "minigrid", "pip install minigrid"),
-    (("popgym-",), "popgym", "pip install popgym"),
+    (("popgym-",), "popgym", "pip install popgym, or 'rmt_rl[suites]'"),
     (
         ("MortarMayhem", "MysteryPath", "SearingSpotlights", "Endless-"),
         "memory_gym",
@@ -155,6 +155,12 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
+        self._name = type(env.unwrapped).__name__
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, name, None), spaces.Space):
+                raise ConfigError(
+                    f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
+                )
         self.left_out: list[str] = []
         self._parts: dict[str, tuple[Path, spaces.Space[Any], Any]] = {}
         for path, space in _leaves(env.observation_space):
@@ -174,11 +180,18 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.action_space = _action_space(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-        obs, _ = self.env.reset(seed=seed, options=options)
-        return self._translated(obs), {}
+        back: Any = self.env.reset(seed=seed, options=options)
+        if not isinstance(back, tuple) or len(back) != 2:
+            raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
+        return self._translated(back[0]), {}
 
     def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(_to_env(action, self.env.action_space))
+        back: Any = self.env.step(_to_env(action, self.env.action_space))
+        if not isinstance(back, tuple) or len(back) != 5:
+            raise ConfigError(
+                f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
+            )
+        obs, reward, terminated, truncated, info = back
         reported = next((key for key in ("is_success", "success") if key in info), None)
         kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
         return self._translated(obs), reward, terminated, truncated, kept
@@ -189,6 +202,10 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             value = np.array(reduce(lambda part, key: part[key], path, obs), dtype=space.dtype)
             arrays[name] = value if start is None else value - start
         return arrays if isinstance(self.observation_space, spaces.Dict) else arrays[""]
+
+
+def _kind(back: Any) -> str:
+    return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
 
 
 def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
@@ -253,7 +270,7 @@ def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
     name = id.split(":")[-1]
     if name not in gymnasium.registry:
-        _register(id, name)
+        register_package(id, name)
     try:
         return gymnasium.make_vec(
             id,
@@ -279,7 +296,7 @@ def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
         raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
 
 
-def _register(id: str, name: str) -> None:
+def register_package(id: str, name: str) -> None:
     """Import the package whose ids begin like this one; they exist only after that."""
     for prefixes, module, install in PACKAGES:
         if name.startswith(prefixes):
@@ -292,4 +309,7 @@ def _hint(name: str) -> str:
     close = difflib.get_close_matches(name, gymnasium.registry, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return "one from another package is written module:id, after pip install"
+    return (
+        "one from another package is written module:id, after pip install; a class of your own needs "
+        "gymnasium.register(id, entry_point=...) in its module first"
+    )

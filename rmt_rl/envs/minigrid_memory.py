@@ -102,7 +102,7 @@ class MiniGridMemory(TorchVectorEnv):
         self.max_steps = max_steps or usual_steps
         self.task = (
             f"MiniGrid-Memory S{size}{'Random' if random else ''}, view {view}: remember a key or a ball "
-            f"along a corridor of {'up to ' if random else ''}{size - 6} cells"
+            f"along a corridor of {'up to ' if random else ''}{size - 6} cell{'s' if size > 7 else ''}"
         )
         self.action_names = MOVES[:actions]
         self._config = {"size": size, "random": random, "view": view, "actions": actions, "max_steps": self.max_steps}

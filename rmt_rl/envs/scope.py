@@ -42,6 +42,7 @@ class MemoryScope(TorchVectorEnv):
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.episodes = env, episodes
         self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
+        self.action_names = env.action_names
         span = "the whole run" if episodes is None else f"trials of {episodes} episodes"
         self.task = f"{env.task}; memory is kept for {span}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ class Fails(Sound):
         (WritesAgain, "never written again", "handed out was written to later"),
         (GlobalStream, "no global random stream", "the global random stream of torch is used"),
         (TakesAnything, "a bad action", "an action too large is taken without a ValueError"),
-        (NeedsNoReset, "before the first reset", "does not raise a RuntimeError"),
+        (NeedsNoReset, "before the first reset", "is taken without an error"),
         (Upside, "floor and ceiling", "floor is 1.0 and ceiling 0.5"),
         (Fails, "finite", "KeyError: 'nothing here' ("),
     ],
@@ -172,24 +173,158 @@ class Dice(gymnasium.Env[Any, Any]):
 
 def test_a_class_of_gymnasium_is_checked_behind_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dice", sys.modules[__name__])
-    results = {result.claim: result for result in check(maker("dice:Dice", {}))}
+    results = {result.claim: result for result in check(*maker("dice:Dice", {}))}
     assert "numpy.random" in results["no global random stream is touched"].found
     assert results["the same seed gives the same episodes"].verdict == "wrong"
     late = results["the step that ends an episode returns the first observation of the next"]
     assert (late.verdict, results["final_obs and the flags agree"].verdict) == ("not checked", "not checked")
 
 
+class Sane(gymnasium.Env[Any, Any]):
+    """A gymnasium environment without mistakes; those below make one each."""
+
+    observation_space: Any = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    action_space: Any = gymnasium.spaces.Discrete(2)
+
+    def obs(self) -> Any:
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self.obs(), 0.0, self.t >= 10, False, {}
+
+
+class ResetOnlyObs(Sane):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0]
+
+
+class OldReset(Sane):
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
+class OldStep(Sane):
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, info
+
+
+class RewardArray(Sane):
+    def step(self, action: Any) -> Any:
+        obs, _, *rest = super().step(action)
+        return obs, np.zeros(1), *rest
+
+
+class Doubles(Sane):
+    def obs(self) -> Any:
+        return super().obs().astype(np.float64)
+
+
+class Pixels(Sane):
+    observation_space = gymnasium.spaces.Box(0, 255, (3,), np.uint8)
+
+
+class Lists(Sane):
+    def obs(self) -> Any:
+        return super().obs().tolist()
+
+
+class Far(Sane):
+    def obs(self) -> Any:
+        return super().obs() * 5
+
+
+class Halves(Sane):
+    observation_space = gymnasium.spaces.Discrete(3, start=1)
+
+    def obs(self) -> Any:
+        return 0
+
+
+class Incomplete(Sane):
+    observation_space = gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2), b=gymnasium.spaces.Discrete(2))
+
+    def obs(self) -> Any:
+        return {"a": 1}
+
+
+class Reused(Sane):
+    def obs(self) -> Any:
+        if not hasattr(self, "kept"):
+            self.kept = np.zeros(3, np.float32)
+        self.kept[:] = super().obs()
+        return self.kept
+
+
+class NoSpace(Sane):
+    observation_space = None
+
+
+class Exits(Sane):
+    def step(self, action: Any) -> Any:
+        raise SystemExit(3)
+
+
+class Hangs(Sane):
+    def step(self, action: Any) -> Any:
+        time.sleep(1000)
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "found"),
+    [
+        (ResetOnlyObs, "reset returned an array float32 (3,); expected (observation, info)"),
+        (OldReset, "expected reset(self, *, seed=None, options=None)"),
+        (OldStep, "step returned a tuple of 4 values; expected (observation, reward, terminated, truncated, info)"),
+        (RewardArray, "the reward is an array float64 (1,); expected a number"),
+        (Doubles, "reset returned an observation of float64 (3,); the space says float32 (3,)"),
+        (Pixels, "reset returned an observation of float32 (3,); the space says uint8 (3,)"),
+        (Lists, "reset returned an observation that is a list of 3 values; the space says a numpy array float32 (3,)"),
+        (Far, "an observation outside its space Box(-1.0, 1.0, (3,), float32): "),
+        (Halves, "reset returned an observation outside its space Discrete(3, start=1): 0"),
+        (Incomplete, "reset returned an observation with the parts ['a']; the space has ['a', 'b']"),
+        (Reused, "step 1 wrote into the observation that was returned before it; return a copy"),
+        (NoSpace, "observation_space is None; expected a gymnasium.Space, set in the class or __init__"),
+        (Exits, "SystemExit: 3 ("),
+        (Hangs, "nothing came back within 1 s; it was at "),
+    ],
+)
+def test_a_usual_mistake_is_told_once_and_alone(mistaken: Any, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    monkeypatch.setattr("rmt_rl.envs.check.DEADLINE", 1)
+    *results, last = check(*maker(f"mine:{mistaken.__name__}", {}))
+    assert [result.verdict for result in results[:-1]] == ["ok"] * (len(results) - 1)
+    assert results[-1].verdict == "wrong" and found in results[-1].found
+    assert (last.claim, last.verdict) == ("the other claims", "not checked")
+
+
+@pytest.mark.filterwarnings("ignore:.*text is not supported")
+def test_a_sound_class_of_gymnasium_and_one_without_chance_are_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    for name in ("mine:Sane", "MiniGrid-Empty-5x5-v0"):
+        assert not [result for result in check(*maker(name, {})) if result.verdict == "wrong"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["tmaz"], "did you mean tmaze?"),
+        (["env=tmaz"], "error: tmaz: expected one of our tasks, an id of gymnasium, or module:Class"),
+        (["json.loads"], "or module:Class"),
         (["nowhere:Maze"], "No module named 'nowhere'; expected a module that can be imported from here"),
         (["json:loads"], "expected a class that is a TorchVectorEnv or a gymnasium.Env, found a function"),
         (["json:nothing"], "found nothing of that name"),
         (["tmaze", "lenght=3"], "did you mean length?"),
         (["tmaze", "length"], "length: expected option=value"),
         (["tmaze", "length=}"], "length=}: expected a plain value"),
-        (["Nothing-v0"], "gymnasium knows no such environment"),
+        (["Nothing-v0"], "Nothing-v0: expected one of our tasks, an id of gymnasium, or module:Class"),
+        (["CartPole-v1", "size=3"], "CartPole-v1: cannot be made with {'size': 3}: TypeError"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
