@@ -144,7 +144,7 @@ def by_policy(policy, batch):
     state, first = policy.initial_state(len(batch)), torch.ones(len(batch), dtype=torch.bool)
     found = []
     for t in range(batch.shape[1]):
-        logits, value, memory = policy._step(observation(batch, t), state, first)
+        logits, value, memory = policy.step(observation(batch, t), state, first)
         state = PolicyState(memory, batch["action"][:, t])
         found.append((logits, value, policy.value(observation(batch["next"], t), state)))
         first = batch["next", "done"][:, t, 0]
@@ -351,7 +351,7 @@ def test_an_actors_distribution_is_the_heads(space):
     module = TorchRLPolicy(policy)
     given = module.make_tensordict_primer().primers.expand(7).zero()
     given.update({"observation": torch.rand(7, 2), "is_init": torch.ones(7, 1, dtype=torch.bool)})
-    parameters = policy._step(given["observation"], policy.initial_state(7), torch.ones(7, dtype=torch.bool))[0]
+    parameters = policy.step(given["observation"], policy.initial_state(7), torch.ones(7, dtype=torch.bool))[0]
     actor = module.actor()
     with set_exploration_type(ExplorationType.RANDOM):
         out = actor(given.clone())
