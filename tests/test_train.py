@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium
 import pytest
 
 from rmt_rl.cli import parse
@@ -215,6 +216,12 @@ def test_cartpole_and_pendulum_train_through_gymnasium(tmp_path):
     assert result["eval"]["return"] < 0
 
 
+class Endless(gymnasium.Env):
+    observation_space = gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(2))
+    action_space = gymnasium.spaces.Discrete(2)
+
+
 def test_impossible_spaces_end_in_one_sentence(tmp_path):
+    gymnasium.register("rmt-test/Endless-v0", entry_point=Endless)
     with pytest.raises(ConfigError, match="not supported; supported are"):
-        train(parse(["env=gym", "env.id=Blackjack-v1", "algo.num_envs=4"]), tmp_path)
+        train(parse(["env=gym", "env.id=rmt-test/Endless-v0", "algo.num_envs=4", "steps=128"]), tmp_path)
