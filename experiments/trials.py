@@ -83,7 +83,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             run, policy = agent(DARK_ROOM, seed, extra)
             curves.append(by_inner_episode(policy, dataclasses.replace(run.env, episodes=EPISODES)))
-            run, policy = agent(CONTROL, seed, [])
+            run, policy = agent(CONTROL, seed, extra)
             controls.append(by_inner_episode(policy, run.env)[0])
         print("\n| inner episode | success | ideal searcher | memory of one inner episode |\n|---|---|---|---|")
         for i, (rates, ideal) in enumerate(zip(zip(*curves, strict=True), (21, 41, 61, 81, 81), strict=True)):

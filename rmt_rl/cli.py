@@ -67,6 +67,8 @@ def parse_play(argv: Sequence[str], prog: str = PLAY) -> Play:
     config = validate(Play(**_read_with_env(argv, Play, prog)))
     if config.env is None and config.policy in PLAYERS:
         raise ConfigError(f"env: missing; policy={config.policy} was trained on nothing, expected env=<a task>")
+    if config.policy in PLAYERS and not config.deterministic:
+        raise ConfigError(f"deterministic=false: means nothing with policy={config.policy}; expected a trained policy")
     return config
 
 

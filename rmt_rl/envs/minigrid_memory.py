@@ -20,11 +20,11 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
+from rmt_rl.envs.minigrid_direct import ACTIONS as NAMES
 
 SIZES = (7, 9, 11, 13, 17)
 RANDOM_SIZES = (13, 17)
 ACTIONS = (3, 7)
-MOVES = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 
 EMPTY, WALL, KEY, BALL = 1, 2, 5, 6  # MiniGrid's OBJECT_TO_IDX; 0 is "unseen"
 COLOR = np.array([0, 0, 5, 0, 0, 1, 1], dtype=np.uint8)  # by object: walls are grey, key and ball are green
@@ -104,7 +104,7 @@ class MiniGridMemory(TorchVectorEnv):
             f"MiniGrid-Memory S{size}{'Random' if random else ''}, view {view}: remember a key or a ball "
             f"along a corridor of {'up to ' if random else ''}{size - 6} cell{'s' if size > 7 else ''}"
         )
-        self.action_names = MOVES[:actions]
+        self.action_names = NAMES[:actions]
         self._config = {"size": size, "random": random, "view": view, "actions": actions, "max_steps": self.max_steps}
         self._tables = tables(size, random, view)
         self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))

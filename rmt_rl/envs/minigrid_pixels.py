@@ -50,6 +50,7 @@ class MiniGridPixels(TorchVectorEnv):
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # gymnasium's says int, its code lists too
+        self.symbols = obs
         return self._drawn(obs), info
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -59,7 +60,7 @@ class MiniGridPixels(TorchVectorEnv):
         over = info["_final_obs"].nonzero().squeeze(1)
         last = self._drawn({name: part[over] for name, part in info["final_obs"].items()})
         final = {name: new[name].index_copy(0, over, last[name]) for name in new} if len(over) else new
-        self.symbols = obs  # not those of the ends
+        self.symbols = obs
         return new, reward, terminated, truncated, {**info, "final_obs": final}
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +74,6 @@ class MiniGridPixels(TorchVectorEnv):
 
     def _drawn(self, obs: Obs) -> dict[str, torch.Tensor]:
         assert isinstance(obs, dict)
-        self.symbols = obs
         number = (obs["image"] * self._weight).sum(-1) + self._agent
         side = self.view * self.tile
         # [B, x, y, rows, columns, 3] -> [B, y, rows, x, columns, 3]
