@@ -46,6 +46,7 @@ def shown_on(figure: Figure) -> np.ndarray:
 def test_every_task_has_a_picture_that_changes_with_what_happens(name: str) -> None:
     env = make_env(name, 1)
     obs, _ = env.reset(seed=1)
+    env.single_action_space.seed(1)  # or one run in thirty never leaves the place where it begins
     pictures = []
     for _ in range(12):
         figure = Figure(figsize=(3, 2))
