@@ -2,11 +2,11 @@
 
     python experiments/bench_envs.py
 
-Actions are random and drawn beforehand; observations, autoresets and, for MiniGrid, the seeded draws of the package are part of a
-step; creation is not. Tasks have their usual options. The unit is steps per CPU-second of this process (`time.process_time`),
+Actions are random and drawn beforehand; observations, autoresets and, for MiniGrid, the seeded draws of the package are part of
+a step; creation is not. Tasks have their usual options. The unit is steps per CPU-second of this process (`time.process_time`),
 because wall time on a shared machine measures the others; gymnasium's AsyncVectorEnv works in other processes, so its line is
-steps per second of wall time. Neighbours still slow a core down, so all candidates take turns, and medians are taken over the
-rounds, for the ratios too.
+steps per second of wall time; it takes a process for each row, which ends at some hundred rows. Neighbours still slow a core
+down, so all candidates take turns, and medians are taken over the rounds, for the ratios too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rmt_rl.train import prepare
 ROUNDS = 9
 SECONDS = 0.2  # CPU time of one candidate in one round
 ROWS = (64, 1024, 8192)
-ASYNC_ROWS = 16  # a process for each
+ASYNC_ROWS = 64
 
 Run = Callable[[], int]
 
@@ -58,7 +58,7 @@ def vector_steps(env_id: str, rows: int, mode: str) -> Run:
         env_id, rows, mode, vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}, wrappers=[ImgObsWrapper]
     )
     env.reset(seed=0)
-    actions = np.random.default_rng(0).integers(7, size=(16, rows))
+    actions = np.random.default_rng(0).integers(7, size=(max(1, 1024 // rows), rows))
 
     def run() -> int:
         for action in actions:
@@ -92,7 +92,7 @@ def main() -> None:
     prepare(threads=1)
     references = {
         "gymnasium.make, S13": gymnasium_steps("MiniGrid-MemoryS13-v0"),
-        "SyncVectorEnv, S13, 64 rows": vector_steps("MiniGrid-MemoryS13-v0", 64, "sync"),
+        **{f"SyncVectorEnv, S13, {rows:,} rows": vector_steps("MiniGrid-MemoryS13-v0", rows, "sync") for rows in ROWS},
         "gymnasium.make, DoorKey 8x8": gymnasium_steps("MiniGrid-DoorKey-8x8-v0"),
     }
     waiting = vector_steps("MiniGrid-MemoryS13-v0", ASYNC_ROWS, "async")

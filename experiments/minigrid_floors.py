@@ -12,58 +12,169 @@ All numbers are computed from the exact tables of `rmt_rl.envs.minigrid_memory`,
   corridor length whose fork shows the cue and 1/2 for the others.
 - with memory: the fewest expected steps of a policy that never errs, by search over all beliefs, and what it returns.
 
+DoorKey and RedBlueDoors, whose grids change, are small enough for the same in their smallest sizes: every state that can be
+reached is found with the direct stepper. What gradient ascent finds without memory is near 1: they are no memory tasks.
+
 This file is not for the return of trained policies.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from math import lcm
+from collections.abc import Callable, Iterator
+from math import lcm, prod
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 
+from rmt_rl.envs import minigrid_doors
+from rmt_rl.envs.minigrid_direct import ACTIONS, EMPTY, MiniGridDirect
+from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid_memory import RANDOM_SIZES, SIZES, WALL, Tables, tables
 
 Belief = frozenset[tuple[int, int]]  # (state, weight) of everything that may be the case
 
 
-def start_weights(table: Tables) -> torch.Tensor:
-    """[states] how likely an episode starts in each state."""
-    weight = torch.zeros(len(table.next), dtype=torch.float64)
+class World(NamedTuple):
+    """All states of a task. The first `num_success` end with success, the first `num_terminal` end.
+
+    next: [states, actions] the state after each action. observation: [states] the number of what a state shows.
+    start: [states] how likely an episode begins there.
+    """
+
+    next: torch.Tensor
+    observation: torch.Tensor
+    start: torch.Tensor
+    num_success: int
+    num_terminal: int
+
+
+def memory_world(table: Tables) -> World:
+    states = len(table.next)
+    start = torch.zeros(states, dtype=torch.float64)
     for h, starts in enumerate(table.starts, start=table.shortest):
-        weight[torch.from_numpy(starts[:h].flatten())] = 1 / (len(table.starts) * 4 * h)
-    return weight
+        start[torch.from_numpy(starts[:h].flatten())] = 1 / (len(table.starts) * 4 * h)
+    return World(
+        table.next, numbers(table.image, torch.arange(states) % 4), start, table.num_success, table.num_terminal
+    )
 
 
-def observation_numbers(table: Tables) -> torch.Tensor:
+def numbers(image: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """[states] the number of the (image, direction) that a state shows."""
-    direction = torch.arange(len(table.next))[:, None] % 4
-    rows = torch.cat([table.image.flatten(1).long(), direction], dim=1)
+    rows = torch.cat([image.flatten(1).long(), direction[:, None]], dim=1)
     return torch.unique(rows, dim=0, return_inverse=True)[1]
 
 
-def success_rate(table: Tables, policy: torch.Tensor, max_steps: int) -> torch.Tensor:
-    """[runs] exact success within max_steps; policy: [runs, states, 3], what is missing to 1 does nothing."""
-    right = torch.zeros(len(table.next), dtype=torch.float64)
-    right[: table.num_success] = 1
-    ended = torch.arange(len(right)) < table.num_terminal
+class Branch:
+    """Stands for a random generator whose draws come out as `path` says, and lowest where it says nothing."""
+
+    def __init__(self, path: list[int]) -> None:
+        self.path = path
+        self.sizes: list[int] = []
+
+    def integers(self, low: int, high: int) -> int:
+        if len(self.sizes) == len(self.path):
+            self.path.append(0)
+        self.sizes.append(high - low)
+        return low + self.path[len(self.sizes) - 1]
+
+
+def all_draws(draw: Callable[[Any], Any]) -> Iterator[tuple[float, Any]]:
+    """Every outcome of `draw(generator)` with its probability."""
+    path: list[int] = []
+    while True:
+        branch = Branch(path)
+        outcome = draw(branch)
+        yield 1 / prod(branch.sizes), outcome
+        while path and path[-1] + 1 == branch.sizes[len(path) - 1]:
+            path.pop()
+        if not path:
+            return
+        path[-1] += 1
+
+
+def place_at_once(
+    branch: Any, grid: np.ndarray, left: int, right: int, agent: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """`minigrid_direct.place` without its rejections: one draw from the cells at which they end."""
+    free = [(left + int(x), int(y)) for x, y in np.argwhere(grid[left:right] == EMPTY)]
+    free = [cell for cell in free if cell != agent]
+    return free[branch.integers(0, len(free))]
+
+
+def door_world(make: Callable[[int], MiniGridDirect]) -> World:
+    """Every state of a task on the direct stepper that can be reached; state 0 is success, state 1 any other end."""
+    parts = ("grid", "position", "direction", "carrying")
+    start: dict[bytes, float] = defaultdict(float)
+    states: dict[bytes, list[torch.Tensor]] = {}
+
+    def collect(state: dict[str, Any], row: int) -> bytes:
+        values = [state[part][row] for part in parts]
+        key = b"".join(value.numpy().tobytes() for value in values)
+        states.setdefault(key, values)
+        return key
+
+    def begin(branch: Any) -> dict[str, Any]:
+        env._generators = [branch]
+        env._begin(torch.zeros(1, dtype=torch.int64))
+        return {part: getattr(env, f"_{part}").clone() for part in parts}
+
+    env = make(1)
+    env.reset(seed=0)
+    with mock.patch.object(minigrid_doors, "place", place_at_once):
+        for probability, state in all_draws(begin):
+            start[collect(state, 0)] += probability
+    following: dict[bytes, list[bytes]] = {}
+    images, directions, actions = [], [], len(ACTIONS)
+    while todo := [key for key in states if key not in following]:
+        env = make(len(todo) * actions)
+        env.reset(seed=0)
+        state = env.state_dict()
+        for i, part in enumerate(parts):
+            state[part] = torch.stack([states[key][i] for key in todo]).repeat_interleave(actions, dim=0)
+        env.load_state_dict(state)
+        shown = env._observe(torch.arange(0, env.num_envs, actions))
+        images.append(shown["image"])
+        directions.append(shown["direction"])
+        _, _, terminated, _, info = env.step(torch.arange(actions).repeat(len(todo)))
+        after = env.state_dict()
+        ends = [
+            b"success" if win else b"failure" if end else b""
+            for win, end in zip(info["success"], terminated, strict=True)
+        ]
+        rows = [end or collect(after, row) for row, end in enumerate(ends)]
+        following |= {key: rows[i * actions : (i + 1) * actions] for i, key in enumerate(todo)}
+    number = {b"success": 0, b"failure": 1} | {key: i + 2 for i, key in enumerate(following)}
+    table = torch.tensor([[0] * actions, [1] * actions, *([number[k] for k in row] for row in following.values())])
+    weight = torch.zeros(len(table), dtype=torch.float64)
+    for key, probability in start.items():
+        weight[number[key]] = probability
+    observation = numbers(torch.cat(images), torch.cat(directions))
+    return World(table, torch.cat([torch.zeros(2, dtype=torch.int64), observation]), weight, 1, 2)
+
+
+def success_rate(world: World, policy: torch.Tensor, max_steps: int) -> torch.Tensor:
+    """[runs] exact success within max_steps; policy: [runs, states, actions], what is missing to 1 does nothing."""
+    state = torch.arange(len(world.next))
+    right, ended = (state < world.num_success).double(), state < world.num_terminal
     idle = 1 - policy.sum(-1)
     value = right.expand(len(policy), -1)
     for _ in range(max_steps):
-        value = torch.where(ended, right, (policy * value[:, table.next]).sum(-1) + idle * value)
-    return (value * start_weights(table)).sum(-1)
+        value = torch.where(ended, right, (policy * value[:, world.next]).sum(-1) + idle * value)
+    return (value * world.start).sum(-1)
 
 
-def climb(table: Tables, max_steps: int, runs: int, iterations: int = 300) -> float:
-    """The best success rate that gradient ascent finds for a policy on (image, direction)."""
-    observation = observation_numbers(table)
+def climb(world: World, max_steps: int, runs: int, iterations: int = 300) -> float:
+    """The best success rate that gradient ascent finds for a policy on what is seen."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(runs, int(observation.max()) + 1, 3, generator=generator, dtype=torch.float64)
+    shape = (runs, int(world.observation.max()) + 1, world.next.shape[1])
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64)
     optimizer = torch.optim.Adam([logits.requires_grad_()], lr=0.5)
     best = [0.0]
     for _ in range(iterations):
-        rate = success_rate(table, logits.softmax(-1)[:, observation], max_steps)
+        rate = success_rate(world, logits.softmax(-1)[:, world.observation], max_steps)
         best.append(max(best[-1], float(rate.detach().max())))
         if len(best) > 60 and best[-1] - best[-40] < 1e-5:
             break
@@ -78,7 +189,7 @@ def coin(table: Tables, max_steps: int) -> float:
     view = table.image.shape[1]
     wall = table.image[:, view // 2, view - 2, 0] == WALL
     policy = torch.stack([wall, torch.zeros_like(wall), ~wall], dim=-1).double()
-    return float(success_rate(table, policy[None], max_steps))
+    return float(success_rate(memory_world(table), policy[None], max_steps))
 
 
 def fewest_steps(table: Tables) -> float:
@@ -87,7 +198,7 @@ def fewest_steps(table: Tables) -> float:
     V(b) = min over actions of |b| + sum over observations of V(what is left of b), by sweeps until nothing changes;
     beliefs carry weights that are not normalised, so |b| counts one step for every weight in b.
     """
-    observation = observation_numbers(table).tolist()
+    observation = memory_world(table).observation.tolist()
     following = table.next.tolist()
     lengths = range(table.shortest, table.shortest + len(table.starts))
     unit = lcm(*lengths)  # whole numbers for weights: x0 is uniform over h cells
@@ -130,12 +241,13 @@ def fewest_steps(table: Tables) -> float:
 
 def describe(size: int, random: bool, view: int) -> str:
     table, max_steps = tables(size, random, view), 5 * size**2
+    world = memory_world(table)
     uniform = [
-        float(success_rate(table, torch.full((1, len(table.next), 3), 1 / actions).double(), max_steps))
+        float(success_rate(world, torch.full((1, len(table.next), 3), 1 / actions).double(), max_steps))
         for actions in (3, 7)
     ]
     hidden = table.fork_hides_cue
-    lower = coin(table, max_steps) if hidden.all() else climb(table, max_steps, runs=2 if random else 8)
+    lower = coin(table, max_steps) if hidden.all() else climb(world, max_steps, runs=2 if random else 8)
     upper = float(np.where(hidden, 0.5, 1.0).mean())
     steps = fewest_steps(table)
     name = f"S{size}{'Random' if random else ''}"
@@ -145,6 +257,13 @@ def describe(size: int, random: bool, view: int) -> str:
     )
 
 
+def describe_doors(cls: type[DoorKey] | type[RedBlueDoors], size: int, view: int) -> str:
+    world, max_steps = door_world(lambda rows: cls(rows, size=size, view=view)), cls(1, size=size).max_steps
+    uniform = float(success_rate(world, torch.full((1, *world.next.shape), 1 / len(ACTIONS)).double(), max_steps))
+    found = climb(world, max_steps, runs=1)
+    return f"| {cls.__name__} {size} | {view} | {len(world.next):,} | {uniform:.4f} | {found:.4f} |"
+
+
 def main() -> None:
     torch.set_num_threads(1)
     print("| size | view | uniform, 3 actions | uniform, 7 | without memory | at most | with memory | return | steps |")
@@ -152,6 +271,10 @@ def main() -> None:
     for size, random in [*((size, False) for size in SIZES), *((size, True) for size in RANDOM_SIZES)]:
         for view in (3, 5, 7):
             print(describe(size, random, view), flush=True)
+    print("\n| task | view | states | uniform, 7 actions | without memory |\n|---|---|---|---|---|")
+    for cls, size in ((DoorKey, 5), (RedBlueDoors, 4), (RedBlueDoors, 6)):
+        for view in (3, 7):
+            print(describe_doors(cls, size, view), flush=True)
 
 
 if __name__ == "__main__":

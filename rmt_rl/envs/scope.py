@@ -43,7 +43,9 @@ class MemoryScope(TorchVectorEnv):
         self.env, self.episodes = env, episodes
         self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
         self.action_names = env.action_names
-        span = "the whole run" if episodes is None else f"trials of {episodes} episodes"
+        span = (
+            "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
+        )
         self.task = f"{env.task}; memory is kept for {span}"
 
     def reset(
