@@ -169,6 +169,11 @@ def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ block
 
 
+#: Deviation of attention scores at the start. torch's own initialisation of a linear layer gives 0.33, which spreads attention
+#: evenly: a cue is one of a segment's many parts, thins out with every segment, and PPO needs luck to find it (docs/benchmarks.md).
+SCORE_DEVIATION = 1.5
+
+
 class Block(nn.Module):
     """Pre-norm transformer block (LayerNorm, SiLU, no biases): x + attention, then x + feed-forward.
 
@@ -202,6 +207,7 @@ class Block(nn.Module):
         self.forward_norm = nn.LayerNorm(width, bias=False)
         self.up = Linear(width, 4 * width, bias=False)
         self.down = Linear(4 * width, width, bias=False)
+        nn.init.normal_(self.project.weight[: 2 * width], std=(SCORE_DEVIATION / width) ** 0.5)
         gate = {"none": None, "gru": GRUGate, "rezero": ReZero}[gating]
         self.attention_gate = gate(width) if gate else None
         self.forward_gate = gate(width) if gate else None
