@@ -170,7 +170,7 @@ def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 #: Deviation of attention scores at the start. torch's own initialisation of a linear layer gives 0.33, which spreads attention
-#: evenly: a cue is one of a segment's many parts, thins out with every segment, and PPO needs luck to find it (docs/benchmarks.md).
+#: evenly: a cue is one of a segment's many parts, thins out with every segment, and PPO needs luck (docs/benchmarks.md).
 SCORE_DEVIATION = 1.5
 
 
