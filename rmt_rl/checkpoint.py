@@ -6,6 +6,7 @@ a run: only the policy is saved.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rmt_rl.config import ConfigError, Memory, part_from_dict
+from rmt_rl.config import ConfigError, Memory, Returns, part_from_dict
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.attention import check_backend
+from rmt_rl.policies.spaces import to_json
 
 
 def save_policy(policy: ActorCritic, folder: str | Path) -> None:
@@ -34,6 +38,8 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
         spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
         for group in ("policy", "env", "memory"):
             part_from_dict(group, spec[group])
+        if spec.get("returns") is not None:
+            part_from_dict("returns", spec["returns"])
     except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
     check_backend(part_from_dict("policy", spec["policy"]), torch.device(device))
@@ -78,6 +84,46 @@ def memory_config(policy: ActorCritic) -> Memory:
     """How long the policy's memory lasted when it was trained."""
     memory: Memory = part_from_dict("memory", policy.spec["memory"])
     return memory
+
+
+def returns_config(policy: ActorCritic) -> Returns | None:
+    """What the policy is asked for, or None where it is not asked."""
+    saved = policy.spec.get("returns")
+    return None if saved is None else part_from_dict("returns", saved)
+
+
+def make_task(
+    policy: ActorCritic,
+    task: Any = None,
+    rows: int = 1,
+    device: str | torch.device = "cpu",
+    target_return: float | None = None,
+) -> TorchVectorEnv:
+    """`rows` rows of the environment in which the policy acts as it was trained to: with its memory's scope and its returns.
+
+    task: a dataclass of config.py; None = the one that it was trained on. target_return: None = the one it was saved with.
+    """
+    returns = returns_config(policy)
+    if target_return is not None:
+        if returns is None:
+            raise ConfigError(f"target_return={target_return}: the policy is asked for no return; leave it out")
+        returns = dataclasses.replace(returns, target=target_return)
+    return make_from_config(
+        task or env_config(policy), rows, device, memory_config(policy), evaluation=True, returns=returns
+    )
+
+
+def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any) -> None:
+    """Raises ConfigError where the policy cannot act in this environment."""
+    for name, space in (
+        ("observation_space", env.single_observation_space),
+        ("action_space", env.single_action_space),
+    ):
+        if to_json(space) != policy.spec[name]:
+            raise ConfigError(
+                f"env={task.name}: its {name.replace('_', ' ')} differs from the one that the policy was trained on; expected an "
+                f"environment like {policy.spec['env']['name']} with the same options but for sizes and lengths"
+            )
 
 
 def _short(error: Exception) -> str:

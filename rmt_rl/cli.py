@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from rmt_rl.config import (
     GROUPS,
     RECIPES,
+    Collect,
     ConfigError,
     Evaluate,
     Export,
@@ -34,10 +35,14 @@ from rmt_rl.config import (
     validate,
 )
 
-TRAIN, EVALUATE, PLAY, EXPORT = (f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "play", "export"))
+PlayerT = TypeVar("PlayerT", Play, Collect)
 
-#: What `play` knows beside the folders of trained policies.
-PLAYERS = ("random", "human-keys")
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT = (
+    f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect")
+)
+
+#: What `policy=` takes beside the folders of trained policies.
+PLAYERS: dict[type, tuple[str, ...]] = {Play: ("random", "human-keys"), Collect: ("oracle", "random")}
 
 
 def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -> Train:
@@ -64,10 +69,22 @@ def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> Evaluate:
 
 def parse_play(argv: Sequence[str], prog: str = PLAY) -> Play:
     """The validated configuration of a picture; raises ConfigError."""
-    config = validate(Play(**_read_with_env(argv, Play, prog)))
-    if config.env is None and config.policy in PLAYERS:
+    return _with_player(validate(Play(**_read_with_env(argv, Play, prog))))
+
+
+def parse_collect(argv: Sequence[str], prog: str = COLLECT) -> Collect:
+    """The validated configuration of a recording; raises ConfigError."""
+    values = _read_with_env(argv, Collect, prog)
+    if "out" not in values:
+        raise ConfigError("out: missing; expected out=<the id of a new Minari dataset>, such as out=tmaze/oracle-v0")
+    return _with_player(validate(Collect(**values)))
+
+
+def _with_player(config: PlayerT) -> PlayerT:
+    known = config.policy in PLAYERS[type(config)]
+    if config.env is None and known:
         raise ConfigError(f"env: missing; policy={config.policy} was trained on nothing, expected env=<a task>")
-    if config.policy in PLAYERS and not config.deterministic:
+    if known and not config.deterministic:
         raise ConfigError(f"deterministic=false: means nothing with policy={config.policy}; expected a trained policy")
     return config
 
@@ -241,12 +258,17 @@ def _updated(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- --help
 
 SUMMARIES = {
+    Collect: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
     Train: "Trains a policy and writes it, with everything that was measured, to a new folder under runs/.",
     Evaluate: "Plays fresh episodes with a saved policy and prints how they went.",
     Play: "Draws some episodes, with what the policy does and where it looks, into a GIF. Opens no window.",
     Export: "Writes one acting step of a saved policy as a program (torch.export, ONNX) with its memory as inputs and outputs.",
 }
 EXAMPLES = {
+    Collect: (
+        "env=tmaze-rate env.min_length=1 env.length=88 out=tmaze/oracle-v0",
+        "policy=runs/first out=tmaze/ppo-v0",
+    ),
     Train: (
         "env=minigrid-memory algo=ppo policy.width=128 steps=100000",
         "env=tmaze env.length=20 policy=lstm seed=1 run=first",
@@ -262,7 +284,7 @@ def help_text(prog: str = TRAIN, schema: type = Train) -> str:
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[schema], "", "examples:"]
     lines += [f"  {prog} {example}" for example in EXAMPLES[schema]]
     lines += ["", "options, with their defaults:", *_help_lines(schema)]
-    chosen = groups(schema) or ({"env": ""} if schema in (Evaluate, Play) else {})
+    chosen = groups(schema) or ({"env": ""} if schema in (Evaluate, Play, Collect) else {})
     for group, usual in chosen.items():
         for name, cls in GROUPS[group].items():
             mark = " (default)" if name == usual else ""

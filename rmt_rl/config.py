@@ -296,6 +296,12 @@ class Transformer(Policy):
     layers: int = option(2, "transformer blocks", low=1, high=1_000)
     heads: int = option(2, "attention heads; must divide width", low=1, high=65_536)
     segment: int = option(8, "steps S that are processed in one attention window", low=1, high=65_536)
+    sharpness: float = option(
+        4.5,
+        "attention scores at the start, in units of torch's initialisation; 1 spreads attention evenly, in which a cue gets lost",
+        above=0,
+        high=100,
+    )
     dropout: float = option(
         0.0, "share of each block's outputs that is dropped when learning, never when acting", low=0, below=1
     )
@@ -453,6 +459,39 @@ class PPO:
     normalize_advantage: bool = option(True, "give advantages mean 0 and deviation 1 in each minibatch")
 
 
+@dataclass(frozen=True)
+class RATE:
+    """Offline: recorded episodes imitated, given the return to come (RATE, Cherepanov et al. 2023, arXiv 2306.09459)."""
+
+    name: str = "rate"
+    returns: bool = option(True, "tell the policy the return to come; false = behaviour cloning")
+    target_return: float | None = option(None, "return to ask for when acting; null = the best in the data")
+    batch: int = option(64, "episodes in a batch", low=1, high=2**20)
+    length: int | None = option(
+        None, "steps to learn from in every episode, counted from its start; null = all", low=1, high=10**9
+    )
+    cut: str = option(
+        "none",
+        "cut episodes shorter still: varied = every batch after a random number of segments, growing = after one segment at"
+        " first and nowhere from the middle of the run on (a curriculum, arXiv 2304.11062)",
+        choices=("none", "varied", "growing"),
+    )
+    detach_memory: bool = option(
+        False, "cut the gradient between segments and take a step for each, as the released code does"
+    )
+    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
+    weight_decay: float = option(0.0, "AdamW's decay of weights", low=0, high=10)
+    schedule: str = option(
+        "linear",
+        "step size over the run: constant, linear to zero, or cosine to zero",
+        choices=("constant", "linear", "cosine"),
+    )
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    validation: float = option(
+        0.1, "share of the episodes held out; the weights that do best on them are kept", low=0, below=1
+    )
+
+
 # ---------------------------------------------------------------------------------------------------- the commands
 
 
@@ -469,6 +508,16 @@ class Memory:
         choices=("episode", "trial", "run"),
     )
     episodes: int = option(4, "episodes of a trial; scope run is evaluated in trials of so many", low=1, high=10**6)
+
+
+@dataclass(frozen=True)
+class Returns:
+    """The return that a policy is asked for; it was trained on returns from `low` to `high`."""
+
+    name: str = "returns"
+    target: float = option(0.0, "return of the whole episode to ask for")
+    low: float = option(0.0, "the least return to go in the data")
+    high: float = option(1.0, "the largest return to go in the data")
 
 
 GROUPS: dict[str, dict[str, type]] = {
@@ -491,7 +540,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "dark-room": DarkRoom,
         "gym": Gym,
     },
-    "algo": {"ppo": PPO},
+    "algo": {"ppo": PPO, "rate": RATE},
     "policy": {
         "rmt": RMT,
         "trxl": TrXL,
@@ -502,6 +551,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "mlp": MLP,
     },
     "memory": {"memory": Memory},
+    "returns": {"returns": Returns},
 }
 
 # What a task changes in the usual settings when it is trained from the command line; what the user gives wins. A task stands
@@ -515,6 +565,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "algo.entropy_coef": 0.1,
         "algo.kl_coef": 0.0,
         "policy.positions": "none",
+        "policy.sharpness": 1.0,
         "steps": 1_250_000,
     },
 }
@@ -529,8 +580,24 @@ class Train:
     algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
     memory: Any = field(default=None, metadata={"help": "how long memory is kept", "group": "memory"})
+    data: str | None = option(
+        None,
+        "recorded episodes for algo=rate: the id of a local Minari dataset, or its folder; null = 2,000 episodes of the task's"
+        " oracle, recorded on the spot",
+        form=("the id or the folder of a Minari dataset", r".+"),
+    )
+    init: str | None = option(
+        None,
+        "the folder of a trained policy whose weights to begin with; it brings its policy.* options",
+        form=("the folder of a trained policy", r".+"),
+    )
     seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
-    steps: int = option(750_000, "environment steps to train for, all rows together", low=1, high=10**12)
+    steps: int = option(
+        750_000,
+        "environment steps to train for, all rows together; for algo=rate recorded steps to learn from",
+        low=1,
+        high=10**12,
+    )
     run: str | None = option(
         None, "name of the folder under runs/; null = made from task, policy and seed", form=FOLDER
     )
@@ -557,6 +624,9 @@ class Evaluate:
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU where there is one", form=DEVICE)
     threads: int = option(1, "CPU threads for the arithmetic", low=1, high=1_024)
     num_envs: int = option(64, "episodes that are played side by side; never more than episodes", low=1, high=2**20)
+    target_return: float | None = option(
+        None, "return to ask a policy of algo=rate for; null = the one it was saved with"
+    )
     deterministic: bool = option(True, "take the most likely action; false = sample")
 
 
@@ -590,6 +660,32 @@ class Play:
     )
     seed: int = option(0, "seeds the environment and sampling", low=0, high=2**31 - 1)
     deterministic: bool = option(True, "take the most likely action; false = sample")
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Recorded episodes."""
+
+    out: str = option(
+        MISSING,
+        "id of the Minari dataset to write, such as tmaze/oracle-v0",
+        form=("an id such as tmaze/oracle-v0", r".+"),
+    )
+    policy: str = option(
+        "oracle",
+        "who plays: the folder of a trained policy, or oracle = who knows what is hidden, or random",
+        form=("the folder of a trained policy, oracle or random", r".+"),
+    )
+    env: str | None = option(
+        None, "the task; null = the one that the policy was trained on, changed by env.* options", choices=GROUPS["env"]
+    )
+    env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `cli.resolve_env` applies them
+    episodes: int = option(2_000, "episodes to record", low=1, high=10_000_000)
+    seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
+    num_envs: int = option(256, "episodes that are played side by side, and held in memory", low=1, high=2**20)
+    deterministic: bool = option(True, "take the most likely action; false = sample")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU where there is one", form=DEVICE)
+    threads: int = option(1, "CPU threads for the arithmetic", low=1, high=1_024)
 
 
 @dataclass(frozen=True)
@@ -868,6 +964,37 @@ RULES = (
         lambda algo: (
             f"algo.minibatches={algo.minibatches}: expected a divisor of algo.num_envs={algo.num_envs},"
             f" such as {nearest_divisor(algo.num_envs, algo.minibatches)}"
+        ),
+    ),
+    Rule(
+        RATE,
+        lambda algo: algo.returns or algo.target_return is None,
+        lambda algo: (
+            f"algo.target_return={algo.target_return}: means nothing with algo.returns=false; give only one of them"
+        ),
+    ),
+    Rule(
+        Train,
+        lambda train: isinstance(train.algo, RATE) or train.data is None,
+        lambda train: f"data={show(train.data)}: means nothing with algo={train.algo.name}; expected algo=rate",
+    ),
+    Rule(
+        Train,
+        lambda train: not isinstance(train.algo, RATE) or train.memory.scope == "episode",
+        lambda train: (
+            f"memory.scope={train.memory.scope}: algo=rate learns from single episodes; expected memory.scope=episode"
+        ),
+    ),
+    Rule(
+        Train,
+        lambda train: (
+            not isinstance(train.algo, RATE)
+            or isinstance(train.policy, Transformer)
+            or (not train.algo.detach_memory and train.algo.cut == "none")
+        ),
+        lambda train: (
+            f"algo.{'detach_memory=true' if train.algo.detach_memory else f'cut={train.algo.cut}'}: is about segments, which"
+            f" policy={train.policy.name} does not have; expected one of rmt, trxl, gtrxl, window"
         ),
     ),
     Rule(

@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         options = parse_evaluate(argv)
-        from rmt_rl.checkpoint import env_config, load_policy, memory_config, policy_folder
+        from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task, policy_folder
         from rmt_rl.train import choose_device, prepare
 
         folder = policy_folder(options.policy)
@@ -150,9 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = choose_device(options.device)
         policy = load_policy(folder, device)
         task = resolve_env(env_config(policy), options.env, options.env_overrides)
-        from rmt_rl.envs.registry import make_from_config
-
-        env = make_from_config(task, options.num_envs, device, memory_config(policy), evaluation=True)
+        env = make_task(policy, task, options.num_envs, device, options.target_return)
         check_fits(policy, env, task)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -179,20 +177,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(json.dumps(result))
     env.close()
     return 0
-
-
-def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any) -> None:
-    from rmt_rl.policies.spaces import to_json
-
-    for name, space in (
-        ("observation_space", env.single_observation_space),
-        ("action_space", env.single_action_space),
-    ):
-        if to_json(space) != policy.spec[name]:
-            raise ConfigError(
-                f"env={task.name}: its {name.replace('_', ' ')} differs from the one that the policy was trained on; expected an "
-                f"environment like {policy.spec['env']['name']} with the same options but for sizes and lengths"
-            )
 
 
 if __name__ == "__main__":

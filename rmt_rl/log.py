@@ -62,7 +62,7 @@ def _wandb(folder: Path, config: dict[str, Any]) -> Any:
 
 
 class Progress:
-    """One live bar on a terminal, plain lines elsewhere: steps, steps per second, success, return, time left."""
+    """One live bar on a terminal, plain lines elsewhere: steps, steps per second, how it goes, time left."""
 
     def __init__(self, total: int) -> None:
         self.total, self.started, self._spoke = total, time.monotonic(), -PLAIN_INTERVAL
@@ -75,9 +75,9 @@ class Progress:
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
 
-    def update(self, steps: int, success: float | None, mean_return: float | None) -> None:
-        """Say where the run stands; `success` and `mean_return` are those of the episodes that ended lately."""
-        line = self._line(steps, success, mean_return)
+    def update(self, steps: int, shown: dict[str, float | None]) -> None:
+        """Say where the run stands, with the numbers of `shown` that are known."""
+        line = self._line(steps, shown)
         if self._bar is not None:
             self._bar.update(self._task, completed=steps, description=line)
         elif time.monotonic() - self.started - self._spoke >= PLAIN_INTERVAL or steps >= self.total:
@@ -89,14 +89,11 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
-    def _line(self, steps: int, success: float | None, mean_return: float | None) -> str:
+    def _line(self, steps: int, shown: dict[str, float | None]) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
         left = (self.total - steps) * seconds / max(steps, 1)
         parts = [f"{steps:>11,}/{self.total:,} steps", f"{steps / seconds:>7,.0f} steps/s"]
-        if success is not None:
-            parts.append(f"success {success:.3f}")
-        if mean_return is not None:
-            parts.append(f"return {mean_return:.3f}")
+        parts += [f"{name} {value:.3f}" for name, value in shown.items() if value is not None]
         return "  ".join([*parts, f"{_clock(max(left, 0))} left"])
 
 

@@ -219,19 +219,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         options = parse_play(argv)
+        from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task
         from rmt_rl.envs.registry import make_from_config
 
-        policy, base, memory = None, None, None
-        if options.policy not in PLAYERS:
-            from rmt_rl.checkpoint import env_config, load_policy, memory_config, policy_folder
-
-            policy = load_policy(policy_folder(options.policy))
-            base, memory = env_config(policy), memory_config(policy)
-        task = resolve_env(base, options.env, options.env_overrides)
-        env = make_from_config(_with_pixels(task), 1, memory=memory, evaluation=True)
+        policy = None if options.policy in PLAYERS[Play] else load_policy(options.policy)
+        task = resolve_env(None if policy is None else env_config(policy), options.env, options.env_overrides)
+        shown = _with_pixels(task)
+        env = make_from_config(shown, 1) if policy is None else make_task(policy, shown)
         if policy is not None:
-            from rmt_rl.evaluate import check_fits
-
             check_fits(policy, env, task)
             player = policy_player(policy, options.seed, options.deterministic)
         elif options.policy == "random":

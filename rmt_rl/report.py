@@ -5,25 +5,35 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+#: What a curve may be of, the best first.
+LABELS = {
+    "success": "success of the latest episodes",
+    "return": "return of the latest episodes",
+    "validation_accuracy": "share of recorded actions foretold, on episodes that were held out",
+    "validation_loss": "loss on episodes that were held out",
+}
+
 
 def learning_curve(folder: Path, floor: float | None, ceiling: float | None, measure: str = "success") -> Path | None:
-    """Draw success (or return, where the environment tells no success) over steps into report/learning_curve.png.
+    """Draw how a run went into report/learning_curve.png: success (return, where the environment tells no success) of the
+    episodes, or accuracy (loss, where actions are numbers) on recorded ones.
 
     measure: which of the two floor and ceiling are about.
 
     Returns None, and draws nothing, where no episode ended.
     """
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    quantity = "success" if any(row["success"] is not None for row in rows) else "return"
-    points = [(row["steps"], row[quantity]) for row in rows if row[quantity] is not None]
-    if not points:
+    known = [name for name in LABELS if any(row.get(name) is not None for row in rows)]
+    if not known:
         return None
+    quantity = known[0]
+    points = [(row["steps"], row[quantity]) for row in rows if row.get(quantity) is not None]
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     marker = "o" if len(points) == 1 else None
-    axes.plot(*zip(*points, strict=True), color="tab:blue", marker=marker, label=f"{quantity} of the latest episodes")
+    axes.plot(*zip(*points, strict=True), color="tab:blue", marker=marker, label=LABELS[quantity])
     axes.set_xlim(left=0)
     if quantity == measure:
         for value, style, name in (
@@ -32,10 +42,10 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
         ):
             if value is not None:
                 axes.axhline(value, color="black", linestyle=style, linewidth=1, label=name)
-    if quantity == "success":
+    if quantity in ("success", "validation_accuracy"):
         axes.set_ylim(-0.02, 1.05)
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel(quantity)
+    axes.set_xlabel("steps")
+    axes.set_ylabel(quantity.replace("_", " "))
     axes.set_title(folder.name)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ import torch
 from rmt_rl.data import Obs, Rollout, detach, map_obs, select_rows
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
+
+#: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
+RECENT = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +84,22 @@ class Collector:
 
 def _episodes(ended: list[tuple[torch.Tensor, ...]]) -> Episodes:
     return Episodes(*(torch.cat(column).cpu() for column in zip(*ended, strict=True)))
+
+
+class Recent:
+    """Means over the latest episodes."""
+
+    def __init__(self) -> None:
+        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
+
+    def add(self, episodes: Episodes) -> None:
+        columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
+        self._episodes.extend(zip(*columns, strict=True))
+
+    def means(self) -> dict[str, float | None]:
+        n = len(self._episodes)
+        success, returns, lengths = (
+            (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
+        )
+        told = success is not None and success == success  # NaN where the environment does not say
+        return {"success": success if told else None, "return": returns, "length": lengths}

@@ -1,6 +1,6 @@
 """Train a memory agent: `python -m rmt_rl.train env=minigrid-memory algo=ppo`. The spine; read it from `train` downwards.
 
-config -> environment -> policy -> loop [ collect -> update -> log ] -> evaluate -> save
+config -> environment (or recorded episodes) -> policy -> loop [ learn -> log ] -> evaluate -> save
 """
 
 from __future__ import annotations
@@ -14,23 +14,19 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import ConfigError, Train, save_yaml, show, to_dict
+from rmt_rl.config import PPO, RATE, ConfigError, Train, save_yaml, show, to_dict
 
 if TYPE_CHECKING:
     import torch
 
+    from rmt_rl.algos.dataset import Dataset
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
-    from rmt_rl.rollout import Episodes
-
-#: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
-RECENT = 500
 
 
 def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
@@ -40,42 +36,57 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     import torch
 
     from rmt_rl import rng
-    from rmt_rl.algos.ppo import PPO
-    from rmt_rl.checkpoint import save_policy
+    from rmt_rl.algos.ppo import Online
+    from rmt_rl.checkpoint import check_fits, load_policy, returns_config, save_policy
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import Metrics, Progress, check_loggers
     from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
     from rmt_rl.policies.attention import check_backend
     from rmt_rl.policies.budget import fit_width
-    from rmt_rl.rollout import Collector
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
-    env = make_from_config(config.env, config.algo.num_envs, device, config.memory)
+    begun = None if config.init is None else load_policy(config.init, device)
+    if begun is not None:
+        config = dataclasses.replace(config, policy=begun.config)
     check_backend(config.policy, device)
+    returns, data = None if begun is None else returns_config(begun), None
+    if isinstance(config.algo, RATE):
+        from rmt_rl.algos.dataset import load
+
+        data = load(config)
+        returns = data.returns(config.algo, begun is not None, returns)
+    rows = config.algo.num_envs if isinstance(config.algo, PPO) else 1
+    env = make_from_config(config.env, rows, device, config.memory, returns=returns)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
     with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(policy_spec(env, config.env, config.policy, config.memory)).to(device)
-    ppo = PPO(policy, config.algo)
-    collector = Collector(env, policy, rng.seed(config.seed, "env"), rng.generator(config.seed, "act", device))
-    shuffle = rng.generator(config.seed, "shuffle", device)
+        policy = ActorCritic(policy_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+    if begun is not None:
+        check_fits(begun, env, config.env)
+        policy.load_state_dict(begun.state_dict())
+    learner: Any
+    if data is not None:
+        from rmt_rl.algos.rate import RATE as Offline
+
+        learner = Offline(policy, config.algo, data, rng.generator(config.seed, "batches"), device)
+    else:
+        learner = Online(config, env, policy)
 
     folder = make_run_folder(config, root)
     save_yaml(config, folder / "config.yaml")
-    print(banner(config, env, policy, device, folder), flush=True)
-    metrics, progress, recent = Metrics(folder, to_dict(config)), Progress(config.steps), Recent()
+    print(banner(config, env, policy, device, folder, data), flush=True)
+    metrics, progress = Metrics(folder, to_dict(config)), Progress(config.steps)
     steps, wall, cpu = 0, time.monotonic(), time.process_time()
     try:
         with StopOnSignal() as stop:
             while steps < config.steps and not stop.requested:
-                rollout, episodes = collector.collect(config.algo.rollout)
-                row = ppo.update(rollout, steps / config.steps, shuffle)
-                steps += config.algo.num_envs * config.algo.rollout
-                recent.add(episodes)
-                metrics.write(steps, {**row, **recent.means(), "wall_s": round(time.monotonic() - wall, 3)})
-                progress.update(steps, recent.means()["success"], recent.means()["return"])
+                learned, row, shown = learner.learn(steps / config.steps)
+                steps += learned
+                metrics.write(steps, {**row, "wall_s": round(time.monotonic() - wall, 3)})
+                progress.update(steps, shown)
+        chosen = learner.finish()
     finally:
         progress.close()  # gives the terminal its cursor back
         metrics.close()
@@ -96,11 +107,12 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
         "floor": env.floor,
         "ceiling": env.ceiling,
         "interrupted": stop.requested,
+        **chosen,
     }
     score = None
     if not stop.requested:
-        rows = min(config.evaluate_episodes, config.algo.num_envs)
-        fresh = make_from_config(config.env, rows, device, config.memory, evaluation=True)
+        rows = min(config.evaluate_episodes, rows if data is None else 64)
+        fresh = make_from_config(config.env, rows, device, config.memory, evaluation=True, returns=returns)
         try:
             score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
             result["eval"] = score.to_json()
@@ -134,6 +146,7 @@ def prepare(threads: int) -> None:
     from rmt_rl.allocator import keep_freed_memory
 
     keep_freed_memory()
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # torchrl tells of every storage that it makes
     torch.set_num_threads(threads)
     # cuDNN rounds the products of an LSTM to 10 bits by default; acting and learning would not compute the same policy then
     torch.backends.cudnn.allow_tf32 = False
@@ -164,7 +177,9 @@ def _taken(name: str, folder: Path) -> ConfigError:
     return ConfigError(f"run={name}: {folder} exists already and is not written over; take another name")
 
 
-def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path) -> str:
+def banner(
+    config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path, data: Dataset | None
+) -> str:
     """What is about to happen, for people."""
     parameters = sum(p.numel() for p in policy.parameters())
     lines = [("task", env.task or f"{config.env}")]
@@ -175,8 +190,14 @@ def banner(config: Train, env: TorchVectorEnv, policy: ActorCritic, device: torc
         ("memory", policy.backbone.memory),
         (
             "training",
-            f"{config.algo.name}, {config.steps:,} steps, {config.algo.num_envs} rows x {config.algo.rollout}",
+            f"{config.algo.name}, {config.steps:,} steps, "
+            + (
+                f"{config.algo.batch} episodes a batch"
+                if data
+                else f"{config.algo.num_envs} rows x {config.algo.rollout}"
+            ),
         ),
+        *([("data", f"{config.data or 'the oracle, recorded now'}: {data}")] if data else []),
         ("device", f"{device}, {config.threads} thread{'s' if config.threads > 1 else ''}"),
         ("folder", str(folder)),
     ]
@@ -205,25 +226,6 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
         f"  {python} -m rmt_rl.train {task} policy={other}    # the same task with another memory",
     ]
     return "\n".join(lines)
-
-
-class Recent:
-    """Means over the latest episodes."""
-
-    def __init__(self) -> None:
-        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
-
-    def add(self, episodes: Episodes) -> None:
-        columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
-        self._episodes.extend(zip(*columns, strict=True))
-
-    def means(self) -> dict[str, float | None]:
-        n = len(self._episodes)
-        success, returns, lengths = (
-            (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
-        )
-        told = success is not None and success == success  # NaN where the environment does not say
-        return {"success": success if told else None, "return": returns, "length": lengths}
 
 
 class StopOnSignal:

@@ -7,11 +7,13 @@ import math
 import torch
 from torch import nn
 
-from rmt_rl import config
+from rmt_rl import config, rng
 from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, value_loss
 from rmt_rl.algos.returns import gae
 from rmt_rl.data import Rollout, map_obs, select_rows
+from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.rollout import Collector, Recent
 
 #: Recomputed log-probabilities may differ from the stored ones by this much before the first optimizer step.
 RATIO_TOLERANCE = 1e-5
@@ -106,3 +108,26 @@ class PPO:
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
                 f"allowed is {RATIO_TOLERANCE:.0e}. The backbone's two doors disagree: run tests/contract/test_backbones.py on it"
             )
+
+
+class Online:
+    """Plays, then learns from what was played: what `train` runs for algo=ppo."""
+
+    def __init__(self, run: config.Train, env: TorchVectorEnv, policy: ActorCritic) -> None:
+        self.ppo = PPO(policy, run.algo)
+        acting = rng.generator(run.seed, "act", env.device)
+        self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
+        self.shuffle = rng.generator(run.seed, "shuffle", env.device)
+        self.recent = Recent()
+
+    def learn(self, progress: float) -> tuple[int, dict[str, float | None], dict[str, float | None]]:
+        """A rollout and an update, when `progress` (0..1) of the run is over: its steps, what to keep, what to show."""
+        rollout, episodes = self.collector.collect(self.ppo.options.rollout)
+        row = self.ppo.update(rollout, progress, self.shuffle)
+        self.recent.add(episodes)
+        means = self.recent.means()
+        return rollout.reward.numel(), {**row, **means}, {key: means[key] for key in ("success", "return")}
+
+    def finish(self) -> dict[str, float]:
+        """Nothing to choose: the last weights are the policy."""
+        return {}

@@ -77,12 +77,15 @@ class AssociativeRetrieval(EpisodicEnv):
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         query = state["t"] - self.pairs - self.delay
         asked = query >= 0
-        match_BP = state["keys"] == at(state["asked"], query)[:, None]
-        latest = (match_BP * torch.arange(self.pairs, device=self.device)).amax(1)
-        right = asked & (action_B == at(state["values"], latest))
+        right = asked & (action_B == self._answer(state))
         mistaken = state["mistaken"] | (asked & ~right)
         ended = query == self.queries - 1
         return {"mistaken": mistaken}, right.double() / self.queries, ended, {"success": ended & ~mistaken}
+
+    def _answer(self, state: State) -> torch.Tensor:
+        match_BP = state["keys"] == at(state["asked"], state["t"] - self.pairs - self.delay)[:, None]
+        latest = (match_BP * torch.arange(self.pairs, device=self.device)).amax(1)
+        return at(state["values"], latest)
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

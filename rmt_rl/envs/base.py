@@ -21,6 +21,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rmt_rl.config import ConfigError
+
 Obs = torch.Tensor | dict[str, torch.Tensor]
 
 
@@ -69,6 +71,13 @@ class TorchVectorEnv(VectorEnv):
         self.single_action_space = single_action_space
         self.observation_space = batch_space(single_observation_space, num_envs)
         self.action_space = batch_space(single_action_space, num_envs)
+
+    def oracle(self) -> torch.Tensor:
+        """[B] what to do now for somebody who knows what is hidden: who always does it reaches the ceiling.
+
+        Raises ConfigError where a task has no such rule.
+        """
+        raise ConfigError(f"{self.task or type(self).__name__}: has no oracle; record a trained policy")
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the future of every row: tensors, and values that JSON can hold."""

@@ -53,10 +53,14 @@ class Copy(EpisodicEnv):
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         said = state["t"] - self.length - self.delay  # symbols so far; negative before the first is asked for
         asked = said >= 0
-        right = asked & (action_B == self._symbol(state, self.length - 1 - said if self.reverse else said))
+        right = asked & (action_B == self._answer(state))
         mistaken = state["mistaken"] | (asked & ~right)
         ended = said == self.length - 1
         return {"mistaken": mistaken}, right.double() / self.length, ended, {"success": ended & ~mistaken}
+
+    def _answer(self, state: State) -> torch.Tensor:
+        said = state["t"] - self.length - self.delay
+        return self._symbol(state, self.length - 1 - said if self.reverse else said)
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

@@ -42,6 +42,10 @@ class EpisodicEnv(TorchVectorEnv):
         """(what changes in the state beside t, reward [B] float64, terminated [B], entries for info)."""
         raise NotImplementedError(f"{type(self).__name__} does not say what an action does")
 
+    def _answer(self, state: State) -> torch.Tensor:
+        """[B] the right action; any action where none is right."""
+        return super().oracle()
+
     def _observe(self, state: State) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not say what is observed")
 
@@ -75,6 +79,9 @@ class EpisodicEnv(TorchVectorEnv):
         self._state = state
         info = {"final_obs": final_obs, "_final_obs": terminated, **info}
         return obs, reward, terminated, torch.zeros_like(terminated), info
+
+    def oracle(self) -> torch.Tensor:
+        return self._answer(self._state)
 
     def state_dict(self) -> dict[str, Any]:
         if not self._state:

@@ -43,8 +43,11 @@ class _Facts(EpisodicEnv):
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         ended = state["t"] == self.length
-        success = ended & (action_B == state["fact"].sum(1) % self.values)
+        success = ended & (action_B == self._answer(state))
         return {}, success.double(), ended, {"success": success}
+
+    def _answer(self, state: State) -> torch.Tensor:
+        return state["fact"].sum(1) % self.values
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

@@ -11,8 +11,6 @@ import difflib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
-from functools import reduce
 from typing import Any, Literal, NoReturn
 
 import gymnasium
@@ -23,10 +21,7 @@ from gymnasium.vector import AutoresetMode
 
 from rmt_rl.config import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv
-
-Arrays = np.ndarray | dict[str, np.ndarray]
-Path = tuple[Any, ...]  # keys of dictionaries, places in tuples
-
+from rmt_rl.envs.translate import Arrays, Translation, action_space
 
 #: (beginnings of ids, the module that registers them, how it is installed)
 PACKAGES = (
@@ -38,10 +33,6 @@ PACKAGES = (
         "pip install --no-deps memory-gym, whose own pins ask for an older gymnasium",
     ),
 )
-
-
-class UnsupportedSpace(ConfigError):
-    """An observation or action space that cannot become tensors."""
 
 
 class GymAdapter(TorchVectorEnv):
@@ -161,23 +152,10 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 raise ConfigError(
                     f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
                 )
-        self.left_out: list[str] = []
-        self._parts: dict[str, tuple[Path, spaces.Space[Any], Any]] = {}
-        for path, space in _leaves(env.observation_space):
-            name = ".".join(map(str, path))
-            if space.dtype is not None and space.dtype.kind == "U":  # Text, MiniGrid's mission
-                self.left_out.append(name)
-            elif name in self._parts:
-                raise UnsupportedSpace(f"observation: two parts would both be named {name!r}; rename one of the keys")
-            else:
-                self._parts[name] = (path, *_observation_space(space, name))
-        if not self._parts:
-            raise UnsupportedSpace(f"observation: {env.observation_space} has nothing but text; numbers are needed")
-        if isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
-            self.observation_space = spaces.Dict({name: space for name, (_, space, _) in self._parts.items()})
-        else:
-            self.observation_space = self._parts[""][1]
-        self.action_space = _action_space(env.action_space)
+        self._translated = Translation(env.observation_space)
+        self.left_out = self._translated.left_out
+        self.observation_space = self._translated.space
+        self.action_space = action_space(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         back: Any = self.env.reset(seed=seed, options=options)
@@ -196,55 +174,9 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
         return self._translated(obs), reward, terminated, truncated, kept
 
-    def _translated(self, obs: Any) -> Arrays:
-        arrays = {}
-        for name, (path, space, start) in self._parts.items():
-            value = np.array(reduce(lambda part, key: part[key], path, obs), dtype=space.dtype)
-            arrays[name] = value if start is None else value - start
-        return arrays if isinstance(self.observation_space, spaces.Dict) else arrays[""]
-
 
 def _kind(back: Any) -> str:
     return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
-
-
-def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
-            yield from _leaves(part, (*path, key))
-    else:
-        yield path, space
-
-
-def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Space[Any], Any]:
-    """The space that we hand out for `space`, and what is subtracted from a value to get there (None: nothing)."""
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n)), np.int64(space.start)
-    if isinstance(space, spaces.MultiDiscrete):
-        return spaces.MultiDiscrete(space.nvec.astype(np.int64)), space.start.astype(np.int64)
-    if isinstance(space, spaces.MultiBinary):
-        return spaces.MultiBinary(space.n), None
-    if isinstance(space, spaces.Box) and not (space.dtype == np.uint64 and (space.high > np.iinfo(np.int64).max).any()):
-        floating = space.dtype.kind == "f"
-        dtype = np.float32 if floating else np.uint8 if space.dtype == np.uint8 else np.int64
-        with np.errstate(over="ignore"):  # a bound that float32 cannot hold becomes infinite, as the values do
-            return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype), None
-    where = f"observation {name!r}" if name else "observation"
-    raise UnsupportedSpace(
-        f"{where}: {space} is not supported; supported are Box (up to int64), Discrete, MultiDiscrete, MultiBinary, "
-        "and Dict and Tuple of these and of text"
-    )
-
-
-def _action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        return spaces.MultiDiscrete(space.nvec.astype(np.int64))
-    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    raise UnsupportedSpace(f"action: {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
 
 
 def _to_env(action: Any, space: spaces.Space[Any]) -> Any:

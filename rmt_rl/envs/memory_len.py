@@ -44,8 +44,11 @@ class MemoryLen(EpisodicEnv):
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         ended = state["t"] == self.length
-        success = ended & (action_B == at(state["context"], state["query"]))
+        success = ended & (action_B == self._answer(state))
         return {}, success.double() - (ended & ~success).double(), ended, {"success": success}
+
+    def _answer(self, state: State) -> torch.Tensor:
+        return at(state["context"], state["query"])
 
     def _observe(self, state: State) -> torch.Tensor:
         n = (state["t"] - 1).clamp(min=0)

@@ -15,6 +15,7 @@ from rmt_rl.config import (
     ConfigError,
     Memory,
     MiniGridMemory,
+    Returns,
     choose,
     did_you_mean,
     options,
@@ -82,10 +83,12 @@ def make_from_config(
     device: str | torch.device = "cpu",
     memory: Memory | None = None,
     evaluation: bool = False,
+    returns: Returns | None = None,
 ) -> TorchVectorEnv:
     """`num_envs` rows of the environment that one of the dataclasses in `config.py` describes.
 
     memory: where memory is reset; None = after every episode. evaluation: a run that never ends is cut into trials.
+    returns: what the policy is asked for; None = it is not asked.
     """
     env = validate(env, "env.")
     values = {field.name: getattr(env, field.name) for field in dataclasses.fields(env) if field.name != "name"}
@@ -98,6 +101,10 @@ def make_from_config(
         from rmt_rl.envs.minigrid_pixels import MiniGridPixels
 
         made = MiniGridPixels(made, tile)
+    if returns is not None:
+        from rmt_rl.envs.returns import ReturnToGo
+
+        made = ReturnToGo(made, returns)
     if memory is None or memory.scope == "episode":
         return made
     from rmt_rl.envs.scope import MemoryScope

@@ -73,13 +73,16 @@ class RepeatFirst(_Repeat):
         return {"first": suit, "suit": suit, "left": left, "mistaken": torch.zeros_like(key_B, dtype=torch.bool)}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
-        right = action_B == state["first"]
+        right = action_B == self._answer(state)
         mistaken = state["mistaken"] | ~right
         place = state["t"] + 1
         ended = place == self.cards - 1
         suit, left = self._deal(state["key"], place, state["left"])
         reward = (right.double() - (~right).double()) / (self.cards - 1)
         return {"suit": suit, "left": left, "mistaken": mistaken}, reward, ended, {"success": ended & ~mistaken}
+
+    def _answer(self, state: State) -> torch.Tensor:
+        return state["first"]
 
     def _observe(self, state: State) -> torch.Tensor:
         return state["suit"]
@@ -113,7 +116,7 @@ class RepeatPrevious(_Repeat):
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         place = state["t"] + 1
         asked = place >= self.k
-        answer, left_later = self._deal(state["key"], (place - self.k).clamp(min=0), state["left_later"])
+        answer, left_later = self._due(state)
         right = action_B == answer
         mistaken = state["mistaken"] | (asked & ~right)
         suit, left = self._deal(state["key"], place, state["left"])
@@ -122,6 +125,14 @@ class RepeatPrevious(_Repeat):
         left_later = torch.where(asked[:, None], left_later, state["left_later"])
         changes = {"suit": suit, "left": left, "left_later": left_later, "mistaken": mistaken}
         return changes, reward, ended, {"success": ended & ~mistaken}
+
+    def _due(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
+        """The suit that is asked for, and what is left of the later deck after it."""
+        place = (state["t"] + 1 - self.k).clamp(min=0)
+        return self._deal(state["key"], place, state["left_later"])
+
+    def _answer(self, state: State) -> torch.Tensor:
+        return self._due(state)[0]
 
     def _observe(self, state: State) -> torch.Tensor:
         return state["suit"]

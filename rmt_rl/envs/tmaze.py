@@ -19,6 +19,11 @@ from rmt_rl.rng import counter_bits
 RIGHT, UP, LEFT, DOWN = range(4)
 
 
+def turn(goal_B: torch.Tensor) -> torch.Tensor:
+    """The action that enters the arm of a goal, +1 or -1."""
+    return torch.where(goal_B > 0, UP, DOWN)
+
+
 class TMaze(TorchVectorEnv):
     """Walk `length` cells to the right, then step into the arm that the cue named.
 
@@ -96,6 +101,9 @@ class TMaze(TorchVectorEnv):
         final_obs = self._observe()
         obs = final_obs if self.device.type == "cpu" and not bool(ended.any()) else self._begin(ended, final_obs)
         return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
+
+    def oracle(self) -> torch.Tensor:
+        return torch.where(self._x < self._length, RIGHT, turn(self._goal))
 
     def state_dict(self) -> dict[str, Any]:
         if self._seed is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rmt_rl.envs.episodic import EpisodicEnv, State
-from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP, TMaze
+from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP, TMaze, turn
 from rmt_rl.rng import counter_bits
 
 
@@ -39,6 +39,9 @@ class _Corridor(EpisodicEnv):
             "goal": (drawn & 1) * 2 - 1,
             "length": self.shortest + (drawn >> 1) % (self.longest - self.shortest + 1),
         }
+
+    def _answer(self, state: State) -> torch.Tensor:
+        return torch.where(state["x"] < state["length"], RIGHT, turn(state["goal"]))
 
     def _move(self, state: State, action_B: torch.Tensor, end_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = state["x"] + (action_B == RIGHT).long() - (action_B == LEFT).long()
@@ -84,6 +87,10 @@ class TMazeActive(_Corridor):
         reward = torch.where(ended, success.double(), torch.where(x < t - 1, -1.0 / length.double(), 0.0))
         changes = {"x": x, "y": y, "cue": cue, "fetched": state["fetched"] | (x == 0)}
         return changes, reward, ended, {"success": success}
+
+    def _answer(self, state: State) -> torch.Tensor:
+        onward = torch.where(state["x"] < 1 + state["length"], RIGHT, turn(state["goal"]))
+        return torch.where(state["fetched"], onward, LEFT)
 
     def _observe(self, state: State) -> torch.Tensor:
         at_end = state["x"] == 1 + state["length"]

@@ -41,8 +41,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
     The number of rows is free: a policy that was trained on 64 rows acts on 1.
 
     spec: all that the network is built from, as plain values, so that `save_pretrained` (huggingface_hub) writes it to
-        config.json: "policy", "observation_space", "action_space", and "env" and "memory", the task it is for and how long its
-        memory lasts there. `policy_spec` makes it.
+        config.json: "policy", "observation_space", "action_space", and "env", "memory" and "returns", the task it is for, how
+        long its memory lasts there, and which return it is asked for. `policy_spec` makes it.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -141,7 +141,11 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
 
 
 def policy_spec(
-    env: TorchVectorEnv, env_config: Any, policy_config: Any, memory: config.Memory | None = None
+    env: TorchVectorEnv,
+    env_config: Any,
+    policy_config: Any,
+    memory: config.Memory | None = None,
+    returns: config.Returns | None = None,
 ) -> dict[str, Any]:
     """What an ActorCritic for this environment is built from."""
     return {
@@ -150,6 +154,7 @@ def policy_spec(
         "action_space": spaces.to_json(env.single_action_space),
         "env": dataclasses.asdict(env_config),
         "memory": dataclasses.asdict(memory or config.Memory()),
+        "returns": None if returns is None else dataclasses.asdict(returns),
     }
 
 

@@ -169,11 +169,6 @@ def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ block
 
 
-#: Deviation of attention scores at the start. torch's own initialisation of a linear layer gives 0.33, which spreads attention
-#: evenly: a cue is one of a segment's many parts, thins out with every segment, and PPO needs luck (docs/benchmarks.md).
-SCORE_DEVIATION = 1.5
-
-
 class Block(nn.Module):
     """Pre-norm transformer block (LayerNorm, SiLU, no biases): x + attention, then x + feed-forward.
 
@@ -181,6 +176,8 @@ class Block(nn.Module):
 
     Callers project with `qkv`, decide themselves which keys a query may see, and end with `finish`.
 
+    sharpness: attention scores at the start are so many times those of torch's initialisation of a linear layer, whose deviation
+        of 0.33 spreads attention evenly
     gating: what stands for "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv 2003.04887);
         gru = GTrXL's gate (Parisotto et al. 2019, arXiv 1910.06764)
     null_key_value: one learned key and value per head that everybody sees: attention to nothing
@@ -193,6 +190,7 @@ class Block(nn.Module):
         width: int,
         heads: int,
         *,
+        sharpness: float = 4.5,
         gating: Gating = "none",
         null_key_value: bool = False,
         value_residual: bool = False,
@@ -207,7 +205,8 @@ class Block(nn.Module):
         self.forward_norm = nn.LayerNorm(width, bias=False)
         self.up = Linear(width, 4 * width, bias=False)
         self.down = Linear(4 * width, width, bias=False)
-        nn.init.normal_(self.project.weight[: 2 * width], std=(SCORE_DEVIATION / width) ** 0.5)
+        with torch.no_grad():
+            self.project.weight[: 2 * width] *= sharpness**0.5
         gate = {"none": None, "gru": GRUGate, "rezero": ReZero}[gating]
         self.attention_gate = gate(width) if gate else None
         self.forward_gate = gate(width) if gate else None

@@ -55,6 +55,10 @@ class CategoricalHead(nn.Module):
         parts = zip(self._split(logits), self._components(action), strict=True)
         return torch.stack([p.log_softmax(-1).gather(-1, a).squeeze(-1) for p, a in parts]).sum(0)
 
+    def imitation_loss(self, logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """[...] cross-entropy."""
+        return -self.log_prob(logits, action)
+
     def entropy(self, logits: torch.Tensor) -> torch.Tensor:
         logs = [p.log_softmax(-1) for p in self._split(logits)]
         return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
@@ -109,6 +113,10 @@ class GaussianHead(nn.Module):
         mean, log_deviation = parameters.chunk(2, dim=-1)
         z = (action.reshape(mean.shape) - mean) / log_deviation.exp()
         return -(0.5 * z.square() + log_deviation + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def imitation_loss(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """[...] squared error of the mean, as in RATE. A learned deviation would shrink to nothing on an expert's actions."""
+        return (parameters[..., : self.size] - action.reshape(*parameters.shape[:-1], self.size)).square().mean(-1)
 
     def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
         return (parameters[..., self.size :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)

@@ -92,7 +92,7 @@ class RMT(Backbone[RMTState]):
     token_shift: half of a step's input to every layer is that of the step before it in the segment (RWKV, arXiv 2305.13048).
     replay: keep no activations of segments, compute them again in the backward pass (memory replay, Memformer, arXiv
         2010.06891): the same gradients of any loss on the outputs, for memory that does not grow with the number of segments.
-    gating, null_key_value, value_residual, dropout, attention: see `Block`.
+    sharpness, gating, null_key_value, value_residual, dropout, attention: see `Block`.
     """
 
     rotary: torch.Tensor
@@ -105,6 +105,7 @@ class RMT(Backbone[RMTState]):
         segment: int,
         memory_tokens: int,
         *,
+        sharpness: float = 4.5,
         memory_update: Literal["replace", "gate", "mrv"] = "replace",
         cache: int = 0,
         cache_gradient: int = 0,
@@ -131,6 +132,7 @@ class RMT(Backbone[RMTState]):
             Block(
                 width,
                 heads,
+                sharpness=sharpness,
                 gating=gating,
                 null_key_value=null_key_value,
                 value_residual=value_residual and layer > 0,

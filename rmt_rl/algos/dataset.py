@@ -1,0 +1,275 @@
+"""Recorded episodes: read from a Minari dataset or from whoever plays them, kept on disk, drawn in batches of whole episodes.
+
+The steps of all episodes lie end to end in memory-mapped tensors (torchrl's replay storage), so that a dataset may be larger
+than the machine's memory. A batch is one row of T steps in which some episodes stand one after the other, each from its first
+step on: what must be remembered is in the data, and nothing is padded, because every backbone takes resets anywhere.
+
+Not torchrl's MinariExperienceReplay: that of 0.14.1 returns zeros (its memory-mapped copy is made after filling, without data).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+from rmt_rl.config import RATE, ConfigError, Returns, Train, show
+from rmt_rl.data import Obs
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.envs.returns import KEY
+from rmt_rl.envs.translate import Arrays, Translation, action_space
+from rmt_rl.policies.spaces import to_json
+from rmt_rl.record import oracle_actor, record
+
+#: What is recorded where no data are given, and how many episodes at a time.
+EPISODES, ROWS = 2_000, 250
+#: Steps that are written to disk at a time.
+CHUNK = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """T steps and how they ended. obs: arrays [T, ...], one before each action; action: [T, ...]; reward: [T] float64."""
+
+    obs: Arrays
+    action: np.ndarray
+    reward: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some episodes, each from its first step, one after the other in one row of T steps.
+
+    obs: [1, T, ...]. action: [1, T, ...]. first: [1, T] where an episode begins.
+    """
+
+    obs: Obs
+    action: torch.Tensor
+    first: torch.Tensor
+
+
+class Dataset:
+    """Recorded episodes on disk.
+
+    begin, length: [E] the number of an episode's first step, and how many it has. total: [E] undiscounted returns, float64.
+    space, action_space: of one step's observation, as recorded, and of its action. returns: bounds of the return to go.
+    """
+
+    def __init__(
+        self, episodes: Iterable[Episode], steps: int, space: spaces.Space[Any], actions: spaces.Space[Any]
+    ) -> None:
+        """`episodes` have `steps` steps together; they are kept in a temporary folder, for as long as this object lives."""
+        self.space, self.action_space = space, actions
+        self._folder = tempfile.TemporaryDirectory(prefix="rmt_rl-")
+        self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self._folder.name))
+        lengths, totals, low, high = [], [], [], []
+        waiting, count = [], 0
+        for episode in episodes:
+            to_go = episode.reward[::-1].cumsum()[::-1]
+            obs = episode.obs if isinstance(episode.obs, dict) else {"observation": episode.obs}
+            fields = {
+                **{f"obs/{k}": v for k, v in obs.items()},
+                "action": episode.action,
+                "to_go": to_go.astype(np.float32),
+            }
+            waiting.append({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in fields.items()})
+            lengths.append(len(to_go))
+            totals.append(to_go[0])
+            low.append(to_go.min())
+            high.append(to_go.max())
+            count += len(to_go)
+            if count >= CHUNK:
+                self._write(waiting)
+                waiting, count = [], 0
+        if waiting:
+            self._write(waiting)
+        self.length = torch.tensor(lengths)
+        self.begin = self.length.cumsum(0) - self.length
+        self.total = torch.tensor(totals, dtype=torch.float64)
+        self.low, self.high = float(min(low)), float(max(high))
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.length)
+
+    def __str__(self) -> str:
+        best = float(self.total.max())
+        return f"{len(self):,} episodes, {int(self.length.sum()):,} steps, returns {float(self.total.min()):.4g} to {best:.4g}"
+
+    def returns(self, algo: RATE, begun: bool, saved: Returns | None) -> Returns | None:
+        """What a policy is asked for. begun: it has been trained before, and `saved` is what it was asked for then."""
+        if begun and algo.returns != (saved is not None):
+            raise ConfigError(
+                f"algo.returns={show(algo.returns)}: the policy of init was {'' if saved else 'not '}asked for returns before"
+            )
+        if not algo.returns:
+            return None
+        bounds = saved or self
+        target = float(self.total.max()) if algo.target_return is None else algo.target_return
+        return Returns(target=target, low=bounds.low, high=bounds.high)
+
+    def batch(self, episodes: torch.Tensor, limit: int | None, returns: bool, device: torch.device) -> Batch:
+        """The first `limit` steps (None = all) of the episodes with these numbers. returns: with the return to go."""
+        index, first = spans(self.begin, self.length, episodes, limit)
+        steps = self._steps[index]
+        names = list(self.space) if isinstance(self.space, spaces.Dict) else ["observation"]
+        obs = {name: steps[f"obs/{name}"].to(device)[None] for name in names}
+        if returns:
+            obs[KEY] = steps["to_go"].to(device)[None, :, None]
+        shown: Obs = obs if returns or isinstance(self.space, spaces.Dict) else obs["observation"]
+        return Batch(shown, steps["action"].to(device)[None], first.to(device)[None])
+
+    def _write(self, waiting: list[dict[str, torch.Tensor]]) -> None:
+        steps = {key: torch.cat([fields[key] for fields in waiting]) for key in waiting[0]}
+        self._steps.extend(TensorDict(steps, batch_size=[len(steps["to_go"])]))
+
+
+def load(run: Train) -> Dataset:
+    """What a run of algo=rate learns from; raises ConfigError where it does not fit the run's task."""
+    env = make_from_config(run.env, ROWS)
+    if run.data is None:
+        waves = record(env, oracle_actor(env), EPISODES, run.seed)
+        episodes = [Episode(_but_last(e.obs), e.action, e.reward) for wave in waves for e in wave]
+        steps = sum(len(episode.reward) for episode in episodes)
+        return Dataset(episodes, steps, env.single_observation_space, env.single_action_space)
+    data = read_minari(run.data)
+    for kind, found, expected in (
+        ("observation", data.space, env.single_observation_space),
+        ("action", data.action_space, env.single_action_space),
+    ):
+        if to_json(found) != to_json(expected):
+            raise ConfigError(
+                f"data={run.data}: its {kind} space is {found}, but that of env={run.env.name} is {expected}; choose the"
+                " environment that was recorded"
+            )
+    env.close()
+    return data
+
+
+def spans(
+    begin: torch.Tensor, length: torch.Tensor, episodes: torch.Tensor, limit: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers [T] of the first `limit` steps of some episodes, one after the other, and [T] which of them are the first."""
+    steps = length[episodes] if limit is None else length[episodes].clamp(max=limit)
+    row = torch.repeat_interleave(torch.arange(len(episodes)), steps)
+    within = torch.arange(int(steps.sum())) - (steps.cumsum(0) - steps)[row]
+    return begin[episodes][row] + within, within == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ Minari
+
+
+def read_minari(data: str) -> Dataset:
+    """The Minari dataset with the id `data`, or in the folder `data`.
+
+    Raises ConfigError, which names the dataset, the episode and the field, where something is missing or makes no sense.
+    """
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+
+    path = Path(data) if Path(data).is_dir() else minari.storage.get_dataset_path(data)
+    path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
+    try:
+        metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(minari.list_local_datasets())) or "none"
+        raise ConfigError(f"data={data}: no Minari dataset is there; local ones are {known}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data={data}: {path / 'metadata.json'} cannot be read: {_short(error)}") from error
+    if not isinstance(metadata, dict) or not metadata.keys() >= {"observation_space", "action_space", "total_steps"}:
+        # without them minari would make the environment that the file names, which runs code that the file chooses
+        raise ConfigError(f"data={data}: its metadata.json lacks observation_space, action_space or total_steps")
+    try:
+        storage = MinariStorage.read(path)
+        translated = Translation(storage.observation_space)
+        actions = action_space(storage.action_space)
+        numbers = list(range(int(storage.total_episodes)))
+        steps = int(storage.total_steps)
+    except ConfigError as error:
+        raise ConfigError(f"data={data}: {error}") from error
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"data={data}: cannot be read as a Minari dataset: {_short(error)}") from error
+    if not numbers or steps < 1:
+        raise ConfigError(f"data={data}: has no episodes; expected at least one")
+
+    def episodes() -> Iterator[Episode]:
+        found, recorded = 0, iter(storage.get_episodes(numbers))
+        for number in numbers:
+            where = f"data={data}: episode {number}"
+            try:
+                episode = _checked(next(recorded), translated, storage.action_space, actions, where)
+            except ConfigError:
+                raise
+            except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+                raise ConfigError(f"{where}: cannot be read: {_short(error)}") from error
+            found += len(episode.reward)
+            if found > steps:
+                raise ConfigError(f"{where}: there are more steps than the {steps:,} that metadata.json tells of")
+            yield episode
+        if found != steps:
+            raise ConfigError(f"data={data}: has {found:,} steps, but metadata.json tells of {steps:,}")
+
+    return Dataset(episodes(), steps, translated.space, actions)
+
+
+def _checked(
+    raw: dict[str, Any], translated: Translation, recorded: spaces.Space[Any], actions: spaces.Space[Any], where: str
+) -> Episode:
+    reward = np.asarray(raw["rewards"], np.float64)
+    T = len(reward)
+    if reward.ndim != 1 or T < 1:
+        raise ConfigError(
+            f"{where}: rewards have shape {reward.shape}; expected one number a step, and a step at least"
+        )
+    if not np.isfinite(reward).all():
+        at = int(np.flatnonzero(~np.isfinite(reward))[0])
+        raise ConfigError(f"{where}: rewards: step {at} is {reward[at]}; expected finite numbers")
+    for name in ("terminations", "truncations"):
+        flags = np.asarray(raw[name])
+        if flags.shape != (T,) or flags[:-1].any():
+            raise ConfigError(f"{where}: {name}: expected {T} flags of which only the last may be true")
+    obs = translated(raw["observations"])
+    parts = obs if isinstance(obs, dict) else {"": obs}
+    known = translated.space.spaces if isinstance(translated.space, spaces.Dict) else {"": translated.space}
+    for name, value in parts.items():
+        field = f"observations {name!r}" if name else "observations"
+        # Minari keeps the last observation too, before which nothing was done
+        if value.shape != (T + 1, *(known[name].shape or ())):
+            raise ConfigError(
+                f"{where}: {field} have shape {value.shape}; expected {(T + 1, *(known[name].shape or ()))}"
+            )
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            at = int(np.flatnonzero(~np.isfinite(value.reshape(T + 1, -1)).all(1))[0])
+            raise ConfigError(f"{where}: {field}: step {at} is not finite")
+    action = np.asarray(raw["actions"])
+    if action.shape != (T, *(actions.shape or ())):
+        raise ConfigError(f"{where}: actions have shape {action.shape}; expected {(T, *(actions.shape or ()))}")
+    if isinstance(actions, spaces.Box):
+        action = action.astype(np.float32)
+        good = np.isfinite(action)
+    else:
+        start = np.asarray(recorded.start, np.int64)  # type: ignore[attr-defined]
+        action = action.astype(np.int64) - start
+        highest = actions.nvec - 1 if isinstance(actions, spaces.MultiDiscrete) else actions.n - 1  # type: ignore[attr-defined]
+        good = (action >= 0) & (action <= highest)
+    if not good.all():
+        at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
+        raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
+    return Episode(_but_last(obs), action, reward)
+
+
+def _but_last(obs: Any) -> Any:
+    return {key: value[:-1] for key, value in obs.items()} if isinstance(obs, dict) else obs[:-1]
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -1,0 +1,182 @@
+"""Records episodes as a Minari dataset: `python -m rmt_rl.collect policy=<folder|oracle|random> env=… out=<id>`.
+
+Episode k is the first episode of seed `base + k`, whatever the number of rows, as in `evaluate`. What is recorded are the
+environment's own observations, without loss, as anybody's Minari dataset has them; a return to go is worked out by who learns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmt_rl.config import Collect, ConfigError
+
+if TYPE_CHECKING:
+    from rmt_rl.envs.base import TorchVectorEnv
+    from rmt_rl.record import Recorded
+
+
+def write_minari(
+    waves: Iterator[list[Recorded]], id: str, env: TorchVectorEnv, by: str, task: dict[str, Any]
+) -> tuple[Path, dict[str, float]]:
+    """Write recorded episodes as the Minari dataset `id`; returns its folder and what its metadata say of the episodes.
+
+    The dataset appears when it is complete. Raises ConfigError where it exists already.
+    """
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    place = dataset_place(id)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix=".recording-", dir=minari.storage.get_dataset_path()))
+    kept = os.environ.get("MINARI_DATASETS_PATH")
+    returns, lengths, successes = [], [], []
+    try:
+        os.environ["MINARI_DATASETS_PATH"] = str(root)
+        dataset = None
+        for wave in waves:
+            buffers = [
+                EpisodeBuffer(
+                    seed=episode.seed,
+                    observations=episode.obs,
+                    actions=episode.action,
+                    rewards=episode.reward,
+                    terminations=_flags(len(episode.reward), episode.terminated),
+                    truncations=_flags(len(episode.reward), episode.truncated),
+                    infos={},
+                )
+                for episode in wave
+            ]
+            returns += [float(episode.reward.sum()) for episode in wave]
+            lengths += [len(episode.reward) for episode in wave]
+            successes += [episode.success for episode in wave if episode.success is not None]
+            if dataset is None:
+                dataset = minari.create_dataset_from_buffers(
+                    id,
+                    buffers,
+                    observation_space=env.single_observation_space,
+                    action_space=env.single_action_space,
+                    algorithm_name=by,
+                    author="unknown",
+                    author_email="unknown",
+                    code_permalink="unknown",
+                    description=f"{env.task}. Recorded by rmt_rl.collect.",
+                    jpeg_encoding=False,  # minari's default loses what a cue looks like
+                )
+            else:
+                dataset.storage.update_episodes(buffers)
+        assert dataset is not None
+        told = {
+            "return_mean": float(np.mean(returns)),
+            "return_min": min(returns),
+            "return_max": max(returns),
+            "length_mean": float(np.mean(lengths)),
+        }
+        if successes:
+            told["success"] = float(np.mean(successes))
+        dataset.storage.update_metadata({"rmt_rl": {"env": task, **told}})
+        (root / id).rename(place)
+    finally:
+        if kept is None:
+            os.environ.pop("MINARI_DATASETS_PATH", None)
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = kept
+        shutil.rmtree(root, ignore_errors=True)
+    return place, told
+
+
+def dataset_place(id: str) -> Path:
+    """Where the Minari dataset `id` will lie; raises ConfigError where it cannot be made or exists."""
+    import minari
+    from minari.namespace import parse_dataset_id
+
+    try:
+        parse_dataset_id(id)
+    except ValueError as error:
+        raise ConfigError(f"out={id}: expected a Minari id such as tmaze/oracle-v0") from error
+    place = Path(minari.storage.get_dataset_path(id))
+    if place.exists():
+        raise ConfigError(f"out={id}: {place} exists already and is not written over; take another name or version")
+    return place
+
+
+def _flags(steps: int, last: bool) -> Any:
+    flags = np.zeros(steps, dtype=bool)
+    flags[-1] = last
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from rmt_rl.cli import COLLECT, PLAYERS, help_text, parse_collect, resolve_env
+
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(help_text(COLLECT, Collect))
+        return 0
+    try:
+        options = parse_collect(argv)
+        dataset_place(options.out)
+        from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task
+        from rmt_rl.envs.registry import make_from_config
+        from rmt_rl.record import policy_actor, random_actor, record
+        from rmt_rl.train import choose_device, prepare
+
+        prepare(options.threads)
+        device = choose_device(options.device)
+        rows = min(options.num_envs, options.episodes)
+        if options.policy in PLAYERS[Collect]:
+            task = resolve_env(None, options.env, options.env_overrides)
+            env = make_from_config(task, rows, device)
+            shown = env
+            actor = (
+                random_actor(env, options.seed)
+                if options.policy == "random"
+                else lambda: lambda obs, first: env.oracle()
+            )
+            if options.policy == "oracle":
+                env.reset(seed=0)
+                env.oracle()  # says so where there is none, before anything is written
+        else:
+            policy = load_policy(options.policy, device)
+            task = resolve_env(env_config(policy), options.env, options.env_overrides)
+            env = make_task(policy, task, rows, device)
+            check_fits(policy, env, task)
+            actor = policy_actor(policy, env, options.seed, options.deterministic)
+            shown = make_from_config(task, 1, device)
+            if env.single_observation_space != shown.single_observation_space:
+                raise ConfigError(
+                    f"policy={options.policy}: sees more than the task shows (returns, or memory across episodes); record"
+                    " one that was trained by algo=ppo with memory.scope=episode"
+                )
+        place, told = write_minari(
+            record(env, actor, options.episodes, options.seed),
+            options.out,
+            shown,
+            options.policy,
+            dataclasses.asdict(task),
+        )
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in told.items())
+    print(f"{options.episodes:,} episodes  {numbers}\ndataset: {place}\nnext:")
+    print(f"  python -m rmt_rl.train env={task.name} algo=rate data={options.out}")
+    env.close()
+    return 0
+
+
+if __name__ == "__main__":
+    from rmt_rl.cli import run
+
+    sys.exit(run(main))
