@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,18 +60,20 @@ def write_minari(
             lengths += [len(episode.reward) for episode in wave]
             successes += [episode.success for episode in wave if episode.success is not None]
             if dataset is None:
-                dataset = minari.create_dataset_from_buffers(
-                    id,
-                    buffers,
-                    observation_space=env.single_observation_space,
-                    action_space=env.single_action_space,
-                    algorithm_name=by,
-                    author="unknown",
-                    author_email="unknown",
-                    code_permalink="unknown",
-                    description=f"{env.task}. Recorded by rmt_rl.collect.",
-                    jpeg_encoding=False,  # minari's default loses what a cue looks like
-                )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # of an environment that minari could make by an id
+                    dataset = minari.create_dataset_from_buffers(
+                        id,
+                        buffers,
+                        observation_space=env.single_observation_space,
+                        action_space=env.single_action_space,
+                        algorithm_name=by,
+                        author="unknown",
+                        author_email="unknown",
+                        code_permalink="unknown",
+                        description=f"{env.task}. Recorded by rmt_rl.collect.",
+                        jpeg_encoding=False,  # minari's default loses what a cue looks like
+                    )
             else:
                 dataset.storage.update_episodes(buffers)
         assert dataset is not None
@@ -96,7 +99,7 @@ def write_minari(
 def dataset_place(id: str) -> Path:
     """Where the Minari dataset `id` will lie; raises ConfigError where it cannot be made or exists."""
     import minari
-    from minari.namespace import parse_dataset_id
+    from minari.dataset.minari_dataset import parse_dataset_id
 
     try:
         parse_dataset_id(id)

@@ -465,7 +465,9 @@ class RATE:
 
     name: str = "rate"
     returns: bool = option(True, "tell the policy the return to come; false = behaviour cloning")
-    target_return: float | None = option(None, "return to ask for when acting; null = the best in the data")
+    target_return: float | None = option(
+        None, "return to ask for when acting; null = the best in the data", low=-1e12, high=1e12
+    )
     batch: int = option(64, "episodes in a batch", low=1, high=2**20)
     length: int | None = option(
         None, "steps to learn from in every episode, counted from its start; null = all", low=1, high=10**9
@@ -515,9 +517,9 @@ class Returns:
     """The return that a policy is asked for; it was trained on returns from `low` to `high`."""
 
     name: str = "returns"
-    target: float = option(0.0, "return of the whole episode to ask for")
-    low: float = option(0.0, "the least return to go in the data")
-    high: float = option(1.0, "the largest return to go in the data")
+    target: float = option(0.0, "return of the whole episode to ask for", low=-1e12, high=1e12)
+    low: float = option(0.0, "the least return to go in the data", low=-1e12, high=1e12)
+    high: float = option(1.0, "the largest return to go in the data", low=-1e12, high=1e12)
 
 
 GROUPS: dict[str, dict[str, type]] = {
@@ -551,7 +553,6 @@ GROUPS: dict[str, dict[str, type]] = {
         "mlp": MLP,
     },
     "memory": {"memory": Memory},
-    "returns": {"returns": Returns},
 }
 
 # What a task changes in the usual settings when it is trained from the command line; what the user gives wins. A task stands
@@ -580,6 +581,13 @@ class Train:
     algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
     memory: Any = field(default=None, metadata={"help": "how long memory is kept", "group": "memory"})
+    seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
+    steps: int = option(
+        750_000,
+        "environment steps to train for, all rows together; for algo=rate recorded steps to learn from",
+        low=1,
+        high=10**12,
+    )
     data: str | None = option(
         None,
         "recorded episodes for algo=rate: the id of a local Minari dataset, or its folder; null = 2,000 episodes of the task's"
@@ -590,13 +598,6 @@ class Train:
         None,
         "the folder of a trained policy whose weights to begin with; it brings its policy.* options",
         form=("the folder of a trained policy", r".+"),
-    )
-    seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
-    steps: int = option(
-        750_000,
-        "environment steps to train for, all rows together; for algo=rate recorded steps to learn from",
-        low=1,
-        high=10**12,
     )
     run: str | None = option(
         None, "name of the folder under runs/; null = made from task, policy and seed", form=FOLDER
@@ -625,7 +626,10 @@ class Evaluate:
     threads: int = option(1, "CPU threads for the arithmetic", low=1, high=1_024)
     num_envs: int = option(64, "episodes that are played side by side; never more than episodes", low=1, high=2**20)
     target_return: float | None = option(
-        None, "return to ask a policy of algo=rate for; null = the one it was saved with"
+        None,
+        "return to ask for, of a policy that was trained on returns; null = the one it was saved with",
+        low=-1e12,
+        high=1e12,
     )
     deterministic: bool = option(True, "take the most likely action; false = sample")
 
@@ -1090,9 +1094,10 @@ def from_dict(mapping: Any, schema: type[Train] = Train) -> Train:
 
 
 def part_from_dict(group: str, mapping: Any) -> Any:
-    """The validated dataclass of one group, from what `to_dict` made of it."""
+    """The validated dataclass of one group, or of "returns", from what `to_dict` made of it."""
     name = mapping.get("name") if isinstance(mapping, Mapping) else mapping
-    return validate(_build(choose(group, name), mapping, f"{group}."), f"{group}.")
+    cls = Returns if group == "returns" else choose(group, name)
+    return validate(_build(cls, mapping, f"{group}."), f"{group}.")
 
 
 def _build(cls: type, mapping: Any, prefix: str = "") -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import PPO, RATE, ConfigError, Train, save_yaml, show, to_dict
+from rmt_rl.config import PPO, RATE, ConfigError, Train, save_yaml, show, to_dict, validate
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     device = choose_device(config.device)
     begun = None if config.init is None else load_policy(config.init, device)
     if begun is not None:
-        config = dataclasses.replace(config, policy=begun.config)
+        config = validate(dataclasses.replace(config, policy=begun.config))
     check_backend(config.policy, device)
     returns, data = None if begun is None else returns_config(begun), None
     if isinstance(config.algo, RATE):

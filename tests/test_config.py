@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
-from rmt_rl.cli import EVALUATE, help_text, parse, parse_evaluate, parse_export, parse_play, resolve_env
+from rmt_rl.cli import EVALUATE, help_text, parse, parse_collect, parse_evaluate, parse_export, parse_play, resolve_env
 from rmt_rl.config import GROUPS, PPO, RECIPES, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
 
 PARTS = [part for parts in GROUPS.values() for part in parts.values()]
@@ -328,7 +328,7 @@ def test_a_mistake_made_in_python_is_refused_like_one_on_the_command_line() -> N
 # --------------------------------------------------------------------------------------------------- about the fields
 
 
-@pytest.mark.parametrize("cls", [Train, Evaluate, cfg.Play, cfg.Export, *PARTS])
+@pytest.mark.parametrize("cls", [Train, Evaluate, cfg.Play, cfg.Export, cfg.Collect, cfg.Returns, *PARTS])
 def test_every_field_has_a_help_of_one_line_and_allowed_defaults(cls: type) -> None:
     fixed = {"name", "env_overrides"}  # not for users to set
     for field in dataclasses.fields(cls):
@@ -338,7 +338,7 @@ def test_every_field_has_a_help_of_one_line_and_allowed_defaults(cls: type) -> N
         assert known.default is dataclasses.MISSING or cfg.read(name, known, known.default) == known.default
 
 
-@pytest.mark.parametrize("cls", [Train, Evaluate, cfg.Play, cfg.Export, *PARTS])
+@pytest.mark.parametrize("cls", [Train, Evaluate, cfg.Play, cfg.Export, cfg.Collect, cfg.Returns, *PARTS])
 def test_every_number_has_two_ends_and_every_text_a_form(cls: type) -> None:
     for name, known in cfg.options(cls).items():
         ends = [bound for bound in known.bounds.values() if bound is not None]
@@ -639,7 +639,7 @@ def test_the_help_shows_every_option_with_its_default() -> None:
         assert any(line.startswith(f"  {name}=") and known.help in line for line in lines)
 
 
-@pytest.mark.parametrize("schema", [Train, Evaluate, cfg.Play, cfg.Export])
+@pytest.mark.parametrize("schema", [Train, Evaluate, cfg.Play, cfg.Export, cfg.Collect])
 def test_the_examples_of_the_help_are_right(schema: type) -> None:
     prog = "python -m x"
     examples = [
@@ -647,7 +647,13 @@ def test_the_examples_of_the_help_are_right(schema: type) -> None:
     ]
     assert len(examples) == 2
     for argv in examples:
-        read = {Train: parse, Evaluate: parse_evaluate, cfg.Play: parse_play, cfg.Export: parse_export}[schema]
+        read = {
+            Train: parse,
+            Evaluate: parse_evaluate,
+            cfg.Play: parse_play,
+            cfg.Export: parse_export,
+            cfg.Collect: parse_collect,
+        }[schema]
         assert type(read(argv)) is schema
 
 

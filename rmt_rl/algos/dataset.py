@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +71,9 @@ class Dataset:
     ) -> None:
         """`episodes` have `steps` steps together; they are kept in a temporary folder, for as long as this object lives."""
         self.space, self.action_space = space, actions
-        self._folder = tempfile.TemporaryDirectory(prefix="rmt_rl-")
-        self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self._folder.name))
+        self.folder = tempfile.mkdtemp(prefix="rmt_rl-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self.folder))
         lengths, totals, low, high = [], [], [], []
         waiting, count = [], 0
         for episode in episodes:

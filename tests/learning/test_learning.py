@@ -25,3 +25,15 @@ def test_recurrent_networks_learn_it_too(tmp_path, policy):
 def test_without_memory_nothing_above_the_floor_is_learned(tmp_path):
     result = train(parse([*TASK, "policy=mlp", "steps=60000"]), tmp_path)
     assert result["eval"]["success"] <= result["floor"] + 0.1  # 200 episodes: 0.1 is nearly three standard errors
+
+
+def test_rate_learns_offline_what_it_can_only_know_from_its_memory_tokens(tmp_path):
+    task = ["env=tmaze-rate", "env.min_length=1", "env.length=20", "evaluate_episodes=200"]
+    options = ["algo=rate", "policy.segment=7", "algo.learning_rate=2e-3", "steps=500000"]
+    assert train(parse([*task, *options]), tmp_path)["eval"]["success"] >= 0.95
+
+
+def test_behaviour_cloning_without_memory_stays_at_the_floor(tmp_path):
+    task = ["env=tmaze-rate", "env.length=9", "policy=mlp", "evaluate_episodes=200"]
+    result = train(parse([*task, "algo=rate", "algo.returns=false", "steps=60000"]), tmp_path)
+    assert result["eval"]["success"] <= result["floor"] + 0.1

@@ -1,0 +1,253 @@
+"""Recorded episodes: what is read is what was recorded, and what makes no sense is named."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+
+from rmt_rl import config
+from rmt_rl.algos.dataset import Dataset, Episode, load, read_minari, spans
+from rmt_rl.config import ConfigError
+from rmt_rl.envs.registry import make_env
+from rmt_rl.record import oracle_actor, record
+
+
+@pytest.fixture(autouse=True)
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "datasets"
+    root.mkdir()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    return root
+
+
+def episode(steps: int, start: float = 0.0) -> Episode:
+    t = np.arange(steps)
+    return Episode((start + t[:, None]).astype(np.float32), t % 3, 1.0 + t)
+
+
+SPACES = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Discrete(3)
+
+
+def test_a_batch_is_whole_episodes_end_to_end_with_the_return_to_go() -> None:
+    data = Dataset([episode(3), episode(2, 100), episode(4, 200)], 9, *SPACES)
+    batch = data.batch(torch.tensor([2, 0]), None, True, torch.device("cpu"))
+    assert batch.obs["observation"][0, :, 0].tolist() == [200, 201, 202, 203, 0, 1, 2]
+    assert batch.obs["return_to_go"][0, :, 0].tolist() == [10, 9, 7, 4, 6, 5, 3]
+    assert batch.action[0].tolist() == [0, 1, 2, 0, 0, 1, 2]
+    assert batch.first[0].tolist() == [True, False, False, False, True, False, False]
+    cut = data.batch(torch.tensor([2, 1]), 2, False, torch.device("cpu"))
+    assert cut.obs[0, :, 0].tolist() == [200, 201, 100, 101]
+    returns = data.returns(config.RATE(), begun=False, saved=None)
+    assert returns == config.Returns(target=10.0, low=2.0, high=10.0)
+
+
+def test_spans_of_many_episodes_are_those_of_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    length = torch.randint(1, 9, (40,), generator=generator)
+    begin = length.cumsum(0) - length
+    for limit in (None, 1, 3, 100):
+        drawn = torch.randint(40, (25,), generator=generator)
+        expected = [int(begin[e]) + t for e in drawn for t in range(min(int(length[e]), limit or 99))]
+        index, first = spans(begin, length, drawn, limit)
+        assert index.tolist() == expected
+        assert int(first.sum()) == 25 and index[first].tolist() == begin[drawn].tolist()
+
+
+def test_what_is_written_to_disk_is_not_held_in_memory_and_goes_with_the_dataset() -> None:
+    data = Dataset((episode(100) for _ in range(400)), 40_000, *SPACES)
+    folder = Path(data.folder)
+    assert sum(file.stat().st_size for file in folder.rglob("*.memmap")) >= 40_000 * (4 + 8 + 4)
+    assert len(data) == 400
+    del data
+    assert not folder.exists()
+
+
+def write(
+    id: str, episodes: list[dict], observation_space: spaces.Space, action_space: spaces.Space, **options
+) -> None:
+    buffers = [
+        EpisodeBuffer(
+            observations=e["observations"],
+            actions=e["actions"],
+            rewards=e["rewards"],
+            terminations=[False] * (len(e["rewards"]) - 1) + [True],
+            truncations=[False] * len(e["rewards"]),
+            infos={},
+        )
+        for e in episodes
+    ]
+    about = {"author": "x", "author_email": "x", "code_permalink": "x", "algorithm_name": "x", "description": "x"}
+    with warnings.catch_warnings():  # of what a dataset should say beside
+        warnings.simplefilter("ignore", UserWarning)
+        minari.create_dataset_from_buffers(
+            id, buffers, observation_space=observation_space, action_space=action_space, **about, **options
+        )
+
+
+def cartpole(episodes: int = 3) -> list[dict]:
+    """Recorded with gymnasium alone."""
+    env, found = gymnasium.make("CartPole-v1"), []
+    for k in range(episodes):
+        obs, _ = env.reset(seed=k)
+        recorded: dict = {"observations": [obs], "actions": [], "rewards": []}
+        over, t = False, 0
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(t % 2)
+            for key, value in (("observations", obs), ("actions", t % 2), ("rewards", reward)):
+                recorded[key].append(value)
+            over, t = terminated or truncated, t + 1
+        found.append({key: np.array(value) for key, value in recorded.items()})
+    return found
+
+
+def test_a_dataset_of_minari_itself_is_read_as_it_was_recorded() -> None:
+    recorded, env = cartpole(), gymnasium.make("CartPole-v1")
+    write("cartpole/alternating-v0", recorded, env.observation_space, env.action_space)
+    data = load(config.Train(env=config.Gym(), algo=config.RATE(), data="cartpole/alternating-v0"))
+    assert data.length.tolist() == [len(e["rewards"]) for e in recorded]
+    for k, e in enumerate(recorded):
+        batch = data.batch(torch.tensor([k]), None, False, torch.device("cpu"))
+        assert np.array_equal(batch.obs[0].numpy(), e["observations"][:-1])
+        assert batch.action[0].tolist() == e["actions"].tolist()
+    assert data.total.tolist() == [e["rewards"].sum() for e in recorded]
+
+
+def test_dictionaries_tuples_starts_and_pictures_are_translated_as_the_environments_are(datasets: Path) -> None:
+    space = spaces.Dict(
+        a=spaces.Discrete(3, start=5),
+        b=spaces.Tuple([spaces.Box(0, 255, (40, 40, 3), np.uint8), spaces.MultiBinary(2)]),
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
+    obs = {"a": np.array([5, 6, 7]), "b": (picture, np.array([[0, 1], [1, 0], [1, 1]], np.int8))}
+    one = {"observations": obs, "actions": np.array([2, 3]), "rewards": np.array([0.0, 1.0])}
+    write("odd/one-v0", [one], space, spaces.Discrete(2, start=2), jpeg_encoding=False)
+    data = read_minari(str(datasets / "odd" / "one-v0"))
+    batch = data.batch(torch.tensor([0]), None, False, torch.device("cpu"))
+    assert batch.obs["a"].tolist() == [[0, 1]]
+    assert np.array_equal(batch.obs["b.0"][0].numpy(), picture[:2])
+    assert batch.obs["b.1"].tolist() == [[[0, 1], [1, 0]]]
+    assert batch.action.tolist() == [[0, 1]]
+
+
+def test_an_oracle_is_recorded_from_its_first_step_to_its_last() -> None:
+    env = make_env("tmaze", 4, length=5, min_length=2)
+    (wave,) = record(env, oracle_actor(env), 4, seed=0)
+    for e in wave:
+        T = len(e.reward)
+        assert e.obs.shape == (T + 1, 2) and e.obs[0, 1] in (-1, 1)
+        assert e.action.tolist()[:-1] == [0] * (T - 1) and e.reward.tolist() == [0.0] * (T - 1) + [1.0]
+        assert (e.terminated, e.truncated, e.success) == (True, False, True)
+        assert e.obs[-1].tolist() == [1.0, e.obs[0, 1]]  # in the arm that the cue named
+
+
+def test_recorded_episodes_do_not_depend_on_the_number_of_rows() -> None:
+    found = []
+    for rows in (1, 3, 5):
+        env = make_env("tmaze-rate", rows, length=6, min_length=1)
+        found.append([e for wave in record(env, oracle_actor(env), 5, seed=3) for e in wave])
+    for episodes in found[1:]:
+        for ours, theirs in zip(episodes, found[0], strict=True):
+            assert np.array_equal(ours.obs, theirs.obs) and np.array_equal(ours.action, theirs.action)
+
+
+# ------------------------------------------------------------------------------------------------------- what is broken
+
+
+def broken(change) -> None:
+    episodes = cartpole()
+    change(episodes)
+    env = gymnasium.make("CartPole-v1")
+    write("cartpole/broken-v0", episodes, env.observation_space, env.action_space)
+
+
+def change_of(key: str, value) -> object:
+    def change(episodes: list[dict]) -> None:
+        episodes[1][key] = value(episodes[1][key])
+
+    return change
+
+
+def with_nan(array: np.ndarray) -> np.ndarray:
+    array = array.astype(np.float64)
+    array[2] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_of("rewards", with_nan), "episode 1: rewards: step 2 is nan; expected finite numbers"),
+        (change_of("observations", with_nan), "episode 1: observations: step 2 is not finite"),
+        (change_of("observations", lambda x: x[:-1]), "episode 1: observations have shape"),
+        (change_of("actions", lambda x: x[:-1]), "episode 1: actions have shape"),
+        (change_of("actions", lambda x: x + 1), "episode 1: actions: step 1 is 2, outside Discrete(2)"),
+    ],
+)
+def test_a_broken_episode_is_named_with_its_field(change, message: str) -> None:
+    broken(change)
+    with pytest.raises(ConfigError) as caught:
+        read_minari("cartpole/broken-v0")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def edit_metadata(path: Path, **changes) -> None:
+    file = path / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in (metadata | changes).items() if value is not None}))
+
+
+def cut_file(path: Path) -> None:
+    file = path / "data" / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_rewards(path: Path) -> None:
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_2"]["rewards"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_file, "episode 0: cannot be read: OSError"),
+        (without_rewards, "episode 2: cannot be read: KeyError"),
+        (lambda path: (path / "data" / "metadata.json").write_text("{"), "metadata.json cannot be read"),
+        (lambda path: edit_metadata(path, total_episodes=0), "has no episodes"),
+        (lambda path: edit_metadata(path, total_steps=7), "there are more steps than the 7"),
+        (lambda path: edit_metadata(path, total_steps=10_000), "but metadata.json tells of 10,000"),
+        (lambda path: edit_metadata(path, action_space=None), "lacks observation_space, action_space or total_steps"),
+        (lambda path: shutil.rmtree(path / "data"), "no Minari dataset is there"),
+    ],
+)
+def test_a_damaged_dataset_is_one_line(datasets: Path, damage, message: str) -> None:
+    broken(lambda episodes: None)
+    damage(datasets / "cartpole" / "broken-v0")
+    with pytest.raises(ConfigError) as caught:
+        read_minari("cartpole/broken-v0")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_does_not_exist_is_one_line_that_names_those_that_do() -> None:
+    broken(lambda episodes: None)
+    with pytest.raises(ConfigError, match=r"no Minari dataset is there; local ones are cartpole/broken-v0"):
+        read_minari("cartpole/expert-v0")
+
+
+def test_a_dataset_of_another_task_is_refused() -> None:
+    broken(lambda episodes: None)
+    with pytest.raises(ConfigError, match=r"its observation space is Box.* but that of env=tmaze is Box"):
+        load(config.Train(env=config.TMaze(), algo=config.RATE(), data="cartpole/broken-v0"))
+
+
+def test_a_task_without_an_oracle_needs_data() -> None:
+    with pytest.raises(ConfigError, match="has no oracle; record a trained policy"):
+        load(config.Train(env=config.Bandit(), algo=config.RATE()))

@@ -1,0 +1,156 @@
+"""RATE: what it learns from, what reaches the memory, and that acting is what was learned."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rmt_rl import config, rng
+from rmt_rl.algos.dataset import Dataset, load
+from rmt_rl.algos.rate import RATE
+from rmt_rl.data import map_obs
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+
+TASK = config.TMazeRATE(length=20, min_length=9)
+SEGMENT = 4
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load(config.Train(env=TASK, algo=config.RATE()))
+
+
+def make(data: Dataset, policy: config.Policy | None = None, **options) -> RATE:
+    algo = config.RATE(**{"batch": 8} | options)
+    policy = policy or config.RMT(width=16, layers=2, segment=SEGMENT, memory_tokens=3)
+    returns = data.returns(algo, begun=False, saved=None)
+    env = make_from_config(TASK, 1, returns=returns)
+    torch.manual_seed(0)
+    network = ActorCritic(policy_spec(env, TASK, policy, returns=returns))
+    return RATE(network, algo, data, rng.generator(0, "batches"), CPU)
+
+
+def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:
+    rate, episodes = make(data), torch.tensor([3, 0, 7])
+    batch = data.batch(episodes, None, True, CPU)
+    losses, right, _ = rate._losses(batch.obs, batch.action, rate.policy.initial_state(1), batch.first)
+    alone = []
+    for episode in episodes:
+        one = data.batch(episode[None], None, True, CPU)
+        logits, _, _ = rate.policy.unroll(one.obs, one.action, rate.policy.initial_state(1), one.first)
+        alone.append(F.cross_entropy(logits[0], one.action[0], reduction="none"))
+    assert torch.allclose(losses[0], torch.cat(alone), atol=1e-5)
+    assert right.shape == losses.shape
+
+
+@pytest.mark.parametrize("update", ["replace", "gate", "mrv"])
+def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -> None:
+    """The released code cuts memory between segments, so that its retention valve never gets one."""
+    rate = make(data, config.RMT(width=16, segment=SEGMENT, memory_tokens=3, memory_update=update))
+    rate.learn(0.0)
+    names = ("write_position", "read_position", "initial_memory", "update.")
+    found = {n: p.grad for n, p in rate.policy.backbone.named_parameters() if n.startswith(names)}
+    assert len(found) >= 3 + (update != "replace")
+    for name, gradient in found.items():
+        assert gradient is not None and float(gradient.abs().max()) > 0, name
+
+
+def test_detached_memory_is_read_but_never_trained_to_be_written(data) -> None:
+    policy = config.RMT(width=16, segment=SEGMENT, memory_tokens=3, memory_update="mrv")
+    rate = make(data, policy, detach_memory=True)
+    before = {name: p.detach().clone() for name, p in rate.policy.backbone.named_parameters()}
+    for _ in range(3):
+        rate.learn(0.0)
+    after = dict(rate.policy.backbone.named_parameters())
+    for name in ("write_position", "update.query.weight", "update.output.weight"):
+        assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["read_position"], after["read_position"])
+
+
+def test_detached_or_not_the_loss_is_the_same_number(data) -> None:
+    """With a learning rate of next to nothing, a step for each segment changes nothing, and the cut only the gradient."""
+    rows = [make(data, detach_memory=detach, learning_rate=1e-12).learn(0.0)[1] for detach in (False, True)]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
+    assert rows[0]["accuracy"] == pytest.approx(rows[1]["accuracy"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "policy", [config.RMT(segment=SEGMENT), config.TrXL(), config.LSTM(), config.MLP()], ids=lambda p: p.name
+)
+def test_acting_step_by_step_gives_the_logits_of_learning(data, policy) -> None:
+    rate = make(data, policy)
+    rate.policy.eval()
+    returns = data.returns(rate.options, begun=False, saved=None)
+    rows = 6
+    env = make_from_config(TASK, rows, returns=returns)
+    oracle = make_from_config(TASK, rows)
+    obs, _ = env.reset(seed=4)
+    oracle.reset(seed=4)
+    state, first = rate.policy.initial_state(rows), torch.ones(rows, dtype=torch.bool)
+    seen, actions, firsts, logits = [], [], [], []
+    for _ in range(30):  # through resets
+        parameters, _, memory = rate.policy.step(obs, state, first)
+        action = oracle.oracle()
+        seen.append(obs)
+        actions.append(action)
+        firsts.append(first)
+        logits.append(parameters)
+        state = dataclasses.replace(state, memory=memory, action=action)
+        obs, _, terminated, truncated, _ = env.step(action)
+        oracle.step(action)
+        first = terminated | truncated
+    together = map_obs(lambda *x: torch.stack(x, 1), *seen)
+    taught, _, _ = rate.policy.unroll(
+        together, torch.stack(actions, 1), rate.policy.initial_state(rows), torch.stack(firsts, 1)
+    )
+    assert float((taught - torch.stack(logits, 1)).abs().max()) < 2e-5
+    assert together["return_to_go"][torch.stack(firsts, 1)].unique().tolist() == [1.0]
+
+
+def test_the_return_to_go_of_a_recorded_episode_is_what_its_player_is_shown(data) -> None:
+    """An agent that is asked for the return that the data has sees at every step what the learner saw."""
+    rate = make(data)
+    batch = data.batch(torch.tensor([0]), None, True, CPU)
+    env = make_from_config(TASK, 1, returns=data.returns(rate.options, begun=False, saved=None))
+    obs, _ = env.reset(seed=rng.seed(0, "record"))
+    for t in range(batch.first.shape[1]):
+        for key, value in obs.items():
+            assert torch.equal(value[0], batch.obs[key][0, t]), (key, t)
+        obs, *_ = env.step(batch.action[0, t : t + 1])
+
+
+def test_batches_are_cut_at_segments_as_asked(data) -> None:
+    episodes, longest = torch.arange(len(data)), int(data.length.max())
+    assert make(data)._limit(episodes, 0.0) is None
+    assert make(data, length=6)._limit(episodes, 0.0) == 6
+    growing = make(data, cut="growing")
+    assert [growing._limit(episodes, p) for p in (0.0, 0.25, 0.5, 1.0)] == [SEGMENT, 12, longest, longest]
+    varied = make(data, cut="varied")
+    drawn = {varied._limit(episodes, 0.0) for _ in range(200)}
+    assert drawn == {4, 8, 12, 16, 20, longest}
+
+
+def test_the_weights_that_do_best_on_what_is_held_out_are_kept(data) -> None:
+    rate = make(data, validation=0.2)
+    assert len(rate.held_out) == 0.2 * len(data) and not set(rate.held_out.tolist()) & set(rate.learned.tolist())
+    rate.learn(0.0)
+    best = {name: value.clone() for name, value in rate.best.items()}
+    loss = rate.best_loss
+    rate.policy.head.linear.bias.data[2] += 50.0  # training goes wrong
+    told = rate.finish()
+    assert told["validation_loss_kept"] == loss < told["validation_loss"]
+    assert all(torch.equal(best[name], value) for name, value in rate.policy.state_dict().items())
+
+
+def test_numbers_are_learned_by_their_squared_error() -> None:
+    from gymnasium import spaces
+
+    from rmt_rl.policies.heads import make_head
+
+    head = make_head(spaces.Box(-1, 1, (2,)), 4)
+    parameters = torch.tensor([[0.5, -1.0, 0.0, 0.0]])
+    assert head.imitation_loss(parameters, torch.tensor([[1.5, 1.0]])).tolist() == [(1.0 + 4.0) / 2]

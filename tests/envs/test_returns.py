@@ -1,0 +1,44 @@
+"""The return to go that a policy is shown."""
+
+import pytest
+import torch
+
+from rmt_rl.config import ConfigError, Returns, TMaze
+from rmt_rl.envs.registry import make_env, make_from_config
+from rmt_rl.envs.returns import ReturnToGo
+
+RETURNS = Returns(target=0.75, low=-1.0, high=1.0)
+
+
+def test_the_return_to_go_falls_by_every_reward_and_begins_anew_with_the_episode() -> None:
+    env = make_from_config(TMaze(length=2), 2, returns=RETURNS)
+    plain = make_env("tmaze", 2, length=2)
+    obs, _ = env.reset(seed=0)
+    plain.reset(seed=0)
+    left = torch.full((2,), 0.75, dtype=torch.float64)
+    for t in range(9):
+        assert torch.equal(obs["return_to_go"][:, 0], left.float())
+        action = torch.tensor([0, 2]) if t % 3 < 2 else torch.tensor([1, 3])
+        obs, reward, terminated, _, info = env.step(action)
+        expected = plain.step(action)
+        assert torch.equal(reward, expected[1]) and torch.equal(obs["observation"], expected[0])
+        left = left - reward
+        assert torch.equal(info["final_obs"]["return_to_go"][:, 0], left.float())
+        left = torch.where(terminated, 0.75, left)
+
+
+def test_saved_and_loaded_it_goes_on_the_same() -> None:
+    env, other = (make_from_config(TMaze(length=3), 3, returns=RETURNS) for _ in range(2))
+    env.reset(seed=1)
+    env.step(torch.tensor([0, 2, 2]))
+    other.reset(seed=9)
+    other.load_state_dict(env.state_dict())
+    for action in torch.randint(4, (20, 3), generator=torch.Generator().manual_seed(0)):
+        a, b = env.step(action)[0], other.step(action)[0]
+        assert torch.equal(a["return_to_go"], b["return_to_go"]) and torch.equal(a["observation"], b["observation"])
+
+
+def test_a_task_that_shows_a_return_to_go_itself_is_refused() -> None:
+    env = make_from_config(TMaze(), 1, returns=RETURNS)
+    with pytest.raises(ConfigError, match="have a key 'return_to_go' already"):
+        ReturnToGo(env, RETURNS)
