@@ -6,6 +6,7 @@ config -> environment (or recorded episodes) -> policy -> loop [ learn -> log ] 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shlex
@@ -53,6 +54,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     check_backend(config.policy, device)
     returns, data = None if begun is None else returns_config(begun), None
     if isinstance(config.algo, RATE):
+        need("algo=rate", "offline", "minari", "h5py", "torchrl", "tensordict")
         from rmt_rl.algos.dataset import load
 
         data = load(config)
@@ -122,6 +124,13 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(farewell(folder, config, env, score), flush=True)
     return result
+
+
+def need(what: str, extra: str, *packages: str) -> None:
+    """Raise ConfigError where `what` is asked for and a package of an extra is missing."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{what}: the package {package} is not installed; pip install 'rmt_rl[{extra}]'")
 
 
 def choose_device(name: str) -> torch.device:

@@ -46,6 +46,8 @@ FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "frozenlake": ("gym", {"id": "FrozenLake-v1"}),
 }
 CASES = OURS | FOREIGN
+# what is hidden tells what to do
+WITH_ORACLE = [name for name in OURS if not name.startswith(("bandit", "dark-room", "minigrid"))]
 # a reward may come without a success
 PAID_IN_PARTS = ("tmaze trial", "copy", "retrieval", "repeat-first", "repeat-previous", "bandit", "dark-room")
 # one mistake in some 50 steps is too many, and nobody opens two doors by chance
@@ -293,3 +295,24 @@ def test_gymnasium_makes_ours_by_their_id(id: str, mode: str | None) -> None:
 
 def test_gymnasium_hands_options_on() -> None:
     assert gymnasium.make_vec("rmt_rl/TMaze-v0", num_envs=4, length=33).longest == 33
+
+
+@pytest.mark.parametrize("case", WITH_ORACLE)
+def test_who_does_what_the_oracle_says_reaches_the_ceiling(case: str) -> None:
+    env = make(case)
+    env.reset(seed=0)
+    ended = 0
+    while ended < 20:
+        *_, terminated, truncated, info = env.step(env.oracle())
+        over = terminated | truncated
+        assert bool(info["success"][over].all())
+        ended += int(over.sum())
+    assert env.ceiling == 1.0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITH_ORACLE])
+def test_a_task_without_an_oracle_says_so(case: str) -> None:
+    env = make(case)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="has no oracle; record a trained policy"):
+        env.oracle()
