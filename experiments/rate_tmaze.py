@@ -3,11 +3,11 @@
     python experiments/rate_tmaze.py --seeds 5
     python experiments/rate_tmaze.py --seeds 5 --variants rate --lengths 1000000 --episodes 64
 
-2,000 recorded episodes of an oracle with T = 3..90 steps (RATE's rules, env=tmaze-rate, whose length is T - 2), segments of K = 30
-steps, so that at most N = 3 are seen. The kept weights are those that do best on 200 of these episodes; no length is
-evaluated before training has ended. Beside it the same with memory cut from the gradient and a step for each segment, as the
-released code trains; without return; with the valve (MRV); and a window of 30 steps, which is a Decision Transformer whose
-context begins anew at every segment. Finished runs are lines of the results file and are not run again.
+2,000 recorded episodes of an oracle with T = 3..90 (RATE's rules, env=tmaze-rate, whose length is T - 2), segments of K = 30
+steps, so that at most N = 3 are seen. The kept weights are those that do best on 200 of these episodes; no length is evaluated
+before training has ended. Beside it the same with memory cut from the gradient and a step for each segment, as the released
+code trains; without return; with the valve (MRV); and a window of 30 steps, which is a Decision Transformer whose context
+begins anew at every segment. Finished runs are lines of the results file and are not run again.
 Prints a markdown table: the mean over seeds and its 95 % interval (Student's t over seeds).
 """
 

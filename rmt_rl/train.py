@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -155,7 +156,9 @@ def prepare(threads: int) -> None:
     from rmt_rl.allocator import keep_freed_memory
 
     keep_freed_memory()
-    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # torchrl tells of every storage that it makes
+    # torchrl tells of every storage that it makes; it reads the variable when it is imported
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("torchrl").setLevel(os.environ["RL_LOGGING_LEVEL"])
     torch.set_num_threads(threads)
     # cuDNN rounds the products of an LSTM to 10 bits by default; acting and learning would not compute the same policy then
     torch.backends.cudnn.allow_tf32 = False
