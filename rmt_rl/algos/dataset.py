@@ -98,7 +98,9 @@ class Dataset:
         self.length = torch.tensor(lengths)
         self.begin = self.length.cumsum(0) - self.length
         self.total = torch.tensor(totals, dtype=torch.float64)
-        self.low, self.high = float(min(low)), float(max(high))
+        # 0 is what is left at the end. Without it the small differences of an expert's returns would fill the whole range, and
+        # a policy would read off them how many steps are left instead of looking.
+        self.low, self.high = float(min(0.0, *low)), float(max(0.0, *high))
 
     def __len__(self) -> int:
         """Episodes."""

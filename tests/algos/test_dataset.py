@@ -47,7 +47,7 @@ def test_a_batch_is_whole_episodes_end_to_end_with_the_return_to_go() -> None:
     cut = data.batch(torch.tensor([2, 1]), 2, False, torch.device("cpu"))
     assert cut.obs[0, :, 0].tolist() == [200, 201, 100, 101]
     returns = data.returns(config.RATE(), begun=False, saved=None)
-    assert returns == config.Returns(target=10.0, low=2.0, high=10.0)
+    assert returns == config.Returns(target=10.0, low=0.0, high=10.0)
 
 
 def test_spans_of_many_episodes_are_those_of_a_loop() -> None:
