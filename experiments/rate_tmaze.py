@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -56,9 +57,13 @@ def main() -> None:
             todo = [T for T in arguments.lengths if not any(row["T"] == T for row in known)]
             if not todo:
                 continue
-            if not (kept / name).exists():
+            if not (kept / name / "result.json").exists():
+                shutil.rmtree(kept / name, ignore_errors=True)
                 train(parse([*TASK, f"seed={seed}", f"run={name}", "evaluate_episodes=10", *VARIANTS[variant]]), kept)
             result = json.loads((kept / name / "result.json").read_text())
+            if result["interrupted"]:
+                shutil.rmtree(kept / name)
+                raise SystemExit(130)
             agent = load_policy(kept / name)
             for T in todo:
                 task = dataclasses.replace(parse(TASK).env, length=T - 2, min_length=None)

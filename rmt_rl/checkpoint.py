@@ -28,12 +28,12 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
     policy.save_pretrained(Path(folder))
 
 
-def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCritic:
-    """The policy that was saved in the folder `path`, or in `path`/policy, ready to act on `device`.
+def load_policy(path: str | Path, device: str | torch.device = "cpu", option: str = "policy") -> ActorCritic:
+    """The policy that was saved in the folder `path`, or in `path`/policy, ready to act on `device`. option: who names it.
 
     Raises ConfigError, one sentence, where there is none or where it is damaged.
     """
-    folder = policy_folder(path)
+    folder = policy_folder(path, option)
     try:
         spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
         for group in ("policy", "env", "memory"):
@@ -63,7 +63,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ActorCr
     return policy.to(device).eval()
 
 
-def policy_folder(path: str | Path) -> Path:
+def policy_folder(path: str | Path, option: str = "policy") -> Path:
     """The folder with config.json: `path` itself, or `policy` inside it, so that a run's folder can be given too."""
     try:
         for folder in (Path(path), Path(path) / "policy"):
@@ -72,7 +72,7 @@ def policy_folder(path: str | Path) -> Path:
         found = "no such folder" if not Path(path).exists() else "no config.json and model.safetensors in it"
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
-    raise ConfigError(f"policy={path}: {found}; expected a folder such as runs/<name> or runs/<name>/policy")
+    raise ConfigError(f"{option}={path}: {found}; expected a folder such as runs/<name> or runs/<name>/policy")
 
 
 def env_config(policy: ActorCritic) -> Any:

@@ -48,7 +48,7 @@ PLAYERS: dict[type, tuple[str, ...]] = {Play: ("random", "human-keys"), Collect:
 def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -> Train:
     """The validated configuration of a training run; raises ConfigError."""
     given = _split(argv)
-    if "init" in given and (own := [key for key in given if key.partition(".")[0] == "policy"]):
+    if given.get("init", "null") != "null" and (own := [key for key in given if key.partition(".")[0] == "policy"]):
         raise ConfigError(f"{own[0]}={show(given[own[0]])}: the policy of init brings its own options; leave it out")
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
     for group, name in choices.items():

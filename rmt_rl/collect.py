@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmt_rl.config import Collect, ConfigError
+from rmt_rl.config import Collect, ConfigError, show
 
 if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv
@@ -36,7 +39,6 @@ def write_minari(
     from minari.data_collector import EpisodeBuffer
 
     place = dataset_place(id)
-    place.parent.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix=".recording-", dir=minari.storage.get_dataset_path()))
     kept = os.environ.get("MINARI_DATASETS_PATH")
     returns, lengths, successes = [], [], []
@@ -86,7 +88,10 @@ def write_minari(
         if successes:
             told["success"] = float(np.mean(successes))
         dataset.storage.update_metadata({"rmt_rl": {"env": task, **told}})
+        place.parent.mkdir(parents=True, exist_ok=True)
         (root / id).rename(place)
+    except OSError as error:  # somebody may have been faster, too
+        raise ConfigError(f"out={id}: cannot be written: {error}") from error
     finally:
         if kept is None:
             os.environ.pop("MINARI_DATASETS_PATH", None)
@@ -103,11 +108,16 @@ def dataset_place(id: str) -> Path:
 
     try:
         parse_dataset_id(id)
-    except ValueError as error:
-        raise ConfigError(f"out={id}: expected a Minari id such as tmaze/oracle-v0") from error
-    place = Path(minari.storage.get_dataset_path(id))
-    if place.exists():
+        root = Path(minari.storage.get_dataset_path())
+        place = root / id
+        there = place.exists()
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"out={id}: expected a Minari id such as tmaze/oracle-v0 ({error})") from error
+    if there:
         raise ConfigError(f"out={id}: {place} exists already and is not written over; take another name or version")
+    for parent in (parent for parent in place.parents if root in parent.parents):
+        if (parent / "data").exists() or not (parent.is_dir() or not parent.exists()):
+            raise ConfigError(f"out={id}: {parent} is no folder for datasets; take another name")
     return place
 
 
@@ -125,13 +135,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(argv):
         print(help_text(COLLECT, Collect))
         return 0
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing half-done is left then either
     try:
         options = parse_collect(argv)
         need("collect", "offline", "minari", "h5py")
         dataset_place(options.out)
         from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task
         from rmt_rl.envs.registry import make_from_config
-        from rmt_rl.record import policy_actor, random_actor, record
+        from rmt_rl.record import oracle_actor, policy_actor, random_actor, record
 
         prepare(options.threads)
         device = choose_device(options.device)
@@ -140,14 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             task = resolve_env(None, options.env, options.env_overrides)
             env = make_from_config(task, rows, device)
             shown = env
-            actor = (
-                random_actor(env, options.seed)
-                if options.policy == "random"
-                else lambda: lambda obs, first: env.oracle()
-            )
-            if options.policy == "oracle":
-                env.reset(seed=0)
-                env.oracle()  # says so where there is none, before anything is written
+            actor = random_actor(env, options.seed) if options.policy == "random" else oracle_actor(env)
         else:
             policy = load_policy(options.policy, device)
             task = resolve_env(env_config(policy), options.env, options.env_overrides)
@@ -160,6 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"policy={options.policy}: sees more than the task shows (returns, or memory across episodes); record"
                     " one that was trained by algo=ppo with memory.scope=episode"
                 )
+        names = getattr(shown.single_observation_space, "spaces", {})
+        if odd := [name for name in names if "/" in name]:
+            raise ConfigError(
+                f"env={task.name}: the observation {odd[0]!r} has a slash in its name, which Minari cannot read"
+            )
         place, told = write_minari(
             record(env, actor, options.episodes, options.seed),
             options.out,
@@ -175,7 +185,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in told.items())
     print(f"{options.episodes:,} episodes  {numbers}\ndataset: {place}\nnext:")
-    print(f"  python -m rmt_rl.train env={task.name} algo=rate data={options.out}")
+    usual = type(task)()
+    changed = {
+        f.name: getattr(task, f.name)
+        for f in dataclasses.fields(task)
+        if getattr(task, f.name) != getattr(usual, f.name)
+    }
+    described = " ".join([f"env={task.name}", *(shlex.quote(f"env.{k}={show(v)}") for k, v in changed.items())])
+    print(f"  python -m rmt_rl.train {described} algo=rate data={options.out}")
     env.close()
     return 0
 

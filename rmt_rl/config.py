@@ -979,6 +979,14 @@ RULES = (
     ),
     Rule(
         Train,
+        lambda train: not getattr(train.algo, "detach_memory", False) or not _gradient_options(train.policy),
+        lambda train: (
+            f"policy.{_gradient_options(train.policy)[0]}: means nothing with algo.detach_memory=true, which cuts the gradient at"
+            " the end of every segment; leave one of them out"
+        ),
+    ),
+    Rule(
+        Train,
         lambda train: isinstance(train.algo, RATE) or train.data is None,
         lambda train: f"data={show(train.data)}: means nothing with algo={train.algo.name}; expected algo=rate",
     ),
@@ -1015,6 +1023,12 @@ def _without_memory(policy: RMT) -> list[str]:
     if policy.cache_gradient == 0:  # else it is the cache's gradient that is cut
         names.append("bptt_segments")
     return [name for name in names if getattr(policy, name) != getattr(RMT, name)]
+
+
+def _gradient_options(policy: Any) -> list[str]:
+    """The changed options that say how far gradients reach over the end of a segment."""
+    names = ("bptt_segments", "cache_gradient")
+    return [name for name in names if getattr(policy, name, None) != getattr(type(policy), name, None)]
 
 
 def _is_rotary(policy: Any) -> bool:

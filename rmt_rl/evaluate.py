@@ -168,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "env": dataclasses.asdict(task),
         "seed": options.seed,
         "deterministic": options.deterministic,
+        "target_return": getattr(env, "target", None),
         "eval": score.to_json(),
         "floor": env.floor,
         "ceiling": env.ceiling,

@@ -17,6 +17,7 @@ from rmt_rl.envs.dark_room import SIZE, DarkRoom
 from rmt_rl.envs.minigrid_direct import STEP, MiniGridDirect
 from rmt_rl.envs.minigrid_memory import MiniGridMemory
 from rmt_rl.envs.minigrid_pixels import MiniGridPixels
+from rmt_rl.envs.returns import ReturnToGo
 from rmt_rl.envs.scope import MemoryScope
 from rmt_rl.envs.tmaze import TMaze
 from rmt_rl.envs.tmaze_variants import TMazeActive, TMazeRATE, TMazeTrial
@@ -30,8 +31,11 @@ CORRIDOR, GOAL, AGENT = "0.88", "tab:green", "tab:blue"
 
 def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     """Row 0 of `env`, which has just shown `obs`, on empty axes."""
-    while isinstance(env, MemoryScope | MiniGridPixels):
-        obs = env.symbols if isinstance(env, MiniGridPixels) else obs
+    while isinstance(env, MemoryScope | MiniGridPixels | ReturnToGo):
+        if isinstance(env, MiniGridPixels):
+            obs = env.symbols
+        elif isinstance(env, ReturnToGo):
+            obs = env.without(obs)
         env = env.env
     if isinstance(env, MiniGridMemory | MiniGridDirect):
         _minigrid(axes, env, obs)

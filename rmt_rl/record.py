@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -55,7 +56,7 @@ def _first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded
         obs, reward, terminated, truncated, info = env.step(action)
         first = terminated | truncated
         shown.append(map_obs(partial(where_rows, first), info["final_obs"], obs))
-        actions.append(action.cpu())
+        actions.append(done_by(action, env).cpu())
         rewards.append(reward.double().cpu())
         over = running & first.cpu()
         length += running
@@ -77,6 +78,15 @@ def _first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded
         )
         for row, T in enumerate(length.tolist())
     ]
+
+
+def done_by(action_B: torch.Tensor, env: TorchVectorEnv) -> torch.Tensor:
+    """What the environment does where it is told `action_B`: numbers are clipped to their bounds."""
+    space = env.single_action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        return action_B
+    low, high = (torch.from_numpy(bound).to(action_B) for bound in (space.low, space.high))
+    return action_B.clamp(low, high)
 
 
 def _row(obs_BT: Any, row: int, steps: int) -> Any:

@@ -39,7 +39,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
 
     from rmt_rl import rng
     from rmt_rl.algos.ppo import Online
-    from rmt_rl.checkpoint import check_fits, load_policy, returns_config, save_policy
+    from rmt_rl.checkpoint import check_fits, load_policy, memory_config, returns_config, save_policy
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import Metrics, Progress, check_loggers
@@ -49,8 +49,14 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
-    begun = None if config.init is None else load_policy(config.init, device)
-    if begun is not None:
+    begun = None
+    if config.init is not None:
+        begun = load_policy(config.init, device, "init")
+        if memory_config(begun) != config.memory:
+            scope, expected = config.memory.scope, memory_config(begun).scope
+            raise ConfigError(
+                f"memory.scope={scope}: the policy of init remembers otherwise; expected memory.scope={expected}"
+            )
         config = validate(dataclasses.replace(config, policy=begun.config))
     check_backend(config.policy, device)
     returns, data = None if begun is None else returns_config(begun), None
@@ -89,7 +95,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
                 steps += learned
                 metrics.write(steps, {**row, "wall_s": round(time.monotonic() - wall, 3)})
                 progress.update(steps, shown)
-        chosen = learner.finish()
+            chosen = learner.finish()
     finally:
         progress.close()  # gives the terminal its cursor back
         metrics.close()
@@ -231,6 +237,8 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
     task = " ".join([f"env={config.env.name}", *(shlex.quote(f"env.{k}={show(v)}") for k, v in changed.items())])
     changed = {k: v for k, v in to_dict(config.memory).items() if v != to_dict(type(config.memory)())[k]}
     task = " ".join([task, *(f"memory.{k}={show(v)}" for k, v in changed.items())])
+    if isinstance(config.algo, RATE):
+        task += " algo=rate" + (f" {shlex.quote(f'data={config.data}')}" if config.data else "")
     other = "lstm" if config.policy.name == "rmt" else "rmt"
     lines += [
         "next:",

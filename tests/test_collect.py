@@ -66,8 +66,11 @@ def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
     assert "exists already and is not written over" in capsys.readouterr().err
     assert collect.main(["env=bandit", "out=bandit/oracle-v0"]) == 2
     assert "has no oracle" in capsys.readouterr().err
-    assert collect.main([*TASK, "out=no spaces allowed"]) == 2
-    assert "expected a Minari id such as tmaze/oracle-v0" in capsys.readouterr().err
+    for odd in ("no spaces allowed", "noversion", "x" * 300 + "-v0"):
+        assert collect.main([*TASK, f"out={odd}"]) == 2
+        assert "expected a Minari id such as tmaze/oracle-v0" in capsys.readouterr().err
+    assert collect.main([*TASK, "out=tmaze/oracle-v0/inner-v0"]) == 2
+    assert "is no folder for datasets" in capsys.readouterr().err
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -118,6 +121,10 @@ def test_an_offline_policy_is_where_online_training_begins(trained: Path, tmp_pa
         (["algo=rate", "policy=lstm", "algo.detach_memory=true"], "which policy=lstm does not have"),
         (["algo=rate", "policy=gru", "algo.cut=varied"], "algo.cut=varied: is about segments"),
         (["algo=rate", "algo.returns=false", "algo.target_return=1"], "means nothing with algo.returns=false"),
+        (
+            ["algo=rate", "algo.detach_memory=true", "policy.bptt_segments=2"],
+            "policy.bptt_segments: means nothing with",
+        ),
         (["algo=rate", "algo.num_envs=8"], "algo=rate has no such option"),
     ],
 )
@@ -130,5 +137,12 @@ def test_what_means_nothing_is_refused(options: list[str], message: str) -> None
 def test_a_policy_of_another_task_or_without_returns_is_no_beginning(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="its observation space differs from the one that the policy was trained on"):
         train(parse(["env=tmaze", f"init={trained}", "steps=1"]), tmp_path)
+    with pytest.raises(ConfigError, match="init=nowhere: no such folder"):
+        train(parse([*TASK, "init=nowhere"]), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"memory.scope=run: the policy of init remembers otherwise; expected memory.scope=episode"
+    ):
+        train(parse([*TASK, "memory.scope=run", f"init={trained}"]), tmp_path)
+    assert parse([*TASK, "init=null", "policy=lstm"]).policy.name == "lstm"
     with pytest.raises(ConfigError, match="the policy of init was asked for returns before"):
         train(parse([*TASK, "algo=rate", "algo.returns=false", f"init={trained}"]), tmp_path)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import shutil
 import tempfile
+import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,18 @@ from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 
 from rmt_rl.config import RATE, ConfigError, Returns, Train, show
 from rmt_rl.data import Obs
+from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.envs.returns import KEY
 from rmt_rl.envs.translate import Arrays, Translation, action_space
+from rmt_rl.policies.encoders import WIDEST_BOUNDS
 from rmt_rl.policies.spaces import to_json
 from rmt_rl.record import oracle_actor, record
 
 #: What is recorded where no data are given, and how many episodes at a time.
 EPISODES, ROWS = 2_000, 250
+#: What the metadata of a dataset must tell.
+NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
 #: Steps that are written to disk at a time.
 CHUNK = 16_384
 
@@ -74,7 +80,8 @@ class Dataset:
         self.folder = tempfile.mkdtemp(prefix="rmt_rl-")
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self.folder))
-        lengths, totals, low, high = [], [], [], []
+        lengths: list[int] = []
+        totals, low, high = [], [], []
         waiting, count = [], 0
         for episode in episodes:
             to_go = episode.reward[::-1].cumsum()[::-1]
@@ -84,6 +91,8 @@ class Dataset:
                 "action": episode.action,
                 "to_go": to_go.astype(np.float32),
             }
+            if not lengths:
+                _check_room(self.folder, steps * sum(value[:1].nbytes for value in fields.values()))
             waiting.append({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in fields.items()})
             lengths.append(len(to_go))
             totals.append(to_go[0])
@@ -114,11 +123,17 @@ class Dataset:
         """What a policy is asked for. begun: it has been trained before, and `saved` is what it was asked for then."""
         if begun and algo.returns != (saved is not None):
             raise ConfigError(
-                f"algo.returns={show(algo.returns)}: the policy of init was {'' if saved else 'not '}asked for returns before"
+                f"algo.returns={show(algo.returns)}: the policy of init was {'' if saved else 'not '}asked for returns before;"
+                f" expected algo.returns={show(saved is not None)}"
             )
         if not algo.returns:
             return None
         bounds = saved or self
+        if not bounds.high - bounds.low <= WIDEST_BOUNDS:
+            raise ConfigError(
+                f"algo.returns=true: returns of {bounds.low:.3g} to {bounds.high:.3g} are too far apart to be told; expected at"
+                f" most {WIDEST_BOUNDS:.0g}: scale the rewards, or take algo.returns=false"
+            )
         target = float(self.total.max()) if algo.target_return is None else algo.target_return
         return Returns(target=target, low=bounds.low, high=bounds.high)
 
@@ -138,26 +153,40 @@ class Dataset:
         self._steps.extend(TensorDict(steps, batch_size=[len(steps["to_go"])]))
 
 
+def _check_room(folder: str, needed: int) -> None:
+    """A memory-mapped file on a full disk ends the process, so this is asked before."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"{folder} has room for {free:,} bytes, needed are {needed:,}; set TMPDIR to another disk")
+
+
 def load(run: Train) -> Dataset:
     """What a run of algo=rate learns from; raises ConfigError where it does not fit the run's task."""
-    env = make_from_config(run.env, ROWS)
+    env = make_from_config(run.env, ROWS if run.data is None else 1)
+    try:
+        return _load(run, env)
+    finally:
+        env.close()
+
+
+def _load(run: Train, env: TorchVectorEnv) -> Dataset:
     if run.data is None:
         waves = record(env, oracle_actor(env), EPISODES, run.seed)
         episodes = [Episode(_but_last(e.obs), e.action, e.reward) for wave in waves for e in wave]
         steps = sum(len(episode.reward) for episode in episodes)
         return Dataset(episodes, steps, env.single_observation_space, env.single_action_space)
-    data = read_minari(run.data)
-    for kind, found, expected in (
-        ("observation", data.space, env.single_observation_space),
-        ("action", data.action_space, env.single_action_space),
-    ):
-        if to_json(found) != to_json(expected):
-            raise ConfigError(
-                f"data={run.data}: its {kind} space is {found}, but that of env={run.env.name} is {expected}; choose the"
-                " environment that was recorded"
-            )
-    env.close()
-    return data
+
+    def fits(space: spaces.Space[Any], actions: spaces.Space[Any]) -> None:
+        for kind, found, expected in (
+            ("observation", space, env.single_observation_space),
+            ("action", actions, env.single_action_space),
+        ):
+            if to_json(found) != to_json(expected):
+                raise ConfigError(
+                    f"its {kind} space is {found}, but that of env={run.env.name} is {expected}; choose the environment that"
+                    " was recorded"
+                )
+
+    return read_minari(run.data, fits)
 
 
 def spans(
@@ -173,48 +202,55 @@ def spans(
 # ------------------------------------------------------------------------------------------------------------ Minari
 
 
-def read_minari(data: str) -> Dataset:
-    """The Minari dataset with the id `data`, or in the folder `data`.
+def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
+    """The Minari dataset with the id `data`, or in the folder `data`. fits: raises ConfigError where its spaces are no use.
 
     Raises ConfigError, which names the dataset, the episode and the field, where something is missing or makes no sense.
     """
     import minari
     from minari.dataset.minari_storage import MinariStorage
+    from PIL import EpsImagePlugin
 
-    path = Path(data) if Path(data).is_dir() else minari.storage.get_dataset_path(data)
-    path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
+    # minari decodes pictures with Pillow, which hands PostScript, a language, to a program
+    EpsImagePlugin.gs_binary = False
+    path = None
     try:
+        path = Path(data) if Path(data).is_dir() else Path(minari.storage.get_dataset_path(data))
+        path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
         metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        known = ", ".join(sorted(minari.list_local_datasets())) or "none"
-        raise ConfigError(f"data={data}: no Minari dataset is there; local ones are {known}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data={data}: {path / 'metadata.json'} cannot be read: {_short(error)}") from error
-    if not isinstance(metadata, dict) or not metadata.keys() >= {"observation_space", "action_space", "total_steps"}:
-        # without them minari would make the environment that the file names, which runs code that the file chooses
-        raise ConfigError(f"data={data}: its metadata.json lacks observation_space, action_space or total_steps")
+        raise ConfigError(f"data={data}: no Minari dataset is there; local ones are {_local()}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"data={data}: {path}: metadata.json cannot be read: {_short(error)}") from error
+    if not isinstance(metadata, dict) or (missing := [name for name in NEEDED if name not in metadata]):
+        # without its spaces minari would make the environment that the file names, which runs code that the file chooses
+        raise ConfigError(
+            f"data={data}: metadata.json lacks {missing[0] if isinstance(metadata, dict) else 'everything'}"
+        )
     try:
         storage = MinariStorage.read(path)
         translated = Translation(storage.observation_space)
         actions = action_space(storage.action_space)
-        numbers = list(range(int(storage.total_episodes)))
-        steps = int(storage.total_steps)
+        fits(translated.space, actions)
+        count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])
     except ConfigError as error:
         raise ConfigError(f"data={data}: {error}") from error
-    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file makes minari raise
         raise ConfigError(f"data={data}: cannot be read as a Minari dataset: {_short(error)}") from error
-    if not numbers or steps < 1:
-        raise ConfigError(f"data={data}: has no episodes; expected at least one")
+    if not 1 <= count <= steps:
+        raise ConfigError(
+            f"data={data}: has {count} episodes of {steps} steps together; expected one of one step at least"
+        )
 
     def episodes() -> Iterator[Episode]:
-        found, recorded = 0, iter(storage.get_episodes(numbers))
-        for number in numbers:
+        found, recorded = 0, iter(storage.get_episodes(range(count)))
+        for number in range(count):
             where = f"data={data}: episode {number}"
             try:
                 episode = _checked(next(recorded), translated, storage.action_space, actions, where)
             except ConfigError:
                 raise
-            except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            except Exception as error:  # whatever a damaged file makes h5py, minari or Pillow raise
                 raise ConfigError(f"{where}: cannot be read: {_short(error)}") from error
             found += len(episode.reward)
             if found > steps:
@@ -223,7 +259,21 @@ def read_minari(data: str) -> Dataset:
         if found != steps:
             raise ConfigError(f"data={data}: has {found:,} steps, but metadata.json tells of {steps:,}")
 
-    return Dataset(episodes(), steps, translated.space, actions)
+    try:
+        return Dataset(episodes(), steps, translated.space, actions)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {_short(error)}") from error
+
+
+def _local() -> str:
+    import minari
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ", ".join(sorted(minari.list_local_datasets())) or "none"
+        except Exception as error:  # minari stumbles over any folder that looks like a dataset and is none
+            return f"not known ({_short(error)})"
 
 
 def _checked(
@@ -255,21 +305,38 @@ def _checked(
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             at = int(np.flatnonzero(~np.isfinite(value.reshape(T + 1, -1)).all(1))[0])
             raise ConfigError(f"{where}: {field}: step {at} is not finite")
+        lowest, highest = _ends(known[name])
+        if lowest is not None and not (inside := (value >= lowest) & (value <= highest)).all():
+            at = int(np.flatnonzero(~inside.reshape(T + 1, -1).all(1))[0])
+            raise ConfigError(f"{where}: {field}: step {at} is outside {known[name]}")
     action = np.asarray(raw["actions"])
     if action.shape != (T, *(actions.shape or ())):
         raise ConfigError(f"{where}: actions have shape {action.shape}; expected {(T, *(actions.shape or ()))}")
     if isinstance(actions, spaces.Box):
-        action = action.astype(np.float32)
         good = np.isfinite(action)
+        action = np.clip(action.astype(np.float32), actions.low, actions.high)  # as the environment did
+    elif action.dtype.kind not in "iub":
+        raise ConfigError(f"{where}: actions are of type {action.dtype}; expected whole numbers")
     else:
-        start = np.asarray(recorded.start, np.int64)  # type: ignore[attr-defined]
-        action = action.astype(np.int64) - start
-        highest = actions.nvec - 1 if isinstance(actions, spaces.MultiDiscrete) else actions.n - 1  # type: ignore[attr-defined]
-        good = (action >= 0) & (action <= highest)
+        action = action.astype(np.int64) - np.asarray(recorded.start, np.int64)  # type: ignore[attr-defined,arg-type]
+        lowest, highest = _ends(actions)
+        good = (action >= lowest) & (action <= highest)
     if not good.all():
         at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
         raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
     return Episode(_but_last(obs), action, reward)
+
+
+def _ends(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    """The least and the largest value of a space of whole numbers; None, None of others."""
+    if isinstance(space, spaces.Discrete):
+        return 0, space.n - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return 0, space.nvec - 1
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 1
+    whole = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
+    return (space.low, space.high) if whole else (None, None)  # type: ignore[attr-defined]
 
 
 def _but_last(obs: Any) -> Any:

@@ -23,7 +23,7 @@ from rmt_rl.policies.actor_critic import ActorCritic
 
 #: The policy is tried on the episodes that were held out so many times in a run.
 CHECKS = 20
-#: Episodes that are tried at a time.
+#: Episodes that are tried at a time, if a batch may have as many.
 TRIED = 256
 
 
@@ -35,7 +35,7 @@ class RATE:
     ) -> None:
         self.policy, self.options, self.data, self.generator, self.device = policy, options, data, generator, device
         order = torch.randperm(len(data), generator=generator)
-        held_out = math.ceil(options.validation * len(data)) if len(data) > 1 else 0
+        held_out = min(math.ceil(options.validation * len(data)), len(data) - 1)
         self.held_out, self.learned = order[:held_out], order[held_out:]
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
@@ -75,7 +75,7 @@ class RATE:
         total, right, steps = 0.0, 0.0, 0
         self.policy.eval()
         with torch.no_grad():
-            for episodes in self.held_out.split(TRIED):
+            for episodes in self.held_out.split(min(TRIED, self.options.batch)):
                 batch = self.data.batch(episodes, self.options.length, self.options.returns, self.device)
                 losses, hits, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
                 total, right, steps = total + float(losses.sum()), right + float(hits.sum()), steps + losses.numel()

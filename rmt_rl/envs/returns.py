@@ -39,6 +39,7 @@ class ReturnToGo(TorchVectorEnv):
         self.env, self.target = env, returns.target
         self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
         self.action_names = env.action_names
+        self.render_mode = env.render_mode
         self.task = f"{env.task}; asked for a return of {returns.target:.4g}"
 
     def reset(
@@ -55,6 +56,9 @@ class ReturnToGo(TorchVectorEnv):
         self._left = where_rows(terminated | truncated, torch.full_like(left, self.target), left)
         return self._observe(obs, self._left), reward, terminated, truncated, {**info, "final_obs": final}
 
+    def render(self) -> Any:
+        return self.env.render()
+
     def oracle(self) -> torch.Tensor:
         return self.env.oracle()
 
@@ -67,6 +71,12 @@ class ReturnToGo(TorchVectorEnv):
 
     def close(self, **options: Any) -> None:
         self.env.close(**options)
+
+    def without(self, obs: Obs) -> Obs:
+        """What `env` itself shows of an observation."""
+        assert isinstance(obs, dict)
+        inner = {key: value for key, value in obs.items() if key != KEY}
+        return inner if isinstance(self.env.single_observation_space, gymnasium.spaces.Dict) else inner["observation"]
 
     def _observe(self, obs: Obs, left: torch.Tensor) -> Obs:
         shown = obs if isinstance(obs, dict) else {"observation": obs}

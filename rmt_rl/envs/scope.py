@@ -73,6 +73,9 @@ class MemoryScope(TorchVectorEnv):
         new = self._observe(obs, torch.where(over, 0.0, reward), ended)
         return new, reward, terminated & over, truncated & over, told
 
+    def oracle(self) -> torch.Tensor:
+        return self.env.oracle()
+
     def state_dict(self) -> dict[str, Any]:
         return {"env": self.env.state_dict(), "episode": self._episode}
 

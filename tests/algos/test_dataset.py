@@ -1,6 +1,7 @@
 """Recorded episodes: what is read is what was recorded, and what makes no sense is named."""
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -189,6 +190,7 @@ def with_nan(array: np.ndarray) -> np.ndarray:
         (change_of("observations", with_nan), "episode 1: observations: step 2 is not finite"),
         (change_of("observations", lambda x: x[:-1]), "episode 1: observations have shape"),
         (change_of("actions", lambda x: x[:-1]), "episode 1: actions have shape"),
+        (change_of("actions", lambda x: x + 0.5), "episode 1: actions are of type float"),
         (change_of("actions", lambda x: x + 1), "episode 1: actions: step 1 is 2, outside Discrete(2)"),
     ],
 )
@@ -221,10 +223,18 @@ def without_rewards(path: Path) -> None:
         (cut_file, "episode 0: cannot be read: OSError"),
         (without_rewards, "episode 2: cannot be read: KeyError"),
         (lambda path: (path / "data" / "metadata.json").write_text("{"), "metadata.json cannot be read"),
-        (lambda path: edit_metadata(path, total_episodes=0), "has no episodes"),
+        (lambda path: edit_metadata(path, total_episodes=0), "has 0 episodes"),
         (lambda path: edit_metadata(path, total_steps=7), "there are more steps than the 7"),
         (lambda path: edit_metadata(path, total_steps=10_000), "but metadata.json tells of 10,000"),
-        (lambda path: edit_metadata(path, action_space=None), "lacks observation_space, action_space or total_steps"),
+        (
+            lambda path: edit_metadata(path, action_space=None),
+            "metadata.json lacks action_space",
+        ),
+        (lambda path: edit_metadata(path, observation_space="null"), "cannot be read as a Minari dataset: "),
+        (lambda path: edit_metadata(path, total_episodes=10**12), "has 1000000000000 episodes of"),
+        (lambda path: edit_metadata(path, total_episodes="3"), "cannot be read as a Minari dataset: TypeError"),
+        (lambda path: edit_metadata(path, total_steps=10**15), "has room for"),
+        (lambda path: (path / "data" / "metadata.json").write_text("[" * 100_000), "metadata.json cannot be read"),
         (lambda path: shutil.rmtree(path / "data"), "no Minari dataset is there"),
     ],
 )
@@ -249,5 +259,57 @@ def test_a_dataset_of_another_task_is_refused() -> None:
 
 
 def test_a_task_without_an_oracle_needs_data() -> None:
-    with pytest.raises(ConfigError, match="has no oracle; record a trained policy"):
+    with pytest.raises(ConfigError, match="has no oracle; give data= or record a trained policy"):
         load(config.Train(env=config.Bandit(), algo=config.RATE()))
+
+
+def test_observations_outside_their_space_are_named() -> None:
+    for space, values in ((spaces.Discrete(3), [0, 1, 3]), (spaces.Box(0, 10, (1,), np.uint8), [[0], [1], [200]])):
+        one = {"observations": np.array(values), "actions": np.array([0, 1]), "rewards": np.zeros(2)}
+        write(f"odd/{type(space).__name__}-v0", [one], space, spaces.Discrete(2))
+        with pytest.raises(ConfigError, match=r"episode 0: observations: step 2 is outside"):
+            read_minari(f"odd/{type(space).__name__}-v0")
+
+
+def test_numbers_outside_their_bounds_are_clipped_as_the_environment_did() -> None:
+    one = {"observations": np.zeros((3, 1), np.float32), "actions": np.array([[5.0], [-0.5]]), "rewards": np.zeros(2)}
+    write("odd/far-v0", [one], SPACES[0], spaces.Box(-2, 2, (1,), np.float32))
+    assert read_minari("odd/far-v0").batch(torch.tensor([0]), None, False, torch.device("cpu")).action.tolist() == [
+        [[2.0], [-0.5]]
+    ]
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, and minari hands everything to Pillow."""
+    picture = np.zeros((2, 48, 48, 3), np.uint8)
+    write(
+        "odd/eps-v0",
+        [{"observations": picture, "actions": np.array([0]), "rewards": np.zeros(1)}],
+        spaces.Box(0, 255, (48, 48, 3), np.uint8),
+        spaces.Discrete(2),
+    )
+    place = Path(minari.storage.get_dataset_path("odd/eps-v0")) / "data" / "main_data.hdf5"
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n%%EndComments\nshowpage\n%%EOF\n"
+    with h5py.File(place, "a") as file:
+        group = file["episode_0"]
+        del group["observations"]
+        kind = h5py.vlen_dtype(np.uint8)
+        cells = group.create_dataset("observations", (2,), kind)
+        for i in range(2):
+            cells[i] = np.frombuffer(program, np.uint8)
+    ran = tmp_path / "ran"
+    fake = tmp_path / "bin" / "gs"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    with pytest.raises(ConfigError, match="episode 0"):
+        read_minari("odd/eps-v0")
+    assert not ran.exists()
+
+
+def test_returns_that_are_too_far_apart_to_be_told_are_refused() -> None:
+    data = Dataset([Episode(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([2e6]))], 1, *SPACES)
+    with pytest.raises(ConfigError, match="too far apart to be told"):
+        data.returns(config.RATE(), begun=False, saved=None)
+    assert data.returns(config.RATE(returns=False), begun=False, saved=None) is None

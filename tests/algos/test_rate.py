@@ -154,3 +154,7 @@ def test_numbers_are_learned_by_their_squared_error() -> None:
     head = make_head(spaces.Box(-1, 1, (2,)), 4)
     parameters = torch.tensor([[0.5, -1.0, 0.0, 0.0]])
     assert head.imitation_loss(parameters, torch.tensor([[1.5, 1.0]])).tolist() == [(1.0 + 4.0) / 2]
+
+
+def test_something_is_always_left_to_learn_from(data) -> None:
+    assert len(make(data, validation=0.9999).learned) == 1
