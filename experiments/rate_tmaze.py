@@ -29,12 +29,15 @@ from rmt_rl.evaluate import evaluate
 from rmt_rl.train import prepare, train
 
 TASK = ["env=tmaze-rate", "env.min_length=1", "env.length=88", "algo=rate", "policy.segment=30", "steps=2000000"]
+# without the noise of dropout the memory of most seeds holds the cue over the two writes of training and no more
+TASK += ["policy.dropout=0.2"]
 VARIANTS = {
     "rate": [],
     "detached": ["algo.detach_memory=true"],
     "window": ["policy=window"],
     "mrv": ["policy.memory_update=mrv"],
     "no return": ["algo.returns=false"],
+    "no dropout": ["policy.dropout=0"],
 }
 
 

@@ -468,7 +468,7 @@ class RATE:
     target_return: float | None = option(
         None, "return to ask for when acting; null = the best in the data", low=-1e12, high=1e12
     )
-    batch: int = option(64, "episodes in a batch", low=1, high=2**20)
+    batch: int = option(16, "episodes in a batch", low=1, high=2**20)
     length: int | None = option(
         None, "steps to learn from in every episode, counted from its start; null = all", low=1, high=10**9
     )
