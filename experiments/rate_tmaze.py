@@ -1,13 +1,14 @@
 """RATE on its own T-maze: trained offline on corridors of at most 90 steps, played on up to 1,000,000.
 
     python experiments/rate_tmaze.py --seeds 5
-    python experiments/rate_tmaze.py --seeds 5 --variants rate --lengths 1000000 --episodes 64
+    python experiments/rate_tmaze.py --seeds 5 --variants rate --lengths 1000000 --episodes 64 --policies kept
 
-2,000 recorded episodes of an oracle with T = 3..90 (RATE's rules, env=tmaze-rate, whose length is T - 2), segments of K = 30
-steps, so that at most N = 3 are seen. The kept weights are those that do best on 200 of these episodes; no length is evaluated
-before training has ended. Beside it the same with memory cut from the gradient and a step for each segment, as the released
-code trains; without return; with the valve (MRV); and a window of 30 steps, which is a Decision Transformer whose context
-begins anew at every segment. Finished runs are lines of the results file and are not run again.
+2,000 recorded episodes of an oracle with T = 3..90 (RATE's rules, env=tmaze-rate, whose length is T - 2), segments of K = 10
+steps, so that at most 9 are seen; RATE's own setting, K = 30 and 3 segments, is a variant. The kept weights are those that do
+best on 200 of these episodes; no length is evaluated before training has ended. Beside it the same with memory cut from the
+gradient and a step for each segment, as the released code trains; without dropout; without return; with the valve (MRV); and a
+window of one segment, which is a Decision Transformer whose context begins anew at every segment. Finished runs are lines of
+the results file and are not run again.
 Prints a markdown table: the mean over seeds and its 95 % interval (Student's t over seeds).
 """
 
@@ -28,8 +29,8 @@ from rmt_rl.cli import parse
 from rmt_rl.evaluate import evaluate
 from rmt_rl.train import prepare, train
 
-TASK = ["env=tmaze-rate", "env.min_length=1", "env.length=88", "algo=rate", "policy.segment=30", "steps=2000000"]
-# without the noise of dropout the memory of most seeds holds the cue over the two writes of training and no more
+TASK = ["env=tmaze-rate", "env.min_length=1", "env.length=88", "algo=rate", "policy.segment=10", "steps=3000000"]
+# without noise, or with two writes in an episode, the memory of most seeds holds the cue as long as training asks and no more
 TASK += ["policy.dropout=0.2"]
 VARIANTS = {
     "rate": [],
@@ -38,6 +39,7 @@ VARIANTS = {
     "mrv": ["policy.memory_update=mrv"],
     "no return": ["algo.returns=false"],
     "no dropout": ["policy.dropout=0"],
+    "K=30": ["policy.segment=30", "steps=5000000"],
 }
 
 
@@ -62,7 +64,9 @@ def main() -> None:
                 continue
             if not (kept / name / "result.json").exists():
                 shutil.rmtree(kept / name, ignore_errors=True)
-                train(parse([*TASK, f"seed={seed}", f"run={name}", "evaluate_episodes=10", *VARIANTS[variant]]), kept)
+                own = {option.partition("=")[0] for option in VARIANTS[variant]}
+                usual = [option for option in TASK if option.partition("=")[0] not in own]
+                train(parse([*usual, *VARIANTS[variant], f"seed={seed}", f"run={name}", "evaluate_episodes=10"]), kept)
             result = json.loads((kept / name / "result.json").read_text())
             if result["interrupted"]:
                 shutil.rmtree(kept / name)
