@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmt_rl.config import Collect, ConfigError, show
+from rmt_rl.config import Collect, ConfigError, as_typed
 
 if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv
@@ -185,13 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in told.items())
     print(f"{options.episodes:,} episodes  {numbers}\ndataset: {place}\nnext:")
-    usual = type(task)()
-    changed = {
-        f.name: getattr(task, f.name)
-        for f in dataclasses.fields(task)
-        if getattr(task, f.name) != getattr(usual, f.name)
-    }
-    described = " ".join([f"env={task.name}", *(shlex.quote(f"env.{k}={show(v)}") for k, v in changed.items())])
+    described = " ".join([f"env={task.name}", *as_typed("env", task)])
     print(f"  python -m rmt_rl.train {described} algo=rate data={options.out}")
     env.close()
     return 0

@@ -13,6 +13,7 @@ import math
 import numbers
 import operator
 import re
+import shlex
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -771,6 +772,12 @@ def show(value: Any, limit: int = 80) -> str:
         except ValueError:  # Python does not write whole numbers of more than 4,300 digits
             text = "a number of thousands of digits"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def as_typed(group: str, part: Any) -> list[str]:
+    """The options of a dataclass that are not the usual ones, as they are typed in a shell."""
+    given, usual = to_dict(part), to_dict(type(part)())
+    return [shlex.quote(f"{group}.{key}={show(value)}") for key, value in given.items() if value != usual[key]]
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:

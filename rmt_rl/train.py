@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import PPO, RATE, ConfigError, Train, save_yaml, show, to_dict, validate
+from rmt_rl.config import PPO, RATE, ConfigError, Train, as_typed, save_yaml, to_dict, validate
 
 if TYPE_CHECKING:
     import torch
@@ -35,46 +35,15 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     """Train as `config` says, leave everything under `root`/<run>, and return what result.json holds."""
     if config.run is not None and (root / config.run).exists():
         raise _taken(config.run, root / config.run)  # said before seconds go into imports
-    import torch
-
     from rmt_rl import rng
     from rmt_rl.algos.ppo import Online
-    from rmt_rl.checkpoint import check_fits, load_policy, memory_config, returns_config, save_policy
-    from rmt_rl.envs.registry import make_from_config
+    from rmt_rl.checkpoint import make_task, save_policy
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import Metrics, Progress, check_loggers
-    from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
-    from rmt_rl.policies.attention import check_backend
-    from rmt_rl.policies.budget import fit_width
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
-    begun = None
-    if config.init is not None:
-        begun = load_policy(config.init, device, "init")
-        if memory_config(begun) != config.memory:
-            scope, expected = config.memory.scope, memory_config(begun).scope
-            raise ConfigError(
-                f"memory.scope={scope}: the policy of init remembers otherwise; expected memory.scope={expected}"
-            )
-        config = validate(dataclasses.replace(config, policy=begun.config))
-    check_backend(config.policy, device)
-    returns, data = None if begun is None else returns_config(begun), None
-    if isinstance(config.algo, RATE):
-        need("algo=rate", "offline", "minari", "h5py", "torchrl", "tensordict")
-        from rmt_rl.algos.dataset import load
-
-        data = load(config)
-        returns = data.returns(config.algo, begun is not None, returns)
-    rows = config.algo.num_envs if isinstance(config.algo, PPO) else 1
-    env = make_from_config(config.env, rows, device, config.memory, returns=returns)
-    config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
-    with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
-        torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(policy_spec(env, config.env, config.policy, config.memory, returns)).to(device)
-    if begun is not None:
-        check_fits(begun, env, config.env)
-        policy.load_state_dict(begun.state_dict())
+    config, env, policy, data = begin(config, device)
     learner: Any
     if data is not None:
         from rmt_rl.algos.rate import RATE as Offline
@@ -120,8 +89,8 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     }
     score = None
     if not stop.requested:
-        rows = min(config.evaluate_episodes, rows if data is None else 64)
-        fresh = make_from_config(config.env, rows, device, config.memory, evaluation=True, returns=returns)
+        rows = min(config.evaluate_episodes, env.num_envs if data is None else 64)
+        fresh = make_task(policy, config.env, rows, device)
         try:
             score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
             result["eval"] = score.to_json()
@@ -131,6 +100,46 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(farewell(folder, config, env, score), flush=True)
     return result
+
+
+def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, ActorCritic, Dataset | None]:
+    """What a run begins with: the configuration with all that was open decided, environment, policy and, for algo=rate, data."""
+    import torch
+
+    from rmt_rl import rng
+    from rmt_rl.checkpoint import check_fits, load_policy, memory_config, returns_config
+    from rmt_rl.envs.registry import make_from_config
+    from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+    from rmt_rl.policies.attention import check_backend
+    from rmt_rl.policies.budget import fit_width
+
+    begun = None
+    if config.init is not None:
+        begun = load_policy(config.init, device, "init")
+        if memory_config(begun) != config.memory:
+            scope, expected = config.memory.scope, memory_config(begun).scope
+            raise ConfigError(
+                f"memory.scope={scope}: the policy of init remembers otherwise; expected memory.scope={expected}"
+            )
+        config = validate(dataclasses.replace(config, policy=begun.config))
+    check_backend(config.policy, device)
+    returns, data = None if begun is None else returns_config(begun), None
+    if isinstance(config.algo, RATE):
+        need("algo=rate", "offline", "minari", "h5py", "torchrl", "tensordict")
+        from rmt_rl.algos.dataset import load
+
+        data = load(config)
+        returns = data.returns(config.algo, begun is not None, returns)
+    rows = config.algo.num_envs if isinstance(config.algo, PPO) else 1
+    env = make_from_config(config.env, rows, device, config.memory, returns=returns)
+    config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
+    with torch.random.fork_rng(devices=[]):  # weights are drawn from the run's seed; the caller's stream stays
+        torch.manual_seed(rng.seed(config.seed, "weights"))
+        policy = ActorCritic(policy_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+    if begun is not None:
+        check_fits(begun, env, config.env)
+        policy.load_state_dict(begun.state_dict())
+    return config, env, policy, data
 
 
 def need(what: str, extra: str, *packages: str) -> None:
@@ -233,10 +242,7 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
         lines.append(f"learning curve: {picture}")
     # inside an environment that is not activated, a bare "python" would be another one
     python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
-    changed = {k: v for k, v in to_dict(config.env).items() if v != to_dict(type(config.env)())[k]}
-    task = " ".join([f"env={config.env.name}", *(shlex.quote(f"env.{k}={show(v)}") for k, v in changed.items())])
-    changed = {k: v for k, v in to_dict(config.memory).items() if v != to_dict(type(config.memory)())[k]}
-    task = " ".join([task, *(f"memory.{k}={show(v)}" for k, v in changed.items())])
+    task = " ".join([f"env={config.env.name}", *as_typed("env", config.env), *as_typed("memory", config.memory)])
     if isinstance(config.algo, RATE):
         task += " algo=rate" + (f" {shlex.quote(f'data={config.data}')}" if config.data else "")
     other = "lstm" if config.policy.name == "rmt" else "rmt"
