@@ -81,6 +81,8 @@ class EpisodicEnv(TorchVectorEnv):
         return obs, reward, terminated, torch.zeros_like(terminated), info
 
     def oracle(self) -> torch.Tensor:
+        if not self._state:
+            raise RuntimeError("oracle was called before reset; call reset first")
         return self._answer(self._state)
 
     def state_dict(self) -> dict[str, Any]:

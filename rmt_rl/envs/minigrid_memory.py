@@ -135,6 +135,7 @@ class MiniGridMemory(TorchVectorEnv):
             self._cursor = self._queue_begin.clone()
             self._until_refill = BLOCK
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self._told = torch.zeros(2, self.num_envs, dtype=torch.bool, device=self.device)
         self._state = self._take_starts(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         return self._observe(self._state), {}
 
@@ -184,6 +185,22 @@ class MiniGridMemory(TorchVectorEnv):
         self._state, self._steps, self._queue, self._cursor = tensors
         self._until_refill = state["until_refill"]
         self._generators = generators
+
+    def oracle(self) -> torch.Tensor:
+        """[B] the shortest path of somebody who must look before he knows: until a view has shown the cue, to the nearest state
+        whose view tells which it is; then the same for the ends of the fork; then to the right end.
+
+        So whoever copies it has seen what it acts upon. What a row has seen is noted from call to call within an episode; call
+        it at every step.
+        """
+        if not self._generators:
+            raise RuntimeError("oracle was called before reset; call reset(seed=...) first")
+        expert = _expert(*(self._config[key] for key in ("size", "random", "view")))
+        tells, ways = (table.to(self.device) for table in expert)
+        began = self._steps == 0
+        self._told = torch.where(began, False, self._told) | tells.index_select(1, self._state)
+        goal = torch.where(self._told[0], torch.where(self._told[1], 2, 1), 0)
+        return ways[goal, self._state]
 
     def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
         """What stands on every cell [size, size, 3], the agent's (x, y) and its direction, for pictures."""
@@ -328,6 +345,34 @@ def tables(size: int, random: bool, view: int) -> Tables:
         shortest=lengths[0],
         fork_hides_cue=(fork[:, 0] == fork[:, 1]).reshape(len(ends), -1).all(axis=1),
     )
+
+
+@lru_cache(maxsize=32)
+def _expert(size: int, random: bool, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[2, states] whose view tells the cue, and the order of the ends; [3, states] the first action of a shortest path from
+    every state to one that tells the cue, to one at the fork that tells the order, and to the right end."""
+    known = tables(size, random, view)
+    image, following = known.image.numpy(), known.next.numpy()
+    number = {tuple(cell): i for i, cell in enumerate(known.cells.tolist())}
+    others = [
+        np.array([number[h, cue ^ flip_cue, order ^ flip_order, x, y] for h, cue, order, x, y in known.cells.tolist()])
+        for flip_cue, flip_order in ((1, 0), (0, 1))
+    ]
+    other_state = [(4 * other[:, None] + np.arange(4)).flatten() for other in others]
+    tells = np.stack([(image != image[other]).any(axis=(1, 2, 3)) for other in other_state])
+    state = np.arange(len(image))
+    # the order is looked for at the fork only: a glimpse from afar would need the length of the corridor, which nobody told
+    fork = np.repeat(known.cells[:, 3] == known.cells[:, 0] + 1, 4)
+    ends, ways = state < known.num_terminal, []
+    for goal in (tells[0] & ~ends, tells[1] & ~ends & fork, state < known.num_success):
+        distance = np.where(goal, 0.0, np.inf)
+        while True:
+            nearer = np.where(ends, distance, np.minimum(distance, 1 + distance[following].min(axis=1)))
+            if (nearer == distance).all():
+                break
+            distance = nearer
+        ways.append(distance[following].argmin(axis=1))
+    return torch.from_numpy(tells), torch.from_numpy(np.stack(ways))
 
 
 def _grids(size: int, lengths: range) -> np.ndarray:

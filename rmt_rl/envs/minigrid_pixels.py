@@ -63,6 +63,9 @@ class MiniGridPixels(TorchVectorEnv):
         self.symbols = obs
         return new, reward, terminated, truncated, {**info, "final_obs": final}
 
+    def oracle(self) -> torch.Tensor:
+        return self.env.oracle()
+
     def state_dict(self) -> dict[str, Any]:
         return self.env.state_dict()
 

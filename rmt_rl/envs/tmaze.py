@@ -103,6 +103,8 @@ class TMaze(TorchVectorEnv):
         return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
 
     def oracle(self) -> torch.Tensor:
+        if self._seed is None:
+            raise RuntimeError("oracle was called before reset; call reset first")
         return torch.where(self._x < self._length, RIGHT, turn(self._goal))
 
     def state_dict(self) -> dict[str, Any]:

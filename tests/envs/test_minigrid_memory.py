@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.envs import MemoryEnv
 
-from rmt_rl.envs.minigrid_memory import BLOCK, SIZES, WALL, MiniGridMemory, tables
+from rmt_rl.envs.minigrid_memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, tables
 
 NOTHING = 6  # MiniGrid's "done", which does nothing
 
@@ -306,3 +306,42 @@ def test_another_time_limit_is_that_of_minigrid_too() -> None:
     assert min(cut_off, paid) > 3
     assert (ours.floor, ours.ceiling) == (None, None)  # the view of 7 shows cue and ends at once
     assert (MiniGridMemory(1, max_steps=20).floor, MiniGridMemory(1, max_steps=20).ceiling) == (0.5, None)
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("view", [3, 7])
+def test_the_expert_acts_upon_nothing_that_it_has_not_seen(view: int, random: bool) -> None:
+    """After the same observations and actions it does the same, in mazes that differ in cue, ends and place."""
+    for size in RANDOM_SIZES if random else SIZES:
+        env = MiniGridMemory(256, size=size, view=view, random=random)
+        obs, _ = env.reset(seed=0)
+        seen, done = [b""] * env.num_envs, {}
+        for _ in range(60):
+            action = env.oracle()
+            image, told = obs["image"].numpy(), action.tolist()
+            for row in range(env.num_envs):
+                seen[row] += image[row].tobytes() + bytes([int(obs["direction"][row])])
+                assert done.setdefault(seen[row], told[row]) == told[row]
+            obs, _, terminated, truncated, _ = env.step(action)
+            seen = [b"" if over else text for over, text in zip((terminated | truncated).tolist(), seen, strict=True)]
+        assert len(done) > 20
+
+
+def test_the_expert_by_hand() -> None:
+    """S7, view 3: the fork is at x = 5, the end one turn and one step from it; to look at the wrong end first takes two more turns.
+
+    x = 1: the cue is in view, 4 steps. x = 2: a turn to the left shows it, a turn back, 3 steps. x = 3: two turns, two turns, 2
+    steps. x = 4: two turns, on which the upper end comes into view, a step back to x = 3, two turns, 2 steps.
+    """
+    env = MiniGridMemory(1)
+    lengths: dict[tuple[int, int], set[int]] = {}
+    for seed in range(40):
+        env.reset(seed=seed)
+        start = env.world(0)[1]
+        steps, over = 0, False
+        while not over:
+            *_, terminated, truncated, info = env.step(env.oracle())
+            steps, over = steps + 1, bool(terminated | truncated)
+        assert bool(info["success"])
+        lengths.setdefault(start, set()).add(steps)
+    assert lengths == {(1, 3): {6, 8}, (2, 3): {7, 9}, (3, 3): {8, 10}, (4, 3): {9}}
