@@ -328,7 +328,7 @@ def test_the_expert_acts_upon_nothing_that_it_has_not_seen(view: int, random: bo
 
 
 def test_the_expert_by_hand() -> None:
-    """S7, view 3: the fork is at x = 5, the end one turn and one step from it; to look at the wrong end first takes two more turns.
+    """S7, view 3: the fork is at x = 5, the end a turn and a step from it; to look at the wrong end first takes two turns more.
 
     x = 1: the cue is in view, 4 steps. x = 2: a turn to the left shows it, a turn back, 3 steps. x = 3: two turns, two turns, 2
     steps. x = 4: two turns, on which the upper end comes into view, a step back to x = 3, two turns, 2 steps.
