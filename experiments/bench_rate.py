@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from rmt_rl import config, rng
+from rmt_rl import config
 from rmt_rl.algos.dataset import load
 from rmt_rl.algos.rate import RATE
 from rmt_rl.envs.registry import make_from_config
@@ -40,7 +40,7 @@ def main() -> None:
         env = make_from_config(TASK, 1, returns=returns)
         torch.manual_seed(0)
         policy = ActorCritic(policy_spec(env, TASK, POLICY, returns=returns))
-        rate = RATE(policy, algo, data, rng.generator(0, "batches"), torch.device("cpu"))
+        rate = RATE(policy, algo, data, 0, torch.device("cpu"))
         rate.learn(0.0)
         spent = []
         for _ in range(ROUNDS):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.config import (
@@ -28,6 +29,7 @@ from rmt_rl.config import (
     did_you_mean,
     from_dict,
     groups,
+    load_yaml,
     options,
     read,
     show,
@@ -48,6 +50,8 @@ PLAYERS: dict[type, tuple[str, ...]] = {Play: ("random", "human-keys"), Collect:
 def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -> Train:
     """The validated configuration of a training run; raises ConfigError."""
     given = _split(argv)
+    if given.get("resume", "null") != "null":
+        return _resumed(given, prog)
     if given.get("init", "null") != "null" and (own := [key for key in given if key.partition(".")[0] == "policy"]):
         raise ConfigError(f"{own[0]}={show(given[own[0]])}: the policy of init brings its own options; leave it out")
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
@@ -59,6 +63,19 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
     }  # what this policy has
     values = recipe | _read_all(given, options(schema), choices, prog)
     return from_dict(_updated(_composed(schema, choices), values), schema)
+
+
+def _resumed(given: Mapping[str, str], prog: str) -> Train:
+    """The configuration of the run that `resume` names, with which it began."""
+    if others := [key for key in given if key != "resume"]:
+        own = show(f"{others[0]}={given[others[0]]}")
+        raise ConfigError(
+            f"{own}: a run is resumed as it was configured; leave it out, or take init=<the run> for another one"
+        )
+    folder = _read_all(given, options(Train), {}, prog)["resume"]
+    if not (Path(folder) / "config.yaml").is_file():
+        raise ConfigError(f"resume={folder}: no config.yaml in it; expected the folder of a run, such as runs/<name>")
+    return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
 
 
 def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> Evaluate:

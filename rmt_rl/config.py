@@ -451,6 +451,13 @@ class PPO:
     value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)
     entropy_coef: float = option(0.02, "weight of the entropy bonus at the start", low=0, high=1_000)
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    skip_nonfinite: int = option(
+        0,
+        "updates in a row that may be left out because an observation, a reward, the loss or a gradient is not finite; one more"
+        " ends the run",
+        low=0,
+        high=10**6,
+    )
     kl_coef: float = option(
         0.3, "weight of a penalty on leaving the old policy, which pulls back where the clip lets go", low=0, high=1_000
     )
@@ -490,6 +497,13 @@ class RATE:
         choices=("constant", "linear", "cosine"),
     )
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    skip_nonfinite: int = option(
+        0,
+        "updates in a row that may be left out because an observation, a reward, the loss or a gradient is not finite; one more"
+        " ends the run",
+        low=0,
+        high=10**6,
+    )
     validation: float = option(
         0.1, "share of the episodes held out; the weights that do best on them are kept", low=0, below=1
     )
@@ -599,6 +613,18 @@ class Train:
         None,
         "the folder of a trained policy whose weights to begin with; it brings its policy.* options",
         form=("the folder of a trained policy", r".+"),
+    )
+    resume: str | None = option(
+        None,
+        "the folder of a run that was stopped or killed: go on from its newest checkpoint, as it was configured; nothing else may"
+        " be given",
+        form=("the folder of a run", r".+"),
+    )
+    checkpoint_steps: int | None = option(
+        100_000,
+        "environment steps between checkpoints, of which two are kept; null = only at the start and when stopped",
+        low=1,
+        high=10**12,
     )
     run: str | None = option(
         None, "name of the folder under runs/; null = made from task, policy and seed", form=FOLDER

@@ -36,6 +36,23 @@ def detach(state: StateT) -> StateT:
     return map_state(torch.Tensor.detach, state)
 
 
+def state_to_tree(state: Any) -> Any:
+    """A state as dictionaries of tensors."""
+    if isinstance(state, torch.Tensor):
+        return state
+    return {f.name: state_to_tree(getattr(state, f.name)) for f in dataclasses.fields(state)}
+
+
+def state_from_tree(like: StateT, tree: Any) -> StateT:
+    """The state of the form of `like` that `state_to_tree` made a tree of; raises ValueError where it has another form."""
+    if not isinstance(like, torch.Tensor):
+        fields = dataclasses.fields(like)  # type: ignore[arg-type]
+        return type(like)(**{f.name: state_from_tree(getattr(like, f.name), tree[f.name]) for f in fields})
+    if (tree.shape, tree.dtype) != (like.shape, like.dtype):
+        raise ValueError(f"{tuple(tree.shape)} {tree.dtype} was found; expected {tuple(like.shape)} {like.dtype}")
+    return tree.to(like.device)
+
+
 def where_rows(mask_B: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """x in the rows where the mask is true, y elsewhere; a NaN on the side that is not chosen does not leak."""
     return torch.where(mask_B.view(-1, *[1] * (y.dim() - 1)), x, y)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,20 +19,28 @@ PLAIN_INTERVAL = 5.0
 class Metrics:
     """Appends one row of numbers an update to metrics.jsonl, and to TensorBoard and wandb where they are asked for."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], begun: int = 0, length: int | None = None) -> None:
+        """begun: steps of a run that is resumed, and `length` the bytes of its metrics.jsonl then; what came later is cut off."""
+        if length is not None:
+            os.truncate(folder / "metrics.jsonl", length)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard = _tensorboard(folder) if config["tensorboard"] else None
+        self._tensorboard = _tensorboard(folder, begun) if config["tensorboard"] else None
         self._wandb = _wandb(folder, config) if config["wandb"] else None
 
     def write(self, steps: int, row: dict[str, float | None]) -> None:
-        self._file.write(json.dumps({"steps": steps, **row}) + "\n")
+        numbers = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
+        self._file.write(json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n")
         self._file.flush()
-        numbers = {key: value for key, value in row.items() if value is not None}
         if self._tensorboard is not None:
             for key, value in numbers.items():
                 self._tensorboard.add_scalar(key, value, steps)
         if self._wandb is not None:
             self._wandb.log(numbers, step=steps)
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl, all of them on the disk."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         self._file.close()
@@ -49,10 +59,11 @@ def check_loggers(tensorboard: bool, wandb: bool) -> None:
             raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, begun: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"))
+    # what a resumed run had shown after its checkpoint is shown no more
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=begun + 1 if begun else None)
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Any:
@@ -64,8 +75,8 @@ def _wandb(folder: Path, config: dict[str, Any]) -> Any:
 class Progress:
     """One live bar on a terminal, plain lines elsewhere: steps, steps per second, how it goes, time left."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.started, self._spoke = total, time.monotonic(), -PLAIN_INTERVAL
+    def __init__(self, total: int, begun: int = 0) -> None:
+        self.total, self.begun, self.started, self._spoke = total, begun, time.monotonic(), -PLAIN_INTERVAL
         self._bar: Any = None
         if sys.stdout.isatty():
             from rich.progress import BarColumn, TextColumn
@@ -91,8 +102,9 @@ class Progress:
 
     def _line(self, steps: int, shown: dict[str, float | None]) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
-        left = (self.total - steps) * seconds / max(steps, 1)
-        parts = [f"{steps:>11,}/{self.total:,} steps", f"{steps / seconds:>7,.0f} steps/s"]
+        made = steps - self.begun
+        left = (self.total - steps) * seconds / max(made, 1)
+        parts = [f"{steps:>11,}/{self.total:,} steps", f"{made / seconds:>7,.0f} steps/s"]
         parts += [f"{name} {value:.3f}" for name, value in shown.items() if value is not None]
         return "  ".join([*parts, f"{_clock(max(left, 0))} left"])
 

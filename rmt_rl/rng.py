@@ -5,7 +5,9 @@ Nothing in this package draws from torch's, numpy's or Python's global stream.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
@@ -44,3 +46,21 @@ def seed(run_seed: int, name: str) -> int:
 def generator(run_seed: int, name: str, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator for one use."""
     return torch.Generator(device).manual_seed(seed(run_seed, name))
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """The stream that torch draws from where it is given none."""
+    return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+
+
+@contextlib.contextmanager
+def as_global(generator: torch.Generator) -> Iterator[None]:
+    """Inside, what torch draws without being given a generator comes from this one; dropout knows no other way."""
+    everybodys = global_generator(generator.device)
+    before = everybodys.get_state()
+    everybodys.set_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(everybodys.get_state())
+        everybodys.set_state(before)

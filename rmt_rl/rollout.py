@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from rmt_rl.data import Obs, Rollout, detach, map_obs, select_rows
+from rmt_rl import rng
+from rmt_rl.data import Obs, Rollout, detach, map_obs, map_state, select_rows, state_from_tree, state_to_tree
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.guards import NotFinite, first_culprit
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 
 #: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
@@ -33,21 +35,39 @@ class Collector:
     """Where every row stands between two rollouts: its observation, its memory, its running episode."""
 
     def __init__(self, env: TorchVectorEnv, policy: ActorCritic, seed: int, generator: torch.Generator) -> None:
-        self.env, self.policy, self.generator = env, policy, generator
-        self.obs: Obs = env.reset(seed=seed)[0]
-        self.state: PolicyState = detach(policy.initial_state(env.num_envs))
-        self.first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-        self.episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
-        self.episode_length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+        self.env, self.policy, self.seed, self.generator, self.steps = env, policy, seed, generator, 0
+        #: What is not finite in the latest rollout, or None.
+        self.wrong: str | None = None
+        self._begin(seed)
+
+    def _begin(self, seed: int) -> None:
+        rows, device = self.env.num_envs, self.env.device
+        self.obs: Obs = self.env.reset(seed=seed)[0]
+        self.state: PolicyState = detach(self.policy.initial_state(rows))
+        self.first = torch.ones(rows, dtype=torch.bool, device=device)
+        self.episode_return = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.episode_length = torch.zeros(rows, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def collect(self, steps: int) -> tuple[Rollout, Episodes]:
-        """`steps` steps of every row under the policy's present weights."""
-        start, rows, ended = self.state, [], []
-        for _ in range(steps):
+    def collect(self, steps: int, keep_on: bool = False) -> tuple[Rollout, Episodes]:
+        """`steps` steps of every row under the policy's present weights.
+
+        Raises NotFinite where the environment gives an observation or a reward that is not finite; keep_on: no, `wrong` tells.
+        """
+        # in one piece, as they are when a run is resumed: other strides may take other kernels, which round differently
+        self.state = start = map_state(torch.Tensor.contiguous, self.state)
+        rows, ended = [], []
+        self.wrong = None
+        for step in range(steps):
             obs, first = self.obs, self.first
             action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)
             self.obs, reward, terminated, truncated, info = self.env.step(action)
+            if found := first_culprit("observation", self.obs) or first_culprit("reward", reward):
+                self.wrong = self.wrong or f"{found}, {self.steps + (step + 1) * len(reward):,} steps into the run"
+                if not keep_on:
+                    raise NotFinite(f"{self.wrong}: the environment gave it; no step was made of it")
+                # nothing is learned from this rollout; memory and the next actions need numbers all the same
+                self.obs, reward = map_obs(torch.nan_to_num, self.obs), torch.nan_to_num(reward)
             self.first = terminated | truncated
             final_value = self._final_value(info, truncated)
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
@@ -59,8 +79,38 @@ class Collector:
         )
         next_value = torch.where(truncated, final_value, torch.cat([value[:, 1:], after[:, None]], dim=1))
         obs = map_obs(lambda *x: torch.stack(x, dim=1), *obs_list)
+        self.steps += reward.numel()
         rollout = Rollout(obs, action, log_prob, value, next_value, reward, terminated, truncated, first, state=start)
         return rollout, _episodes(ended)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout depends on beside the policy; "env" is None where the environment does not hand out its state."""
+        shared = {"generator": self.generator.get_state(), "steps": self.steps, "env": None}
+        try:
+            env = self.env.state_dict()
+        except NotImplementedError:
+            return shared
+        return {
+            **shared,
+            "env": env,
+            "obs": self.obs,
+            "state": state_to_tree(self.state),
+            "first": self.first,
+            "episode_return": self.episode_return,
+            "episode_length": self.episode_length,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; without the environment's state in it all rows begin new episodes."""
+        self.generator.set_state(state["generator"])
+        self.steps = state["steps"]
+        if state["env"] is None:
+            return self._begin(rng.seed(self.seed, f"resumed after {self.steps} steps"))
+        self.env.load_state_dict(state["env"])
+        self.obs = map_obs(lambda saved, now: state_from_tree(now, saved), state["obs"], self.obs)
+        self.state = state_from_tree(self.state, state["state"])
+        for name in ("first", "episode_return", "episode_length"):
+            setattr(self, name, state_from_tree(getattr(self, name), state[name]))
 
     def _final_value(self, info: dict[str, Any], truncated: torch.Tensor) -> torch.Tensor:
         """Values of the final observations of truncated episodes, under the memory that saw them; zero elsewhere."""
@@ -95,6 +145,13 @@ class Recent:
     def add(self, episodes: Episodes) -> None:
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
         self._episodes.extend(zip(*columns, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._episodes.clear()
+        self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
 
     def means(self) -> dict[str, float | None]:
         n = len(self._episodes)

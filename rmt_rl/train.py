@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from rmt_rl.algos.dataset import Dataset
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
+    from rmt_rl.resume import Checkpoints
 
 
 def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     """Train as `config` says, leave everything under `root`/<run>, and return what result.json holds."""
-    if config.run is not None and (root / config.run).exists():
+    if config.resume is None and config.run is not None and (root / config.run).exists():
         raise _taken(config.run, root / config.run)  # said before seconds go into imports
-    from rmt_rl import rng
     from rmt_rl.algos.ppo import Online
     from rmt_rl.checkpoint import make_task, save_policy
     from rmt_rl.evaluate import evaluate
@@ -43,32 +43,55 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
+    saved = None if config.resume is None else Saved.of(Path(config.resume))
     config, env, policy, data = begin(config, device)
     learner: Any
     if data is not None:
         from rmt_rl.algos.rate import RATE as Offline
 
-        learner = Offline(policy, config.algo, data, rng.generator(config.seed, "batches"), device)
+        learner = Offline(policy, config.algo, data, config.seed, device)
     else:
         learner = Online(config, env, policy)
 
-    folder = make_run_folder(config, root)
-    save_yaml(config, folder / "config.yaml")
-    print(banner(config, env, policy, device, folder, data), flush=True)
-    metrics, progress = Metrics(folder, to_dict(config)), Progress(config.steps)
-    steps, wall, cpu = 0, time.monotonic(), time.process_time()
+    if saved is None:
+        folder = make_run_folder(config, root)
+        save_yaml(config, folder / "config.yaml")
+        saved = Saved.nothing(folder)
+    else:
+        folder = saved.checkpoints.run
+        saved.put_back(learner)
+    about = {**versions(config, device), "resume": "exact" if learner.exact else "from_reset"}
+    print("\n".join([banner(config, env, policy, device, folder, data), *saved.told(about)]), flush=True)
+    metrics = Metrics(folder, to_dict(config), saved.steps, saved.metrics)
+    progress = Progress(config.steps, saved.steps)
+    steps, wall, cpu = saved.steps, time.monotonic() - saved.wall_s, time.process_time() - saved.cpu_s
+
+    def save() -> None:
+        spent = {"wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}
+        tree = {"learner": learner.state_dict(), "metrics": metrics.length(), **spent}
+        try:
+            saved.checkpoints.save(steps, tree, about)
+        except OSError as error:
+            print(f"checkpoints/step-{steps} was not written: {error.strerror}; the run goes on without it", flush=True)
+
     try:
-        with StopOnSignal() as stop:
-            while steps < config.steps and not stop.requested:
+        with OnSignal() as signals:
+            if saved.tree is None:
+                save()
+            while steps < config.steps and signals.stop is None:
                 learned, row, shown = learner.learn(steps / config.steps)
-                steps += learned
+                before, steps = steps, steps + learned
                 metrics.write(steps, {**row, "wall_s": round(time.monotonic() - wall, 3)})
                 progress.update(steps, shown)
+                ends = steps >= config.steps or signals.stop is not None
+                if ends or signals.asked() or passed(config.checkpoint_steps, before, steps):
+                    save()
             chosen = learner.finish()
     finally:
         progress.close()  # gives the terminal its cursor back
         metrics.close()
         env.close()
+        saved.checkpoints.close()
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     save_policy(policy, folder / "policy")
 
@@ -84,18 +107,19 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
         "eval": None,
         "floor": env.floor,
         "ceiling": env.ceiling,
-        "interrupted": stop.requested,
+        "interrupted": signals.stop is not None,
+        "signal": signals.stop,
         **chosen,
     }
     score = None
-    if not stop.requested:
+    if signals.stop is None:
         rows = min(config.evaluate_episodes, env.num_envs if data is None else 64)
         fresh = make_task(policy, config.env, rows, device)
         try:
             score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
             result["eval"] = score.to_json()
         except KeyboardInterrupt:
-            result["interrupted"] = True
+            result |= {"interrupted": True, "signal": int(signal.SIGINT)}
         fresh.close()
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(farewell(folder, config, env, score), flush=True)
@@ -140,6 +164,98 @@ def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, A
         check_fits(begun, env, config.env)
         policy.load_state_dict(begun.state_dict())
     return config, env, policy, data
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """From where a run goes on: its newest checkpoint, or its beginning.
+
+    tree: None at the beginning. metrics: bytes of metrics.jsonl. wrong: what is the matter with later checkpoints.
+    """
+
+    checkpoints: Checkpoints
+    steps: int = 0
+    tree: Any = None
+    manifest: dict[str, Any] | None = None
+    wrong: tuple[str, ...] = ()
+    metrics: int | None = None
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @staticmethod
+    def nothing(folder: Path) -> Saved:
+        """A run that begins now."""
+        from rmt_rl.resume import Checkpoints
+
+        return Saved(Checkpoints(folder))
+
+    @staticmethod
+    def of(folder: Path) -> Saved:
+        """The newest whole checkpoint; raises ConfigError where there is none, or where nothing is left to do."""
+        from rmt_rl.resume import Checkpoints
+
+        checkpoints = Checkpoints(folder)
+        result = folder / "result.json"
+        if result.exists() and not json.loads(result.read_text(encoding="utf-8")).get("interrupted"):
+            raise ConfigError(f"resume={folder}: the run is finished; init={folder} begins another with its weights")
+        steps, tree, manifest, wrong = checkpoints.newest()
+        try:
+            spent = tree["metrics"], float(tree["wall_s"]), float(tree["cpu_s"])
+            return Saved(checkpoints, steps, tree, manifest, tuple(wrong), *spent)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _other_form(checkpoints, steps, error) from error
+
+    def put_back(self, learner: Any) -> None:
+        """Give `learner` what it had; raises ConfigError where it does not fit."""
+        try:
+            learner.load_state_dict(self.tree["learner"])
+        except ConfigError:
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise _other_form(self.checkpoints, self.steps, error) from error
+
+    def told(self, about: dict[str, Any]) -> list[str]:
+        """Lines for people: where the run goes on, what was left out, and whether to the same bits."""
+        if self.manifest is None:
+            return []
+        lines = [f"not used: {wrong}" for wrong in self.wrong]
+        lines.append(f"going on from checkpoints/step-{self.steps}")
+        lines += [
+            f"{key} was {self.manifest.get(key)} and is {now}: the run goes on, but not to the same bits"
+            for key, now in about.items()
+            if self.manifest.get(key) != now
+        ]
+        if about["resume"] == "from_reset":
+            lines.append(
+                "the environment does not hand out its state: all rows begin new episodes (resume: from_reset)"
+            )
+        return lines
+
+
+def _other_form(checkpoints: Checkpoints, steps: int, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"resume={checkpoints.run}: checkpoints/step-{steps} does not fit this version of rmt_rl or the run's config.yaml"
+        f" ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    )
+
+
+def versions(config: Train, device: torch.device) -> dict[str, Any]:
+    """What must be the same for the same bits."""
+    import torch
+
+    import rmt_rl
+
+    return {
+        "rmt_rl": rmt_rl.__version__,
+        "torch": torch.__version__,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def passed(every: int | None, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies between; a matter of the steps alone, so that a resumed run saves at the same ones."""
+    return every is not None and now // every > before // every
 
 
 def need(what: str, extra: str, *packages: str) -> None:
@@ -254,18 +370,27 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
     return "\n".join(lines)
 
 
-class StopOnSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into "stop after this update"; the second one leaves at once.
+class OnSignal:
+    """Ctrl-C or SIGTERM: stop after this update; a second one leaves at once. SIGUSR1: a checkpoint after this update.
 
-    Outside the main thread, where Python lets nobody handle signals, it does nothing.
+    Outside the main thread, where Python lets nobody handle signals, it does nothing. What was there before is put back at
+    the end.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        #: The signal that asked to stop.
+        self.stop: int | None = None
+        self._asked = False
 
-    def __enter__(self) -> StopOnSignal:
-        mine = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        self._before = {s: signal.signal(s, self._handle) for s in mine}
+    def asked(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        asked, self._asked = self._asked, False
+        return asked
+
+    def __enter__(self) -> OnSignal:
+        mine = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+        main = threading.current_thread() is threading.main_thread()
+        self._before = {s: signal.signal(s, self._handle) for s in mine} if main else {}
         return self
 
     def __exit__(
@@ -275,9 +400,12 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            self._asked = True
+            return
+        if self.stop is not None:
+            raise SystemExit(128 + number)
+        self.stop = number
         print("\nstopping after this update, then saving; once more to leave at once", flush=True)
 
 
@@ -295,9 +423,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ArithmeticError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
-    return 130 if result["interrupted"] else 0
+    return 128 + result["signal"] if result["interrupted"] else 0
 
 
 if __name__ == "__main__":

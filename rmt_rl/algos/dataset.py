@@ -10,6 +10,7 @@ Not torchrl's MinariExperienceReplay: that of 0.14.1 returns zeros (its memory-m
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import operator
 import shutil
@@ -114,6 +115,10 @@ class Dataset:
     def __len__(self) -> int:
         """Episodes."""
         return len(self.length)
+
+    def fingerprint(self) -> str:
+        """A sum over the lengths and the returns of all episodes, in their order."""
+        return hashlib.sha256(self.length.numpy().tobytes() + self.total.numpy().tobytes()).hexdigest()
 
     def __str__(self) -> str:
         best = float(self.total.max())

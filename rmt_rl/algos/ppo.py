@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
-from torch import nn
 
 from rmt_rl import config, rng
 from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, value_loss
+from rmt_rl.algos.optimizer import guarded_step, load_optimizer_state, optimizer_state, schedule
 from rmt_rl.algos.returns import gae
 from rmt_rl.data import Rollout, map_obs, select_rows
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.guards import Guard, check_weights
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollout import Collector, Recent
 
@@ -19,18 +20,11 @@ from rmt_rl.rollout import Collector, Recent
 RATIO_TOLERANCE = 1e-5
 
 
-def schedule(kind: str, progress: float) -> float:
-    """What the step size and the entropy bonus are multiplied with when `progress` (0..1) of the run is over."""
-    if kind == "constant":
-        return 1.0
-    return 1 - progress if kind == "linear" else 0.5 + 0.5 * math.cos(math.pi * progress)
-
-
 class PPO:
     """Holds what is saved between updates: the policy, its optimizer, and how many updates were made."""
 
     def __init__(self, policy: ActorCritic, options: config.PPO) -> None:
-        self.policy, self.options, self.updates = policy, options, 0
+        self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
         )
@@ -59,16 +53,18 @@ class PPO:
                 o.minibatches
             ):
                 loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale * o.entropy_coef)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(self.policy.parameters(), o.max_grad_norm)
-                self.optimizer.step()
-                metrics.append(torch.stack([*measured, norm]))
+                norm = guarded_step(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard)
+                if norm is not None:
+                    metrics.append(torch.stack([*measured, norm]))
+        check_weights(self.policy)
         self.updates += 1
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "gradient_norm")
-        means = dict(zip(names, torch.stack(metrics).mean(0).tolist(), strict=True))
+        means: dict[str, float] = {}
+        if metrics:  # else all were skipped
+            means = dict(zip(names, torch.stack(metrics).mean(0).tolist(), strict=True))
         explained = 1 - (target - rollout.value).var() / target.var().clamp(min=1e-12)
-        return {**means, "explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
+        shown = {"explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
+        return {**means, **shown, **self.guard.shown()}
 
     def _loss(
         self,
@@ -118,15 +114,46 @@ class Online:
         acting = rng.generator(run.seed, "act", env.device)
         self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
         self.shuffle = rng.generator(run.seed, "shuffle", env.device)
+        self.dropout = rng.generator(run.seed, "dropout", env.device)
         self.recent = Recent()
+        #: Whether a resumed run ends in the same bits.
+        self.exact = self.collector.state_dict()["env"] is not None
 
     def learn(self, progress: float) -> tuple[int, dict[str, float | None], dict[str, float | None]]:
         """A rollout and an update, when `progress` (0..1) of the run is over: its steps, what to keep, what to show."""
-        rollout, episodes = self.collector.collect(self.ppo.options.rollout)
-        row = self.ppo.update(rollout, progress, self.shuffle)
+        guard = self.ppo.guard
+        rollout, episodes = self.collector.collect(self.ppo.options.rollout, keep_on=guard.allowed > 0)
+        if self.collector.wrong is None:
+            with rng.as_global(self.dropout):
+                row = self.ppo.update(rollout, progress, self.shuffle)
+        else:
+            guard.stop_or_skip(self.collector.wrong)
+            row = guard.shown()
         self.recent.add(episodes)
         means = self.recent.means()
         return rollout.reward.numel(), {**row, **means}, {key: means[key] for key in ("success", "return")}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "policy": self.ppo.policy.state_dict(),
+            "optimizer": optimizer_state(self.ppo.optimizer),
+            "updates": self.ppo.updates,
+            "guard": self.ppo.guard.state_dict(),
+            "collector": self.collector.state_dict(),
+            "shuffle": self.shuffle.get_state(),
+            "dropout": self.dropout.get_state(),
+            "recent": self.recent.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ppo.policy.load_state_dict(state["policy"])
+        load_optimizer_state(self.ppo.optimizer, state["optimizer"])
+        self.ppo.updates = state["updates"]
+        self.ppo.guard.load_state_dict(state["guard"])
+        self.collector.load_state_dict(state["collector"])
+        self.shuffle.set_state(state["shuffle"])
+        self.dropout.set_state(state["dropout"])
+        self.recent.load_state_dict(state["recent"])
 
     def finish(self) -> dict[str, float]:
         """Nothing to choose: the last weights are the policy."""

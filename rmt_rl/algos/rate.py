@@ -13,12 +13,12 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 
-from rmt_rl import config
+from rmt_rl import config, rng
 from rmt_rl.algos.dataset import Batch, Dataset
-from rmt_rl.algos.ppo import schedule
+from rmt_rl.algos.optimizer import guarded_step, load_optimizer_state, optimizer_state, schedule
 from rmt_rl.data import detach, map_obs, select_rows
+from rmt_rl.guards import Guard, check_weights
 from rmt_rl.policies.actor_critic import ActorCritic
 
 #: The policy is tried on the episodes that were held out so many times in a run.
@@ -30,11 +30,15 @@ TRIED = 256
 class RATE:
     """The policy, its optimizer, the data, and the best weights so far."""
 
+    exact = True
+
     def __init__(
-        self, policy: ActorCritic, options: config.RATE, data: Dataset, generator: torch.Generator, device: torch.device
+        self, policy: ActorCritic, options: config.RATE, data: Dataset, seed: int, device: torch.device
     ) -> None:
-        self.policy, self.options, self.data, self.generator, self.device = policy, options, data, generator, device
-        order = torch.randperm(len(data), generator=generator)
+        self.policy, self.options, self.data, self.device = policy, options, data, device
+        self.generator = rng.generator(seed, "batches")
+        self.dropout, self.guard = rng.generator(seed, "dropout", device), Guard(options.skip_nonfinite)
+        order = torch.randperm(len(data), generator=self.generator)
         held_out = min(math.ceil(options.validation * len(data)), len(data) - 1)
         self.held_out, self.learned = order[:held_out], order[held_out:]
         self.optimizer = torch.optim.AdamW(
@@ -50,22 +54,25 @@ class RATE:
             group["lr"] = schedule(o.schedule, progress) * o.learning_rate
         drawn = self.learned[torch.randint(len(self.learned), (o.batch,), generator=self.generator)]
         batch = self.data.batch(drawn, self._limit(drawn, progress), o.returns, self.device)
-        if o.detach_memory:
-            loss, accuracy, norm = self._segment_by_segment(batch)
-        else:
-            losses, right, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
-            norm = self._step(losses.mean())
-            loss, accuracy = float(losses.detach().mean()), float(right.mean())
+        with rng.as_global(self.dropout):
+            if o.detach_memory:
+                loss, accuracy, norm = self._segment_by_segment(batch)
+            else:
+                losses, right, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
+                norm = self._step(losses.mean())
+                loss, accuracy = float(losses.detach().mean()), float(right.mean())
         row = {
             "loss": loss,
             "accuracy": accuracy,
             "gradient_norm": norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **self.guard.shown(),
         }
         shown: dict[str, float | None] = {"loss": loss}
         if not batch.action.is_floating_point():  # numbers are never exactly the recorded ones
             row["accuracy"] = shown["accuracy"] = accuracy
         if len(self.held_out) and progress * CHECKS >= self._checks:
+            check_weights(self.policy)
             row |= self.check()
         return batch.first.shape[1], row, shown
 
@@ -92,6 +99,29 @@ class RATE:
             self.policy.load_state_dict(self.best)
             last |= {"validation_loss_kept": self.best_loss}
         return last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "generator": self.generator.get_state(),
+            "dropout": self.dropout.get_state(),
+            "guard": self.guard.state_dict(),
+            "checks": self._checks,
+            "best": self.best,
+            "best_loss": torch.tensor(self.best_loss, dtype=torch.float64),  # JSON has no infinity
+            "data": self.data.fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["data"] != self.data.fingerprint():
+            raise config.ConfigError("data: the episodes are not those with which the run began; put them back")
+        self.policy.load_state_dict(state["policy"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.dropout.set_state(state["dropout"])
+        self.guard.load_state_dict(state["guard"])
+        self._checks, self.best, self.best_loss = state["checks"], state["best"], float(state["best_loss"])
 
     def _limit(self, episodes: torch.Tensor, progress: float) -> int | None:
         """After how many steps the episodes of a batch are cut."""
@@ -140,8 +170,5 @@ class RATE:
         return loss / count, right / count, sum(norms) / len(norms)
 
     def _step(self, loss: torch.Tensor) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.options.max_grad_norm))
-        self.optimizer.step()
-        return norm
+        norm = guarded_step(self.optimizer, loss, self.policy, self.options.max_grad_norm, self.guard)
+        return math.nan if norm is None else float(norm)

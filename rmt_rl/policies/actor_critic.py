@@ -17,6 +17,7 @@ from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
 from rmt_rl.policies.registry import make_backbone
 from rmt_rl.policies.rmt import RMT, Attention
+from rmt_rl.rng import global_generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         if deterministic:
             action = self.head.mode(parameters)
         else:
-            action = self.head.sample(parameters, generator or _global_generator(parameters.device))
+            action = self.head.sample(parameters, generator or global_generator(parameters.device))
         return action, PolicyState(memory, action)
 
     @torch.no_grad()
@@ -156,7 +157,3 @@ def policy_spec(
         "memory": dataclasses.asdict(memory or config.Memory()),
         "returns": None if returns is None else dataclasses.asdict(returns),
     }
-
-
-def _global_generator(device: torch.device) -> torch.Generator:
-    return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]

@@ -30,7 +30,7 @@ def make(data: Dataset, policy: config.Policy | None = None, **options) -> RATE:
     env = make_from_config(TASK, 1, returns=returns)
     torch.manual_seed(0)
     network = ActorCritic(policy_spec(env, TASK, policy, returns=returns))
-    return RATE(network, algo, data, rng.generator(0, "batches"), CPU)
+    return RATE(network, algo, data, 0, CPU)
 
 
 def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:

@@ -1,0 +1,428 @@
+"""Runs that were killed, stopped or refused by the disk go on to the same bits."""
+
+import errno
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rmt_rl.algos.ppo import Online
+from rmt_rl.algos.rate import RATE
+from rmt_rl.cli import parse
+from rmt_rl.config import ConfigError
+from rmt_rl.resume import KEPT, Checkpoints
+from rmt_rl.train import train
+
+TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]
+PPO = [*TINY, "steps=1000", "checkpoint_steps=200"]
+OFFLINE = ["algo=rate", "policy.width=16", "steps=6000", "checkpoint_steps=1000", "evaluate_episodes=8", "algo.batch=8"]
+MAZE = ["env=tmaze", "env.length=8", "env.min_length=3"]
+RUNS = {
+    "rmt": [*MAZE, *PPO, "policy.cache=8", "policy.positions=rotary", "policy.dropout=0.1"],
+    "rmt mrv shift": [*MAZE, *PPO, "policy.memory_update=mrv", "policy.token_shift=true", "policy.replay=true"],
+    "gtrxl": [*MAZE, *PPO, "policy=gtrxl"],
+    "lstm": [*MAZE, *PPO, "policy=lstm"],
+    "mlp": [*MAZE, *PPO, "policy=mlp"],
+    "minigrid": ["env=minigrid-memory", *PPO],
+    "doors": ["env=minigrid-redbluedoors", "env.size=6", *PPO],
+    "trial": [*MAZE, *PPO, "memory.scope=trial", "memory.episodes=3"],
+    "bandit": ["env=bandit", *PPO],
+    "rate": ["env=tmaze-rate", "env.length=20", "env.min_length=3", *OFFLINE, "policy.dropout=0.1"],
+    "rate detached": ["env=tmaze-rate", "env.length=20", *OFFLINE, "algo.detach_memory=true", "algo.cut=varied"],
+}
+
+
+class Killed(Exception):
+    """Stands for a process that is gone."""
+
+
+def die_after(monkeypatch, updates):
+    """The next run is gone after so many updates."""
+    for learner in (Online, RATE):
+        learn, left = learner.learn, itertools.count(updates, -1)
+
+        def dying(self, progress, learn=learn, left=left):
+            if next(left) <= 0:
+                raise Killed
+            return learn(self, progress)
+
+        monkeypatch.setattr(learner, "learn", dying)
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    newest = [max((run / "checkpoints").iterdir(), key=lambda p: int(p.name[5:])) for run in (left, right)]
+    assert newest[0].name == newest[1].name
+    assert (newest[0] / "state.safetensors").read_bytes() == (newest[1] / "state.safetensors").read_bytes()
+    assert metrics(left) == metrics(right)
+    for file in ("policy/model.safetensors", "policy/config.json"):
+        assert (left / file).read_bytes() == (right / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_died_goes_on_to_the_same_bits(name, tmp_path, monkeypatch) -> None:
+    """Twice: between two checkpoints, and again; what came after the checkpoint is done again and logged once."""
+    train(parse([*RUNS[name], "run=whole"]), tmp_path)
+    run = parse([*RUNS[name], "run=killed"])
+    for updates in (4, 2):
+        with monkeypatch.context() as patch:
+            die_after(patch, updates)
+            with pytest.raises(Killed):
+                train(run, tmp_path)
+        torch.manual_seed(updates)  # nothing comes from the streams of the process
+        run = parse([f"resume={tmp_path / 'killed'}"])
+    train(run, tmp_path)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_saving_more_often_changes_nothing(tmp_path) -> None:
+    train(parse([*RUNS["rmt"], "run=often"]), tmp_path)
+    train(parse([*MAZE, *TINY, "steps=1000", *RUNS["rmt"][-3:], "checkpoint_steps=null", "run=never"]), tmp_path)
+    assert metrics(tmp_path / "often") == metrics(tmp_path / "never")
+
+
+def test_an_environment_that_hides_its_state_begins_anew_and_says_so(tmp_path, monkeypatch, capsys) -> None:
+    with monkeypatch.context() as patch:
+        die_after(patch, 4)
+        with pytest.raises(Killed):
+            train(parse(["env=gym", *PPO, "run=a"]), tmp_path)
+    manifest = json.loads((tmp_path / "a/checkpoints/step-288/manifest.json").read_text())
+    assert manifest["resume"] == "from_reset"
+    capsys.readouterr()
+    train(parse([f"resume={tmp_path / 'a'}"]), tmp_path)
+    assert "(resume: from_reset)" in capsys.readouterr().out
+    assert [row["steps"] for row in metrics(tmp_path / "a")] == list(range(96, 1057, 96))
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A run that died at step 768, with its checkpoints at 672 and 480."""
+    with monkeypatch.context() as patch:
+        die_after(patch, 8)
+        with pytest.raises(Killed):
+            train(parse([*RUNS["mlp"], "run=a"]), tmp_path)
+    return tmp_path / "a"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(stopped, capsys) -> None:
+    before = stopped.with_name("whole")
+    train(parse([*RUNS["mlp"], "run=whole"]), stopped.parent)
+    assert sorted(os.listdir(stopped / "checkpoints")) == ["step-480", "step-672"]
+    file = stopped / "checkpoints/step-672/state.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    capsys.readouterr()
+    train(parse([f"resume={stopped}"]), stopped.parent)
+    out = capsys.readouterr().out
+    assert "not used: checkpoints/step-672: state.safetensors is not what was written (sha256)" in out
+    assert "going on from checkpoints/step-480" in out
+    assert_same_run(before, stopped)
+
+
+def test_with_nothing_whole_left_it_stops_and_names_all(stopped) -> None:
+    for step in (480, 672):
+        (stopped / f"checkpoints/step-{step}/manifest.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"nothing whole to go on from: .*step-672: manifest.json is missing; .*step-480"
+    ):
+        train(parse([f"resume={stopped}"]))
+    shutil.rmtree(stopped / "checkpoints")
+    with pytest.raises(ConfigError, match="no checkpoints/step-<N> in it"):
+        train(parse([f"resume={stopped}"]))
+
+
+def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"seed=1: a run is resumed as it was configured"):
+        parse([f"resume={stopped}", "seed=1"])
+    with pytest.raises(ConfigError, match=r"no config.yaml in it; expected the folder of a run"):
+        parse([f"resume={tmp_path / 'nowhere'}"])
+    owner = Checkpoints(stopped)
+    with pytest.raises(ConfigError, match="another process is training there"):
+        train(parse([f"resume={stopped}"]))
+    owner.close()
+    text = (stopped / "config.yaml").read_text()
+    (stopped / "config.yaml").write_text(text.replace("width: 16", "width: 24"))
+    with pytest.raises(ConfigError, match="does not fit this version of rmt_rl or the run's"):
+        train(parse([f"resume={stopped}"]))
+    (stopped / "config.yaml").write_text(text)
+    train(parse([f"resume={stopped}"]))
+    with pytest.raises(ConfigError, match="the run is finished; init="):
+        train(parse([f"resume={stopped}"]))
+
+
+def test_other_data_are_refused(tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        die_after(patch, 4)
+        with pytest.raises(Killed):
+            train(parse([*RUNS["rate"], "run=a"]), tmp_path)
+    text = (tmp_path / "a/config.yaml").read_text()
+    (tmp_path / "a/config.yaml").write_text(
+        text.replace("seed: 0", "seed: 1")
+    )  # of which the oracle's episodes are drawn
+    with pytest.raises(ConfigError, match="the episodes are not those with which the run began"):
+        train(parse([f"resume={tmp_path / 'a'}"]))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, capsys) -> None:
+    write, calls = os.write, itertools.count()
+
+    def full(file, data):
+        if next(calls) > 3:  # three files of the first one are written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        train(parse([*RUNS["mlp"], "run=a"]), tmp_path)
+    assert (
+        "checkpoints/step-288 was not written: No space left on device; the run goes on without it"
+        in capsys.readouterr().out
+    )
+    assert os.listdir(tmp_path / "a/checkpoints") == ["step-0"]
+    assert Checkpoints(tmp_path / "a").newest()[0] == 0
+
+
+# --------------------------------------------------------------------------------------------- one checkpoint, in detail
+
+
+def small(value: float) -> dict:
+    return {
+        "weights": torch.full((5,), value),
+        "nested": [{"bits": torch.arange(3, dtype=torch.uint8)}, value, None, "x"],
+    }
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Checkpoints 1 and 2 of a run."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, small(step), {})
+    yield checkpoints
+    checkpoints.close()
+
+
+def test_what_is_read_is_what_was_written(two) -> None:
+    steps, tree, manifest, wrong = two.newest()
+    assert (steps, manifest["steps"], wrong) == (2, 2, [])
+    assert torch.equal(tree["weights"], torch.full((5,), 2.0))
+    assert torch.equal(tree["nested"][0]["bits"], torch.arange(3, dtype=torch.uint8))
+    assert tree["nested"][1:] == [2.0, None, "x"]
+
+
+def test_only_the_newest_stay_and_only_exact_names_count(two) -> None:
+    two.save(3, small(3), {})
+    assert two.steps() == [2, 3] and KEPT == 2
+    for name in ("step-4.tmp", "step-", "step-05", "step-6 ", "xstep-7", ".new-8"):
+        (two.folder / name).mkdir()
+    assert two.steps() == [2, 3] and two.newest()[0] == 3
+
+
+FILES = ("manifest.json", "state.json", "state.safetensors")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_bit_that_flips_is_noticed(two, file) -> None:
+    path = two.folder / "step-2" / file
+    whole = path.read_bytes()
+    bits = 8 * len(whole)
+    for bit in range(0, bits, 1 if "RMT_RL_FAULTS" in os.environ else bits // 200):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        steps, _, _, (wrong,) = two.newest()
+        assert steps == 1 and wrong.startswith("checkpoints/step-2: ") and (file in wrong or "format" in wrong), bit
+    path.write_bytes(whole)
+    assert two.newest()[0] == 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_cut_swap_and_loss_is_noticed(two, file) -> None:
+    path = two.folder / "step-2" / file
+    whole = path.read_bytes()
+    other = (two.folder / "step-1" / file).read_bytes()
+    cuts = sorted({len(whole) * i // 20 for i in range(20)})
+    for data in [*(whole[:cut] for cut in cuts), whole + b"\n", whole + b"\0", other]:
+        path.write_bytes(data)
+        assert two.newest()[0] == 1 and file in two.newest()[3][0]
+    path.unlink()
+    assert two.newest()[3] == [f"checkpoints/step-2: {file} is missing"]
+    path.symlink_to(two.folder / "step-1" / file)
+    assert two.newest()[3] == [f"checkpoints/step-2: {file} is no file"]
+    path.unlink()
+    os.mkfifo(path)
+    assert two.newest()[3] == [f"checkpoints/step-2: {file} is no file"]
+
+
+def test_a_newer_format_says_so(two) -> None:
+    path = two.folder / "step-2" / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    assert "is of format 2, written by a newer rmt_rl; this one reads up to 1" in two.newest()[3][0]
+
+
+def test_a_manifest_that_promises_too_much_is_not_believed(two) -> None:
+    """A stranger can sign what he likes; sizes are looked at before anything is read."""
+    path = two.folder / "step-2" / "manifest.json"
+    with path.open("ab") as file:
+        file.truncate(2**33)  # sparse: takes no room
+    start = time.monotonic()
+    assert two.newest()[0] == 1 and "manifest.json has 8,589,934,592 bytes" in two.newest()[3][0]
+    assert time.monotonic() - start < 2
+
+
+CALLS = ("mkdir", "open", "write", "fsync", "close", "rename", "unlink", "rmdir", "listdir", "lstat")
+
+
+def run_in_a_child(work) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def dying_at(call: int, before: bool) -> None:
+    """This process is gone at its `call`-th system call."""
+    count = itertools.count()
+    for name in CALLS:
+        original = getattr(os, name)
+
+        def patched(*arguments, original=original, **options):
+            mine = next(count) == call
+            if mine and before:
+                os._exit(9)
+            result = original(*arguments, **options)
+            if mine:
+                os._exit(9)
+            return result
+
+        setattr(os, name, patched)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_death_at_any_system_call_of_save_loses_nothing(two, before) -> None:
+    survived = []
+    for call in itertools.count():
+
+        def save(call=call) -> None:
+            dying_at(call, before)
+            two.save(3, small(3), {})
+
+        ended = run_in_a_child(save)
+        steps, tree, _, wrong = two.newest()
+        assert wrong == [] and torch.equal(tree["weights"], torch.full((5,), float(steps)))
+        assert len(two.steps()) >= KEPT or steps == 3
+        survived.append(steps)
+        two.save(4, small(4), {})  # the next one cleans up
+        assert sorted(os.listdir(two.folder)) == sorted(f"step-{step}" for step in two.steps())
+        shutil.rmtree(two.folder)
+        for step in (1, 2):
+            two.save(step, small(step), {})
+        if ended == 0:
+            break
+    assert len(survived) > 25 and set(survived) == {2, 3}
+    assert survived == sorted(survived)  # once the new one is there, it stays
+
+
+# ------------------------------------------------------------------------------------------------ processes and signals
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "rmt_rl.train", *arguments],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def count(run: Path) -> int:
+    """Rows of metrics so far."""
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def wait_for(run: Path, lines: int, process) -> None:
+    deadline = time.monotonic() + 120
+    while count(run) < lines:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_signals_save_and_leave_with_the_codes_that_shells_expect(tmp_path) -> None:
+    options = [*MAZE, *TINY, "steps=10000000", "checkpoint_steps=null", "run=a"]
+    run = tmp_path / "runs/a"
+    process = start(*options, cwd=tmp_path)
+    wait_for(run, 1, process)
+    assert os.listdir(run / "checkpoints") == ["step-0"]
+    process.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + 60
+    while len(os.listdir(run / "checkpoints")) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert json.loads((run / "result.json").read_text())["signal"] == signal.SIGTERM
+    steps = [row["steps"] for row in metrics(run)]
+    assert Checkpoints(run).newest()[0] == steps[-1]
+
+    process = start(f"resume={run}", cwd=tmp_path)
+    wait_for(run, len(steps) + 2, process)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - begun < 5
+    assert f"going on from checkpoints/step-{steps[-1]}" in out
+    assert Checkpoints(run).newest()[0] >= steps[-1]
+    assert [row["steps"] for row in metrics(run)][: len(steps)] == steps
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_random_ends_in_the_same_bits(tmp_path) -> None:
+    """`kill -9`, in processes of their own. RMT_RL_FAULTS=50 makes it fifty runs of one to five deaths each."""
+    generator = torch.Generator().manual_seed(0)
+    options = [*RUNS["rmt"][:-3], "policy.cache=8", "policy.positions=rotary", "policy.memory_tokens=4"]
+    train(parse([*options, "run=whole"]), tmp_path / "runs")
+    (updates,) = {len(metrics(tmp_path / "runs/whole"))}
+    for number in range(int(os.environ.get("RMT_RL_FAULTS", "1"))):
+        run = tmp_path / "runs" / f"killed{number}"
+        deaths = 1 + int(torch.randint(5, (), generator=generator)) if "RMT_RL_FAULTS" in os.environ else 2
+        for _ in range(deaths):
+            begun = (run / "checkpoints/step-0").exists()
+            process = start(*([f"resume={run}"] if begun else [*options, f"run={run.name}"]), cwd=tmp_path)
+            moment = int(torch.randint(1, updates, (), generator=generator))
+            while process.poll() is None and (not run.exists() or count(run) < moment):
+                time.sleep(0.005)
+            time.sleep(0.05 * float(torch.rand((), generator=generator)))
+            process.kill()
+            process.communicate()
+        if not (run / "result.json").exists():
+            process = start(f"resume={run}", cwd=tmp_path)
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            assert re.search(r"going on from checkpoints/step-\d+", out)
+        assert_same_run(tmp_path / "runs/whole", run)
+        assert all(not name.startswith(".") for name in os.listdir(run / "checkpoints"))
