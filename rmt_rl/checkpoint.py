@@ -1,13 +1,16 @@
 """Trained policies on disk: a folder with config.json and model.safetensors, nothing in it that could run code.
 
-Written by huggingface_hub's `save_pretrained`, so that the folder can go to and come from the Hub as it is. Not for resuming
-a run: only the policy is saved.
+Written by huggingface_hub's `save_pretrained`, so that the folder can go to and come from the Hub as it is, with the sums of
+both beside them. Not for resuming a run, which is `resume.py`: only the policy is saved.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,23 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.attention import check_backend
 from rmt_rl.policies.spaces import to_json
 
+#: The files of a policy, and the one with their sums.
+PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
+
 
 def save_policy(policy: ActorCritic, folder: str | Path) -> None:
-    """Write the policy's weights and what it was built from."""
-    policy.save_pretrained(Path(folder))
+    """Write the policy's weights and what it was built from, and the sums of both; other files in `folder` stay.
+
+    Who is killed on the way leaves the files as they were, or sums that do not fit, so that `load_policy` notices.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        policy.save_pretrained(new)
+        sums = {name: _sum(Path(new) / name) for name in PARTS}
+        (Path(new) / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+        for file in sorted(Path(new).iterdir()):
+            os.replace(file, folder / file.name)
 
 
 def load_policy(path: str | Path, device: str | torch.device = "cpu", option: str = "policy") -> ActorCritic:
@@ -60,7 +76,28 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu", option: st
         raise ConfigError(
             f"{folder / 'model.safetensors'}: does not fit config.json beside it or is damaged ({_short(error)})"
         ) from error
+    _check_sums(folder)
     return policy.to(device).eval()
+
+
+def _check_sums(folder: Path) -> None:
+    """One flipped bit loads as another weight. A folder without sums, as from `push_to_hub`, is taken as it is."""
+    file = folder / SUMS
+    if not file.exists():
+        return
+    try:
+        sums = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in PARTS if sums[name] != _sum(folder / name)]
+    except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: is damaged ({_short(error)})") from error
+    if changed:
+        raise ConfigError(
+            f"{folder / changed[0]}: is not what was saved (sha256); if you changed it yourself, remove {SUMS} beside it"
+        )
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def policy_folder(path: str | Path, option: str = "policy") -> Path:

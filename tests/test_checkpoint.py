@@ -234,6 +234,37 @@ def test_a_description_that_is_none_is_refused(content, folder):
     assert str(path) in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_one_flipped_bit_is_noticed(name, folder):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content), len(content) // 20):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        assert str(path) in refusal(folder) or str(folder / "model.safetensors") in refusal(folder)
+    path.write_bytes(content)
+    load_policy(folder)
+    (folder / "sha256.json").unlink()  # as from push_to_hub
+    load_policy(folder)
+
+
+def test_a_change_by_hand_is_told_how_to_be_accepted(folder):
+    file = folder / "config.json"
+    file.write_text(file.read_text() + " ")
+    assert f"{file}: is not what was saved (sha256); if you changed it yourself, remove sha256.json" in refusal(folder)
+    (folder / "sha256.json").write_text("[]")
+    assert "sha256.json: is damaged" in refusal(folder)
+
+
+def test_saving_into_a_folder_leaves_what_else_is_there(folder):
+    (folder / "notes.txt").write_text("mine")
+    save_policy(make_policy("lstm"), folder)
+    load_policy(folder)
+    assert {path.name for path in folder.iterdir()} >= {"notes.txt", "config.json", "model.safetensors", "sha256.json"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.parametrize("other", ["rmt-gate", "lstm", "gru", "mlp"])
 def test_the_description_of_another_architecture_is_refused(other, folder, tmp_path):
     save_policy(make_policy(other), tmp_path / "other")
