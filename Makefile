@@ -9,13 +9,14 @@ STAMP  := $(VENV)/.installed
 # one thread is the fastest for networks of this size, and keeps timings comparable
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help train test lint check contract format bench clean
+.PHONY: help train test lint check contract test-faults format bench clean
 
 help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
 	@echo "make test  [ARGS='-k rmt']             all tests"
 	@echo "make check                             format, lint, types and the fast tests"
 	@echo "make contract                          300 random cases of every policy's contract; half an hour"
+	@echo "make test-faults                       50 killed runs, every bit of a checkpoint; an hour"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
 
 train: $(STAMP)
@@ -31,6 +32,9 @@ lint: $(STAMP)
 
 contract: $(STAMP)
 	RMT_RL_CASES=300 $(BIN)/python -m pytest -n 2 tests/contract/test_backbones.py
+
+test-faults: $(STAMP)
+	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2

@@ -362,8 +362,10 @@ def farewell(folder: Path, config: Train, env: TorchVectorEnv, score: Any) -> st
     if isinstance(config.algo, RATE):
         task += " algo=rate" + (f" {shlex.quote(f'data={config.data}')}" if config.data else "")
     other = "lstm" if config.policy.name == "rmt" else "rmt"
+    lines.append("next:")
+    if score is None:
+        lines.append(f"  {python} -m rmt_rl.train {shlex.quote(f'resume={folder}')}    # go on from here")
     lines += [
-        "next:",
         f"  {python} -m rmt_rl.evaluate {shlex.quote(f'policy={folder}')}",
         f"  {python} -m rmt_rl.train {task} policy={other}    # the same task with another memory",
     ]
