@@ -200,7 +200,7 @@ def test_the_state_of_a_rollout_is_the_one_before_its_first_step(policy_name):
     collector.collect(7)
     before = collector.state
     rollout, _ = collector.collect(6)
-    assert rollout.state is before
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(tensors(rollout.state), tensors(before), strict=True))
     after = memories(collector.policy, rollout)[-1]
     for ours, theirs in zip(tensors(after), tensors(collector.state), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -190,8 +190,8 @@ def test_training_leaves_the_callers_random_streams_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_one_signal_stops_after_the_update_and_saves(tmp_path, name):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_one_signal_stops_after_the_update_and_saves(tmp_path, name, code):
     process = command("train", "env=tmaze", "algo.num_envs=8", "run=stopped", cwd=tmp_path)
     metrics = tmp_path / "runs/stopped/metrics.jsonl"
     deadline = time.monotonic() + 60
@@ -199,11 +199,11 @@ def test_one_signal_stops_after_the_update_and_saves(tmp_path, name):
         time.sleep(0.05)
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
     result = json.loads((tmp_path / "runs/stopped/result.json").read_text())
     assert result["interrupted"] and result["eval"] is None
-    assert "stopped early" in out
+    assert "stopped early" in out and "rmt_rl.train resume=runs/stopped" in out
     code, _, err = run("evaluate", "policy=runs/stopped", "episodes=4", cwd=tmp_path)
     assert code == 0, err
 
