@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 
+class RunError(RuntimeError):
+    """Why a run cannot go on, in one sentence, where neither its configuration nor this package is to blame."""
+
+
 class ConfigError(ValueError):
     """A mistake of the user, told in one line: the option, the value found, what is allowed."""
 
@@ -273,6 +277,15 @@ class Gym:
     id: str = option("CartPole-v1", "an id known to gymnasium, or module:id", form=("an id without spaces", r"\S+"))
     options: dict[str, Any] = field(default_factory=dict, metadata={"help": "keyword arguments for gymnasium.make"})
     workers: str = option("sync", "sync = one process, async = one process for each row", choices=("sync", "async"))
+    deadline: float = option(
+        60.0, "seconds that the process of a row may take for a step or a reset (workers=async)", above=0, high=1e6
+    )
+    on_fault: str = option(
+        "fail",
+        "when the process of a row dies, hangs or errs (workers=async): fail = the run ends and says which; restart = that"
+        " row's episode counts as truncated and a new process begins another",
+        choices=("fail", "restart"),
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- policies

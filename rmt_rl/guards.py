@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from rmt_rl.config import RunError
 from rmt_rl.data import Obs
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(RunError):
     """A NaN or an infinity where a number is needed; the message says where it was first seen."""
 
 

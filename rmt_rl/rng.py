@@ -39,8 +39,12 @@ def _shift(z: torch.Tensor, bits: int) -> torch.Tensor:
 
 def seed(run_seed: int, name: str) -> int:
     """A seed for one use, in 0..2**31-1; different names give unrelated seeds of the same run seed."""
-    label = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little")
-    return int(counter_bits(torch.tensor([run_seed]), torch.tensor([label]))) & 0x7FFFFFFF
+    return counter_seed(run_seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little"))
+
+
+def counter_seed(seed: int, counter: int) -> int:
+    """A seed in 0..2**31-1 that follows from another one and a number."""
+    return int(counter_bits(torch.tensor([seed]), torch.tensor([counter]))) & 0x7FFFFFFF
 
 
 def generator(run_seed: int, name: str, device: str | torch.device = "cpu") -> torch.Generator:

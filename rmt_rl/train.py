@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import PPO, RATE, ConfigError, Train, as_typed, save_yaml, to_dict, validate
+from rmt_rl.config import PPO, RATE, ConfigError, RunError, Train, as_typed, save_yaml, to_dict, validate
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
         raise _taken(config.run, root / config.run)  # said before seconds go into imports
     from rmt_rl.algos.ppo import Online
     from rmt_rl.checkpoint import make_task, save_policy
+    from rmt_rl.envs.workers import EnvironmentFault
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import Metrics, Progress, check_loggers
 
@@ -87,6 +88,9 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
                 if ends or signals.asked() or passed(config.checkpoint_steps, before, steps):
                     save()
             chosen = learner.finish()
+    except EnvironmentFault:
+        save()  # the weights and all else but the episodes that were running, which nobody has any more
+        raise
     finally:
         progress.close()  # gives the terminal its cursor back
         metrics.close()
@@ -425,7 +429,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ArithmeticError as error:
+    except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from gymnasium.vector import AutoresetMode
 from rmt_rl.config import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.translate import Arrays, Translation, action_space
+from rmt_rl.envs.workers import ProcessVectorEnv
 
 #: (beginnings of ids, the module that registers them, how it is installed)
 PACKAGES = (
@@ -45,7 +46,8 @@ class GymAdapter(TorchVectorEnv):
         clipped to the bounds before they reach the environment.
     `single_observation_space` and `single_action_space` are these translated spaces.
     `options` are keyword arguments for `gymnasium.make`, max_episode_steps and render_mode among them.
-    `workers`: "sync" steps the rows one after another, "async" gives every row a process of its own.
+    `workers`: "sync" steps the rows one after another, "async" gives every row a process of its own, for which `deadline` and
+        `on_fault` hold (`ProcessVectorEnv`).
     `info["success"]` exists at steps where a row that ended reports "is_success" or "success" in its last info.
     """
 
@@ -59,12 +61,14 @@ class GymAdapter(TorchVectorEnv):
         id: str,
         options: dict[str, Any] | None = None,
         workers: Literal["sync", "async"] = "sync",
+        deadline: float = 60.0,
+        on_fault: Literal["fail", "restart"] = "fail",
     ) -> None:
         if num_envs < 1:  # said before gymnasium stumbles over it
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
-        self._env = _make(id, num_envs, dict(options or {}), workers)
+        self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
         left_out = self._env.get_attr("left_out")[0]
         if left_out:
@@ -138,10 +142,9 @@ class GymAdapter(TorchVectorEnv):
 class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     """One environment with translated spaces; of its info nothing is left but {"success": bool}, where it reports one.
 
-    Translated before gymnasium batches the rows, for three reasons. gymnasium looks at the last observation of an
+    Translated before gymnasium batches the rows, for two reasons. gymnasium looks at the last observation of an
     episode only after it has reset the environment: one that reuses its observation array has overwritten it by then,
-    so every observation is copied here. Infos whose shapes differ between rows make gymnasium fail. And with
-    workers="async", shared memory holds no custom spaces such as MiniGrid's mission.
+    so every observation is copied here. And infos whose shapes differ between rows make gymnasium fail.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -196,18 +199,23 @@ def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
     return batch
 
 
-def _make(id: str, num_envs: int, options: dict[str, Any], workers: str) -> Any:
-    # a SyncVectorEnv or an AsyncVectorEnv: both have get_attr and take lists of seeds, which VectorEnv does not promise
+def _make(
+    id: str, num_envs: int, options: dict[str, Any], workers: str, deadline: float, on_fault: Literal["fail", "restart"]
+) -> Any:
     if id.count(":") > 1:  # gymnasium would fail to unpack it
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
     name = id.split(":")[-1]
     if name not in gymnasium.registry:
         register_package(id, name)
     try:
+        if workers == "async":
+            # the spec, which a process that is not forked can take with it; the id may not be known there
+            found = gymnasium.spec(id)
+            return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **options)), num_envs, deadline, on_fault)
         return gymnasium.make_vec(
             id,
             num_envs,
-            vectorization_mode=workers,
+            vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             wrappers=[_Row],
             **options,

@@ -24,7 +24,7 @@ from rmt_rl.train import train
 
 TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]
 PPO = [*TINY, "steps=1000", "checkpoint_steps=200"]
-OFFLINE = ["algo=rate", "policy.width=16", "steps=6000", "checkpoint_steps=1000", "evaluate_episodes=8", "algo.batch=8"]
+OFFLINE = ["algo=rate", "policy.width=16", "steps=2500", "checkpoint_steps=150", "evaluate_episodes=8", "algo.batch=8"]
 MAZE = ["env=tmaze", "env.length=8", "env.min_length=3"]
 RUNS = {
     "rmt": [*MAZE, *PPO, "policy.cache=8", "policy.positions=rotary", "policy.dropout=0.1"],

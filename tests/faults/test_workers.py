@@ -1,0 +1,223 @@
+"""A row's process that dies, hangs or lies is named within its deadline; started again, the other rows notice nothing."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from rmt_rl import train
+from rmt_rl.envs.registry import make_env
+from rmt_rl.envs.workers import EnvironmentFault
+
+ROWS, DEADLINE, BAD_ROW, BAD_STEP = 4, 2.0, 2, 5
+
+
+class Zoo(gymnasium.Env):
+    """A walk of 9 steps whose numbers come from its seed. In the row with seed 102 the fifth step goes wrong."""
+
+    observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, fault="none", forever=False):
+        self.fault, self.forever = fault, forever
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.bad = seed == 100 + BAD_ROW or (self.forever and getattr(self, "bad", seed is None or seed > 1000))
+        self.t = 0
+        if self.bad and self.forever and seed != 100 + BAD_ROW:
+            os._exit(7)
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        if self.bad and self.t == BAD_STEP and self.fault != "none":
+            back = getattr(self, self.fault)()
+            if back is not None:
+                return back
+        obs = self.np_random.normal(size=3).astype(np.float32) + action
+        return obs, float(self.t), self.t == 9, False, {"success": self.t == 9}
+
+    def killed(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def exits(self):
+        os._exit(3)
+
+    def stopped(self):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def loops(self):
+        while True:
+            pass
+
+    def raises(self):
+        raise ArithmeticError("a wall was hit")
+
+    def shape(self):
+        return np.zeros(4, np.float32), 0.0, False, False, {}
+
+    def reward(self):
+        return np.zeros(3, np.float32), object(), False, False, {}
+
+    def nothing(self):
+        return (None,)
+
+    def memory(self):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+        np.ones(2**31, np.float64)
+
+
+gymnasium.register("rmt-zoo/Zoo-v0", entry_point=Zoo, disable_env_checker=True)
+
+FAULTS = {
+    "killed": "was ended by SIGKILL",
+    "exits": "ended with exit code 3",
+    "stopped": "gave no answer within 2 s",
+    "loops": "gave no answer within 2 s",
+    "raises": "raised ArithmeticError: a wall was hit",
+    "shape": r"gave an observation of shape \(4,\) and type float32; its space has \(3,\) and float32",
+    "reward": "raised TypeError: float",
+    "nothing": "raised ConfigError: Zoo: step returned 1 values",
+    "memory": "raised .*MemoryError",
+}
+
+
+def zoo(fault, on_fault="fail", **options):
+    return make_env(
+        "gym",
+        ROWS,
+        id="rmt-zoo/Zoo-v0",
+        options={"fault": fault, **options},
+        workers="async",
+        deadline=DEADLINE,
+        on_fault=on_fault,
+    )
+
+
+def play(env, steps):
+    """Everything that came back, one list a step."""
+    obs, _ = env.reset(seed=100)
+    record = [[obs]]
+    for t in range(steps):
+        obs, reward, terminated, truncated, info = env.step(torch.arange(ROWS) % 2 * (t % 2))
+        success = info.get("success", torch.zeros(ROWS, dtype=torch.bool))
+        record.append([obs, reward, terminated, truncated, info["final_obs"], success])
+    return record
+
+
+def ours():
+    return [child for child in multiprocessing.active_children() if child.name.startswith("rmt_rl row")]
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    """What a test that fails leaves is not the next one's."""
+    yield
+    for child in ours():
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_row_step_seed_action_and_cause_within_the_deadline(fault) -> None:
+    env = zoo(fault)
+    env.reset(seed=100)
+    for t in range(BAD_STEP - 1):
+        env.step(torch.full((ROWS,), t % 2))
+    begun = time.monotonic()
+    expected = rf"^row {BAD_ROW} {FAULTS[fault]}.* at step {BAD_STEP} since it was reset with seed 102, last action 1$"
+    with pytest.raises(EnvironmentFault, match=expected):
+        env.step(torch.ones(ROWS, dtype=torch.int64))
+    assert time.monotonic() - begun < DEADLINE + 1
+    assert not ours()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_restarted_row_is_truncated_and_the_others_notice_nothing(fault) -> None:
+    env, undisturbed = zoo(fault, "restart"), zoo("none")
+    found, expected = play(env, 14), play(undisturbed, 14)
+    others = [row for row in range(ROWS) if row != BAD_ROW]
+    for ours_, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(a[others], b[others]) for a, b in zip(ours_, theirs, strict=True))
+    obs, reward, terminated, truncated, final, success = (part[BAD_ROW] for part in found[BAD_STEP])
+    assert (float(reward), bool(terminated), bool(truncated), bool(success)) == (0.0, False, True, False)
+    assert torch.equal(final, found[BAD_STEP - 1][0][BAD_ROW])  # the last that it showed
+    assert not torch.equal(obs, final)
+    # the new episode has its nine steps
+    assert [bool(step[2][BAD_ROW]) for step in found[1:]] == [False] * (BAD_STEP + 8) + [True]
+    again = zoo(fault, "restart")
+    assert all(torch.equal(a[BAD_ROW], b[BAD_ROW]) for a, b in zip(found[-1], play(again, 14)[-1], strict=True))
+    for each in (env, undisturbed, again):
+        each.close()
+    assert not ours()
+
+
+def test_a_row_that_never_comes_back_ends_the_run() -> None:
+    env = zoo("killed", "restart", forever=True)
+    env.reset(seed=100)
+    with pytest.raises(
+        EnvironmentFault, match=r"^row 2 ended with exit code 7 when it was reset with seed \d+, 6 times in a row$"
+    ):
+        for _ in range(BAD_STEP):
+            env.step(torch.zeros(ROWS, dtype=torch.int64))
+    assert not ours()
+
+
+def test_processes_end_when_their_parent_is_killed() -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        env = zoo("none")
+        env.reset(seed=0)
+        os.write(write, " ".join(str(p.pid) for p in ours()).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    pids = [int(pid) for pid in os.read(read, 1000).split()]
+    os.close(read), os.close(write)
+    assert len(pids) == ROWS
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"  # nobody has looked at its exit code yet
+    except FileNotFoundError:
+        return False
+
+
+def test_the_train_command_says_it_in_one_line_and_can_go_on(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["env=gym", "env.id=rmt-zoo/Zoo-v0", "env.workers=async", "algo.num_envs=4", "algo.rollout=8", "steps=96"]
+    options += ["policy.width=16", "evaluate_episodes=4", "run=a", "checkpoint_steps=null"]
+    step, count = Zoo.step, [0]
+
+    def sometimes(self, action):
+        count[0] += 1
+        if count[0] == 12:  # in the second rollout of some row's process
+            os._exit(3)
+        return step(self, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Zoo, "step", sometimes)
+        assert train.main(options) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: row 0 ended with exit code 3 at step 12 since it was reset with seed \d+, last action [01]\n", err
+    )
+    assert sorted(path.name for path in (tmp_path / "runs/a/checkpoints").iterdir()) == ["step-0", "step-32"]
+    assert not ours()
+    assert train.main([f"resume={tmp_path / 'runs/a'}"]) == 0
+    assert "(resume: from_reset)" in capsys.readouterr().out
