@@ -103,7 +103,7 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; without the environment's state in it all rows begin new episodes."""
         self.generator.set_state(state["generator"])
-        self.steps = state["steps"]
+        self.steps = int(state["steps"])
         if state["env"] is None:
             return self._begin(rng.seed(self.seed, f"resumed after {self.steps} steps"))
         self.env.load_state_dict(state["env"])

@@ -204,10 +204,16 @@ class Saved:
             raise ConfigError(f"resume={folder}: the run is finished; init={folder} begins another with its weights")
         steps, tree, manifest, wrong = checkpoints.newest()
         try:
-            spent = tree["metrics"], float(tree["wall_s"]), float(tree["cpu_s"])
-            return Saved(checkpoints, steps, tree, manifest, tuple(wrong), *spent)
+            metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
         except (KeyError, TypeError, ValueError) as error:
             raise _other_form(checkpoints, steps, error) from error
+        file = folder / "metrics.jsonl"
+        found = file.stat().st_size if file.exists() else 0
+        if not 0 <= metrics <= found:
+            raise ConfigError(
+                f"{file}: has {found:,} bytes, and had {metrics:,} at checkpoints/step-{steps}; put it back"
+            )
+        return Saved(checkpoints, steps, tree, manifest, tuple(wrong), metrics, wall_s, cpu_s)
 
     def put_back(self, learner: Any) -> None:
         """Give `learner` what it had; raises ConfigError where it does not fit."""

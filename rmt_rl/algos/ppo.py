@@ -148,7 +148,7 @@ class Online:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ppo.policy.load_state_dict(state["policy"])
         load_optimizer_state(self.ppo.optimizer, state["optimizer"])
-        self.ppo.updates = state["updates"]
+        self.ppo.updates = int(state["updates"])
         self.ppo.guard.load_state_dict(state["guard"])
         self.collector.load_state_dict(state["collector"])
         self.shuffle.set_state(state["shuffle"])

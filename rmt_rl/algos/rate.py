@@ -121,7 +121,7 @@ class RATE:
         self.generator.set_state(state["generator"])
         self.dropout.set_state(state["dropout"])
         self.guard.load_state_dict(state["guard"])
-        self._checks, self.best, self.best_loss = state["checks"], state["best"], float(state["best_loss"])
+        self._checks, self.best, self.best_loss = int(state["checks"]), state["best"], float(state["best_loss"])
 
     def _limit(self, episodes: torch.Tensor, progress: float) -> int | None:
         """After how many steps the episodes of a batch are cut."""

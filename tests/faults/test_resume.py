@@ -19,8 +19,8 @@ from rmt_rl.algos.ppo import Online
 from rmt_rl.algos.rate import RATE
 from rmt_rl.cli import parse
 from rmt_rl.config import ConfigError
-from rmt_rl.resume import KEPT, Checkpoints
-from rmt_rl.train import train
+from rmt_rl.resume import KEPT, Checkpoints, _dump, _pack, _signed, _sum, _unpack
+from rmt_rl.train import begin, train
 
 TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]
 PPO = [*TINY, "steps=1000", "checkpoint_steps=200"]
@@ -86,6 +86,23 @@ def test_a_run_that_died_goes_on_to_the_same_bits(name, tmp_path, monkeypatch) -
         run = parse([f"resume={tmp_path / 'killed'}"])
     train(run, tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("name", ["rmt", "lstm", "rate"])
+def test_what_is_put_back_is_what_was_taken(name) -> None:
+    def learner():
+        run, env, policy, data = begin(parse(RUNS[name]), torch.device("cpu"))
+        return Online(run, env, policy) if data is None else RATE(policy, run.algo, data, run.seed, torch.device("cpu"))
+
+    one, other = learner(), learner()
+    for _ in range(3):
+        one.learn(0.5)
+    text, tensors = _pack(one.state_dict())
+    other.load_state_dict(_unpack(json.loads(text), tensors))
+    again, found = _pack(other.state_dict())
+    assert text == again and tensors.keys() == found.keys()
+    assert all(torch.equal(tensors[key], found[key]) for key in tensors)
+    assert [o.learn(0.5)[1] for o in (one,)] == [o.learn(0.5)[1] for o in (other,)]
 
 
 def test_saving_more_often_changes_nothing(tmp_path) -> None:
@@ -159,6 +176,13 @@ def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> No
     with pytest.raises(ConfigError, match="does not fit this version of rmt_rl or the run's"):
         train(parse([f"resume={stopped}"]))
     (stopped / "config.yaml").write_text(text)
+    rows = (stopped / "metrics.jsonl").read_bytes()
+    (stopped / "metrics.jsonl").write_bytes(rows[:100])
+    with pytest.raises(
+        ConfigError, match=r"metrics.jsonl: has 100 bytes, and had [\d,]+ at checkpoints/step-672; put it back"
+    ):
+        train(parse([f"resume={stopped}"]))
+    (stopped / "metrics.jsonl").write_bytes(rows)
     train(parse([f"resume={stopped}"]))
     with pytest.raises(ConfigError, match="the run is finished; init="):
         train(parse([f"resume={stopped}"]))
@@ -282,6 +306,75 @@ def test_a_manifest_that_promises_too_much_is_not_believed(two) -> None:
     start = time.monotonic()
     assert two.newest()[0] == 1 and "manifest.json has 8,589,934,592 bytes" in two.newest()[3][0]
     assert time.monotonic() - start < 2
+
+
+def forge(place: Path, name: str, data: bytes) -> None:
+    """What a stranger can do: another file, with a manifest that fits it."""
+    (place / name).write_bytes(data)
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(data), "sha256": _sum(data)}
+    (place / "manifest.json").write_bytes(_dump(_signed(manifest)))
+
+
+def header(text: str) -> bytes:
+    """A safetensors file with this header and 16 bytes of numbers."""
+    return len(text).to_bytes(8, "little") + text.encode() + bytes(16)
+
+
+ENTRY = '"/weights":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}'
+HOSTILE = {
+    "state.json": [
+        b"",
+        b"[" * 10**6,
+        b"\xff",
+        b'{"a": {"<tensor>": "/nowhere"}}',
+        b'{"a": {"<tensor>": {}}}',
+        b"\x80\x04.",
+    ],
+    "state.safetensors": [
+        b"",
+        (10**12).to_bytes(8, "little"),
+        header("{" + ENTRY.replace("[4]", "[9223372036854775807,9]") + "}"),
+        header("{" + ENTRY.replace("[0,16]", "[16,0]") + "}"),
+        header("{" + ENTRY.replace("[0,16]", "[0,17]") + "}"),
+        header("{" + ENTRY.replace("F32", "PICKLE") + "}"),
+        header("{" + ENTRY + "," + ENTRY.replace("weights", "other") + "}"),
+        header(" " * 120_000_000),
+        b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.",
+    ],
+}
+
+
+@pytest.mark.parametrize("file", HOSTILE)
+def test_a_signed_lie_is_refused_quickly_and_runs_nothing(two, file, tmp_path) -> None:
+    for data in HOSTILE[file]:
+        forge(two.folder / "step-2", file, data)
+        start = time.monotonic()
+        steps, _, _, (wrong,) = two.newest()
+        assert steps == 1 and "cannot be read" in wrong, data[:60]
+        assert time.monotonic() - start < 2
+    assert not (tmp_path / "hacked").exists() and not Path("hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ('"updates": ', '"updates": "many", "x": '),
+        ('"episodes": ', '"episodes": 3, "x": '),
+        ('"env": {', '"env": 3, "x": {'),
+        ('"policy": {', '"policy": {}, "x": {'),
+        ('"first": ', '"first": {"<tensor>": "/learner/collector/episode_length"}, "x": '),
+        ('"generator": ', '"generator": {"<tensor>": "/learner/collector/first"}, "x": '),
+        ('"metrics": ', '"metrics": "all", "x": '),
+    ],
+)
+def test_a_signed_checkpoint_of_another_form_ends_in_one_sentence(stopped, text, instead) -> None:
+    place = stopped / "checkpoints/step-672"
+    content = (place / "state.json").read_text()
+    assert text in content
+    forge(place, "state.json", content.replace(text, instead, 1).encode())
+    with pytest.raises(ConfigError, match=r"does not fit this version of rmt_rl or the run's config.yaml"):
+        train(parse([f"resume={stopped}"]))
 
 
 CALLS = ("mkdir", "open", "write", "fsync", "close", "rename", "unlink", "rmdir", "listdir", "lstat")
