@@ -8,7 +8,6 @@ bit for bit as if nothing had happened. Only for `GymAdapter`, whose translated 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from rmt_rl.rng import counter_seed
 
 #: A row that fails so often without a step in between is not started again.
 RESTARTS = 5
-#: Seconds after which a process looks whether its parent still lives.
-PARENT_CHECK = 1.0
+#: Seconds that a process may take to start and to make its environment: the first one imports torch for all.
+START = 120.0
 
 
 class EnvironmentFault(RunError):
@@ -35,7 +34,7 @@ class EnvironmentFault(RunError):
 class ProcessVectorEnv:
     """`rows` processes in lockstep with SAME_STEP autoreset; what `GymAdapter` needs of a `gymnasium.vector.VectorEnv`.
 
-    deadline: seconds that a row may take for a step or a reset, its process's start included.
+    deadline: seconds that a row may take for a step or a reset; its process may take START to start.
     on_fault: fail = raise EnvironmentFault; restart = that row's episode counts as truncated, with the last observation that it
         gave and no reward, and a new process begins another one, with a seed made of the row's and the number of restarts.
     """
@@ -54,11 +53,19 @@ class ProcessVectorEnv:
         self.observation_space = batch_space(self.single_observation_space, rows)
         template.close()
         self._make, self._deadline, self._on_fault = CloudpickleWrapper(make), deadline, on_fault
-        self._context = multiprocessing.get_context()
+        # never forked from this process: what its threads hold at that moment (autograd's, HDF5's) would be held for ever
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            self._context: Any = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(["rmt_rl.envs.gym_adapter"])
+        else:
+            self._context = multiprocessing.get_context("spawn")
         self._rows = [_Row(row) for row in range(rows)]
         try:
             for row in self._rows:
                 self._start(row)
+            for row, answer in zip(self._rows, self._gather(self._rows, START), strict=True):
+                if isinstance(answer, _Fault):
+                    self._fail(row, answer)
         except BaseException:
             self.close()
             raise
@@ -118,7 +125,7 @@ class ProcessVectorEnv:
     def _start(self, row: _Row) -> None:
         row.pipe, theirs = self._context.Pipe()
         row.process = self._context.Process(
-            target=_work, args=(theirs, self._make, os.getpid()), name=f"rmt_rl row {row.number}", daemon=True
+            target=_work, args=(theirs, self._make), name=f"rmt_rl row {row.number}", daemon=True
         )
         row.process.start()
         theirs.close()
@@ -126,20 +133,21 @@ class ProcessVectorEnv:
     def _ask(self, requests: list[tuple[str, Any]], rows: list[_Row] | None = None) -> list[Any]:
         """The answers of the rows (None = all), or the _Fault of a row that gave none in time."""
         rows = self._rows if rows is None else rows
-        answers: dict[int, Any] = {}
         for row, request in zip(rows, requests, strict=True):
             try:
                 row.pipe.send(request)
-            except OSError:  # it died before
-                answers[row.number] = _Fault(row.ended())
-        end = time.monotonic() + self._deadline
+            except OSError:  # it died before, which shows when it is asked for its answer
+                continue
+        return self._gather(rows, self._deadline)
+
+    def _gather(self, rows: list[_Row], deadline: float) -> list[Any]:
+        answers: dict[int, Any] = {}
+        end = time.monotonic() + deadline
         while waiting := {row.pipe: row for row in rows if row.number not in answers}:
             ready = [pipe for pipe in wait(list(waiting), timeout=max(0.0, end - time.monotonic())) if pipe in waiting]
             for pipe in ready or waiting:
                 row = waiting[pipe]
-                answers[row.number] = (
-                    self._answer(row) if ready else _Fault(f"gave no answer within {self._deadline:g} s")
-                )
+                answers[row.number] = self._answer(row) if ready else _Fault(f"gave no answer within {deadline:g} s")
         return [answers[row.number] for row in rows]
 
     def _answer(self, row: _Row) -> Any:
@@ -165,7 +173,9 @@ class ProcessVectorEnv:
             self._start(row)
             row.seed = None if row.seed is None else counter_seed(row.seed, row.restarts)
             row.action, row.steps = None, 0
-            (answer,) = self._ask([("reset", (row.seed, None))], [row])
+            (answer,) = self._gather([row], START)
+            if not isinstance(answer, _Fault):
+                (answer,) = self._ask([("reset", (row.seed, None))], [row])
             if not isinstance(answer, _Fault):
                 return answer
             fault = answer
@@ -228,17 +238,15 @@ def _misfit(obs: Any, space: gymnasium.Space[Any]) -> str | None:
     return None
 
 
-def _work(pipe: Connection, make: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> None:
-    """What the process of a row does until it is ended."""
+def _work(pipe: Connection, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
+    """What the process of a row does until its pipe is closed, by its parent or by its parent's end."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent saves, and then ends this one
     try:
         env = make()
+        pipe.send(("ready", None))
         while True:
-            while not pipe.poll(PARENT_CHECK):
-                if os.getppid() != parent:
-                    return
             request, argument = pipe.recv()
             if request == "step":
                 obs, reward, terminated, truncated, info = env.step(argument)
@@ -250,7 +258,7 @@ def _work(pipe: Connection, make: Callable[[], gymnasium.Env[Any, Any]], parent:
                 pipe.send((request, env.reset(seed=argument[0], options=argument[1])[0]))
             else:
                 pipe.send((request, env.render()))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return
     except Exception as error:
         pipe.send(("error", f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"))

@@ -4,14 +4,17 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
-from rmt_rl import train
+from rmt_rl import rng, train
 from rmt_rl.envs.registry import make_env
 from rmt_rl.envs.workers import EnvironmentFault
 
@@ -24,20 +27,20 @@ class Zoo(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
-    def __init__(self, fault="none", forever=False):
-        self.fault, self.forever = fault, forever
+    def __init__(self, fault="none", forever=False, bad_seed=100 + BAD_ROW, bad_step=BAD_STEP):
+        self.fault, self.forever, self.bad_seed, self.bad_step, self.steps = fault, forever, bad_seed, bad_step, 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.bad = seed == 100 + BAD_ROW or (self.forever and getattr(self, "bad", seed is None or seed > 1000))
+        self.bad = seed == self.bad_seed or (seed is None and self.bad_seed is None)
         self.t = 0
-        if self.bad and self.forever and seed != 100 + BAD_ROW:
+        if self.forever and seed is not None and seed > 1000:  # begun again
             os._exit(7)
         return self.np_random.normal(size=3).astype(np.float32), {}
 
     def step(self, action):
-        self.t += 1
-        if self.bad and self.t == BAD_STEP and self.fault != "none":
+        self.t, self.steps = self.t + 1, self.steps + 1
+        if self.bad and self.steps == self.bad_step and self.fault != "none":
             back = getattr(self, self.fault)()
             if back is not None:
                 return back
@@ -172,17 +175,29 @@ def test_a_row_that_never_comes_back_ends_the_run() -> None:
     assert not ours()
 
 
-def test_processes_end_when_their_parent_is_killed() -> None:
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        env = zoo("none")
-        env.reset(seed=0)
-        os.write(write, " ".join(str(p.pid) for p in ours()).encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    pids = [int(pid) for pid in os.read(read, 1000).split()]
-    os.close(read), os.close(write)
+PARENT = """
+import multiprocessing, os, signal
+from test_workers import ours, zoo
+if __name__ == "__main__":
+    env = zoo("none")
+    env.reset(seed=0)
+    print(*(child.pid for child in ours()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "parent.py")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == ROWS
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
@@ -202,22 +217,16 @@ def test_the_train_command_says_it_in_one_line_and_can_go_on(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     options = ["env=gym", "env.id=rmt-zoo/Zoo-v0", "env.workers=async", "algo.num_envs=4", "algo.rollout=8", "steps=96"]
     options += ["policy.width=16", "evaluate_episodes=4", "run=a", "checkpoint_steps=null"]
-    step, count = Zoo.step, [0]
-
-    def sometimes(self, action):
-        count[0] += 1
-        if count[0] == 12:  # in the second rollout of some row's process
-            os._exit(3)
-        return step(self, action)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Zoo, "step", sometimes)
-        assert train.main(options) == 1
+    seed = rng.seed(0, "env")  # of row 0
+    # in the second rollout: its first episode goes wrong at the ninth step
+    options.append(f"env.options={{fault: exits, bad_seed: {seed}, bad_step: 9}}")
+    assert train.main(options) == 1
     err = capsys.readouterr().err
     assert re.fullmatch(
-        r"error: row 0 ended with exit code 3 at step 12 since it was reset with seed \d+, last action [01]\n", err
+        r"error: row 0 ended with exit code 3 at step 9 since it was reset with seed \d+, last action [01]\n", err
     )
     assert sorted(path.name for path in (tmp_path / "runs/a/checkpoints").iterdir()) == ["step-0", "step-32"]
     assert not ours()
+    # another seed for every row after a resume, so that it is not met again
     assert train.main([f"resume={tmp_path / 'runs/a'}"]) == 0
     assert "(resume: from_reset)" in capsys.readouterr().out
