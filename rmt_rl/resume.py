@@ -11,6 +11,7 @@ other programs too: that is `checkpoint.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -126,6 +127,96 @@ class Checkpoints:
             for name in os.listdir(self.folder):
                 if name.startswith((".new-", ".old-")):
                     shutil.rmtree(self.folder / name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """From where a run goes on: its newest checkpoint, or its beginning.
+
+    tree: None at the beginning. metrics: bytes of metrics.jsonl. wrong: what is the matter with later checkpoints.
+    """
+
+    checkpoints: Checkpoints
+    steps: int = 0
+    tree: Any = None
+    manifest: dict[str, Any] | None = None
+    wrong: tuple[str, ...] = ()
+    metrics: int | None = None
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @staticmethod
+    def nothing(folder: Path) -> Saved:
+        """A run that begins now."""
+        return Saved(Checkpoints(folder))
+
+    @staticmethod
+    def of(folder: Path) -> Saved:
+        """The newest whole checkpoint; raises ConfigError where there is none, or where nothing is left to do."""
+        checkpoints = Checkpoints(folder)
+        result = folder / "result.json"
+        if result.exists() and not read_result(result).get("interrupted"):
+            raise ConfigError(f"resume={folder}: the run is finished; init={folder} begins another with its weights")
+        steps, tree, manifest, wrong = checkpoints.newest()
+        try:
+            metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise _other_form(checkpoints, steps, error) from error
+        file = folder / "metrics.jsonl"
+        found = file.stat().st_size if file.exists() else 0
+        if not 0 <= metrics <= found:
+            raise ConfigError(
+                f"{file}: has {found:,} bytes, and had {metrics:,} at checkpoints/step-{steps}; put it back"
+            )
+        return Saved(checkpoints, steps, tree, manifest, tuple(wrong), metrics, wall_s, cpu_s)
+
+    def put_back(self, learner: Any) -> None:
+        """Give `learner` what it had; raises ConfigError where it does not fit."""
+        try:
+            learner.load_state_dict(self.tree["learner"])
+        except ConfigError:
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise _other_form(self.checkpoints, self.steps, error) from error
+
+    def told(self, about: dict[str, Any]) -> list[str]:
+        """Lines for people: where the run goes on, what was left out, and whether to the same bits."""
+        if self.manifest is None:
+            return []
+        lines = [f"not used: {wrong}" for wrong in self.wrong]
+        lines.append(f"going on from checkpoints/step-{self.steps}")
+        lines += [
+            f"{key} was {self.manifest.get(key)} and is {now}: the run goes on, but not to the same bits"
+            for key, now in about.items()
+            if self.manifest.get(key) != now
+        ]
+        if about["resume"] == "from_reset":
+            lines.append(
+                "the environment does not hand out its state: all rows begin new episodes (resume: from_reset)"
+            )
+        return lines
+
+
+def _other_form(checkpoints: Checkpoints, steps: int, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"resume={checkpoints.run}: checkpoints/step-{steps} does not fit this version of rmt_rl or the run's config.yaml"
+        f" ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    )
+
+
+def write_result(result: dict[str, Any], folder: Path) -> None:
+    """Write result.json, which is there whole or not at all."""
+    new = folder / ".result.json"
+    new.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    new.replace(folder / "result.json")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What `write_result` wrote; raises ConfigError where it is something else."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: is damaged ({type(error).__name__}); remove it to go on with the run") from error
 
 
 def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:

@@ -5,9 +5,9 @@ config -> environment (or recorded episodes) -> policy -> loop [ learn -> log ] 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
-import json
 import logging
 import os
 import shlex
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rmt_rl.algos.dataset import Dataset
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
-    from rmt_rl.resume import Checkpoints
+    from rmt_rl.resume import Saved
 
 
 def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
         raise _taken(config.run, root / config.run)  # said before seconds go into imports
     from rmt_rl.algos.ppo import Online
     from rmt_rl.checkpoint import make_task, save_policy
-    from rmt_rl.envs.workers import EnvironmentFault
     from rmt_rl.evaluate import evaluate
-    from rmt_rl.log import Metrics, Progress, check_loggers
+    from rmt_rl.log import check_loggers
+    from rmt_rl.resume import Saved, write_result
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
@@ -61,9 +61,46 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     else:
         folder = saved.checkpoints.run
         saved.put_back(learner)
-    about = {**versions(config, device), "resume": "exact" if learner.exact else "from_reset"}
-    print("\n".join([banner(config, env, policy, device, folder, data), *saved.told(about)]), flush=True)
-    metrics = Metrics(folder, to_dict(config), saved.steps, saved.metrics)
+    with contextlib.closing(saved.checkpoints):  # nobody else has the folder until all is written
+        about = {**versions(config, device), "resume": "exact" if learner.exact else "from_reset"}
+        print("\n".join([banner(config, env, policy, device, folder, data), *saved.told(about)]), flush=True)
+        try:
+            made = learn(config, learner, saved, about)
+        finally:
+            env.close()
+        save_policy(policy, folder / "policy")
+        result = {
+            "env": config.env.name,
+            "algo": config.algo.name,
+            "policy": config.policy.name,
+            "seed": config.seed,
+            **made,
+            "eval": None,
+            "floor": env.floor,
+            "ceiling": env.ceiling,
+        }
+        score = None
+        if not result["interrupted"]:
+            rows = min(config.evaluate_episodes, env.num_envs if data is None else 64)
+            fresh = make_task(policy, config.env, rows, device)
+            try:
+                score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
+                result["eval"] = score.to_json()
+            except KeyboardInterrupt:
+                result |= {"interrupted": True, "signal": int(signal.SIGINT)}
+            finally:
+                fresh.close()
+        write_result(result, folder)
+        print(farewell(folder, config, env, score), flush=True)
+    return result
+
+
+def learn(config: Train, learner: Any, saved: Saved, about: dict[str, Any]) -> dict[str, Any]:
+    """The loop, until the steps are made or a signal asks to stop; how far it came, and what that cost."""
+    from rmt_rl.envs.workers import EnvironmentFault
+    from rmt_rl.log import Metrics, Progress
+
+    metrics = Metrics(saved.checkpoints.run, to_dict(config), saved.steps, saved.metrics)
     progress = Progress(config.steps, saved.steps)
     steps, wall, cpu = saved.steps, time.monotonic() - saved.wall_s, time.process_time() - saved.cpu_s
 
@@ -94,40 +131,16 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     finally:
         progress.close()  # gives the terminal its cursor back
         metrics.close()
-        env.close()
-        saved.checkpoints.close()
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    save_policy(policy, folder / "policy")
-
-    result: dict[str, Any] = {
-        "env": config.env.name,
-        "algo": config.algo.name,
-        "policy": config.policy.name,
-        "seed": config.seed,
+    return {
         "steps": steps,
         "wall_s": round(wall, 2),
         "cpu_s": round(cpu, 2),
         "steps_per_cpu_s": round(steps / cpu, 1),
-        "eval": None,
-        "floor": env.floor,
-        "ceiling": env.ceiling,
         "interrupted": signals.stop is not None,
         "signal": signals.stop,
         **chosen,
     }
-    score = None
-    if signals.stop is None:
-        rows = min(config.evaluate_episodes, env.num_envs if data is None else 64)
-        fresh = make_task(policy, config.env, rows, device)
-        try:
-            score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
-            result["eval"] = score.to_json()
-        except KeyboardInterrupt:
-            result |= {"interrupted": True, "signal": int(signal.SIGINT)}
-        fresh.close()
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(farewell(folder, config, env, score), flush=True)
-    return result
 
 
 def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, ActorCritic, Dataset | None]:
@@ -168,85 +181,6 @@ def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, A
         check_fits(begun, env, config.env)
         policy.load_state_dict(begun.state_dict())
     return config, env, policy, data
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """From where a run goes on: its newest checkpoint, or its beginning.
-
-    tree: None at the beginning. metrics: bytes of metrics.jsonl. wrong: what is the matter with later checkpoints.
-    """
-
-    checkpoints: Checkpoints
-    steps: int = 0
-    tree: Any = None
-    manifest: dict[str, Any] | None = None
-    wrong: tuple[str, ...] = ()
-    metrics: int | None = None
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-
-    @staticmethod
-    def nothing(folder: Path) -> Saved:
-        """A run that begins now."""
-        from rmt_rl.resume import Checkpoints
-
-        return Saved(Checkpoints(folder))
-
-    @staticmethod
-    def of(folder: Path) -> Saved:
-        """The newest whole checkpoint; raises ConfigError where there is none, or where nothing is left to do."""
-        from rmt_rl.resume import Checkpoints
-
-        checkpoints = Checkpoints(folder)
-        result = folder / "result.json"
-        if result.exists() and not json.loads(result.read_text(encoding="utf-8")).get("interrupted"):
-            raise ConfigError(f"resume={folder}: the run is finished; init={folder} begins another with its weights")
-        steps, tree, manifest, wrong = checkpoints.newest()
-        try:
-            metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _other_form(checkpoints, steps, error) from error
-        file = folder / "metrics.jsonl"
-        found = file.stat().st_size if file.exists() else 0
-        if not 0 <= metrics <= found:
-            raise ConfigError(
-                f"{file}: has {found:,} bytes, and had {metrics:,} at checkpoints/step-{steps}; put it back"
-            )
-        return Saved(checkpoints, steps, tree, manifest, tuple(wrong), metrics, wall_s, cpu_s)
-
-    def put_back(self, learner: Any) -> None:
-        """Give `learner` what it had; raises ConfigError where it does not fit."""
-        try:
-            learner.load_state_dict(self.tree["learner"])
-        except ConfigError:
-            raise
-        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-            raise _other_form(self.checkpoints, self.steps, error) from error
-
-    def told(self, about: dict[str, Any]) -> list[str]:
-        """Lines for people: where the run goes on, what was left out, and whether to the same bits."""
-        if self.manifest is None:
-            return []
-        lines = [f"not used: {wrong}" for wrong in self.wrong]
-        lines.append(f"going on from checkpoints/step-{self.steps}")
-        lines += [
-            f"{key} was {self.manifest.get(key)} and is {now}: the run goes on, but not to the same bits"
-            for key, now in about.items()
-            if self.manifest.get(key) != now
-        ]
-        if about["resume"] == "from_reset":
-            lines.append(
-                "the environment does not hand out its state: all rows begin new episodes (resume: from_reset)"
-            )
-        return lines
-
-
-def _other_form(checkpoints: Checkpoints, steps: int, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"resume={checkpoints.run}: checkpoints/step-{steps} does not fit this version of rmt_rl or the run's config.yaml"
-        f" ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    )
 
 
 def versions(config: Train, device: torch.device) -> dict[str, Any]:

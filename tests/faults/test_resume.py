@@ -183,6 +183,10 @@ def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> No
     ):
         train(parse([f"resume={stopped}"]))
     (stopped / "metrics.jsonl").write_bytes(rows)
+    (stopped / "result.json").write_text("[1")
+    with pytest.raises(ConfigError, match=r"result.json: is damaged \(JSONDecodeError\); remove it to go on"):
+        train(parse([f"resume={stopped}"]))
+    (stopped / "result.json").unlink()
     train(parse([f"resume={stopped}"]))
     with pytest.raises(ConfigError, match="the run is finished; init="):
         train(parse([f"resume={stopped}"]))
