@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".new-*"):  # by somebody who was killed here
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         policy.save_pretrained(new)
         sums = {name: _sum(Path(new) / name) for name in PARTS}
@@ -85,6 +88,8 @@ def _check_sums(folder: Path) -> None:
     file = folder / SUMS
     if not file.exists():
         return
+    if not file.is_file():
+        raise ConfigError(f"{file}: is no file")
     try:
         sums = json.loads(file.read_text(encoding="utf-8"))
         changed = [name for name in PARTS if sums[name] != _sum(folder / name)]

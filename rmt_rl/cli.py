@@ -24,6 +24,7 @@ from rmt_rl.config import (
     MiniGridMemory,
     Option,
     Play,
+    RunError,
     Train,
     choose,
     did_you_mean,
@@ -321,6 +322,9 @@ def run(main: Callable[[], int]) -> int:
     try:
         status = main()
         sys.stdout.flush()
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         return 128 + 13  # as the shell says of a program that SIGPIPE ended

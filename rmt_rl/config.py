@@ -466,8 +466,8 @@ class PPO:
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
     skip_nonfinite: int = option(
         0,
-        "updates in a row that may be left out because an observation, a reward, the loss or a gradient is not finite; one more"
-        " ends the run",
+        "steps of the optimizer in a row that may be left out because the loss or a gradient is not finite (a rollout with such"
+        " an observation or reward counts as one); one more ends the run",
         low=0,
         high=10**6,
     )
@@ -512,8 +512,8 @@ class RATE:
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
     skip_nonfinite: int = option(
         0,
-        "updates in a row that may be left out because an observation, a reward, the loss or a gradient is not finite; one more"
-        " ends the run",
+        "steps of the optimizer in a row that may be left out because the loss or a gradient is not finite (a rollout with such"
+        " an observation or reward counts as one); one more ends the run",
         low=0,
         high=10**6,
     )

@@ -18,17 +18,20 @@ class NotFinite(RunError):
 
 
 class Guard:
-    """Decides what happens to an update that cannot be made: `allowed` in a row are left out, one more is an error."""
+    """Decides what happens to a step that cannot be made: `allowed` in a row are left out, one more is an error.
+
+    A step of an optimizer counts as one, and so does a rollout of which none is made.
+    """
 
     def __init__(self, allowed: int) -> None:
         self.allowed, self.in_a_row, self.skipped = allowed, 0, 0
 
     def stop_or_skip(self, what: str) -> None:
-        """Count an update that is left out because of `what`; raises NotFinite where there were too many of them."""
+        """Count a step that is left out because of `what`; raises NotFinite where there were too many of them."""
         self.in_a_row += 1
         self.skipped += 1
         if self.in_a_row > self.allowed:
-            times = f" ({self.in_a_row} updates in a row)" if self.allowed else ""
+            times = f" ({self.in_a_row} in a row)" if self.allowed else ""
             raise NotFinite(f"{what}{times}; no step was made of it, the weights are those of the step before")
 
     def passed(self) -> None:
@@ -43,6 +46,11 @@ class Guard:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.in_a_row, self.skipped = int(state["in_a_row"]), int(state["skipped"])
+
+
+def finite(x: torch.Tensor) -> torch.Tensor:
+    """x with zeros in place of what is no number."""
+    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def first_culprit(name: str, x: Obs) -> str | None:

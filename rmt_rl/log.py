@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rmt_rl.config import ConfigError
+from rmt_rl.config import ConfigError, RunError
 
 #: Seconds between two plain lines where the output is not a terminal.
 PLAIN_INTERVAL = 5.0
@@ -23,14 +23,19 @@ class Metrics:
         """begun: steps of a run that is resumed, and `length` the bytes of its metrics.jsonl then; what came later is cut off."""
         if length is not None:
             os.truncate(folder / "metrics.jsonl", length)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard = _tensorboard(folder, begun) if config["tensorboard"] else None
+        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)  # so that nothing waits for a disk that is full
+        self._tensorboard = _tensorboard(folder, None if length is None else begun) if config["tensorboard"] else None
         self._wandb = _wandb(folder, config) if config["wandb"] else None
 
     def write(self, steps: int, row: dict[str, float | None]) -> None:
         numbers = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
-        self._file.write(json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n")
-        self._file.flush()
+        line = json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            raise RunError(
+                f"{self._file.name}: cannot be written: {error.strerror}; make room, then resume the run"
+            ) from error
         if self._tensorboard is not None:
             for key, value in numbers.items():
                 self._tensorboard.add_scalar(key, value, steps)
@@ -59,11 +64,11 @@ def check_loggers(tensorboard: bool, wandb: bool) -> None:
             raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
 
 
-def _tensorboard(folder: Path, begun: int) -> Any:
+def _tensorboard(folder: Path, begun: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     # what a resumed run had shown after its checkpoint is shown no more
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=begun + 1 if begun else None)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=None if begun is None else begun + 1)
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Any:

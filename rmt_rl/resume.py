@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from rmt_rl.config import ConfigError
+from rmt_rl.config import ConfigError, Returns, RunError, part_from_dict
 
 #: Counts up when files of the old form cannot be read any more.
 FORMAT = 1
@@ -70,7 +70,7 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def save(self, steps: int, tree: Tree, about: dict[str, Any]) -> None:
-        """Write checkpoint `steps`, and remove what is older than the newest KEPT. about: for the manifest, plain values.
+        """Write checkpoint `steps`; it and the one before stay (KEPT). about: for the manifest, plain values.
 
         Raises OSError where the disk refuses; all that was there before is still there then.
         """
@@ -87,6 +87,12 @@ class Checkpoints:
             )
         )
         self._sweep()
+        if steps in self.steps():
+            try:
+                _read(self.folder / f"step-{steps}", steps)
+                return  # whole; with it out of the way for a moment, a death would leave nothing
+            except (Damaged, OSError):
+                pass  # it is made again
         place, new, old = (self.folder / name for name in (f"step-{steps}", f".new-{steps}", f".old-{steps}"))
         if not self.folder.exists():
             os.mkdir(self.folder)
@@ -103,7 +109,8 @@ class Checkpoints:
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        for surplus in self.steps()[:-KEPT]:
+        # those after this one were damaged when the run went on from one before them
+        for surplus in [s for s in self.steps() if s > steps] + [s for s in self.steps() if s <= steps][:-KEPT]:
             os.rename(self.folder / f"step-{surplus}", self.folder / f".old-{surplus}")
         self._sweep()
 
@@ -134,6 +141,7 @@ class Saved:
     """From where a run goes on: its newest checkpoint, or its beginning.
 
     tree: None at the beginning. metrics: bytes of metrics.jsonl. wrong: what is the matter with later checkpoints.
+    returns: what the policy is asked for.
     """
 
     checkpoints: Checkpoints
@@ -144,6 +152,7 @@ class Saved:
     metrics: int | None = None
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    returns: Returns | None = None
 
     @staticmethod
     def nothing(folder: Path) -> Saved:
@@ -153,28 +162,40 @@ class Saved:
     @staticmethod
     def of(folder: Path) -> Saved:
         """The newest whole checkpoint; raises ConfigError where there is none, or where nothing is left to do."""
+        for name in ("config.yaml", "metrics.jsonl", "result.json", ".result.json", "checkpoints", "policy"):
+            if (folder / name).is_symlink():
+                raise ConfigError(f"{folder / name}: is a link, which is not followed, because it would be written to")
         checkpoints = Checkpoints(folder)
+        try:
+            return Saved._of(checkpoints)
+        except BaseException:
+            checkpoints.close()
+            raise
+
+    @staticmethod
+    def _of(checkpoints: Checkpoints) -> Saved:
+        folder = checkpoints.run
         result = folder / "result.json"
-        if result.exists() and not read_result(result).get("interrupted"):
+        if result.is_file() and not read_result(result).get("interrupted"):
             raise ConfigError(f"resume={folder}: the run is finished; init={folder} begins another with its weights")
         steps, tree, manifest, wrong = checkpoints.newest()
         try:
             metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
+            returns = None if tree["returns"] is None else part_from_dict("returns", tree["returns"])
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise _other_form(checkpoints, steps, error) from error
         file = folder / "metrics.jsonl"
-        found = file.stat().st_size if file.exists() else 0
+        found = file.stat().st_size if file.is_file() else -1
         if not 0 <= metrics <= found:
-            raise ConfigError(
-                f"{file}: has {found:,} bytes, and had {metrics:,} at checkpoints/step-{steps}; put it back"
-            )
-        return Saved(checkpoints, steps, tree, manifest, tuple(wrong), metrics, wall_s, cpu_s)
+            found_text = "is missing" if found < 0 else f"has {found:,} bytes"
+            raise ConfigError(f"{file}: {found_text}, and had {metrics:,} at checkpoints/step-{steps}; put it back")
+        return Saved(checkpoints, steps, tree, manifest, tuple(wrong), metrics, wall_s, cpu_s, returns)
 
     def put_back(self, learner: Any) -> None:
         """Give `learner` what it had; raises ConfigError where it does not fit."""
         try:
             learner.load_state_dict(self.tree["learner"])
-        except ConfigError:
+        except (ConfigError, RunError):
             raise
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise _other_form(self.checkpoints, self.steps, error) from error
@@ -185,6 +206,9 @@ class Saved:
             return []
         lines = [f"not used: {wrong}" for wrong in self.wrong]
         lines.append(f"going on from checkpoints/step-{self.steps}")
+        about = dict(about)
+        if self.manifest.get("config") != about.pop("config"):
+            lines.append("config.yaml was changed: the run goes on, but not to the same bits")
         lines += [
             f"{key} was {self.manifest.get(key)} and is {now}: the run goes on, but not to the same bits"
             for key, now in about.items()
@@ -260,7 +284,12 @@ def _signed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dump(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def sum_of(path: Path) -> str:
+    """sha256 of a file."""
+    return _sum(path.read_bytes())
 
 
 def _sum(data: bytes) -> str:

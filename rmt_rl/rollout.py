@@ -12,7 +12,7 @@ import torch
 from rmt_rl import rng
 from rmt_rl.data import Obs, Rollout, detach, map_obs, map_state, select_rows, state_from_tree, state_to_tree
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.guards import NotFinite, first_culprit
+from rmt_rl.guards import NotFinite, finite, first_culprit
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 
 #: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
@@ -43,6 +43,8 @@ class Collector:
     def _begin(self, seed: int) -> None:
         rows, device = self.env.num_envs, self.env.device
         self.obs: Obs = self.env.reset(seed=seed)[0]
+        if found := first_culprit("observation", self.obs):
+            raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment gave it when it was reset")
         self.state: PolicyState = detach(self.policy.initial_state(rows))
         self.first = torch.ones(rows, dtype=torch.bool, device=device)
         self.episode_return = torch.zeros(rows, dtype=torch.float64, device=device)
@@ -62,12 +64,15 @@ class Collector:
             obs, first = self.obs, self.first
             action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)
             self.obs, reward, terminated, truncated, info = self.env.step(action)
-            if found := first_culprit("observation", self.obs) or first_culprit("reward", reward):
+            found = first_culprit("observation", self.obs) or first_culprit("reward", reward.float())
+            if not found and bool(truncated.any()):
+                found = first_culprit("last observation", info["final_obs"])
+            if found:
                 self.wrong = self.wrong or f"{found}, {self.steps + (step + 1) * len(reward):,} steps into the run"
                 if not keep_on:
                     raise NotFinite(f"{self.wrong}: the environment gave it; no step was made of it")
                 # nothing is learned from this rollout; memory and the next actions need numbers all the same
-                self.obs, reward = map_obs(torch.nan_to_num, self.obs), torch.nan_to_num(reward)
+                self.obs, reward = map_obs(finite, self.obs), finite(reward)
             self.first = terminated | truncated
             final_value = self._final_value(info, truncated)
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))

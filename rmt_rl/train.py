@@ -40,35 +40,40 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
     from rmt_rl.checkpoint import make_task, save_policy
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import check_loggers
-    from rmt_rl.resume import Saved, write_result
+    from rmt_rl.resume import Saved, sum_of, write_result
 
     check_loggers(config.tensorboard, config.wandb)
     device = choose_device(config.device)
     saved = None if config.resume is None else Saved.of(Path(config.resume))
-    config, env, policy, data = begin(config, device)
-    learner: Any
-    if data is not None:
-        from rmt_rl.algos.rate import RATE as Offline
+    with contextlib.ExitStack() as open_things:  # nobody else has the folder until all is written
+        if saved is not None:
+            open_things.callback(saved.checkpoints.close)
+        config, env, policy, data = begin(config, device, saved)
+        open_things.callback(env.close)
+        learner: Any
+        if data is not None:
+            from rmt_rl.algos.rate import RATE as Offline
 
-        learner = Offline(policy, config.algo, data, config.seed, device)
-    else:
-        learner = Online(config, env, policy)
+            learner = Offline(policy, config.algo, data, config.seed, device)
+        else:
+            learner = Online(config, env, policy)
 
-    if saved is None:
-        folder = make_run_folder(config, root)
-        save_yaml(config, folder / "config.yaml")
-        saved = Saved.nothing(folder)
-    else:
-        folder = saved.checkpoints.run
-        saved.put_back(learner)
-    with contextlib.closing(saved.checkpoints):  # nobody else has the folder until all is written
-        about = {**versions(config, device), "resume": "exact" if learner.exact else "from_reset"}
+        if saved is None:
+            folder = make_run_folder(config, root)
+            save_yaml(config, folder / "config.yaml")
+            saved = Saved.nothing(folder)
+            open_things.callback(saved.checkpoints.close)
+        else:
+            folder = saved.checkpoints.run
+            saved.put_back(learner)
+        about = {
+            **versions(config, device),
+            "config": sum_of(folder / "config.yaml"),
+            "resume": "exact" if learner.exact else "from_reset",
+        }
         print("\n".join([banner(config, env, policy, device, folder, data), *saved.told(about)]), flush=True)
-        try:
-            made = learn(config, learner, saved, about)
-        finally:
-            env.close()
-        save_policy(policy, folder / "policy")
+        made = learn(config, learner, saved, about)
+        env.close()
         result = {
             "env": config.env.name,
             "algo": config.algo.name,
@@ -80,18 +85,22 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
             "ceiling": env.ceiling,
         }
         score = None
-        if not result["interrupted"]:
-            rows = min(config.evaluate_episodes, env.num_envs if data is None else 64)
-            fresh = make_task(policy, config.env, rows, device)
-            try:
-                score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
-                result["eval"] = score.to_json()
-            except KeyboardInterrupt:
-                result |= {"interrupted": True, "signal": int(signal.SIGINT)}
-            finally:
-                fresh.close()
-        write_result(result, folder)
-        print(farewell(folder, config, env, score), flush=True)
+        try:
+            save_policy(policy, folder / "policy")
+            if not result["interrupted"]:
+                rows = min(config.evaluate_episodes, env.num_envs if data is None else 64)
+                fresh = make_task(policy, config.env, rows, device)
+                open_things.callback(fresh.close)
+                try:
+                    score = evaluate(policy, fresh, config.evaluate_episodes, config.seed)
+                    result["eval"] = score.to_json()
+                except KeyboardInterrupt:
+                    result |= {"interrupted": True, "signal": int(signal.SIGINT)}
+            write_result(result, folder)
+            text = farewell(folder, config, env, score)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror}; make room, then resume={folder}") from error
+        print(text, flush=True)
     return result
 
 
@@ -100,14 +109,15 @@ def learn(config: Train, learner: Any, saved: Saved, about: dict[str, Any]) -> d
     from rmt_rl.envs.workers import EnvironmentFault
     from rmt_rl.log import Metrics, Progress
 
+    returns = learner.policy.spec["returns"]
     metrics = Metrics(saved.checkpoints.run, to_dict(config), saved.steps, saved.metrics)
     progress = Progress(config.steps, saved.steps)
     steps, wall, cpu = saved.steps, time.monotonic() - saved.wall_s, time.process_time() - saved.cpu_s
 
     def save() -> None:
         spent = {"wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}
-        tree = {"learner": learner.state_dict(), "metrics": metrics.length(), **spent}
         try:
+            tree = {"learner": learner.state_dict(), "returns": returns, "metrics": metrics.length(), **spent}
             saved.checkpoints.save(steps, tree, about)
         except OSError as error:
             print(f"checkpoints/step-{steps} was not written: {error.strerror}; the run goes on without it", flush=True)
@@ -143,8 +153,13 @@ def learn(config: Train, learner: Any, saved: Saved, about: dict[str, Any]) -> d
     }
 
 
-def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, ActorCritic, Dataset | None]:
-    """What a run begins with: the configuration with all that was open decided, environment, policy and, for algo=rate, data."""
+def begin(
+    config: Train, device: torch.device, saved: Saved | None = None
+) -> tuple[Train, TorchVectorEnv, ActorCritic, Dataset | None]:
+    """What a run begins with: the configuration with all that was open decided, environment, policy and, for algo=rate, data.
+
+    saved: where a run goes on; what `init` brought is in it then, and `init` itself need not be there any more.
+    """
     import torch
 
     from rmt_rl import rng
@@ -155,7 +170,7 @@ def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, A
     from rmt_rl.policies.budget import fit_width
 
     begun = None
-    if config.init is not None:
+    if config.init is not None and saved is None:
         begun = load_policy(config.init, device, "init")
         if memory_config(begun) != config.memory:
             scope, expected = config.memory.scope, memory_config(begun).scope
@@ -165,12 +180,14 @@ def begin(config: Train, device: torch.device) -> tuple[Train, TorchVectorEnv, A
         config = validate(dataclasses.replace(config, policy=begun.config))
     check_backend(config.policy, device)
     returns, data = None if begun is None else returns_config(begun), None
+    if saved is not None:
+        returns = saved.returns
     if isinstance(config.algo, RATE):
         need("algo=rate", "offline", "minari", "h5py", "torchrl", "tensordict")
         from rmt_rl.algos.dataset import load
 
         data = load(config)
-        returns = data.returns(config.algo, begun is not None, returns)
+        returns = data.returns(config.algo, begun is not None, returns) if saved is None else returns
     rows = config.algo.num_envs if isinstance(config.algo, PPO) else 1
     env = make_from_config(config.env, rows, device, config.memory, returns=returns)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
@@ -363,15 +380,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0
     try:
+        if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGUSR1, lambda number, frame: None
+            )  # before and after the loop there is nothing to save
         config = parse(argv)
         prepare(config.threads)
         result = train(config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
     return 128 + result["signal"] if result["interrupted"] else 0

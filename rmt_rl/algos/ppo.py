@@ -110,7 +110,7 @@ class Online:
     """Plays, then learns from what was played: what `train` runs for algo=ppo."""
 
     def __init__(self, run: config.Train, env: TorchVectorEnv, policy: ActorCritic) -> None:
-        self.ppo = PPO(policy, run.algo)
+        self.policy, self.ppo = policy, PPO(policy, run.algo)
         acting = rng.generator(run.seed, "act", env.device)
         self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
         self.shuffle = rng.generator(run.seed, "shuffle", env.device)

@@ -61,6 +61,7 @@ class RATE:
                 losses, right, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
                 norm = self._step(losses.mean())
                 loss, accuracy = float(losses.detach().mean()), float(right.mean())
+        check_weights(self.policy)
         row = {
             "loss": loss,
             "accuracy": accuracy,
@@ -72,7 +73,6 @@ class RATE:
         if not batch.action.is_floating_point():  # numbers are never exactly the recorded ones
             row["accuracy"] = shown["accuracy"] = accuracy
         if len(self.held_out) and progress * CHECKS >= self._checks:
-            check_weights(self.policy)
             row |= self.check()
         return batch.first.shape[1], row, shown
 

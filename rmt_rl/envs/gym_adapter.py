@@ -210,7 +210,9 @@ def _make(
     try:
         if workers == "async":
             # the spec, which a process that is not forked can take with it; the id may not be known there
-            found = gymnasium.spec(id)
+            if ":" in id:
+                importlib.import_module(id.split(":")[0])
+            found = gymnasium.registry.get(name, id)
             return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **options)), num_envs, deadline, on_fault)
         return gymnasium.make_vec(
             id,

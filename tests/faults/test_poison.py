@@ -10,7 +10,7 @@ import torch
 from rmt_rl import config, train
 from rmt_rl.algos.ppo import Online
 from rmt_rl.algos.rate import RATE
-from rmt_rl.cli import parse
+from rmt_rl.cli import parse, run
 from rmt_rl.guards import NotFinite, first_culprit
 from rmt_rl.train import begin
 
@@ -20,7 +20,10 @@ BAD = [math.nan, math.inf, -math.inf]
 
 
 def learner(*options) -> Online:
-    run, env, policy, _ = begin(parse([*OPTIONS, *options]), CPU)
+    """After one update; `options` in place of OPTIONS."""
+    given = {option.partition("=")[0] for option in options}
+    usual = [option for option in OPTIONS if option.partition("=")[0] not in given]
+    run, env, policy, _ = begin(parse([*usual, *options]), CPU)
     online = Online(run, env, policy)
     online.learn(0.0)
     return online
@@ -75,6 +78,32 @@ def test_a_number_that_is_too_large_for_its_square_is_caught_in_the_loss(monkeyp
     assert all(bool(p.isfinite().all()) for p in online.ppo.policy.parameters())
 
 
+def test_a_reward_that_is_too_large_for_its_type_is_named(monkeypatch) -> None:
+    online = learner()
+    poison(online, monkeypatch, 3, reward=1e300)
+    with pytest.raises(NotFinite, match=r"^reward of row 2 is inf, 48 steps into the run"):
+        online.learn(0.0)
+
+
+def test_a_first_and_a_last_observation_are_looked_at(monkeypatch) -> None:
+    online = learner("env.end_at_turn=true", "env.length=1")
+    step, reset = online.collector.env.step, online.collector.env.reset
+
+    def poisoned(action):
+        obs, reward, terminated, truncated, info = step(action)
+        if bool(truncated.any()):
+            info["final_obs"] = torch.where(truncated[:, None], math.nan, info["final_obs"])
+        return obs, reward, terminated, truncated, info
+
+    monkeypatch.setattr(online.collector.env, "step", poisoned)
+    with pytest.raises(NotFinite, match=r"^last observation of row \d is nan, \d+ steps into the run"):
+        for _ in range(20):
+            online.learn(0.0)
+    monkeypatch.setattr(online.collector.env, "reset", lambda **options: (reset(**options)[0] * math.nan, {}))
+    with pytest.raises(NotFinite, match=r"^observation of row 0 is nan, \d+ steps into the run: .* when it was reset"):
+        online.collector._begin(0)
+
+
 def test_a_gradient_is_named_by_its_parameter() -> None:
     online = learner()
     before = weights(online)
@@ -101,12 +130,14 @@ def test_a_moment_that_is_not_a_number_is_noticed_in_the_weight_that_it_spoils()
         online.learn(0.0)
 
 
-def test_skipping_leaves_the_rollout_out_and_goes_on(monkeypatch) -> None:
-    online = learner("algo.skip_nonfinite=2")
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("policy", ["rmt", "lstm"])
+def test_skipping_leaves_the_rollout_out_and_goes_on(value, policy, monkeypatch) -> None:
+    online = learner("algo.skip_nonfinite=2", "env.length=500", f"policy={policy}")
     before = weights(online)
-    poison(online, monkeypatch, 3, observation=math.nan, reward=math.inf, rows=(1, 3))
+    poison(online, monkeypatch, 3, observation=value, reward=math.inf, rows=(1, 3))
     _, row, _ = online.learn(0.0)
-    assert row["skipped"] == 1 and online.collector.wrong.startswith("observation of row 1 is nan")
+    assert row["skipped"] == 1 and online.collector.wrong.startswith(f"observation of row 1 is {value}")
     assert same(before, weights(online))
     _, row, _ = online.learn(0.0)  # memory and episodes are whole
     assert row["skipped"] == 1 and not same(before, weights(online))
@@ -117,7 +148,7 @@ def test_skipping_ends_after_so_many_in_a_row() -> None:
     online = learner("algo.skip_nonfinite=3")
     before = weights(online)
     online.ppo.policy.value_head.bias.register_hook(lambda gradient: gradient * math.nan)
-    with pytest.raises(NotFinite, match=r"\(4 updates in a row\)"):
+    with pytest.raises(NotFinite, match=r"\(4 in a row\)"):
         online.learn(0.0)
     assert online.ppo.guard.skipped == 4 and same(before, weights(online))
 
@@ -149,7 +180,7 @@ def test_the_command_says_it_in_one_line_and_keeps_its_checkpoints(tmp_path, mon
         return learn(self, progress)
 
     monkeypatch.setattr(Online, "learn", poisoned)
-    assert train.main([*OPTIONS, "steps=500", "checkpoint_steps=64", "run=a"]) == 1
+    assert run(lambda: train.main([*OPTIONS, "steps=500", "checkpoint_steps=64", "run=a"])) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and err.startswith("error: the gradient of value_head.bias is not finite")
     assert sorted(path.name for path in (tmp_path / "runs/a/checkpoints").iterdir()) == ["step-0", "step-64"]

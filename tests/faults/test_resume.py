@@ -18,7 +18,8 @@ import torch
 from rmt_rl.algos.ppo import Online
 from rmt_rl.algos.rate import RATE
 from rmt_rl.cli import parse
-from rmt_rl.config import ConfigError
+from rmt_rl.config import ConfigError, RunError
+from rmt_rl.log import Metrics
 from rmt_rl.resume import KEPT, Checkpoints, _dump, _pack, _signed, _sum, _unpack
 from rmt_rl.train import begin, train
 
@@ -205,6 +206,67 @@ def test_other_data_are_refused(tmp_path, monkeypatch) -> None:
         train(parse([f"resume={tmp_path / 'a'}"]))
 
 
+def test_other_episodes_of_the_same_length_are_other_data() -> None:
+    """An oracle on a maze of one length: lengths and returns are all the same."""
+    sums = set()
+    for seed in (0, 0, 1):
+        _, _, _, data = begin(
+            parse(["env=tmaze-rate", "env.length=4", "algo=rate", f"seed={seed}"]), torch.device("cpu")
+        )
+        sums.add((seed, data.fingerprint()))
+    assert len(sums) == 2 and len({text for _, text in sums}) == 2
+
+
+def test_what_init_brought_is_in_the_checkpoint(tmp_path, monkeypatch) -> None:
+    train(parse([*RUNS["rate"], "run=base"]), tmp_path)
+    options = ["env=tmaze-rate", "env.length=20", *(o for o in PPO if not o.startswith("policy."))]
+    options += [f"init={tmp_path / 'base'}"]
+    train(parse([*options, "run=whole"]), tmp_path)
+    with monkeypatch.context() as patch:
+        die_after(patch, 4)
+        with pytest.raises(Killed):
+            train(parse([*options, "run=killed"]), tmp_path)
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    train(parse([f"resume={tmp_path / 'killed'}"]), tmp_path)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_changed_configuration_is_said(stopped, capsys) -> None:
+    file = stopped / "config.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    train(parse([f"resume={stopped}"]))
+    assert "config.yaml was changed: the run goes on, but not to the same bits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "policy"])
+def test_a_link_in_a_strangers_run_is_not_written_through(stopped, name, tmp_path) -> None:
+    if (stopped / name).exists():
+        (stopped / name).rename(tmp_path / "mine")
+    (stopped / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=rf"{name}: is a link, which is not followed"):
+        train(parse([f"resume={stopped}"]))
+
+
+def test_metrics_that_cannot_be_written_end_the_run_in_one_sentence(tmp_path, monkeypatch) -> None:
+    write, rows = Metrics.write, itertools.count()
+
+    def full(self, steps, row):
+        if next(rows) == 5:
+            self._file.close()
+            self._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  Metrics closes it
+        write(self, steps, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write", full)
+        with pytest.raises(
+            RunError, match=r"cannot be written: No space left on device; make room, then resume the run"
+        ):
+            train(parse([*RUNS["mlp"], "run=a"]), tmp_path)
+    train(parse([*RUNS["mlp"], "run=whole"]), tmp_path)
+    train(parse([f"resume={tmp_path / 'a'}"]), tmp_path)
+    assert_same_run(tmp_path / "whole", tmp_path / "a")
+
+
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, capsys) -> None:
     write, calls = os.write, itertools.count()
 
@@ -250,6 +312,23 @@ def test_what_is_read_is_what_was_written(two) -> None:
     assert torch.equal(tree["weights"], torch.full((5,), 2.0))
     assert torch.equal(tree["nested"][0]["bits"], torch.arange(3, dtype=torch.uint8))
     assert tree["nested"][1:] == [2.0, None, "x"]
+
+
+def test_damaged_ones_are_not_kept_in_place_of_whole_ones(two) -> None:
+    """Gone on from 1 because 2 and 3 are damaged: what is written at 1.5 stays, with 1."""
+    two.save(20, small(20), {})
+    two.save(30, small(30), {})
+    two.save(40, small(40), {})
+    for step in (30, 40):
+        (two.folder / f"step-{step}/manifest.json").write_text("{}")
+    shutil.rmtree(two.folder / "step-30")
+    two.save(10, small(10), {})
+    assert two.steps() == [10] and two.newest()[0] == 10
+    two.save(15, small(15), {})
+    assert two.steps() == [10, 15]
+    before = (two.folder / "step-15/manifest.json").stat().st_mtime_ns
+    two.save(15, small(99), {})  # there already, and whole
+    assert (two.folder / "step-15/manifest.json").stat().st_mtime_ns == before
 
 
 def test_only_the_newest_stay_and_only_exact_names_count(two) -> None:

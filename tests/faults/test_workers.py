@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from rmt_rl import rng, train
+from rmt_rl.cli import run
+from rmt_rl.config import ConfigError
 from rmt_rl.envs.registry import make_env
 from rmt_rl.envs.workers import EnvironmentFault
 
@@ -60,8 +62,17 @@ class Zoo(gymnasium.Env):
         while True:
             pass
 
+    def sleeps(self):
+        time.sleep(1000)
+
     def raises(self):
         raise ArithmeticError("a wall was hit")
+
+    def eof(self):
+        raise EOFError("the server is gone")
+
+    def alarm(self):
+        os.kill(os.getpid(), signal.SIGRTMIN + 2)
 
     def shape(self):
         return np.zeros(4, np.float32), 0.0, False, False, {}
@@ -87,6 +98,8 @@ FAULTS = {
     "stopped": "gave no answer within 2 s",
     "loops": "gave no answer within 2 s",
     "raises": "raised ArithmeticError: a wall was hit",
+    "eof": "raised EOFError: the server is gone",
+    "alarm": f"was ended by signal {signal.SIGRTMIN + 2}",
     "shape": r"gave an observation of shape \(4,\) and type float32; its space has \(3,\) and float32",
     "reward": "raised TypeError: float",
     "nothing": "raised ConfigError: Zoo: step returned 1 values",
@@ -176,21 +189,25 @@ def test_a_row_that_never_comes_back_ends_the_run() -> None:
 
 
 PARENT = """
-import multiprocessing, os, signal
-from test_workers import ours, zoo
+import os, signal, sys, threading, torch
+from test_workers import BAD_STEP, ours, zoo
 if __name__ == "__main__":
-    env = zoo("none")
-    env.reset(seed=0)
+    env = zoo(sys.argv[1])
+    env.reset(seed=100)
     print(*(child.pid for child in ours()), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    for _ in range(BAD_STEP):
+        env.step(torch.zeros(4, dtype=torch.int64))
+    signal.pause()
 """
 
 
-def test_processes_end_when_their_parent_is_killed(tmp_path) -> None:
+@pytest.mark.parametrize("fault", ["none", "sleeps"])
+def test_processes_end_when_their_parent_is_killed(fault, tmp_path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "parent.py")],
+        [sys.executable, str(tmp_path / "parent.py"), fault],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -203,6 +220,88 @@ def test_processes_end_when_their_parent_is_killed(tmp_path) -> None:
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in pids)
+
+
+MINE = """
+import os, time
+import gymnasium, numpy as np
+class Mine(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(3)
+    action_space = gymnasium.spaces.Discrete(2)
+    def __init__(self, mode="fine"):
+        self.mode = mode
+        if mode == "raises":
+            raise RuntimeError("no display")
+        if mode == "refuses":
+            raise ValueError("mode is none of mine")
+        if mode == "hangs":
+            time.sleep(1000)
+        if mode == "dies":
+            os._exit(4)
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+    def step(self, action):
+        return 7 if self.mode == "outside" else 1, 1.0, False, True, {}
+gymnasium.register("Mine-v0", entry_point="zoo_of_mine:Mine", disable_env_checker=True)
+"""
+
+
+def test_an_environment_of_a_module_is_made_and_refused_in_a_process_of_its_own(tmp_path, monkeypatch) -> None:
+    (tmp_path / "zoo_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("rmt_rl.envs.workers.START", 5.0)
+
+    def make(mode):
+        return make_env("gym", 2, id="zoo_of_mine:Mine-v0", options={"mode": mode}, workers="async", deadline=DEADLINE)
+
+    env = make("fine")
+    assert env.reset(seed=0)[0].tolist() == [0, 0]
+    assert env.step(torch.zeros(2, dtype=torch.int64))[4]["final_obs"].tolist() == [1, 1]
+    env.close()
+    with pytest.raises(ConfigError, match=r"env.options=.* does not take them: mode is none of mine"):
+        make("refuses")
+    for mode, said in (
+        ("raises", "raised RuntimeError: no display"),
+        ("dies", "ended with exit code 4"),
+        ("hangs", "gave no answer"),
+    ):
+        with pytest.raises(EnvironmentFault, match=rf"^row [01] {said}.* when it was made \(a script of yours needs"):
+            make(mode)
+    env = make("outside")
+    env.reset(seed=0)
+    with pytest.raises(EnvironmentFault, match=r"^row 0 gave an observation outside Discrete\(3\)"):
+        env.step(torch.zeros(2, dtype=torch.int64))
+    assert not ours()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_is_for_the_training_process(tmp_path) -> None:
+    options = [
+        "env=gym",
+        "env.workers=async",
+        "algo.num_envs=2",
+        "algo.rollout=8",
+        "algo.minibatches=1",
+        "policy.width=16",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmt_rl.train", *options, "run=a"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    metrics, deadline = tmp_path / "runs/a/metrics.jsonl", time.monotonic() + 120
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        rows = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows + 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, number)
+    err = process.communicate(timeout=60)[1]
+    assert (process.returncode, err) == (143, "")
 
 
 def alive(pid: int) -> bool:
@@ -220,7 +319,7 @@ def test_the_train_command_says_it_in_one_line_and_can_go_on(tmp_path, monkeypat
     seed = rng.seed(0, "env")  # of row 0
     # in the second rollout: its first episode goes wrong at the ninth step
     options.append(f"env.options={{fault: exits, bad_seed: {seed}, bad_step: 9}}")
-    assert train.main(options) == 1
+    assert run(lambda: train.main(options)) == 1
     err = capsys.readouterr().err
     assert re.fullmatch(
         r"error: row 0 ended with exit code 3 at step 9 since it was reset with seed \d+, last action [01]\n", err
