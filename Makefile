@@ -16,7 +16,7 @@ help:
 	@echo "make test  [ARGS='-k rmt']             all tests"
 	@echo "make check                             format, lint, types and the fast tests"
 	@echo "make contract                          300 random cases of every policy's contract; half an hour"
-	@echo "make test-faults                       50 killed runs, every bit of a checkpoint; an hour"
+	@echo "make test-faults                       50 killed runs, every bit of a checkpoint; long"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
 
 train: $(STAMP)

@@ -7,7 +7,6 @@ both beside them. Not for resuming a run, which is `resume.py`: only the policy 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.attention import check_backend
 from rmt_rl.policies.spaces import to_json
+from rmt_rl.resume import sum_of
 
 #: The files of a policy, and the one with their sums.
 PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
@@ -41,7 +41,7 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         policy.save_pretrained(new)
-        sums = {name: _sum(Path(new) / name) for name in PARTS}
+        sums = {name: sum_of(Path(new) / name) for name in PARTS}
         (Path(new) / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         for file in sorted(Path(new).iterdir()):
             os.replace(file, folder / file.name)
@@ -92,17 +92,13 @@ def _check_sums(folder: Path) -> None:
         raise ConfigError(f"{file}: is no file")
     try:
         sums = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name in PARTS if sums[name] != _sum(folder / name)]
+        changed = [name for name in PARTS if sums[name] != sum_of(folder / name)]
     except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: is damaged ({_short(error)})") from error
     if changed:
         raise ConfigError(
             f"{folder / changed[0]}: is not what was saved (sha256); if you changed it yourself, remove {SUMS} beside it"
         )
-
-
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def policy_folder(path: str | Path, option: str = "policy") -> Path:

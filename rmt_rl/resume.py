@@ -74,6 +74,8 @@ class Checkpoints:
 
         Raises OSError where the disk refuses; all that was there before is still there then.
         """
+        if steps in self.steps() and _is_whole(self.folder / f"step-{steps}", steps):
+            return  # made again it would be out of the way for a moment, and a death then would leave nothing
         text, tensors = _pack(tree)
         contents = {"state.json": text, "state.safetensors": safetensors.save(tensors)}
         manifest = _dump(
@@ -87,12 +89,6 @@ class Checkpoints:
             )
         )
         self._sweep()
-        if steps in self.steps():
-            try:
-                _read(self.folder / f"step-{steps}", steps)
-                return  # whole; with it out of the way for a moment, a death would leave nothing
-            except (Damaged, OSError):
-                pass  # it is made again
         place, new, old = (self.folder / name for name in (f"step-{steps}", f".new-{steps}", f".old-{steps}"))
         if not self.folder.exists():
             os.mkdir(self.folder)
@@ -243,8 +239,18 @@ def read_result(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is damaged ({type(error).__name__}); remove it to go on with the run") from error
 
 
+def _is_whole(place: Path, steps: int) -> bool:
+    try:
+        _read(place, steps)
+    except (Damaged, OSError):
+        return False
+    return True
+
+
 def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:
     manifest = _manifest(place, steps)
+    if (size := manifest["files"]["state.json"]["bytes"]) > LARGEST_TEXT:
+        raise Damaged(f"state.json has {size:,} bytes; at most {LARGEST_TEXT:,} are read")
     contents = {}
     for name in FILES:
         expected = manifest["files"][name]
@@ -252,8 +258,6 @@ def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:
         if _sum(contents[name]) != expected["sha256"]:
             raise Damaged(f"{name} is not what was written (sha256)")
     try:
-        if len(contents["state.json"]) > LARGEST_TEXT:
-            raise Damaged(f"state.json has {len(contents['state.json']):,} bytes; at most {LARGEST_TEXT:,} are read")
         return _unpack(json.loads(contents["state.json"]), safetensors.load(contents["state.safetensors"])), manifest
     except (KeyError, RecursionError, SafetensorError, TypeError, ValueError) as error:
         raise Damaged(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
