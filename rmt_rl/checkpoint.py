@@ -24,7 +24,7 @@ from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.attention import check_backend
 from rmt_rl.policies.spaces import to_json
-from rmt_rl.resume import sum_of
+from rmt_rl.resume import force, sum_of
 
 #: The files of a policy, and the one with their sums.
 PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
@@ -44,7 +44,9 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
         sums = {name: sum_of(Path(new) / name) for name in PARTS}
         (Path(new) / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         for file in sorted(Path(new).iterdir()):
+            force(file)
             os.replace(file, folder / file.name)
+        force(folder)
 
 
 def load_policy(path: str | Path, device: str | torch.device = "cpu", option: str = "policy") -> ActorCritic:

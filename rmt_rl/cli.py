@@ -326,9 +326,20 @@ def run(main: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # an environment's own pipe, for instance
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         return 128 + 13  # as the shell says of a program that SIGPIPE ended
     return status
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output leads nowhere any more."""
+    try:
+        print(flush=True)  # what could not be written before may not be tried again by a flush alone
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _help_lines(cls: type, prefix: str = "") -> list[str]:

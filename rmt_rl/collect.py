@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.record import Recorded
 
+#: What HDF5 takes for an episode beside its numbers: 15 kB with one kind of observation, more with several.
+EPISODE_BYTES = 32 * 1024
+
 
 def write_minari(
     waves: Iterator[list[Recorded]], id: str, env: TorchVectorEnv, by: str, task: dict[str, Any]
@@ -36,6 +39,8 @@ def write_minari(
     """
     import minari
     from minari.data_collector import EpisodeBuffer
+
+    from rmt_rl.record import check_room
 
     place = dataset_place(id)
     root = Path(tempfile.mkdtemp(prefix=".recording-", dir=minari.storage.get_dataset_path()))
@@ -57,6 +62,9 @@ def write_minari(
                 )
                 for episode in wave
             ]
+            # HDF5 on a full disk may end the process (a segmentation fault was seen), so this is asked before
+            size = sum(_bytes(part) for episode in wave for part in (episode.obs, episode.action, episode.reward))
+            check_room(root, size + len(wave) * EPISODE_BYTES, "MINARI_DATASETS_PATH")
             returns += [float(episode.reward.sum()) for episode in wave]
             lengths += [len(episode.reward) for episode in wave]
             successes += [episode.success for episode in wave if episode.success is not None]
@@ -89,8 +97,13 @@ def write_minari(
         dataset.storage.update_metadata({"rmt_rl": {"env": task, **told}})
         place.parent.mkdir(parents=True, exist_ok=True)
         (root / id).rename(place)
-    except OSError as error:  # somebody may have been faster, too
-        raise ConfigError(f"out={id}: cannot be written: {error}") from error
+    except (OSError, RuntimeError) as error:  # somebody may have been faster, too
+        # a full disk fails h5py once more, with a RuntimeError, when it closes its file on the way out
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        what = os.strerror(cause.errno) if cause.errno else " ".join(str(cause).split())
+        raise ConfigError(f"out={id}: cannot be written: {what}") from error
     finally:
         if kept is None:
             os.environ.pop("MINARI_DATASETS_PATH", None)
@@ -118,6 +131,10 @@ def dataset_place(id: str) -> Path:
         if (parent / "data").exists() or not (parent.is_dir() or not parent.exists()):
             raise ConfigError(f"out={id}: {parent} is no folder for datasets; take another name")
     return place
+
+
+def _bytes(part: Any) -> int:
+    return sum(map(_bytes, part.values())) if isinstance(part, dict) else int(part.nbytes)
 
 
 def _flags(steps: int, last: bool) -> Any:

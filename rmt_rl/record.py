@@ -6,8 +6,10 @@ Episode k is the first episode of seed `base + k`, whatever the number of rows, 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -43,6 +45,12 @@ def record(env: TorchVectorEnv, actor: Callable[[], Actor], episodes: int, seed:
     base = rng.seed(seed, "record")
     for begin in range(0, episodes, env.num_envs):
         yield _first_episodes(env, actor(), base + begin)[: episodes - begin]
+
+
+def check_room(folder: str | Path, needed: int, variable: str) -> None:
+    """Raises OSError where a disk has less than `needed` bytes. variable: of the shell, where another one can be named."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"{folder} has room for {free:,} bytes, needed are {needed:,}; set {variable} to another disk")
 
 
 def _first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:

@@ -92,16 +92,16 @@ class Checkpoints:
         place, new, old = (self.folder / name for name in (f"step-{steps}", f".new-{steps}", f".old-{steps}"))
         if not self.folder.exists():
             os.mkdir(self.folder)
-            _force(self.run)
+            force(self.run)
         try:
             os.mkdir(new)
             for name, data in {**contents, "manifest.json": manifest}.items():
                 _write(new / name, data)
-            _force(new)
+            force(new)
             if place.exists():  # damaged, and made again by a run that went on from the one before
                 os.rename(place, old)
             os.rename(new, place)
-            _force(self.folder)
+            force(self.folder)
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
@@ -228,7 +228,9 @@ def write_result(result: dict[str, Any], folder: Path) -> None:
     """Write result.json, which is there whole or not at all."""
     new = folder / ".result.json"
     new.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    force(new)
     new.replace(folder / "result.json")
+    force(folder)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -349,11 +351,11 @@ def _write(path: Path, data: bytes) -> None:
         os.close(file)
 
 
-def _force(folder: Path) -> None:
-    """Names in a folder reach the disk only when the folder is told to, and only where folders can be opened."""
+def force(path: Path) -> None:
+    """What is in a file, and which names are in a folder, reach the disk only when told to; Windows opens no folders."""
     if os.name == "nt":
         return
-    file = os.open(folder, os.O_RDONLY)
+    file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
     finally:

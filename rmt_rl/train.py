@@ -380,10 +380,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0
     try:
-        if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGUSR1, lambda number, frame: None
-            )  # before and after the loop there is nothing to save
+        if threading.current_thread() is threading.main_thread():
+            # before and after the loop there is nothing to save, but a dataset's copy to remove
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+            if hasattr(signal, "SIGUSR1"):
+                signal.signal(signal.SIGUSR1, lambda number, frame: None)
         config = parse(argv)
         prepare(config.threads)
         result = train(config)

@@ -1,7 +1,11 @@
 """From a player to a dataset, from the dataset to a policy, and from that to online training, as a user types it."""
 
+import errno
 import json
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import minari
 import pytest
@@ -78,6 +82,29 @@ def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
     monkeypatch.setattr("rmt_rl.record.record", lambda *_: (interrupted() for _ in range(1)))
     assert collect.main([*TASK, "out=tmaze/other-v0", "episodes=3"]) == 130
     assert sorted(str(path) for path in datasets.rglob("*")) == before
+
+
+def test_a_disk_without_room_ends_a_recording_in_one_sentence(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked before, since HDF5 may end the process; and where somebody else was faster, HDF5's own complaint."""
+    out = ["policy=oracle", "out=full/oracle-v0", "episodes=8"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=8 * 32 * 1024))
+        assert collect.main([*TASK, *out]) == 2
+    assert re.search(r"cannot be written: \S+ has room for 262,144 bytes, needed are 26\d,\d+", capsys.readouterr().err)
+
+    def full(*arguments, **options):
+        try:
+            raise OSError(errno.ENOSPC, "file write failed")
+        finally:
+            raise RuntimeError("while closing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(minari, "create_dataset_from_buffers", full)
+        assert collect.main([*TASK, *out]) == 2
+    assert capsys.readouterr().err == "error: out=full/oracle-v0: cannot be written: No space left on device\n"
+    assert not (datasets / "full").exists() and not list(datasets.glob(".recording-*"))
 
 
 def test_a_policy_and_a_random_player_are_recorded_too(datasets: Path, tmp_path: Path) -> None:

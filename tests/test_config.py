@@ -15,7 +15,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
-from rmt_rl.cli import EVALUATE, help_text, parse, parse_collect, parse_evaluate, parse_export, parse_play, resolve_env
+from rmt_rl.cli import (
+    EVALUATE,
+    help_text,
+    parse,
+    parse_collect,
+    parse_evaluate,
+    parse_export,
+    parse_play,
+    resolve_env,
+    run,
+)
 from rmt_rl.config import GROUPS, PPO, RECIPES, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
 
 PARTS = [part for parts in GROUPS.values() for part in parts.values()]
@@ -617,6 +627,14 @@ def test_whoever_reads_the_output_may_stop_early(command: str) -> None:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 128 + 13)
+
+
+def test_a_broken_pipe_of_somebody_else_is_an_error() -> None:
+    def main() -> int:
+        raise BrokenPipeError("of an environment")
+
+    with pytest.raises(BrokenPipeError, match="of an environment"):
+        run(main)
 
 
 def test_parsing_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,14 +19,14 @@ from rmt_rl.train import train
 TINY = ["env=tmaze", "env.length=3", "algo.num_envs=8", "algo.rollout=12", "steps=200", "evaluate_episodes=20"]
 
 
-def command(name, *arguments, cwd, **options):
+def command(name, *arguments, cwd, env=None, **options):
     return subprocess.Popen(
         [sys.executable, "-m", f"rmt_rl.{name}", *arguments],
         cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
         **options,
     )
 
@@ -187,6 +187,31 @@ def test_training_leaves_the_callers_random_streams_alone(tmp_path):
     before = states()
     train(parse(TINY), tmp_path)
     assert states() == before
+
+
+@pytest.mark.slow
+def test_another_process_with_another_order_of_sets_gives_the_same_bits(tmp_path):
+    train(parse([*TINY, "run=here"]), tmp_path)
+    for seed in ("0", "1"):
+        process = command("train", *TINY, f"run={seed}", cwd=tmp_path, env={"PYTHONHASHSEED": seed})
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        files = [path / "policy/model.safetensors" for path in (tmp_path / "here", tmp_path / "runs" / seed)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_a_signal_while_data_are_copied_leaves_nothing_behind(tmp_path):
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    process = command("train", "env=tmaze-rate", "algo=rate", cwd=tmp_path, env={"TMPDIR": str(copies)})
+    deadline = time.monotonic() + 60
+    while not list(copies.glob("rmt_rl-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert list(copies.iterdir()) == []
 
 
 @pytest.mark.slow

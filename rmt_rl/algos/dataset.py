@@ -35,7 +35,7 @@ from rmt_rl.envs.returns import KEY
 from rmt_rl.envs.translate import Arrays, Translation, action_space
 from rmt_rl.policies.encoders import WIDEST_BOUNDS
 from rmt_rl.policies.spaces import to_json
-from rmt_rl.record import oracle_actor, record
+from rmt_rl.record import check_room, oracle_actor, record
 
 #: What is recorded where no data are given, and how many episodes at a time.
 EPISODES, ROWS = 2_000, 250
@@ -94,7 +94,8 @@ class Dataset:
                 "to_go": to_go.astype(np.float32),
             }
             if not lengths:
-                _check_room(self.folder, steps * sum(value[:1].nbytes for value in fields.values()))
+                # a memory-mapped file on a full disk ends the process, so this is asked before
+                check_room(self.folder, steps * sum(value[:1].nbytes for value in fields.values()), "TMPDIR")
             fields = {key: np.ascontiguousarray(value) for key, value in fields.items()}
             for value in fields.values():
                 self._sum.update(str((value.shape, value.dtype)).encode() + value.tobytes())
@@ -160,12 +161,6 @@ class Dataset:
     def _write(self, waiting: list[dict[str, torch.Tensor]]) -> None:
         steps = {key: torch.cat([fields[key] for fields in waiting]) for key in waiting[0]}
         self._steps.extend(TensorDict(steps, batch_size=[len(steps["to_go"])]))
-
-
-def _check_room(folder: str, needed: int) -> None:
-    """A memory-mapped file on a full disk ends the process, so this is asked before."""
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise OSError(f"{folder} has room for {free:,} bytes, needed are {needed:,}; set TMPDIR to another disk")
 
 
 def load(run: Train) -> Dataset:
@@ -288,8 +283,11 @@ def _local() -> str:
 def _checked(
     raw: dict[str, Any], translated: Translation, recorded: spaces.Space[Any], actions: spaces.Space[Any], where: str
 ) -> Episode:
-    reward = np.asarray(raw["rewards"], np.float64)
-    T = len(reward)
+    reward = np.asarray(raw["rewards"])
+    if reward.dtype.kind not in "biuf":
+        raise ConfigError(f"{where}: rewards are of type {reward.dtype}; expected real numbers")
+    reward = reward.astype(np.float64)
+    T = reward.size
     if reward.ndim != 1 or T < 1:
         raise ConfigError(
             f"{where}: rewards have shape {reward.shape}; expected one number a step, and a step at least"

@@ -187,6 +187,7 @@ def with_nan(array: np.ndarray) -> np.ndarray:
     ("change", "message"),
     [
         (change_of("rewards", with_nan), "episode 1: rewards: step 2 is nan; expected finite numbers"),
+        (change_of("rewards", lambda x: x + 1j), "episode 1: rewards are of type complex128; expected real numbers"),
         (change_of("observations", with_nan), "episode 1: observations: step 2 is not finite"),
         (change_of("observations", lambda x: x[:-1]), "episode 1: observations have shape"),
         (change_of("actions", lambda x: x[:-1]), "episode 1: actions have shape"),
