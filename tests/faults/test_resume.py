@@ -578,21 +578,29 @@ def test_signals_save_and_leave_with_the_codes_that_shells_expect(tmp_path) -> N
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_random_ends_in_the_same_bits(tmp_path) -> None:
-    """`kill -9`, in processes of their own. RMT_RL_FAULTS=50 makes it fifty runs of one to five deaths each."""
+    """`kill -9`, in processes of their own, every other one while a checkpoint is being written.
+
+    RMT_RL_FAULTS=50 makes it fifty runs of one to five deaths each.
+    """
     generator = torch.Generator().manual_seed(0)
     options = [*RUNS["rmt"][:-3], "policy.cache=8", "policy.positions=rotary", "policy.memory_tokens=4"]
     train(parse([*options, "run=whole"]), tmp_path / "runs")
-    (updates,) = {len(metrics(tmp_path / "runs/whole"))}
+    updates, inside = len(metrics(tmp_path / "runs/whole")), 0
     for number in range(int(os.environ.get("RMT_RL_FAULTS", "1"))):
         run = tmp_path / "runs" / f"killed{number}"
         deaths = 1 + int(torch.randint(5, (), generator=generator)) if "RMT_RL_FAULTS" in os.environ else 2
-        for _ in range(deaths):
+        for death in range(deaths):
             begun = (run / "checkpoints/step-0").exists()
             process = start(*([f"resume={run}"] if begun else [*options, f"run={run.name}"]), cwd=tmp_path)
             moment = int(torch.randint(1, updates, (), generator=generator))
             while process.poll() is None and (not run.exists() or count(run) < moment):
                 time.sleep(0.005)
-            time.sleep(0.05 * float(torch.rand((), generator=generator)))
+            if death % 2 == number % 2:
+                while process.poll() is None and not list(run.glob("checkpoints/.new-*")):
+                    pass
+                inside += process.poll() is None
+            else:
+                time.sleep(0.05 * float(torch.rand((), generator=generator)))
             process.kill()
             process.communicate()
         if not (run / "result.json").exists():
@@ -602,3 +610,4 @@ def test_a_run_that_is_killed_at_random_ends_in_the_same_bits(tmp_path) -> None:
             assert re.search(r"going on from checkpoints/step-\d+", out)
         assert_same_run(tmp_path / "runs/whole", run)
         assert all(not name.startswith(".") for name in os.listdir(run / "checkpoints"))
+    assert inside > 0
