@@ -3,14 +3,17 @@
     pip install stable-baselines3 sb3-contrib
     python experiments/peers_reliability.py
 
-Prints a markdown table. CartPole, PPO of stable-baselines3 (its usual network) and ours (LSTM of width 32), some hundred steps
-each. Who waits for a process that hangs is given up after WAIT seconds.
+Prints a markdown table. CartPole, PPO of stable-baselines3 (its usual network), of torchrl (a loop as in its examples, with its
+`Checkpoint` of loss, optimizer, collector and random streams) and ours (LSTM of width 32), some hundred steps each. Who waits for
+a process that hangs is given up after WAIT seconds. Probes of the libraries that are not installed are left out, and said.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import itertools
 import json
 import math
 import os
@@ -52,15 +55,19 @@ def quiet(work: Callable[[], Any]) -> Any:
         return work()
 
 
-def flips(path: Path, load: Callable[[], str]) -> str:
-    """How often one flipped bit is noticed, at FLIPS places all over the file."""
-    whole, unnoticed, texts = path.read_bytes(), 0, []
+def flips(place: Path, load: Callable[[], str]) -> str:
+    """How often one flipped bit is noticed, at FLIPS places all over the file, or over all files of the folder."""
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    contents, unnoticed, texts = [path.read_bytes() for path in files], 0, []
     for i in range(FLIPS):
-        data = bytearray(whole)
-        data[(2 * i + 1) * len(data) // (2 * FLIPS)] ^= 1
-        path.write_bytes(data)
-        texts.append(load())
-        unnoticed += texts[-1].startswith("loads")
+        at = (2 * i + 1) * sum(map(len, contents)) // (2 * FLIPS)
+        for path, whole in zip(files, contents, strict=True):
+            if 0 <= at < len(whole):
+                path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+                texts.append(load())
+                path.write_bytes(whole)
+                unnoticed += texts[-1].startswith("loads")
+            at -= len(whole)
     return f"noticed {FLIPS - unnoticed} of {FLIPS} times, for instance: {max(texts, key=texts.count)}"
 
 
@@ -135,6 +142,106 @@ def sb3_killed(folder: Path) -> str:
 
 def sb3_poison(folder: Path) -> str:
     model = sb3(Poisoned())
+    text = said(lambda: model.learn(512))
+    return f"weights finite: {bool(weights_of(model).isfinite().all())}; {text.replace('loads, nothing', 'nothing')}"
+
+
+# ---------------------------------------------------------------------------------------------------------- torchrl
+
+
+class TorchRL:
+    """PPO on CartPole."""
+
+    def __init__(self, env: Any = None) -> None:
+        from tensordict.nn import TensorDictModule
+        from torch import nn
+        from torchrl.checkpoint import Checkpoint, GlobalRNGState
+        from torchrl.collectors import Collector
+        from torchrl.envs import GymWrapper
+        from torchrl.modules import ProbabilisticActor, ValueOperator
+        from torchrl.objectives import ClipPPOLoss
+        from torchrl.objectives.value import GAE
+
+        def network(outputs: int) -> nn.Module:
+            return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, outputs))
+
+        torch.manual_seed(0)
+        env = GymWrapper(env or gymnasium.make("CartPole-v1"), categorical_action_encoding=True)
+        env.set_seed(0)
+        actor = ProbabilisticActor(
+            TensorDictModule(network(2), ["observation"], ["logits"]),
+            in_keys=["logits"],
+            distribution_class=torch.distributions.Categorical,
+            return_log_prob=True,
+            spec=env.action_spec,
+        )
+        critic = ValueOperator(network(1), in_keys=["observation"])
+        self.gae = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
+        self.policy = self.loss = ClipPPOLoss(actor, critic)
+        self.optimizer = torch.optim.Adam(self.loss.parameters(), 3e-4)
+        self.collector = Collector(
+            env, actor, frames_per_batch=64, total_frames=10**6, auto_register_policy_transforms=True
+        )
+        self.checkpoint = Checkpoint(
+            loss=self.loss, optimizer=self.optimizer, collector=self.collector, rng=GlobalRNGState()
+        )
+
+    def learn(self, steps: int) -> TorchRL:
+        for batch in itertools.islice(self.collector, steps // 64):
+            self.gae(batch)
+            for part in (part for _ in range(2) for part in torch.randperm(64).chunk(2)):
+                losses = self.loss(batch[part])
+                self.optimizer.zero_grad()
+                (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
+                self.optimizer.step()
+        return self
+
+
+def torchrl_resume(folder: Path) -> str:
+    whole = TorchRL().learn(512)
+    TorchRL().learn(256).checkpoint.save(folder / "a")
+    resumed = TorchRL()
+    resumed.checkpoint.load(folder / "a")
+    difference = float((weights_of(whole) - weights_of(resumed.learn(256))).abs().max())
+    return f"weights differ by up to {difference:.1e}" if difference else "the same bits"
+
+
+def torchrl_flip(folder: Path) -> str:
+    model = TorchRL().learn(64)
+    model.checkpoint.save(folder / "a")
+    return flips(folder / "a", lambda: said(lambda: model.checkpoint.load(folder / "a")))
+
+
+def torchrl_cut(folder: Path) -> str:
+    model = TorchRL().learn(64)
+    model.checkpoint.save(folder / "a")
+    file = max((folder / "a/components").rglob("*.memmap"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return said(lambda: model.checkpoint.load(folder / "a"))
+
+
+def torchrl_killed(folder: Path) -> str:
+    model = TorchRL().learn(64)
+    model.checkpoint.save(folder / "a")
+    child = os.fork()
+    if child == 0:
+        replace, count = os.replace, iter(range(100))
+
+        def dying(*arguments: Any) -> None:
+            if next(count) == 1:
+                os._exit(9)
+            replace(*arguments)
+
+        os.replace = dying  # type: ignore[assignment]
+        model.checkpoint.save(folder / "a")
+        os._exit(0)
+    os.waitpid(child, 0)
+    text = said(lambda: model.checkpoint.load(folder / "a"))
+    return "the one before is there" if text.startswith("loads") else f"the one before is not found ({text})"
+
+
+def torchrl_poison(folder: Path) -> str:
+    model = TorchRL(Poisoned())
     text = said(lambda: model.learn(512))
     return f"weights finite: {bool(weights_of(model).isfinite().all())}; {text.replace('loads, nothing', 'nothing')}"
 
@@ -287,6 +394,16 @@ def sb3_hang(folder: Path) -> str:
     return hanging(make, lambda env: env.step(np.zeros(2, dtype=np.int64)))
 
 
+def torchrl_hang(folder: Path) -> str:
+    from torchrl.envs import GymWrapper, ParallelEnv
+
+    def make() -> Any:
+        env = ParallelEnv(2, lambda: GymWrapper(Sleepy(), categorical_action_encoding=True))
+        return env, env.reset()
+
+    return hanging(make, lambda pair: pair[0].step(pair[0].rand_action(pair[1])))
+
+
 def ours_hang(folder: Path) -> str:
     from rmt_rl import make_env
 
@@ -299,16 +416,25 @@ def ours_hang(folder: Path) -> str:
 
 
 PROBES: list[tuple[str, dict[str, Callable[[Path], str]]]] = [
-    ("half a run, saved, loaded, the other half: against the whole run", {"rmt_rl": ours_resume, "sb3": sb3_resume}),
-    ("one flipped bit in what was saved", {"rmt_rl": ours_flip, "sb3": sb3_flip}),
-    ("what was saved is cut off in the middle", {"rmt_rl": ours_cut, "sb3": sb3_cut}),
-    ("killed while it saves again", {"rmt_rl": ours_killed, "sb3": sb3_killed}),
-    ("one reward is NaN", {"rmt_rl": ours_poison, "sb3": sb3_poison}),
+    (
+        "half a run, saved, loaded, the other half: against the whole run",
+        {"rmt_rl": ours_resume, "sb3": sb3_resume, "torchrl": torchrl_resume},
+    ),
+    ("one flipped bit in what was saved", {"rmt_rl": ours_flip, "sb3": sb3_flip, "torchrl": torchrl_flip}),
+    ("what was saved is cut off in the middle", {"rmt_rl": ours_cut, "sb3": sb3_cut, "torchrl": torchrl_cut}),
+    ("killed while it saves again", {"rmt_rl": ours_killed, "sb3": sb3_killed, "torchrl": torchrl_killed}),
+    ("one reward is NaN", {"rmt_rl": ours_poison, "sb3": sb3_poison, "torchrl": torchrl_poison}),
     (
         "the process of a row stops",
-        {"rmt_rl": ours_hang, "sb3 SubprocVecEnv": sb3_hang, "gymnasium AsyncVectorEnv": gymnasium_hang},
+        {
+            "rmt_rl": ours_hang,
+            "sb3 SubprocVecEnv": sb3_hang,
+            "torchrl ParallelEnv": torchrl_hang,
+            "gymnasium AsyncVectorEnv": gymnasium_hang,
+        },
     ),
 ]
+PACKAGES = {"sb3": "stable_baselines3"}
 
 
 def main() -> None:
@@ -316,6 +442,10 @@ def main() -> None:
     print("| probe | who | what happens |\n|---|---|---|")
     for name, who in PROBES:
         for label, probe in who.items():
+            library = label.split()[0]
+            if importlib.util.find_spec(PACKAGES.get(library, library)) is None:
+                print(f"| {name} | {label} | not installed |")
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 found = quiet(lambda probe=probe, folder=folder: probe(Path(folder)))
             print(f"| {name} | {label} | {found} |".replace(folder, "..."), flush=True)
