@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import operator
 import shutil
@@ -43,6 +44,8 @@ EPISODES, ROWS = 2_000, 250
 NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
 #: Steps that are written to disk at a time.
 CHUNK = 16_384
+#: Bytes of an episode, unpacked: a file of some kilobytes can tell of terabytes of zeros.
+LARGEST_EPISODE = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,10 +250,12 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
         )
 
     def episodes() -> Iterator[Episode]:
-        found, recorded = 0, iter(storage.get_episodes(range(count)))
+        found, recorded, sizes = 0, iter(storage.get_episodes(range(count))), _sizes(path)
         for number in range(count):
             where = f"data={data}: episode {number}"
             try:
+                if (size := next(sizes)) > LARGEST_EPISODE:
+                    raise ConfigError(f"{where}: has {size:,} bytes; at most {LARGEST_EPISODE:,} are read")
                 episode = _checked(next(recorded), translated, storage.action_space, actions, where)
             except ConfigError:
                 raise
@@ -267,6 +272,30 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
         return Dataset(episodes(), steps, translated.space, actions)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {_short(error)}") from error
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """Bytes of episode 0, 1, ..., which HDF5 knows before it reads them; 0 of another format.
+
+    Raises ValueError where an episode lies elsewhere: HDF5 follows links to any file that its author names.
+    """
+    import h5py
+
+    if not (path / "main_data.hdf5").is_file():
+        yield from itertools.repeat(0)
+
+    def size(group: Any) -> int:
+        total = 0
+        for name in group:
+            item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+            if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
+                raise ValueError(f"{name} is a link to something else, which is not followed")
+            total += item.nbytes if isinstance(item, h5py.Dataset) else size(item)
+        return total
+
+    with h5py.File(path / "main_data.hdf5", "r") as file:
+        for number in itertools.count():
+            yield size(file[f"episode_{number}"])
 
 
 def _local() -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
@@ -218,9 +219,38 @@ def without_rewards(path: Path) -> None:
         del file["episode_2"]["rewards"]
 
 
+def replaced(make: Callable[[h5py.Group], None]) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+            del file["episode_1"]["rewards"]
+            make(file["episode_1"])
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (
+            replaced(lambda group: group.create_dataset("rewards", (10**12,), "f8", chunks=(1024,))),
+            "episode 1: has 8,000,000",
+        ),
+        (
+            replaced(lambda group: group.__setitem__("rewards", h5py.ExternalLink("/etc/passwd", "rewards"))),
+            "episode 1: cannot be read: ValueError: rewards is a link",
+        ),
+        (
+            replaced(lambda group: group.create_dataset("rewards", (3,), "f8", external=[("/etc/passwd", 0, 24)])),
+            "episode 1: cannot be read: ValueError: rewards is a link",
+        ),
+        (
+            replaced(lambda group: group.__setitem__("rewards", group)),
+            "episode 1: cannot be read: RecursionError",
+        ),
+        (
+            replaced(lambda group: group.create_dataset("rewards", data=["nan", "1", "2"])),
+            "episode 1: rewards are of type object; expected real numbers",
+        ),
         (cut_file, "episode 0: cannot be read: OSError"),
         (without_rewards, "episode 2: cannot be read: KeyError"),
         (lambda path: (path / "data" / "metadata.json").write_text("{"), "metadata.json cannot be read"),

@@ -1,0 +1,69 @@
+"""Any configuration trains, or is refused in a sentence: options drawn at random over all tasks, policies and trainers."""
+
+import dataclasses
+import json
+import math
+import operator
+import os
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from rmt_rl.cli import parse
+from rmt_rl.config import GROUPS, ConfigError, RunError, options, show
+from rmt_rl.train import train
+
+CASES = 1_000 if "RMT_RL_FAULTS" in os.environ else 40
+#: Whole numbers small enough for a run of a moment; too small ones, and those that do not fit each other, are among them.
+SMALL = (0, 1, 2, 3, 4, 5, 7, 8, 12, 16)
+FRACTIONS = (0.0, 1e-4, 0.01, 0.1, 0.5, 0.9, 1.0, 2.0)
+TRAINERS = {
+    "ppo": ["algo.num_envs=4", "algo.rollout=12", "algo.minibatches=2", "steps=96"],
+    "rate": ["algo.batch=4", "steps=200"],
+}
+
+
+MEMORY = [[], [], [], ["memory.scope=trial", "memory.episodes=3"], ["memory.scope=run"], ["memory.episodes=2"]]
+#: Paths and programs; pictures and 1,000 decks, which take long; attention of GPUs.
+LEFT_OUT = ("id", "options", "workers", "deadline", "on_fault", "tile", "decks", "attention")
+
+
+def allowed(value: float, bounds: Mapping[str, float | None]) -> bool:
+    tests = {"low": operator.ge, "high": operator.le, "above": operator.gt, "below": operator.lt}
+    return all(bound is None or tests[name](value, bound) for name, bound in bounds.items())
+
+
+def drawn(generator: random.Random) -> list[str]:
+    """The arguments of a run. Most options alone are right; whether they fit each other is left to chance."""
+    chosen = {group: generator.choice(sorted(parts)) for group, parts in GROUPS.items() if group != "memory"}
+    values = {"seed": str(generator.randrange(100)), "checkpoint_steps": generator.choice(["null", "48"])}
+    for argument in [*TRAINERS[chosen["algo"]], *(generator.choice(MEMORY) if chosen["algo"] == "ppo" else [])]:
+        name, _, values[name] = argument.partition("=")
+    for group, choice in chosen.items():
+        known = {name: option for name, option in options(GROUPS[group][choice]).items() if name not in LEFT_OUT}
+        for name in generator.sample(sorted(known), min(len(known), generator.randrange(4))):
+            kind, bounds = known[name].kind, known[name].bounds
+            usual = {bool: (True, False), float: FRACTIONS}.get(kind, (2_000, 9_000) if name == "params" else SMALL)
+            several = known[name].choices or usual
+            if generator.random() < 0.95:
+                several = [value for value in several if isinstance(value, str) or allowed(value, bounds)] or several
+            values[f"{group}.{name}"] = show(generator.choice(several))
+    argv = [f"{group}={choice}" for group, choice in chosen.items()] + [f"{k}={v}" for k, v in values.items()]
+    return [*argv, "evaluate_episodes=2", "run=any"]
+
+
+@pytest.mark.parametrize("case", range(CASES))
+def test_any_configuration_trains_or_is_refused(case, tmp_path) -> None:
+    argv = drawn(random.Random(case))
+    try:
+        config = parse(argv)
+        result = train(config, tmp_path)
+    except (ConfigError, RunError) as error:
+        assert str(error) and "\n" not in str(error), argv
+        return
+    assert result["steps"] >= config.steps, argv
+    rows = [json.loads(line) for line in (tmp_path / "any/metrics.jsonl").read_text().splitlines()]
+    assert rows and all(math.isfinite(value) for row in rows for value in row.values() if value is not None), argv
+    written = parse([f"resume={tmp_path / 'any'}"])
+    assert dataclasses.replace(written, resume=None) == dataclasses.replace(config, policy=written.policy), argv
