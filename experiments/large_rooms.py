@@ -28,7 +28,7 @@ OPTIONS = [
     "algo.rollout=64",
     "algo.entropy_coef=0.03",
     "algo.gamma=0.995",
-    "steps=6000000",
+    "steps=2500000",
 ]
 SOLVED, POINTS = 0.95, 60
 
@@ -38,6 +38,8 @@ def measure(size: int, seed: int, extra: list[str]) -> dict[str, Any]:
     usual = [argument for argument in OPTIONS if argument.partition("=")[0] not in given]
     with tempfile.TemporaryDirectory() as root:
         result = train(parse([*usual, f"env.size={size}", f"seed={seed}", "run=rooms", *extra]), Path(root))
+        if result["interrupted"]:
+            raise SystemExit(130)
         rows = [json.loads(line) for line in (Path(root) / "rooms/metrics.jsonl").read_text().splitlines()]
     curve = [(row["steps"], row["success"]) for row in rows if row.get("success") is not None]
     below = [steps for steps, success in curve if success < SOLVED]

@@ -129,7 +129,7 @@ def by_chunks(case, state, chunk):
 
 
 def results(case, run):
-    """Outputs, final state, and the gradients of a random linear function of both."""
+    """Outputs and final state, and the gradients of a random linear function of both."""
     start = leaf(case.state)
     case.x.requires_grad_()
     outputs, state = run(case, start)
@@ -140,15 +140,16 @@ def results(case, run):
             loss = loss + (value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum()
     leaves = [*case.backbone.parameters(), case.x, *(v for v in tensors(start) if v.is_floating_point())]
     gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return [outputs, *tensors(state), *gradients]
+    return [outputs, *tensors(state)], list(gradients)
 
 
-def assert_close(ours, theirs, tolerance):
-    for a, b in zip(ours, theirs, strict=True):
+def assert_close(ours, theirs, tolerance, together=False):
+    """together: relative to the largest number of all of them, in place of each one's own."""
+    scales = [1 + float(b.detach().abs().max()) if b.numel() else 1.0 for b in theirs]
+    for a, b, scale in zip(ours, theirs, scales, strict=True):
         assert a.shape == b.shape
         if b.numel():
-            scale = 1 + float(b.detach().abs().max())
-            assert float((a - b).detach().abs().max()) <= tolerance * scale
+            assert float((a - b).detach().abs().max()) <= tolerance * (max(scales) if together else scale)
 
 
 @backbones
@@ -158,8 +159,12 @@ def test_unroll_equals_steps_in_outputs_state_and_gradients(variant, dtype, tole
         case = make_case(variant, number, dtype)
         chunk = 1 + number % case.x.shape[1]
         steps = results(case, by_steps)
-        assert_close(results(case, lambda c, s: by_chunks(c, s, c.x.shape[1])), steps, tolerance)
-        assert_close(results(case, lambda c, s, n=chunk: by_chunks(c, s, n)), steps, tolerance)
+        for size in (case.x.shape[1], chunk):
+            found = results(case, lambda c, s, n=size: by_chunks(c, s, n))
+            assert_close(found[0], steps[0], tolerance)
+            # A gradient is a sum over steps that may cancel: in case 260 of rmt-front one of 6 was left of parts of up to 300,
+            # and float32 was off by 1.5e-4 where float64 agrees to 1e-12. Rounding is relative to the parts.
+            assert_close(found[1], steps[1], tolerance, together=dtype == torch.float32)
 
 
 @backbones
