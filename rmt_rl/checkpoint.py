@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rmt_rl.config import ConfigError, Memory, Returns, part_from_dict
+from rmt_rl.device import choose_device
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -52,8 +53,9 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
 def load_policy(path: str | Path, device: str | torch.device = "cpu", option: str = "policy") -> ActorCritic:
     """The policy that was saved in the folder `path`, or in `path`/policy, ready to act on `device`. option: who names it.
 
-    Raises ConfigError, one sentence, where there is none or where it is damaged.
+    Raises ConfigError, one sentence, where there is none, where it is damaged, or where the device is not there.
     """
+    device = choose_device(device)
     folder = policy_folder(path, option)
     try:
         spec = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
@@ -63,7 +65,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu", option: st
             part_from_dict("returns", spec["returns"])
     except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
-    check_backend(part_from_dict("policy", spec["policy"]), torch.device(device))
+    check_backend(part_from_dict("policy", spec["policy"]), device)
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are written over at once
             policy = ActorCritic(spec)

@@ -55,6 +55,11 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
         return _resumed(given, prog)
     if given.get("init", "null") != "null" and (own := [key for key in given if key.partition(".")[0] == "policy"]):
         raise ConfigError(f"{own[0]}={show(given[own[0]])}: the policy of init brings its own options; leave it out")
+    if given.get("policy.params", "null") != "null" and "policy.width" in given:
+        width = show(given["policy.width"])
+        raise ConfigError(
+            f"policy.width={width}: means nothing with policy.params, which chooses it; give only one of them"
+        )
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
     for group, name in choices.items():
         choose(group, name)

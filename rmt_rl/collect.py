@@ -145,7 +145,7 @@ def _flags(steps: int, last: bool) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     from rmt_rl.cli import COLLECT, PLAYERS, help_text, parse_collect, resolve_env
-    from rmt_rl.train import choose_device, need, prepare
+    from rmt_rl.train import need, prepare
 
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         need("collect", "offline", "minari", "h5py")
         dataset_place(options.out)
         from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task
+        from rmt_rl.device import choose_device
         from rmt_rl.envs.registry import make_from_config
         from rmt_rl.record import oracle_actor, policy_actor, random_actor, record
 

@@ -418,14 +418,14 @@ class Recurrent(Policy):
 
 @dataclass(frozen=True)
 class LSTM(Recurrent):
-    """Long short-term memory, one layer after the encoder."""
+    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
 
     name: str = "lstm"
 
 
 @dataclass(frozen=True)
 class GRU(Recurrent):
-    """Gated recurrent unit, one layer after the encoder."""
+    """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078)."""
 
     name: str = "gru"
 
@@ -512,8 +512,7 @@ class RATE:
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
     skip_nonfinite: int = option(
         0,
-        "steps of the optimizer in a row that may be left out because the loss or a gradient is not finite (a rollout with such"
-        " an observation or reward counts as one); one more ends the run",
+        "steps of the optimizer in a row that may be left out because loss or gradients are not finite; one more ends the run",
         low=0,
         high=10**6,
     )
@@ -525,7 +524,6 @@ class RATE:
 # ---------------------------------------------------------------------------------------------------- the commands
 
 
-# The registry: what `env=`, `algo=` and `policy=` choose from.
 @dataclass(frozen=True)
 class Memory:
     """How long a policy keeps its memory."""
@@ -550,6 +548,7 @@ class Returns:
     high: float = option(1.0, "the largest return to go in the data", low=-1e12, high=1e12)
 
 
+# The registry: what `env=`, `algo=`, `policy=` and `memory` choose from.
 GROUPS: dict[str, dict[str, type]] = {
     "env": {
         "minigrid-memory": MiniGridMemory,
@@ -998,6 +997,14 @@ RULES = (
     ),
     Rule(
         RMT,
+        lambda policy: policy.bptt_segments != 1 or policy.cache_gradient == 0,
+        lambda policy: (
+            f"policy.cache_gradient={policy.cache_gradient}: means nothing with policy.bptt_segments=1, which cuts it where"
+            " the segment ends"
+        ),
+    ),
+    Rule(
+        RMT,
         lambda policy: not policy.token_shift or policy.width > 1,
         lambda policy: "policy.token_shift=true: expected policy.width of at least 2, half of it is shifted",
     ),
@@ -1014,6 +1021,21 @@ RULES = (
         lambda algo: (
             f"algo.minibatches={algo.minibatches}: expected a divisor of algo.num_envs={algo.num_envs},"
             f" such as {nearest_divisor(algo.num_envs, algo.minibatches)}"
+        ),
+    ),
+    Rule(
+        PPO,
+        lambda algo: algo.normalize_advantage or algo.advantage_floor == PPO.advantage_floor,
+        lambda algo: (
+            f"algo.advantage_floor={algo.advantage_floor:g}: means nothing with algo.normalize_advantage=false; leave it out"
+        ),
+    ),
+    Rule(
+        Gym,
+        lambda env: env.workers == "async" or (env.deadline, env.on_fault) == (Gym.deadline, Gym.on_fault),
+        lambda env: (
+            f"env.{'deadline' if env.deadline != Gym.deadline else 'on_fault'}: is about processes of rows; expected"
+            " env.workers=async"
         ),
     ),
     Rule(

@@ -143,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse_evaluate(argv)
         from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task, policy_folder
-        from rmt_rl.train import choose_device, prepare
+        from rmt_rl.device import choose_device
+        from rmt_rl.train import prepare
 
         folder = policy_folder(options.policy)
         prepare(options.threads)

@@ -38,6 +38,7 @@ def train(config: Train, root: Path = Path("runs")) -> dict[str, Any]:
         raise _taken(config.run, root / config.run)  # said before seconds go into imports
     from rmt_rl.algos.ppo import Online
     from rmt_rl.checkpoint import make_task, save_policy
+    from rmt_rl.device import choose_device
     from rmt_rl.evaluate import evaluate
     from rmt_rl.log import check_loggers
     from rmt_rl.resume import Saved, sum_of, write_result
@@ -224,21 +225,6 @@ def need(what: str, extra: str, *packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{what}: the package {package} is not installed; pip install 'rmt_rl[{extra}]'")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `device=` names; auto is a GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not (
-        torch.cuda.is_available() and (torch.device(name).index or 0) < torch.cuda.device_count()
-    ):
-        raise ConfigError(
-            f"device={name}: this machine has {torch.cuda.device_count()} GPUs that torch can use; take device=cpu"
-        )
-    return torch.device(name)
 
 
 def prepare(threads: int) -> None:

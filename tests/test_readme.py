@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from rmt_rl import export
 from rmt_rl.cli import parse
 from rmt_rl.config import GROUPS
 from rmt_rl.train import train
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README, USING = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/using.md"))
+EXAMPLES = re.findall(r"```python\n(.*?)```", README + USING, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,13 @@ def test_the_torchrl_example_runs_as_written(folder):
     assert output(EXAMPLES[1], folder).count("loss_critic") == 2
 
 
+def test_an_exported_step_runs_as_written(folder):
+    assert export.main([f"policy={folder}/runs/minigrid-memory-rmt-ppo-s0", "num_envs=4"]) == 0
+    assert re.fullmatch(r"tensor\(\[\d, \d, \d, \d\]\)\n", output(EXAMPLES[2], folder))
+
+
 def test_every_python_example_is_run_here():
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_the_train_commands_are_understood():

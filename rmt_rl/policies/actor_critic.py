@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import gymnasium
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
@@ -52,6 +53,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         self.config = config.choose("policy", spec["policy"]["name"])(**spec["policy"])
         observation_space, action_space = (spaces.from_json(spec[key]) for key in ("observation_space", "action_space"))
         width = self.config.width
+        self._shapes = shapes_of(observation_space)
         self.encoder = ObservationEncoder(observation_space, width)
         self.head = make_head(action_space, width)
         self.value_head = nn.Linear(width, 1)
@@ -109,8 +111,9 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
     def explain(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> Attention:
         """Where the step that `act` would make looks: attention over memory, cache and steps, per layer and head.
 
-        Shapes: see `Attention`. Raises TypeError where the policy has no attention.
+        Shapes: see `Attention`. The state is only read. Raises TypeError where the policy has no attention.
         """
+        self._check(obs, state, first)
         if not isinstance(self.backbone, RMT):
             raise TypeError(f"policy {self.config.name} has no attention to explain; transformer policies have")
         return self.backbone.explain(self._embed(obs, state.action, first), state.memory, first)
@@ -125,10 +128,39 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
         return self.head(y), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1])
 
     def step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """Distribution parameters [B, ...], values [B] and the memory after one observation; no action is taken."""
+        """Distribution parameters [B, ...], values [B] and the memory after one observation; no action is taken.
+
+        Raises TypeError or ValueError where obs, state and first are not tensors of the same B rows.
+        """
+        self._check(obs, state, first_B)
         x = self._embed(obs, state.action, first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
         return self.head(y), self.value_head(y).squeeze(-1), memory
+
+    def _check(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
+        """Broadcasting would make half a reset of a `first` that is too short, and act on the memory of other rows."""
+        if not isinstance(state, PolicyState):
+            raise TypeError(
+                f"state is a {type(state).__name__}; expected what initial_state(batch) gave, or the step before"
+            )
+        rows = len(state.action)
+        given = {"first": first, **(obs if isinstance(obs, dict) else {"": obs})}
+        if given.keys() != {"first", *self._shapes}:
+            names = [name for name in self._shapes if name] or "one tensor"
+            found = list(obs) if isinstance(obs, dict) else "one tensor"
+            raise ValueError(
+                f"obs is {found}; expected {names}: make_task(policy) of rmt_rl.checkpoint makes the environment that shows it"
+            )
+        for name, shape in {"first": (), **self._shapes}.items():
+            what = "first" if name == "first" else f"obs {name!r}" if name else "obs"
+            if not isinstance(given[name], torch.Tensor):
+                raise TypeError(f"{what} is a {type(given[name]).__name__}; expected a torch tensor")
+            if given[name].shape != (rows, *shape):
+                raise ValueError(
+                    f"{what} has shape {list(given[name].shape)}; expected {[rows, *shape]}, for the {rows} rows of the state"
+                )
+        if first.dtype != torch.bool:
+            raise TypeError(f"first is of type {first.dtype}; expected torch.bool, true where an episode begins")
 
     def _embed(self, obs: Obs, previous: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         x = self.encoder(obs)
@@ -139,6 +171,12 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin):
 
     def _no_action(self, batch: int) -> torch.Tensor:
         return torch.zeros(batch, *self.head.shape, dtype=self.head.action_dtype, device=self.value_head.weight.device)
+
+
+def shapes_of(space: gymnasium.Space[Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of one row's observation by its key; "" where it is one tensor."""
+    parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+    return {name: tuple(part.shape or ()) for name, part in parts.items()}
 
 
 def policy_spec(

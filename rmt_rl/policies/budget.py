@@ -18,8 +18,8 @@ WIDEST = 16_384
 def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
     """The policy's dataclass with a width in place of `params`: that whose whole network comes nearest to it.
 
-    Unchanged where params is None. Raises ConfigError where the narrowest network is more than a tenth too large, or the
-    widest too small.
+    Unchanged where params is None. Raises ConfigError where that is more than a tenth off: where the narrowest network is too
+    large, the widest too small, or where widths, which are multiples of the heads, lie too far apart.
     """
     if policy_config.params is None:
         return policy_config
@@ -37,9 +37,11 @@ def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
     above = sizes[min(bisect.bisect_left(sizes, policy_config.params, key=parameters), len(sizes) - 1)]
     nearest = min({max(1, above - 1), above}, key=lambda units: abs(parameters(units) - policy_config.params))
     count = parameters(nearest)
-    if abs(count - policy_config.params) > 0.1 * policy_config.params and nearest in (sizes[0], sizes[-1]):
+    if abs(count - policy_config.params) > 0.1 * policy_config.params:
+        around = sorted({max(1, above - 1), above})
+        found = " and ".join(f"{parameters(units):,} at width {units * unit}" for units in around)
+        advice = f"; widths are multiples of {unit}, fewer policy.heads make them finer" if unit > 1 else ""
         raise ConfigError(
-            f"policy.params={policy_config.params}: width {nearest * unit} has {count:,} parameters already and is the "
-            f"{'narrowest' if nearest == sizes[0] else 'widest'} that fits this task; expected about that many"
+            f"policy.params={policy_config.params}: no width comes within a tenth of it: this task's have {found}{advice}"
         )
     return dataclasses.replace(with_width(nearest), params=None)
