@@ -55,11 +55,11 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
         return _resumed(given, prog)
     if given.get("init", "null") != "null" and (own := [key for key in given if key.partition(".")[0] == "policy"]):
         raise ConfigError(f"{own[0]}={show(given[own[0]])}: the policy of init brings its own options; leave it out")
-    if given.get("policy.params", "null") != "null" and "policy.width" in given:
-        width = show(given["policy.width"])
-        raise ConfigError(
-            f"policy.width={width}: means nothing with policy.params, which chooses it; give only one of them"
-        )
+    if (
+        given.get("policy.params", "null") != "null" and "policy.width" in given
+    ):  # its default too, which `validate` lets pass
+        params, width = show(given["policy.params"]), show(given["policy.width"])
+        raise ConfigError(f"policy.params={params}: policy.width={width} is given too; give only one of them")
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
     for group, name in choices.items():
         choose(group, name)
@@ -80,7 +80,8 @@ def _resumed(given: Mapping[str, str], prog: str) -> Train:
         )
     folder = _read_all(given, options(Train), {}, prog)["resume"]
     if not (Path(folder) / "config.yaml").is_file():
-        raise ConfigError(f"resume={folder}: no config.yaml in it; expected the folder of a run, such as runs/<name>")
+        found = "no config.yaml in it" if Path(folder).exists() else "no such folder"
+        raise ConfigError(f"resume={folder}: {found}; expected the folder of a run, such as runs/<name>")
     return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
 
 

@@ -53,6 +53,7 @@ class TorchRLEnv(EnvBase):
     """
 
     def __init__(self, env: TorchVectorEnv) -> None:
+        _expect(env, TorchVectorEnv, "rmt_rl.make_env gives")
         super().__init__(device=env.device, batch_size=torch.Size([env.num_envs]))
         self._env = env
         self._seed: int | None = None
@@ -112,6 +113,7 @@ class FromTorchRL(TorchVectorEnv):
     """
 
     def __init__(self, env: EnvBase) -> None:
+        _expect(env, EnvBase, "torchrl.envs.SerialEnv(rows, make) gives")
         if len(env.batch_size) != 1:
             raise ConfigError(
                 f"batch size {tuple(env.batch_size)}: expected one axis of rows, as torchrl.envs.SerialEnv(rows, make) gives"
@@ -183,6 +185,7 @@ class TorchRLPolicy(TensorDictModuleBase):
     """
 
     def __init__(self, policy: ActorCritic) -> None:
+        _expect(policy, ActorCritic, "rmt_rl.load_policy gives")
         super().__init__()
         self.policy = policy
         space = from_json(policy.spec["observation_space"])
@@ -330,6 +333,11 @@ class TorchRLPolicy(TensorDictModuleBase):
 class _Primer(TensorDictPrimer):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         return super()._step(tensordict, next_tensordict.set("previous_action", tensordict["action"]))
+
+
+def _expect(given: Any, kind: type, such_as: str) -> None:
+    if not isinstance(given, kind):
+        raise TypeError(f"{type(given).__name__} was given; expected a {kind.__name__}, as {such_as}")
 
 
 def _tensors(state: Any) -> list[torch.Tensor]:

@@ -360,3 +360,12 @@ def test_a_folder_in_place_of_a_file_is_refused(folder):
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
     assert str(folder) in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cud", "device=cud: expected cpu, cuda, cuda:N or auto"), ("cuda:99", "device=cuda:99: this machine has")],
+)
+def test_a_device_that_is_not_there_is_named(tmp_path, device, message):
+    with pytest.raises(ConfigError, match=message):
+        load_policy(tmp_path, device)

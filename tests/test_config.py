@@ -205,6 +205,17 @@ def test_a_misspelling_is_answered_with_what_was_meant(line: str, meant: str) ->
                 "bptt_segments=2",
             )
         ),
+        (
+            "policy.cache=6 policy.positions=rotary policy.bptt_segments=1 policy.cache_gradient=4",
+            "policy.cache_gradient=4: means nothing with policy.bptt_segments=1",
+        ),
+        (
+            "algo.normalize_advantage=false algo.advantage_floor=50",
+            "algo.advantage_floor=50: means nothing with algo.normalize_advantage=false",
+        ),
+        ("env=gym env.on_fault=restart", "env.on_fault: is about processes of rows; expected env.workers=async"),
+        ("env=gym env.deadline=5", "env.deadline: is about processes of rows; expected env.workers=async"),
+        ("policy.params=200000 policy.width=64", "policy.width=64 is given too; give only one of them"),
         ("policy.layers=1 policy.value_residual=true", "policy.value_residual=true: means nothing with one layer"),
         ("policy.params=50000 policy.width=32", "policy.width=32 is given too; give only one of them"),
         ("policy=trxl policy.heads=5", "policy.heads=5: expected a divisor of policy.width=64"),

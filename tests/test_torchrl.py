@@ -448,3 +448,9 @@ def test_without_torchrl_an_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "rmt_rl.torchrl")
     with pytest.raises(ImportError, match=r"pip install 'rmt_rl\[torchrl\]'"):
         import rmt_rl.torchrl  # noqa: F401
+
+
+@pytest.mark.parametrize("kind", [TorchRLEnv, FromTorchRL, TorchRLPolicy])
+def test_something_else_is_refused_by_its_name(kind) -> None:
+    with pytest.raises(TypeError, match="str was given; expected a "):
+        kind("CartPole-v1")

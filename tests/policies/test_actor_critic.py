@@ -312,3 +312,48 @@ def test_acting_builds_no_graph(policy_name):
     for t in range(9):
         action, state = policy.act(observations(3, 9)[:, t], state, torch.full((3,), t == 0))
     assert not any(x.requires_grad for x in [action, *tensors(state)])
+
+
+GOOD = {"obs": torch.zeros(3, 3), "first": torch.ones(3, dtype=torch.bool)}
+
+
+@every_policy
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"first": torch.ones(1, dtype=torch.bool)},
+            ValueError,
+            r"first has shape \[1\]; expected \[3\], for the 3 rows",
+        ),
+        ({"first": torch.ones(3)}, TypeError, r"first is of type torch.float32; expected torch.bool"),
+        ({"first": np.ones(3, bool)}, TypeError, "first is a ndarray; expected a torch tensor"),
+        ({"first": True}, TypeError, "first is a bool; expected a torch tensor"),
+        (
+            {"obs": torch.zeros(1, 3)},
+            ValueError,
+            r"obs has shape \[1, 3\]; expected \[3, 3\], for the 3 rows of the state",
+        ),
+        ({"obs": torch.zeros(3, 4)}, ValueError, r"obs has shape \[3, 4\]; expected \[3, 3\]"),
+        ({"obs": np.zeros((3, 3))}, TypeError, "obs is a ndarray; expected a torch tensor"),
+        ({"obs": {"image": torch.zeros(3, 3)}}, ValueError, r"obs is \['image'\]; expected one tensor: make_task"),
+        ({"state": None}, TypeError, r"state is a NoneType; expected what initial_state\(batch\) gave"),
+        ({"state": 1}, ValueError, r"first has shape \[3\]; expected \[1\], for the 1 rows of the state"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_the_door(policy_name, change, error, message):
+    policy = make_policy(policy_name)
+    given = {**GOOD, "state": policy.initial_state(3), **change}
+    if given["state"] == 1:
+        given["state"] = policy.initial_state(1)
+    with pytest.raises(error, match=message):
+        policy.act(**given, deterministic=True)
+
+
+def test_a_key_that_is_missing_is_named():
+    space = spaces.Dict({"a": OBSERVATIONS, "b": OBSERVATIONS})
+    policy = make_policy("lstm", observations=space)
+    with pytest.raises(ValueError, match=r"obs is \['a'\]; expected \['a', 'b'\]"):
+        policy.act({"a": torch.zeros(2, 3)}, policy.initial_state(2), torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"obs is one tensor; expected \['a', 'b'\]"):
+        policy.act(torch.zeros(2, 3), policy.initial_state(2), torch.ones(2, dtype=torch.bool))

@@ -39,7 +39,10 @@ def test_without_a_budget_nothing_changes():
     [
         ({"params": 1_000, "layers": 50}, r"policy\.params=1000: no width comes within .* have [\d,]+ at width 4;"),
         ({"params": 10**10}, r"policy\.params=10000000000: no width comes within .* [\d,]+ at width 16384"),
-        ({"params": 60_000, "heads": 16}, r"[\d,]+ at width 32 and [\d,]+ at width 64; widths are multiples of 32, fewer"),
+        (
+            {"params": 60_000, "heads": 16},
+            r"[\d,]+ at width 32 and [\d,]+ at width 64; widths are multiples of 32, fewer",
+        ),
     ],
 )
 def test_a_budget_that_no_width_meets_is_told_in_one_line(options, message):
