@@ -166,7 +166,7 @@ def test_with_nothing_whole_left_it_stops_and_names_all(stopped) -> None:
 def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"seed=1: a run is resumed as it was configured"):
         parse([f"resume={stopped}", "seed=1"])
-    with pytest.raises(ConfigError, match=r"no config.yaml in it; expected the folder of a run"):
+    with pytest.raises(ConfigError, match=r"no such folder; expected the folder of a run"):
         parse([f"resume={tmp_path / 'nowhere'}"])
     owner = Checkpoints(stopped)
     with pytest.raises(ConfigError, match="another process is training there"):
