@@ -1,23 +1,24 @@
 """Memory across episodes: success by inner episode on Dark Room, with memory of the whole trial and of one inner episode, and
 the bandit's payout beside Thompson sampling.
 
-    python experiments/trials.py --tasks dark-room bandit --seeds 3
+    python experiments/trials.py --seeds 3
 
 Prints markdown tables of frozen final policies on fresh trials: the mean over seeds and its 95 % interval (Student's t). The
 control is the same task with `episodes=1`: the goal changes with every inner episode, so that nothing from before it can help.
-Arguments name=value go to the train command.
+Finished runs are lines of the results file and are not run again. Arguments name=value go to the train command.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare import mean_and_interval
+from compare import mean_and_interval, read_results
 
 from rmt_rl.checkpoint import load_policy
 from rmt_rl.cli import parse
@@ -40,13 +41,15 @@ BANDIT = [
 ]
 
 
-def agent(arguments: list[str], seed: int, extra: list[str]) -> tuple[Any, ActorCritic]:
+def agent(arguments: list[str], seed: int, extra: list[str], root: Path) -> tuple[Any, ActorCritic, dict[str, Any]]:
+    """The run, its final policy, and what it cost."""
     given = {argument.partition("=")[0] for argument in extra}
     usual = [argument for argument in arguments if argument.partition("=")[0] not in given]
-    with tempfile.TemporaryDirectory() as root:
-        run = parse([*usual, f"seed={seed}", "evaluate_episodes=64", "run=trials", *extra])
-        train(run, Path(root))
-        return run, load_policy(Path(root) / "trials")
+    run = parse([*usual, f"seed={seed}", "evaluate_episodes=64", "run=trials", *extra])
+    result = train(run, root)
+    if result["interrupted"]:
+        raise SystemExit(130)
+    return run, load_policy(root / "trials"), {"steps": result["steps"], "cpu_s": result["cpu_s"]}
 
 
 def by_inner_episode(policy: ActorCritic, task: Any) -> list[float]:
@@ -72,31 +75,59 @@ def payout(policy: ActorCritic, task: Any) -> float:
     return evaluate(policy, make_from_config(task, 500), 2_000, 10**6, deterministic=False).mean_return * task.length
 
 
+def dark_room(seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    run, policy, cost = agent(DARK_ROOM, seed, extra, root)
+    return {"success": by_inner_episode(policy, dataclasses.replace(run.env, episodes=EPISODES)), **cost}
+
+
+def control(seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    run, policy, cost = agent(CONTROL, seed, extra, root)
+    return {"success": by_inner_episode(policy, run.env), **cost}
+
+
+def bandit(seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    run, policy, cost = agent(BANDIT, seed, extra, root)
+    return {"payout": payout(policy, run.env) / run.env.length, **cost}
+
+
+TASKS = {"dark-room": dark_room, "control": control, "bandit": bandit}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=("dark-room", "bandit"), default=["dark-room", "bandit"])
+    parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "trials.jsonl")
     arguments, extra = parser.parse_known_args()
     prepare(threads=1)
-    if "dark-room" in arguments.tasks:
-        curves, controls = [], []
+    for task in arguments.tasks:
         for seed in range(arguments.seeds):
-            run, policy = agent(DARK_ROOM, seed, extra)
-            curves.append(by_inner_episode(policy, dataclasses.replace(run.env, episodes=EPISODES)))
-            run, policy = agent(CONTROL, seed, extra)
-            controls.append(by_inner_episode(policy, run.env)[0])
-        print("\n| inner episode | success | ideal searcher | memory of one inner episode |\n|---|---|---|---|")
-        for i, (rates, ideal) in enumerate(zip(zip(*curves, strict=True), (21, 41, 61, 81, 81), strict=True)):
-            control = mean_and_interval(controls) if i == 0 else ""
-            print(f"| {i + 1} | {mean_and_interval(list(rates))} | {ideal / 81:.3f} | {control} |")
-    if "bandit" in arguments.tasks:
-        payouts = []
-        for seed in range(arguments.seeds):
-            run, policy = agent(BANDIT, seed, extra)
-            payouts.append(payout(policy, run.env) / run.env.length)
-        print(
-            f"\nbandit, payout a pull: {mean_and_interval(payouts)}; stay-or-next 0.683, Thompson sampling 0.749, ceiling 0.833"
-        )
+            run = {"task": task, "seed": seed, "extra": extra}
+            if any(run.items() <= done.items() for done in read_results(arguments.results)):
+                continue
+            with tempfile.TemporaryDirectory() as root:
+                measured = TASKS[task](seed, extra, Path(root))
+            arguments.results.parent.mkdir(parents=True, exist_ok=True)
+            with arguments.results.open("a") as file:
+                file.write(json.dumps({**run, "measured": measured}) + "\n")
+    rows = [row for row in read_results(arguments.results) if row["seed"] < arguments.seeds and row["extra"] == extra]
+    of = {task: [row["measured"] for row in rows if row["task"] == task] for task in TASKS}
+    if of["dark-room"]:
+        print("\n| inner episode | success | ideal searcher |\n|---|---|---|")
+        curves = zip(*(measured["success"] for measured in of["dark-room"]), strict=True)
+        for i, (rates, ideal) in enumerate(zip(curves, (21, 41, 61, 81, 81), strict=True)):
+            print(f"| {i + 1} | {mean_and_interval(list(rates))} | {ideal / 81:.3f} |")
+    if of["control"]:
+        rates = [measured["success"][0] for measured in of["control"]]
+        print(f"\nmemory of one inner episode: {mean_and_interval(rates)}, which nobody gets beyond 0.259 with")
+    if of["bandit"]:
+        found = mean_and_interval([measured["payout"] for measured in of["bandit"]])
+        print(f"\nbandit, payout a pull: {found}; stay-or-next 0.683, Thompson sampling 0.749, ceiling 0.833")
+    for task, measured in of.items():
+        if measured:
+            print(
+                f"{task}: {len(measured)} seeds, {measured[0]['steps']:,} steps, CPU-s {[m['cpu_s'] for m in measured]}"
+            )
 
 
 if __name__ == "__main__":
