@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,17 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], dict[str, Any]]) -> None:
+    """Append `run` with what `measure`, given an empty folder, returns; nothing where the run stands there already."""
+    if any(run.items() <= done.items() for done in read_results(results)):
+        return
+    with tempfile.TemporaryDirectory() as root:
+        measured = measure(Path(root))
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a") as file:
+        file.write(json.dumps({**run, "measured": measured}) + "\n")
+
+
 def table(rows: list[dict[str, Any]], policies: list[str]) -> str:
     """The markdown table of one task."""
     columns = [key for key in rows[0]["measured"] if key != "steps/s"]
@@ -91,13 +104,8 @@ def main() -> None:
     for task in arguments.tasks:
         for seed, policy in itertools.product(range(arguments.seeds), arguments.policies):
             run = {"task": task, "policy": policy, "seed": seed, "params": arguments.params, "extra": extra}
-            if any(run.items() <= done.items() for done in read_results(arguments.results)):
-                continue
-            with tempfile.TemporaryDirectory() as root:
-                run["measured"] = TASKS[task](policy, seed, arguments.params, Path(root), extra)
-            arguments.results.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(run) + "\n")
+            measure = functools.partial(TASKS[task], policy, seed, arguments.params, extra=extra)
+            measure_once(arguments.results, run, measure)
         rows = [
             row
             for row in read_results(arguments.results)

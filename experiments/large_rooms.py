@@ -11,12 +11,12 @@ Arguments name=value go to the train command.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from compare import read_results
+from compare import measure_once, read_results
 
 from rmt_rl.cli import parse
 from rmt_rl.train import prepare, train
@@ -33,14 +33,13 @@ OPTIONS = [
 SOLVED, POINTS = 0.95, 60
 
 
-def measure(size: int, seed: int, extra: list[str]) -> dict[str, Any]:
+def measure(size: int, seed: int, extra: list[str], root: Path) -> dict[str, Any]:
     given = {argument.partition("=")[0] for argument in extra}
     usual = [argument for argument in OPTIONS if argument.partition("=")[0] not in given]
-    with tempfile.TemporaryDirectory() as root:
-        result = train(parse([*usual, f"env.size={size}", f"seed={seed}", "run=rooms", *extra]), Path(root))
-        if result["interrupted"]:
-            raise SystemExit(130)
-        rows = [json.loads(line) for line in (Path(root) / "rooms/metrics.jsonl").read_text().splitlines()]
+    result = train(parse([*usual, f"env.size={size}", f"seed={seed}", "run=rooms", *extra]), root)
+    if result["interrupted"]:
+        raise SystemExit(130)
+    rows = [json.loads(line) for line in (root / "rooms/metrics.jsonl").read_text().splitlines()]
     curve = [(row["steps"], row["success"]) for row in rows if row.get("success") is not None]
     below = [steps for steps, success in curve if success < SOLVED]
     solved = next((steps for steps, _ in curve if not below or steps > below[-1]), None)
@@ -64,12 +63,7 @@ def main() -> None:
     for size in arguments.sizes:
         for seed in range(arguments.seeds):
             run = {"size": size, "seed": seed, "extra": extra}
-            if any(run.items() <= done.items() for done in read_results(arguments.results)):
-                continue
-            measured = measure(size, seed, extra)
-            arguments.results.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps({**run, "measured": measured}) + "\n")
+            measure_once(arguments.results, run, functools.partial(measure, size, seed, extra))
     print(
         "\n| size | options | seed | success | above 0.95 from | steps | CPU-seconds |\n|---|---|---|---|---|---|---|"
     )

@@ -14,12 +14,11 @@ the mean over seeds and its 95 % interval (Student's t over seeds).
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
-import tempfile
 from pathlib import Path
 
-from compare import mean_and_interval, read_results
+from compare import mean_and_interval, measure_once, read_results
 
 from rmt_rl import collect
 from rmt_rl.checkpoint import load_policy, make_task
@@ -52,6 +51,7 @@ def expert(variant: list[str], seed: int, root: Path) -> dict[str, float]:
 
 
 def mediocre(variant: list[str], seed: int, root: Path) -> dict[str, float]:
+    os.environ["MINARI_DATASETS_PATH"] = str(root / "datasets")
     train(parse([*GUESSES, f"seed={seed}"]), root)
     recorded = collect.main(
         [f"policy={root / 'guesses'}", "out=guesses/ppo-v0", "episodes=2000", "deterministic=false", f"seed={seed}"]
@@ -75,14 +75,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             for name, variant in VARIANTS[data].items():
                 run = {"data": data, "variant": name, "seed": seed}
-                if any(run.items() <= done.items() for done in read_results(arguments.results)):
-                    continue
-                with tempfile.TemporaryDirectory() as root:
-                    os.environ["MINARI_DATASETS_PATH"] = str(Path(root) / "datasets")
-                    measured = runs[data](variant, seed, Path(root))
-                arguments.results.parent.mkdir(parents=True, exist_ok=True)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps({**run, "measured": measured}) + "\n")
+                measure_once(arguments.results, run, functools.partial(runs[data], variant, seed))
     rows = [row for row in read_results(arguments.results) if row["seed"] < arguments.seeds]
     print("\n| data | learner | seeds | success | of the agent in the data, greedy | asked for a return of 0 |")
     print("|---|---|---|---|---|---|")

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import tempfile
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare import mean_and_interval, read_results
+from compare import mean_and_interval, measure_once, read_results
 
 from rmt_rl.checkpoint import load_policy
 from rmt_rl.cli import parse
@@ -105,13 +104,7 @@ def main() -> None:
     for task in arguments.tasks:
         for seed in range(arguments.seeds):
             run = {"task": task, "seed": seed, "extra": extra}
-            if any(run.items() <= done.items() for done in read_results(arguments.results)):
-                continue
-            with tempfile.TemporaryDirectory() as root:
-                measured = TASKS[task](seed, extra, Path(root))
-            arguments.results.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps({**run, "measured": measured}) + "\n")
+            measure_once(arguments.results, run, functools.partial(TASKS[task], seed, extra))
     rows = [row for row in read_results(arguments.results) if row["seed"] < arguments.seeds and row["extra"] == extra]
     of = {task: [row["measured"] for row in rows if row["task"] == task] for task in TASKS}
     if of["dark-room"]:

@@ -55,9 +55,8 @@ def parse(argv: Sequence[str], schema: type[Train] = Train, prog: str = TRAIN) -
         return _resumed(given, prog)
     if given.get("init", "null") != "null" and (own := [key for key in given if key.partition(".")[0] == "policy"]):
         raise ConfigError(f"{own[0]}={show(given[own[0]])}: the policy of init brings its own options; leave it out")
-    if (
-        given.get("policy.params", "null") != "null" and "policy.width" in given
-    ):  # its default too, which `validate` lets pass
+    # `validate` cannot tell a width that was given from the default
+    if given.get("policy.params", "null") != "null" and "policy.width" in given:
         params, width = show(given["policy.params"]), show(given["policy.width"])
         raise ConfigError(f"policy.params={params}: policy.width={width} is given too; give only one of them")
     choices = {group: given.pop(group, usual) for group, usual in groups(schema).items()}
