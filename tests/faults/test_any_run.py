@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import operator
 import os
 import random
@@ -64,6 +63,8 @@ def test_any_configuration_trains_or_is_refused(case, tmp_path) -> None:
         return
     assert result["steps"] >= config.steps, argv
     rows = [json.loads(line) for line in (tmp_path / "any/metrics.jsonl").read_text().splitlines()]
-    assert rows and all(math.isfinite(value) for row in rows for value in row.values() if value is not None), argv
+    # what is not finite is written as null; success is null too, where no episode has ended
+    learned = ("loss",) if config.algo.name == "rate" else ("policy_loss", "value_loss", "entropy")
+    assert rows and all(row[name] is not None for row in rows for name in (*learned, "gradient_norm")), argv
     written = parse([f"resume={tmp_path / 'any'}"])
     assert dataclasses.replace(written, resume=None) == dataclasses.replace(config, policy=written.policy), argv
