@@ -478,6 +478,11 @@ class PPO:
         0.2, "advantages are divided by their deviation, but never by less than this", above=0, high=1_000_000
     )
     normalize_advantage: bool = option(True, "give advantages mean 0 and deviation 1 in each minibatch")
+    normalize_reward: bool = option(
+        False,
+        "divide rewards by the running deviation of the discounted return, for tasks whose returns are far from 1: the value"
+        " loss and its weight keep their size",
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from rmt_rl import config, rng
 from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, value_loss
 from rmt_rl.algos.optimizer import guarded_step, load_optimizer_state, optimizer_state, schedule
-from rmt_rl.algos.returns import gae
+from rmt_rl.algos.returns import ReturnDeviation, gae
 from rmt_rl.data import Rollout, map_obs, select_rows
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.guards import Guard, check_weights
@@ -21,10 +21,11 @@ RATIO_TOLERANCE = 1e-5
 
 
 class PPO:
-    """Holds what is saved between updates: the policy, its optimizer, and how many updates were made."""
+    """Holds what is saved between updates: the policy, its optimizer, how large returns are, and how many updates were made."""
 
     def __init__(self, policy: ActorCritic, options: config.PPO) -> None:
         self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
+        self.deviation = ReturnDeviation(options.gamma) if options.normalize_reward else None
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
         )
@@ -35,8 +36,11 @@ class PPO:
         scale = schedule(o.schedule, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = scale * o.learning_rate
+        reward = rollout.reward
+        if self.deviation is not None:
+            reward = reward / self.deviation.add(reward, rollout.first)
         advantage = gae(
-            rollout.reward,
+            reward,
             rollout.value,
             rollout.next_value,
             rollout.terminated,
@@ -138,6 +142,7 @@ class Online:
             "policy": self.ppo.policy.state_dict(),
             "optimizer": optimizer_state(self.ppo.optimizer),
             "updates": self.ppo.updates,
+            "deviation": None if self.ppo.deviation is None else self.ppo.deviation.state_dict(),
             "guard": self.ppo.guard.state_dict(),
             "collector": self.collector.state_dict(),
             "shuffle": self.shuffle.get_state(),
@@ -149,6 +154,8 @@ class Online:
         self.ppo.policy.load_state_dict(state["policy"])
         load_optimizer_state(self.ppo.optimizer, state["optimizer"])
         self.ppo.updates = int(state["updates"])
+        if self.ppo.deviation is not None:
+            self.ppo.deviation.load_state_dict(state["deviation"])
         self.ppo.guard.load_state_dict(state["guard"])
         self.collector.load_state_dict(state["collector"])
         self.shuffle.set_state(state["shuffle"])

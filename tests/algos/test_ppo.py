@@ -339,6 +339,17 @@ def test_the_value_loss_falls_if_it_has_weight():
     assert learned < 0.7 * without
 
 
+def test_normalized_rewards_make_the_same_updates_in_any_unit():
+    def weights(unit):
+        ppo, collector = start(options=changed(normalize_reward=True))
+        for _ in range(2):
+            rollout, _ = collector.collect(7)
+            update(ppo, dataclasses.replace(rollout, reward=unit * rollout.reward))
+        return list(ppo.policy.parameters())
+
+    assert all(map(torch.equal, weights(1.0), weights(2.0**10)))
+
+
 def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_share():
     ppo, collector = start()
     rollout, _ = collector.collect(7)

@@ -1,10 +1,12 @@
 """GAE against numbers on paper, its limits, and torchrl's two implementations."""
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from torchrl.objectives.value.functional import generalized_advantage_estimate, vec_generalized_advantage_estimate
 
-from rmt_rl.algos.returns import gae
+from rmt_rl.algos.returns import ReturnDeviation, gae
 
 GAMMA, LAMBDA = 0.9, 0.5
 REWARD = [1.0, 0.0, 2.0, 0.0, -1.0]
@@ -144,3 +146,51 @@ def test_double_precision_is_kept():
     delta = reward + GAMMA * next_value - value
     expected = sum((GAMMA * LAMBDA) ** k * delta[:, k] for k in range(delta.shape[1]))
     torch.testing.assert_close(gae(*batch, GAMMA, LAMBDA)[:, 0], expected, rtol=0, atol=1e-12)
+
+
+def test_deviation_of_five_discounted_returns_by_hand():
+    # an episode of three steps and one of two: 1, 0 + 0.9, 2 + 0.81 | 0, -1
+    deviation = ReturnDeviation(0.9).add(row(REWARD), ends(0, 3))
+    assert deviation == pytest.approx(np.std([1.0, 0.9, 2.81, 0.0, -1.0]), abs=1e-12)
+
+
+def test_deviation_is_the_same_in_one_part_and_in_many():
+    reward, _, _, terminated, _ = random_batch(0, torch.float64)
+    once, parts = ReturnDeviation(0.9), ReturnDeviation(0.9)
+    expected = once.add(reward, terminated)
+    for piece, first in zip(reward.split([1, 7, 9], dim=1), terminated.split([1, 7, 9], dim=1), strict=True):
+        found = parts.add(piece, first)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_deviation_is_one_until_returns_differ():
+    assert ReturnDeviation(0.9).add(row([0.0] * 5), ends(0)) == 1.0
+
+
+class Rewards(gymnasium.vector.VectorEnv):
+    """Plays rewards back, for gymnasium's wrapper."""
+
+    def __init__(self, reward):
+        self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+        self.rewards, self.num_envs = iter(reward.t().numpy()), len(reward)
+        self.single_observation_space = gymnasium.spaces.Discrete(1)
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
+        self.single_action_space, self.action_space = self.single_observation_space, self.observation_space
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(self.num_envs, dtype=np.int64), {}
+
+    def step(self, actions):
+        none = np.zeros(self.num_envs, dtype=bool)
+        return np.zeros(self.num_envs, dtype=np.int64), next(self.rewards), none, none, {}
+
+
+def test_deviation_is_that_of_gymnasiums_normalize_reward():
+    """Theirs begins with one made-up return of deviation 1 and weight 1e-4, which is gone after some thousand steps."""
+    reward = torch.randn(4, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.3
+    wrapper = gymnasium.wrappers.vector.NormalizeReward(Rewards(reward), gamma=0.9)
+    wrapper.reset()
+    for _ in range(reward.shape[1]):
+        wrapper.step(np.zeros(4, dtype=np.int64))
+    ours = ReturnDeviation(0.9).add(reward, torch.zeros_like(reward, dtype=torch.bool))
+    assert ours == pytest.approx(float(np.sqrt(wrapper.return_rms.var)), rel=1e-6)

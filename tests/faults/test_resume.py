@@ -36,7 +36,7 @@ RUNS = {
     "minigrid": ["env=minigrid-memory", *PPO],
     "doors": ["env=minigrid-redbluedoors", "env.size=6", *PPO],
     "trial": [*MAZE, *PPO, "memory.scope=trial", "memory.episodes=3"],
-    "bandit": ["env=bandit", *PPO],
+    "bandit": ["env=bandit", *PPO, "algo.normalize_reward=true"],
     "rate": ["env=tmaze-rate", "env.length=20", "env.min_length=3", *OFFLINE, "policy.dropout=0.1"],
     "rate detached": ["env=tmaze-rate", "env.length=20", *OFFLINE, "algo.detach_memory=true", "algo.cut=varied"],
 }
