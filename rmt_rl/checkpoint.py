@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rmt_rl.config import ConfigError, Memory, Returns, part_from_dict
+from rmt_rl.config import LARGEST_RETURN, ConfigError, Memory, Returns, part_from_dict
 from rmt_rl.device import choose_device
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.registry import make_from_config
@@ -149,6 +149,10 @@ def make_task(
     if target_return is not None:
         if returns is None:
             raise ConfigError(f"target_return={target_return}: the policy is asked for no return; leave it out")
+        if not (isinstance(target_return, (int, float)) and abs(target_return) <= LARGEST_RETURN):
+            raise ConfigError(
+                f"target_return={target_return!r}: expected a number from -{LARGEST_RETURN:g} to {LARGEST_RETURN:g}"
+            )
         returns = dataclasses.replace(returns, target=target_return)
     return make_from_config(
         task or env_config(policy), rows, device, memory_config(policy), evaluation=True, returns=returns

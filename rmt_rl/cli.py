@@ -353,6 +353,6 @@ def _help_lines(cls: type, prefix: str = "") -> list[str]:
         if (usual := item.metadata.get("group")) and usual != item.name:  # else there is nothing to choose
             table[f"{item.name}={usual}"] = f"{item.metadata['help']}: {', '.join(GROUPS[item.name])}"
     for name, known in options(cls).items():
-        default = "<folder>" if known.default is MISSING else show(known.default)
+        default = "<required>" if known.default is MISSING else show(known.default)
         table[f"{prefix}{name}={default}"] = known.help
     return [f"  {setting:<32} {text}" for setting, text in table.items()]

@@ -179,8 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shown = make_from_config(task, 1, device)
             if env.single_observation_space != shown.single_observation_space:
                 raise ConfigError(
-                    f"policy={options.policy}: sees more than the task shows (returns, or memory across episodes); record"
-                    " one that was trained by algo=ppo with memory.scope=episode"
+                    f"policy={options.policy}: sees more than the task shows, the return to go or where an episode of a trial"
+                    " begins; expected one trained by algo=ppo with memory.scope=episode, without init= of one that is asked"
+                    " for returns"
                 )
         names = getattr(shown.single_observation_space, "spaces", {})
         if odd := [name for name in names if "/" in name]:

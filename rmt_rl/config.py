@@ -55,6 +55,9 @@ def option(
     return field(default=default, metadata={"help": text, "bounds": bounds, "choices": tuple(choices), "form": form})
 
 
+#: Returns are told to a network in float32, in which larger ones lose their differences.
+LARGEST_RETURN = 1e12
+
 DEVICE = ("cpu, cuda, cuda:N or auto", r"auto|cpu|cuda(:[0-9]{1,3})?")
 FOLDER = ("a folder name without slashes that does not start with a dot", r"[^./\\\s][^/\\]*")
 
@@ -492,7 +495,7 @@ class RATE:
     name: str = "rate"
     returns: bool = option(True, "tell the policy the return to come; false = behaviour cloning")
     target_return: float | None = option(
-        None, "return to ask for when acting; null = the best in the data", low=-1e12, high=1e12
+        None, "return to ask for when acting; null = the best in the data", low=-LARGEST_RETURN, high=LARGEST_RETURN
     )
     batch: int = option(16, "episodes in a batch", low=1, high=2**20)
     length: int | None = option(
@@ -548,9 +551,9 @@ class Returns:
     """The return that a policy is asked for; it was trained on returns from `low` to `high`."""
 
     name: str = "returns"
-    target: float = option(0.0, "return of the whole episode to ask for", low=-1e12, high=1e12)
-    low: float = option(0.0, "the least return to go in the data", low=-1e12, high=1e12)
-    high: float = option(1.0, "the largest return to go in the data", low=-1e12, high=1e12)
+    target: float = option(0.0, "return of the whole episode to ask for", low=-LARGEST_RETURN, high=LARGEST_RETURN)
+    low: float = option(0.0, "the least return to go in the data", low=-LARGEST_RETURN, high=LARGEST_RETURN)
+    high: float = option(1.0, "the largest return to go in the data", low=-LARGEST_RETURN, high=LARGEST_RETURN)
 
 
 # The registry: what `env=`, `algo=`, `policy=` and `memory` choose from.
@@ -672,8 +675,8 @@ class Evaluate:
     target_return: float | None = option(
         None,
         "return to ask for, of a policy that was trained on returns; null = the one it was saved with",
-        low=-1e12,
-        high=1e12,
+        low=-LARGEST_RETURN,
+        high=LARGEST_RETURN,
     )
     deterministic: bool = option(True, "take the most likely action; false = sample")
 
@@ -707,6 +710,12 @@ class Play:
         form=("the path of a new .gif or .mp4 file", r".+\.(gif|mp4)"),
     )
     seed: int = option(0, "seeds the environment and sampling", low=0, high=2**31 - 1)
+    target_return: float | None = option(
+        None,
+        "return to ask for, of a policy that was trained on returns; null = the one it was saved with",
+        low=-LARGEST_RETURN,
+        high=LARGEST_RETURN,
+    )
     deterministic: bool = option(True, "take the most likely action; false = sample")
 
 

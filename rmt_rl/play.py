@@ -225,7 +225,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         policy = None if options.policy in PLAYERS[Play] else load_policy(options.policy)
         task = resolve_env(None if policy is None else env_config(policy), options.env, options.env_overrides)
         shown = _with_pixels(task)
-        env = make_from_config(shown, 1) if policy is None else make_task(policy, shown)
+        if policy is None:
+            if options.target_return is not None:
+                raise ConfigError(
+                    f"target_return={options.target_return}: policy={options.policy} is asked for no return"
+                )
+            env = make_from_config(shown, 1)
+        else:
+            env = make_task(policy, shown, target_return=options.target_return)
         if policy is not None:
             check_fits(policy, env, task)
             player = policy_player(policy, options.seed, options.deterministic)

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -229,7 +229,8 @@ def need(what: str, extra: str, *packages: str) -> None:
 
 def prepare(threads: int) -> None:
     """Settings of the whole process, for programs and not for the library."""
-    import torch
+    with _leaving_at_once():
+        import torch
 
     from rmt_rl.allocator import keep_freed_memory
 
@@ -240,6 +241,19 @@ def prepare(threads: int) -> None:
     torch.set_num_threads(threads)
     # cuDNN rounds the products of an LSTM to 10 bits by default; acting and learning would not compute the same policy then
     torch.backends.cudnn.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def _leaving_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process here and now: an exception in the middle of an import ends in anything, and nothing is made yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def make_run_folder(config: Train, root: Path) -> Path:

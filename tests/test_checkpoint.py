@@ -13,7 +13,8 @@ from gymnasium import spaces
 from rmt_rl import config
 from rmt_rl.checkpoint import env_config, load_policy, policy_folder, save_policy
 from rmt_rl.config import ConfigError
-from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
 from rmt_rl.policies.spaces import from_json, to_json
 
 POLICIES = {
@@ -147,6 +148,15 @@ def test_the_task_comes_back_with_the_policy(folder):
 
 def test_the_folder_is_what_huggingface_hub_reads(folder):
     assert same(play(ActorCritic.from_pretrained(folder)), play(load_policy(folder)))
+
+
+def test_the_code_on_its_card_runs(tmp_path):
+    env = make_from_config(TASK, 1)
+    save_policy(ActorCritic(policy_spec(env, TASK, POLICIES["rmt"])), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    played: dict = {}
+    exec(card.partition("```python\n")[2].partition("```")[0].replace("<this folder>", str(tmp_path)), played)
+    assert played["first"].shape == (16,) and "[More Information Needed]" not in card
 
 
 def test_saving_again_replaces_what_was_there(folder):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_a_policy_that_is_asked_for_returns_knows_what_for(trained: Path) -> Non
     assert obs["return_to_go"].tolist() == [[0.5], [0.5]]
     action, _ = policy.act(obs, policy.initial_state(2), torch.ones(2, dtype=torch.bool), deterministic=True)
     assert action.shape == (2,)
+
+
+def test_a_request_beyond_the_data_is_told_and_one_that_is_no_number_refused(trained: Path) -> None:
+    policy = load_policy(trained)
+    assert make_task(policy, target_return=7.0).task.endswith(
+        "a return of 7, beyond the 0 to 1 that the policy was trained on"
+    )
+    assert make_task(policy, target_return=0.5).task.endswith("asked for a return of 0.5")
+    for wrong in (math.nan, math.inf, 1e300, "0.5"):
+        with pytest.raises(ConfigError, match="expected a number from -1e\\+12 to 1e\\+12"):
+            make_task(policy, target_return=wrong)  # type: ignore[arg-type]
 
 
 def test_an_offline_policy_is_where_online_training_begins(trained: Path, tmp_path: Path) -> None:

@@ -688,5 +688,5 @@ def test_the_examples_of_the_help_are_right(schema: type) -> None:
 
 def test_the_help_of_the_evaluation_shows_the_environments_but_no_algorithm() -> None:
     text = help_text(EVALUATE, Evaluate)
-    assert "  env.length=" in text and "algo" not in text and "policy=<folder>" in text
+    assert "  env.length=" in text and "algo" not in text and "policy=<required>" in text
     assert "lstm" not in text

@@ -91,11 +91,9 @@ class Dataset:
         for episode in episodes:
             to_go = episode.reward[::-1].cumsum()[::-1]
             obs = episode.obs if isinstance(episode.obs, dict) else {"observation": episode.obs}
-            fields = {
-                **{f"obs/{k}": v for k, v in obs.items()},
-                "action": episode.action,
-                "to_go": to_go.astype(np.float32),
-            }
+            with np.errstate(over="ignore"):  # `returns` says so in a sentence, where they are used
+                shown = to_go.astype(np.float32)
+            fields = {**{f"obs/{k}": v for k, v in obs.items()}, "action": episode.action, "to_go": shown}
             if not lengths:
                 # a memory-mapped file on a full disk ends the process, so this is asked before
                 check_room(self.folder, steps * sum(value[:1].nbytes for value in fields.values()), "TMPDIR")
@@ -188,8 +186,9 @@ def _load(run: Train, env: TorchVectorEnv) -> Dataset:
             ("action", actions, env.single_action_space),
         ):
             if to_json(found) != to_json(expected):
+                theirs, ours = (" ".join(str(space).split()) for space in (found, expected))
                 raise ConfigError(
-                    f"its {kind} space is {found}, but that of env={run.env.name} is {expected}; choose the environment that"
+                    f"its {kind} space is {theirs}, but that of env={run.env.name} is {ours}; choose the environment that"
                     " was recorded"
                 )
 
@@ -284,18 +283,18 @@ def _sizes(path: Path) -> Iterator[int]:
     if not (path / "main_data.hdf5").is_file():
         yield from itertools.repeat(0)
 
-    def size(group: Any) -> int:
-        total = 0
-        for name in group:
-            item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-            if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
-                raise ValueError(f"{name} is a link to something else, which is not followed")
-            total += item.nbytes if isinstance(item, h5py.Dataset) else size(item)
-        return total
+    def size(group: Any, name: str) -> int:
+        link = group.get(name, getlink=True)
+        item = (
+            group[name] if link is None or isinstance(link, h5py.HardLink) else None
+        )  # KeyError where nothing is there
+        if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
+            raise ValueError(f"{name} is a link to something else, which is not followed")
+        return int(item.nbytes) if isinstance(item, h5py.Dataset) else sum(size(item, part) for part in item)
 
     with h5py.File(path / "main_data.hdf5", "r") as file:
         for number in itertools.count():
-            yield size(file[f"episode_{number}"])
+            yield size(file, f"episode_{number}")
 
 
 def _local() -> str:

@@ -77,7 +77,10 @@ class TorchVectorEnv(VectorEnv):
 
         Raises ConfigError where a task has no such rule.
         """
-        raise ConfigError(f"{self.task or type(self).__name__}: has no oracle; give data= or record a trained policy")
+        raise ConfigError(
+            f"{self.task or type(self).__name__}: has no oracle; learn from recorded episodes (data=), or record policy=random"
+            " or a trained policy"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the future of every row: tensors, and values that JSON can hold."""

@@ -41,6 +41,8 @@ class ReturnToGo(TorchVectorEnv):
         self.action_names = env.action_names
         self.render_mode = env.render_mode
         self.task = f"{env.task}; asked for a return of {returns.target:.4g}"
+        if not returns.low <= returns.target <= returns.high:
+            self.task += f", beyond the {returns.low:.4g} to {returns.high:.4g} that the policy was trained on"
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None

@@ -33,7 +33,30 @@ class PolicyState:
     action: torch.Tensor
 
 
-class ActorCritic(nn.Module, PyTorchModelHubMixin):
+#: README.md of a saved policy; huggingface_hub fills in what the Hub reads.
+CARD = """---
+{{ card_data }}
+---
+
+A policy with memory, trained with rmt_rl. `config.json` says what it is made of and what it was trained on.
+
+```python
+import torch
+from rmt_rl.checkpoint import load_policy, make_task
+
+policy = load_policy("<this folder>")
+env = make_task(policy, rows=16)
+obs, _ = env.reset(seed=0)
+state, first = policy.initial_state(16), torch.ones(16, dtype=torch.bool)
+for _ in range(100):
+    action, state = policy.act(obs, state, first, deterministic=True)
+    obs, reward, terminated, truncated, info = env.step(action)
+    first = terminated | truncated
+```
+"""
+
+
+class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_card_template=CARD):
     """A policy and its value function on one memory.
 
         state = policy.initial_state(n)

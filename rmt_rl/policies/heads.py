@@ -17,6 +17,9 @@ from torch import nn
 
 from rmt_rl.config import ConfigError
 
+#: Bounds of a Box that are farther away than this stand for "any number".
+FAR = 1e6
+
 
 def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | GaussianHead:
     """The head for an action space: Discrete, MultiDiscrete or Box."""
@@ -25,7 +28,7 @@ def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | Gaus
     if isinstance(space, spaces.MultiDiscrete):
         return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return GaussianHead(space.shape, width)
+        return GaussianHead(space, width)
     raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
 
 
@@ -86,20 +89,33 @@ class GaussianHead(nn.Module):
 
     Actions: float [..., *shape], not bounded; who runs an environment with bounds clips to them. Parameters:
     mean and log deviation side by side, [..., 2 * size].
+
+    Where an element of the space has bounds, the network counts from their middle in units of half their distance: a task whose
+    actions are between -1000 and 1000 is learned as the same one between -1 and 1. At the start the mean is the middle and
+    the deviation one such unit, or 0 and 1 without bounds. Bounds beyond `FAR` count as none.
     """
 
     action_dtype = torch.float32
+    middle: torch.Tensor
+    unit: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
 
-    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+    def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
-        self.shape, self.size = shape, math.prod(shape)
+        self.shape, self.size = space.shape, math.prod(space.shape)
         self.linear = nn.Linear(width, self.size)
         self.log_deviation = nn.Parameter(torch.zeros(self.size))
         _start_small(self.linear)
+        low, high = (torch.as_tensor(bound, dtype=torch.float64).flatten() for bound in (space.low, space.high))
+        bounded = (low.abs() <= FAR) & (high.abs() <= FAR) & (low < high)
+        middle, unit = torch.where(bounded, (low + high) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+        for name, buffer in {"middle": middle, "unit": unit, "low": low, "high": high}.items():
+            self.register_buffer(name, buffer.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        mean = self.linear(y)
-        return torch.cat([mean, self.log_deviation.expand_as(mean)], dim=-1)
+        mean = self.middle + self.unit * self.linear(y)
+        return torch.cat([mean, (self.log_deviation + self.unit.log()).expand_as(mean)], dim=-1)
 
     def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         mean, log_deviation = parameters.chunk(2, dim=-1)
@@ -115,15 +131,20 @@ class GaussianHead(nn.Module):
         return -(0.5 * z.square() + log_deviation + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def imitation_loss(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """[...] squared error of the mean, as in RATE. A learned deviation would shrink to nothing on an expert's actions."""
-        return (parameters[..., : self.size] - action.reshape(*parameters.shape[:-1], self.size)).square().mean(-1)
+        """[...] squared error of the mean, as in RATE, in the network's units.
+
+        A learned deviation would shrink to nothing on an expert's actions.
+        """
+        error = parameters[..., : self.size] - action.reshape(*parameters.shape[:-1], self.size)
+        return (error / self.unit).square().mean(-1)
 
     def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
         return (parameters[..., self.size :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def one_hot(self, action: torch.Tensor) -> torch.Tensor:
-        """[..., size], what the network sees of its previous action: the action itself."""
-        return action.reshape(*action.shape[: action.dim() - len(self.shape)], self.size)
+        """[..., size], what the network sees of its previous action: what the environment took of it, in the network's units."""
+        flat = action.reshape(*action.shape[: action.dim() - len(self.shape)], self.size)
+        return (flat.clamp(self.low, self.high) - self.middle) / self.unit
 
     def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
         return flat.reshape(*flat.shape[:-1], *self.shape)

@@ -229,6 +229,13 @@ def replaced(make: Callable[[h5py.Group], None]) -> Callable[[Path], None]:
     return change
 
 
+def episode_elsewhere(path: Path) -> None:
+    shutil.copy(path / "data" / "main_data.hdf5", path / "other.hdf5")
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1"]
+        file["episode_1"] = h5py.ExternalLink(str(path / "other.hdf5"), "/episode_1")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -252,6 +259,7 @@ def replaced(make: Callable[[h5py.Group], None]) -> Callable[[Path], None]:
             replaced(lambda group: group.create_dataset("rewards", data=["nan", "1", "2"])),
             "episode 1: rewards are of type object; expected real numbers",
         ),
+        (episode_elsewhere, "episode 1: cannot be read: ValueError: episode_1 is a link"),
         (cut_file, "episode 0: cannot be read: OSError"),
         (without_rewards, "episode 2: cannot be read: KeyError"),
         (lambda path: (path / "data" / "metadata.json").write_text("{"), "metadata.json cannot be read"),
@@ -292,7 +300,7 @@ def test_a_dataset_of_another_task_is_refused() -> None:
 
 
 def test_a_task_without_an_oracle_needs_data() -> None:
-    with pytest.raises(ConfigError, match="has no oracle; give data= or record a trained policy"):
+    with pytest.raises(ConfigError, match="has no oracle; learn from recorded episodes"):
         load(config.Train(env=config.Bandit(), algo=config.RATE()))
 
 

@@ -192,11 +192,32 @@ def test_the_network_tells_all_previous_actions_apart(name):
     assert len(seen.unique(dim=0)) == len(everything)
 
 
-@box
-def test_the_network_sees_a_real_action_as_it_is(name):
-    head = head_of(name)
+def test_the_network_sees_a_real_action_without_bounds_as_it_is():
+    head = head_of("Box 2-d")
     action = head.sample(parameters_of(head, 4, 3), generator_of())
     assert torch.equal(head.one_hot(action), action.reshape(4, 3, head.size))
+
+
+BOUNDS = spaces.Box(np.array([-2, 10, 0, -3e38], np.float32), np.array([2, 30, np.inf, 3e38], np.float32))
+
+
+def test_the_network_sees_what_an_environment_with_bounds_took():
+    action = torch.tensor([[1.0, 25.0, 7.0, -7.0], [-5.0, 40.0, -1.0, 7.0]])
+    assert make_head(BOUNDS, WIDTH).one_hot(action).tolist() == [[0.5, 0.5, 7.0, -7.0], [-1.0, 1.0, 0.0, 7.0]]
+
+
+def test_actions_begin_in_the_middle_of_their_bounds_and_reach_them():
+    parameters = make_head(BOUNDS, WIDTH)(torch.zeros(WIDTH)).detach()
+    assert parameters[:4].tolist() == [0.0, 20.0, 0.0, 0.0]
+    assert parameters[4:].exp().tolist() == pytest.approx([2.0, 10.0, 1.0, 1.0])
+
+
+def test_imitation_is_the_same_in_any_unit():
+    small, large = (make_head(spaces.Box(-size, size, (3,), np.float32), WIDTH) for size in (1.0, 1024.0))
+    large.load_state_dict(small.state_dict())
+    y, action = torch.randn(2, 7, WIDTH, generator=generator_of())
+    losses = [head.imitation_loss(head(y), unit * action[:, :3]) for head, unit in ((small, 1.0), (large, 1024.0))]
+    assert torch.equal(*losses)
 
 
 def test_a_box_without_axes_is_one_number():
