@@ -27,8 +27,8 @@ from rmt_rl.train import prepare, train
 
 TRIALS = 400
 EPISODES = 5
-#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: in a last one there is next to nothing
-#: to be had for finding the goal, so that what is learned for the fifth of five is to search no more.
+#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: finding the goal in a last one brings
+#: next to nothing, so that what is learned for the fifth of five is to search no more.
 DARK_ROOM = ["env=dark-room", "env.episodes=7", "algo.rollout=146", "steps=8000000"]
 CONTROL = ["env=dark-room", "env.episodes=1", "algo.rollout=20", "steps=1000000"]
 BANDIT = [
