@@ -27,7 +27,7 @@ from rmt_rl.train import prepare, train
 
 TRIALS = 400
 EPISODES = 5
-#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: finding the goal in a last one brings
+#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: finding the goal in the last brings
 #: next to nothing, so that what is learned for the fifth of five is to search no more.
 DARK_ROOM = ["env=dark-room", "env.episodes=7", "algo.rollout=146", "steps=8000000"]
 CONTROL = ["env=dark-room", "env.episodes=1", "algo.rollout=20", "steps=1000000"]
