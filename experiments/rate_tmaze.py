@@ -4,11 +4,11 @@
     python experiments/rate_tmaze.py --seeds 5 --variants rate --lengths 1000000 --episodes 64 --policies kept
 
 2,000 recorded episodes of an oracle with T = 3..90 (RATE's rules, env=tmaze-rate, whose length is T - 2), segments of K = 10
-steps, so that at most 9 are seen; RATE's own setting, K = 30 and 3 segments, is a variant. The kept weights are those that do
-best on 200 of these episodes; no length is evaluated before training has ended. Beside it the same with memory cut from the
-gradient and a step for each segment, as the released code trains; without dropout; without return; with the valve (MRV); and a
-window of one segment, which is a Decision Transformer whose context begins anew at every segment. Finished runs are lines of
-the results file and are not run again.
+steps, so that at most 9 are seen; RATE's own setting, K = 30 and 3 segments, is a variant, whose write tokens start from learned
+vectors. The kept weights are those that do best on 200 of these episodes; no length is evaluated before training has ended.
+Beside it the same with memory cut from the gradient and a step for each segment, as the released code trains; without
+dropout; without return; with the valve (MRV); and a window of one segment, which is a Decision Transformer whose context begins
+anew at every segment. Finished runs are lines of the results file and are not run again.
 Prints a markdown table: the mean over seeds and its 95 % interval (Student's t over seeds).
 """
 
@@ -39,7 +39,7 @@ VARIANTS = {
     "mrv": ["policy.memory_update=mrv"],
     "no return": ["algo.returns=false"],
     "no dropout": ["policy.dropout=0"],
-    "K=30": ["policy.segment=30", "steps=5000000"],
+    "K=30": ["policy.segment=30", "policy.write_from=learned"],
 }
 
 
