@@ -317,5 +317,5 @@ def test_who_does_what_the_oracle_says_reaches_the_ceiling(case: str) -> None:
 def test_a_task_without_an_oracle_says_so(case: str) -> None:
     env = make(case)
     env.reset(seed=0)
-    with pytest.raises(ConfigError, match="has no oracle; give data= or record a trained policy"):
+    with pytest.raises(ConfigError, match="has no oracle; learn from recorded episodes"):
         env.oracle()
