@@ -285,9 +285,8 @@ def _sizes(path: Path) -> Iterator[int]:
 
     def size(group: Any, name: str) -> int:
         link = group.get(name, getlink=True)
-        item = (
-            group[name] if link is None or isinstance(link, h5py.HardLink) else None
-        )  # KeyError where nothing is there
+        # KeyError where nothing is there
+        item = group[name] if link is None or isinstance(link, h5py.HardLink) else None
         if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
             raise ValueError(f"{name} is a link to something else, which is not followed")
         return int(item.nbytes) if isinstance(item, h5py.Dataset) else sum(size(item, part) for part in item)
