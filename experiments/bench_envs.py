@@ -33,6 +33,12 @@ ROUNDS = 9
 SECONDS = 0.2  # CPU time of one candidate in one round
 ROWS = (64, 1024, 8192)
 ASYNC_ROWS = 64
+#: part of a task's name: what its steps are compared with
+BESIDE = {
+    "S13": "gymnasium.make, S13",
+    "doorkey": "gymnasium.make, DoorKey 8x8",
+    "redbluedoors": "gymnasium.make, RedBlueDoors 8x8",
+}
 
 Run = Callable[[], int]
 
@@ -94,6 +100,7 @@ def main() -> None:
         "gymnasium.make, S13": gymnasium_steps("MiniGrid-MemoryS13-v0"),
         **{f"SyncVectorEnv, S13, {rows:,} rows": vector_steps("MiniGrid-MemoryS13-v0", rows, "sync") for rows in ROWS},
         "gymnasium.make, DoorKey 8x8": gymnasium_steps("MiniGrid-DoorKey-8x8-v0"),
+        "gymnasium.make, RedBlueDoors 8x8": gymnasium_steps("MiniGrid-RedBlueDoors-8x8-v0"),
     }
     waiting = vector_steps("MiniGrid-MemoryS13-v0", ASYNC_ROWS, "async")
     tasks: dict[str, Callable[[int], TorchVectorEnv]] = {
@@ -124,9 +131,7 @@ def main() -> None:
     print(f"| AsyncVectorEnv, S13, {ASYNC_ROWS} rows (per second of wall time) | {median('async'):,.0f} |")
     print("\n| environment | 64 rows | 1,024 rows | 8,192 rows | times gymnasium.make |\n|---|---|---|---|---|")
     for name in tasks:
-        beside = (
-            "gymnasium.make, DoorKey 8x8" if "doorkey" in name else "gymnasium.make, S13" if "S13" in name else None
-        )
+        beside = next((reference for part, reference in BESIDE.items() if part in name), None)
         times = ", ".join(f"{median((name, rows), beside):,.0f}" for rows in ROWS) if beside else ""
         print(f"| {name} | {' | '.join(f'{median((name, rows)):,.0f}' for rows in ROWS)} | {times} |")
 

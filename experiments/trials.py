@@ -31,18 +31,7 @@ EPISODES = 5
 #: next to nothing, so that what is learned for the fifth of five is to search no more.
 DARK_ROOM = ["env=dark-room", "env.episodes=7", "algo.rollout=146", "steps=8000000"]
 CONTROL = ["env=dark-room", "env.episodes=1", "algo.rollout=20", "steps=1000000"]
-BANDIT = [
-    "env=bandit",
-    "algo.rollout=100",
-    "algo.num_envs=128",
-    "algo.normalize_reward=true",
-    "algo.entropy_coef=0.01",
-    "algo.kl_coef=0",
-    "policy.segment=20",
-    "policy.positions=none",
-    "policy.sharpness=1",
-    "steps=4000000",
-]
+BANDIT = ["env=bandit"]
 
 
 def agent(arguments: list[str], seed: int, extra: list[str], root: Path) -> tuple[Any, ActorCritic, dict[str, Any]]:

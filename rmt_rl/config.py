@@ -604,6 +604,17 @@ RECIPES: dict[str, dict[str, Any]] = {
         "policy.sharpness": 1.0,
         "steps": 1_250_000,
     },
+    "bandit": {
+        "algo.num_envs": 128,
+        "algo.rollout": 100,  # a trial, so that gradients reach from its end to its beginning
+        "algo.entropy_coef": 0.01,
+        "algo.kl_coef": 0.0,
+        "algo.normalize_reward": True,
+        "policy.segment": 20,
+        "policy.positions": "none",
+        "policy.sharpness": 1.0,
+        "steps": 2_000_000,
+    },
     "dark-room": {
         "algo.num_envs": 128,
         "algo.rollout": 104,  # a trial of five inner episodes, so that gradients reach from its end to its beginning
