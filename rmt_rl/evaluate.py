@@ -84,10 +84,12 @@ def _first_episodes(
     while bool(running.any()):
         if time.monotonic() - spoke > PATIENCE:  # episodes may be long, or never end
             spoke = time.monotonic()
-            print(
-                f"still playing: {int(running.sum())} of {env.num_envs} episodes, {int(lengths.max()):,} steps",
-                flush=True,
-            )
+            steps = f"{int(lengths.max()):,} steps"
+            if bool(running.all()):
+                end = "no episode has ended yet; env=gym takes a time limit: 'env.options={max_episode_steps: 1000}'"
+            else:
+                end = f"{env.num_envs - int(running.sum())} of {env.num_envs} episodes have ended"
+            print(f"still playing: {steps}, {end}", flush=True)
         action, state = policy.act(obs, state, first, deterministic, generator)
         obs, reward, terminated, truncated, info = env.step(action)
         first = terminated | truncated

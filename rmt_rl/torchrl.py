@@ -146,7 +146,7 @@ class FromTorchRL(TorchVectorEnv):
         if action_B.shape != self.action_space.shape:
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected {self.action_space.shape}")
         if isinstance(self.single_action_space, spaces.Discrete):
-            self._check_action(action_B, int(self.single_action_space.n))
+            action_B = self._read_action(action_B, int(self.single_action_space.n))
         if self._one_hot:
             action_B = functional.one_hot(action_B, int(self.single_action_space.n))
         done, self._root = self._env.step_and_maybe_reset(self._root.set(self._env.action_key, action_B))

@@ -38,6 +38,7 @@ from rmt_rl.config import GROUPS, ConfigError, did_you_mean
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.gym_adapter import GymAdapter, register_package
 from rmt_rl.envs.registry import make_env
+from rmt_rl.envs.translate import Translation, action_space
 
 Make = Callable[[int], TorchVectorEnv]
 
@@ -231,6 +232,7 @@ def rows_and_dtypes(make: Make) -> None:
     for name in ("observation", "action"):
         single, batched = getattr(env, f"single_{name}_space"), getattr(env, f"{name}_space")
         expect(batched == batch_space(single, ROWS), f"{name}_space is not single_{name}_space for {ROWS} rows")
+    expect(env.measure in ("success", "return"), f'measure is {env.measure!r}; expected "success" or "return"')
     first, *steps = play(env, 20, seed=0)
     _expect_observation(env, first[0], "reset")
     for obs, reward, terminated, truncated, info in steps:
@@ -241,6 +243,8 @@ def rows_and_dtypes(make: Make) -> None:
         flags = {"terminated": terminated, "truncated": truncated, 'info["_final_obs"]': info["_final_obs"]}
         if "success" in info:
             flags['info["success"]'] = info["success"]
+        elif env.measure == "success" and not isinstance(env, GymAdapter):  # which has it at ends only
+            raise Broken('info has no success, which is the measure; say it, or set measure = "return"')
         for name, flag in flags.items():
             _expect_tensor(env, flag, (ROWS,), torch.bool, name)
 
@@ -286,7 +290,8 @@ def same_seed_same_episodes(make: Make) -> None:
     for t, (one, other) in enumerate(zip(first, again, strict=True)):
         if not same(one, other):
             raise Broken(
-                f"two environments with seed 3 and equal actions differ at step {t}: {_short(one)} and {_short(other)}"
+                f"two environments with seed 3 and equal actions differ at step {t}: {_short(one)} and {_short(other)};"
+                " draw from a generator of the seed only (gymnasium: super().reset(seed=seed), then self.np_random)"
             )
 
 
@@ -296,6 +301,8 @@ def another_seed_other_episodes(make: Make) -> None:
         found = "seeds 3 and 300 give the same 300 steps: the seed is not used, or there is no chance in this task"
         # a task of gymnasium may be without chance; one of memory would then need none
         raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
+    if same(play(env, 300), play(env, 300)):
+        raise Broken("two resets without a seed give the same 300 steps; expected the episodes that come next")
 
 
 def a_seeded_reset_starts_over(make: Make) -> None:
@@ -308,11 +315,16 @@ def rows_are_independent(make: Make) -> None:
     for t, (one, other) in enumerate(zip(few, many, strict=True)):
         if not same(tensors(one), [tensor[:2] for tensor in tensors(other)]):
             raise Broken(f"the first two rows differ at step {t} between 2 and 5 rows with seed 5")
+    alone = make(1)
+    second = [alone.reset(seed=6), *(alone.step(action[1:]) for action in actions(make(2)))]
+    for t, (one, other) in enumerate(zip(second, few, strict=True)):
+        if not same(tensors(one), [tensor[1:] for tensor in tensors(other)]):
+            raise Broken(f"row 1 of seed 5 differs at step {t} from one row of seed 6 that does the same")
     listed, counted = play(make(3), seed=[5, 6, 7]), play(make(3), seed=5)
     expect(same(listed, counted), "reset(seed=5) of 3 rows is not reset(seed=[5, 6, 7])")
     if not isinstance(env := make(3), GymAdapter):  # whose rows may be without chance
-        other = play(env, 300, seed=[7, 6, 5])
-        expect(not same(other, play(make(3), 300, seed=5)), "reset(seed=[7, 6, 5]) is reset(seed=[5, 6, 7])")
+        other = play(env, 300, seed=[5, 300, 7])
+        expect(not same(other, play(make(3), 300, seed=5)), "reset(seed=[5, 300, 7]) is reset(seed=[5, 6, 7])")
 
 
 def autoreset_in_the_same_step(make: Make) -> None:
@@ -342,8 +354,8 @@ def autoreset_in_the_same_step(make: Make) -> None:
 
 def flags_and_last_observations_agree(make: Make) -> None:
     env = make(ROWS)
-    env.reset(seed=2)
-    ended = 0
+    start = _row(env.reset(seed=2)[0], 0)
+    ended, overwritten, changes = 0, 0, False
     for t, action in enumerate(actions(env, PATIENCE)):
         obs, _, terminated, truncated, info = env.step(action)
         if not torch.equal(info["_final_obs"], terminated | truncated):
@@ -353,8 +365,15 @@ def flags_and_last_observations_agree(make: Make) -> None:
                 raise Broken(
                     f'info["final_obs"] differs from the observation in row {row}, whose episode goes on (step {t + 1})'
                 )
-        ended += int(info["_final_obs"].sum())
+        changes |= not same(start, _row(obs, 0))
+        for row in info["_final_obs"].nonzero().flatten().tolist():
+            ended += 1
+            overwritten += same(_row(obs, row), _row(info["final_obs"], row))
         if ended >= ROWS:
+            found = f'info["final_obs"] is the first observation of the next episode in all of {ended} ends'
+            # an environment of gymnasium may end as it begins, and one that always looks the same does
+            if overwritten == ended and changes and not isinstance(env, GymAdapter):
+                raise Broken(f"{found}; keep the last one of the ended episode there")
             return
     raise NotChecked(f"no {ROWS} episodes ended within {PATIENCE:,} random steps")
 
@@ -387,7 +406,10 @@ def nothing_is_written_again(make: Make) -> None:
     env = make(ROWS)
     kept, copies = [], []
     for action in (None, *actions(env), None):
+        given = None if action is None else action.clone()
         kept.append(env.reset(seed=0) if action is None else env.step(action))
+        if given is not None:
+            expect(same(action, given), f"step {len(kept) - 1} wrote into the action that it was given")
         copies.append([tensor.clone() for tensor in tensors(kept[-1])])
     for t, (one, before) in enumerate(zip(kept, copies, strict=True)):
         expect(same(one, before), f"a tensor that call {t} handed out was written to later; hand out copies")
@@ -415,10 +437,11 @@ def bad_actions_are_refused(make: Make) -> None:
         bad |= {
             "too large": torch.full_like(good, int(env.single_action_space.n)),
             "negative": torch.full_like(good, -1),
+            "of floats": good.double() + 0.5,
         }
     for what, action in bad.items():
         try:
-            env.step(action)
+            env.step(action.clone())
         except ValueError:
             continue
         raise Broken(f"an action {what} is taken without a ValueError")
@@ -442,12 +465,38 @@ def step_needs_a_reset(make: Make) -> None:
     raise Broken("step before the first reset is taken without an error")
 
 
+def the_oracle_reaches_the_ceiling(make: Make) -> None:
+    env = make(ROWS)
+    env.reset(seed=0)
+    ended = 0
+    for t in range(PATIENCE):
+        try:
+            action = env.oracle()
+        except ConfigError:  # says that there is none
+            return
+        _expect_tensor(env, action, (ROWS, *(env.single_action_space.shape or ())), torch.int64, "oracle()")
+        if not env.action_space.contains(action.cpu().numpy()):
+            raise Broken(f"oracle() gives an action outside {env.single_action_space} at step {t}: {action.tolist()}")
+        _, _, _, _, info = env.step(action)
+        over = info["_final_obs"]
+        if env.measure == "success" and env.ceiling == 1 and bool((over & ~info["success"]).any()):
+            raise Broken(f"the oracle fails in the episode that ends at step {t + 1}, though the ceiling is 1")
+        ended += int(over.sum())
+        if ended >= 10 * ROWS:
+            return
+    if not ended:
+        raise NotChecked(f"no episode of the oracle ended within {PATIENCE:,} steps")
+
+
 def floor_below_ceiling(make: Make) -> None:
     env = make(1)
+    expect(bool(env.task), "task is empty; say in one line what has to be remembered, and for how long")
+    for name, score in (("floor", env.floor), ("ceiling", env.ceiling)):
+        if score is not None and env.measure == "success":
+            expect(0 <= score <= 1, f"{name} is {score}; the measure is a rate of success, between 0 and 1")
     if env.floor is None or env.ceiling is None:
         raise NotChecked("floor or ceiling is not known; a score will stand alone")
     expect(env.floor <= env.ceiling, f"floor is {env.floor} and ceiling {env.ceiling}")
-    expect(bool(env.task), "task is empty; say in one line what has to be remembered, and for how long")
 
 
 CHECKS = (
@@ -466,6 +515,7 @@ CHECKS = (
     Check("no global random stream is touched", no_global_stream),
     Check("a bad action raises a ValueError and changes nothing", bad_actions_are_refused),
     Check("a step before the first reset is refused", step_needs_a_reset),
+    Check("the oracle, where there is one, reaches the ceiling", the_oracle_reaches_the_ceiling),
     Check("floor and ceiling are known", floor_below_ceiling),
 )
 
@@ -530,7 +580,9 @@ def _deadline() -> Iterator[None]:
 def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasium.Env[Any, Any]] | None]:
     """How to make the environment that a user names (one of ours, an id of gymnasium, or module:Class), and its raw form."""
     if name in GROUPS["env"]:
-        return lambda num_envs: make_env(name, num_envs, **given), None
+        inner = isinstance(given.get("id"), str) and name == "gym"
+        raw = maker(given["id"], given.get("options") or {})[1] if inner else None
+        return lambda num_envs: make_env(name, num_envs, **given), raw
     module, colon, attribute = name.partition(":")
     cls = None
     if colon:
@@ -581,10 +633,12 @@ def _can_be_made(
     name: str, given: dict[str, Any], make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None
 ) -> None:
     try:
-        if raw is None:
-            make(1).close()
-        else:
-            raw().close()
+        single = make(1) if raw is None else raw()
+        if raw is not None and isinstance(single.observation_space, gymnasium.Space):
+            Translation(single.observation_space)  # raises ConfigError; every check would stumble over it
+        if raw is not None and isinstance(single.action_space, gymnasium.Space):
+            action_space(single.action_space)
+        single.close()
     except ConfigError:
         raise
     except Exception as error:

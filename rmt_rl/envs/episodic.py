@@ -66,8 +66,7 @@ class EpisodicEnv(TorchVectorEnv):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         if not self._state:
             raise RuntimeError("step was called before reset; call reset first")
-        action_B = torch.as_tensor(action_B, device=self.device)  # what `action_space.sample()` gives is numpy
-        self._check_action(action_B, self._num_actions)
+        action_B = self._read_action(action_B, self._num_actions)
         changes, reward, terminated, info = self._advance(self._state, action_B)
         state = self._state | changes | {"t": self._state["t"] + 1}
         final_obs = obs = self._observe(state)

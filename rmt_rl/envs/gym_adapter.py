@@ -161,10 +161,15 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.action_space = action_space(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-        back: Any = self.env.reset(seed=seed, options=options)
+        try:
+            back: Any = self.env.reset(seed=seed, options=options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
         if not isinstance(back, tuple) or len(back) != 2:
             raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
-        return self._translated(back[0]), {}
+        return self._shown(back[0], "reset"), {}
 
     def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
         back: Any = self.env.step(_to_env(action, self.env.action_space))
@@ -173,9 +178,22 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
             )
         obs, reward, terminated, truncated, info = back
+        if np.ndim(reward) or np.asarray(reward).dtype.kind not in "biuf":
+            raise ConfigError(f"{self._name}: step returned the reward {reward!r}; expected a number")
         reported = next((key for key in ("is_success", "success") if key in info), None)
         kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
-        return self._translated(obs), reward, terminated, truncated, kept
+        return self._shown(obs, "step"), reward, terminated, truncated, kept
+
+    def _shown(self, obs: Any, where: str) -> Arrays:
+        arrays, space = self._translated(obs), self.observation_space
+        pairs = [(arrays, space)] if not isinstance(arrays, dict) else [(arrays[key], space[key]) for key in arrays]  # type: ignore[index]
+        for array, part in pairs:
+            if array.shape != part.shape:
+                raise ConfigError(
+                    f"{self._name}: {where} returned an observation of shape {array.shape}; its space has {part.shape}"
+                    " (python -m rmt_rl.envs.check looks for more of this kind)"
+                )
+        return arrays
 
 
 def _kind(back: Any) -> str:
@@ -207,20 +225,22 @@ def _make(
     name = id.split(":")[-1]
     if name not in gymnasium.registry:
         register_package(id, name)
+    # gymnasium's own checker warns once and fails on what `_Row` says in a sentence; `rmt_rl.envs.check` looks at more
+    keywords = {"disable_env_checker": True, **options}
     try:
         if workers == "async":
             # the spec, which a process that is not forked can take with it; the id may not be known there
             if ":" in id:
                 importlib.import_module(id.split(":")[0])
             found = gymnasium.registry.get(name, id)
-            return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **options)), num_envs, deadline, on_fault)
+            return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
         return gymnasium.make_vec(
             id,
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
             wrappers=[_Row],
-            **options,
+            **keywords,
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
         raise ConfigError(f"env.id={id}: gymnasium knows no such environment; {_hint(name)}") from e

@@ -126,8 +126,7 @@ class MiniGridDirect(TorchVectorEnv):
         """One step of every row; see `TorchVectorEnv` for what comes back."""
         if not self._generators:
             raise RuntimeError("step was called before reset; call reset(seed=...) first")
-        action_B = torch.as_tensor(action_B, device=self.device)  # what `action_space.sample()` gives is numpy
-        self._check_action(action_B, len(ACTIONS))
+        action_B = self._read_action(action_B, len(ACTIONS))
         place = self._position + self._ahead[self._direction]
         ahead = self._grid.gather(1, place[:, None]).squeeze(1)
         self._change(action_B, place, ahead)

@@ -66,7 +66,8 @@ class MiniGridMemory(TorchVectorEnv):
     or the same with a and b exchanged, and n_cue (a + b) <= 1 makes that at most 1/2. A time limit only takes
     successes away. "Forward, and left where a wall is ahead" attains 1/2. Elsewhere `floor` is the number in FLOORS,
     found by experiments/minigrid_floors.py, or None where that did not look. `ceiling` is 1: every view is wide
-    enough to see the cue from the room and the ends from the fork. With a smaller `max_steps` it is None, and `floor` a bound.
+    enough to see the cue from the room and the ends from the fork. With a smaller `max_steps` it is
+    None; `floor` is then known where it is 0.5, and only if the `size` - 1 steps of that walk are left.
 
     Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid/envs/memory.py` of minigrid 3.2; the same
     episodes from the same seed as under gymnasium's SyncVectorEnv with SAME_STEP. We leave out its constant "mission"
@@ -108,8 +109,10 @@ class MiniGridMemory(TorchVectorEnv):
         self._config = {"size": size, "random": random, "view": view, "actions": actions, "max_steps": self.max_steps}
         self._tables = tables(size, random, view)
         self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))
-        if self.max_steps < usual_steps:  # half is still more than anybody gets without memory; the rest is not known
-            self.floor, self.ceiling = self.floor if self.floor == 0.5 else None, None
+        if self.max_steps < usual_steps:
+            self.ceiling = None
+            # "Forward, and left where a wall is ahead" is there after size - 1 steps at most, from the first cell.
+            self.floor = self.floor if self.floor == 0.5 and self.max_steps >= size - 1 else None
 
         stay = torch.arange(len(self._tables.next))[:, None].expand(-1, actions - 3)
         self._num_actions = actions
@@ -143,8 +146,7 @@ class MiniGridMemory(TorchVectorEnv):
         """One step of every row; see `TorchVectorEnv` for what comes back."""
         if not self._generators:
             raise RuntimeError("step was called before reset; call reset(seed=...) first")
-        action_B = torch.as_tensor(action_B, device=self.device)  # what `action_space.sample()` gives is numpy
-        self._check_action(action_B, self._num_actions)
+        action_B = self._read_action(action_B, self._num_actions)
         last = self._next.index_select(0, torch.add(action_B, self._state, alpha=self._num_actions))
         self._steps += 1
         success = last < self._tables.num_success

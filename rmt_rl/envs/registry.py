@@ -105,7 +105,14 @@ def make_from_config(
         from rmt_rl.envs.returns import ReturnToGo
 
         made = ReturnToGo(made, returns)
-    if memory is None or memory.scope == "episode":
+    if memory is None:
+        return made
+    if not isinstance(memory, Memory):
+        raise ConfigError(
+            f"memory={memory!r}: expected a rmt_rl.config.Memory, such as Memory(scope='trial', episodes=4)"
+        )
+    memory = validate(memory, "memory.")
+    if memory.scope == "episode":
         return made
     from rmt_rl.envs.scope import MemoryScope
 

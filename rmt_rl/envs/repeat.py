@@ -98,13 +98,15 @@ class RepeatPrevious(_Repeat):
     Floor 0 to all printed digits: without memory an episode whose suits are c_0, c_1, ... has no wrong answer with
     probability prod_t q(c_t | c_{t+k-1}). The sum of that over all sequences of suits is 4^(k-1), because q(.|c) sums to 1
     and k - 1 cards are not asked for, and each order of the deck's suits has probability 1/N, N = (52d)!/((13d)!)^4. So
-    the floor is at most 4^(k-1)/N, and that is what stands here (1e-27 for easy). Ceiling 1, also of the return.
+    the floor is at most 4^(k-1)/N, and that is what stands here (1e-27 for easy); None where it is not below 1e-6, which is where
+    nearly no card is asked for. Ceiling 1, also of the return.
     """
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1, k: int = 4) -> None:
         super().__init__(num_envs, device, decks)
         self.k = k
-        self.floor = all_right_bound(SUITS, self.cards, k)
+        bound = all_right_bound(SUITS, self.cards, k)
+        self.floor = bound if bound < 1e-6 else None
         self.task = f"repeat-previous: remember the last {k} suits at every step"
 
     def _begin(self, key_B: torch.Tensor) -> State:

@@ -28,6 +28,7 @@ class MemoryScope(TorchVectorEnv):
         able to see where an episode ended and what it brought, "previous_reward" [1] float32 and "episode_start" 0 or 1.
     terminated, truncated, final_obs, success: of trials; the success of a trial is that of its last episode.
     info["episode_over"], info["episode_success"]: [B] bool, of the episodes inside.
+    floor: None where `env.rewards_tell`.
     """
 
     def __init__(self, env: TorchVectorEnv, episodes: int | None) -> None:
@@ -41,8 +42,8 @@ class MemoryScope(TorchVectorEnv):
         entries["episode_start"] = gymnasium.spaces.Discrete(2)
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.episodes = env, episodes
-        self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
-        self.action_names = env.action_names
+        self.floor, self.ceiling, self.measure = None if env.rewards_tell else env.floor, env.ceiling, env.measure
+        self.action_names, self.render_mode = env.action_names, env.render_mode
         span = (
             "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
         )
@@ -68,10 +69,14 @@ class MemoryScope(TorchVectorEnv):
             "_final_obs": over,
             "episode_over": ended,
         }
+        told |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
         if "success" in info:
             told |= {"success": info["success"] & over, "episode_success": info["success"]}
         new = self._observe(obs, torch.where(over, 0.0, reward), ended)
         return new, reward, terminated & over, truncated & over, told
+
+    def render(self) -> Any:
+        return self.env.render()
 
     def oracle(self) -> torch.Tensor:
         return self.env.oracle()

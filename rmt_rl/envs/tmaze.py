@@ -37,6 +37,8 @@ class TMaze(TorchVectorEnv):
         2 * (length + 1) steps. Theirs has no such variant; it takes the exploration trap out and leaves the memory.
 
     Floor 0.5: without memory the junction looks the same for both cues, so any turn is right half of the time. Ceiling 1.
+    With `end_at_turn` that does not hold for who sees the previous reward: a step lost for one of the cues makes every reward up to
+    the junction say which it was. Without it a lost step is a lost episode.
     """
 
     floor = 0.5
@@ -58,6 +60,8 @@ class TMaze(TorchVectorEnv):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(4))
         self.shortest, self.longest, self.end_at_turn = shortest, length, end_at_turn
+        # who loses a step on purpose for one of the cues is fined at every step after, up to the junction
+        self.rewards_tell = end_at_turn
         span = f"{length}" if shortest == length else f"{shortest} to {length}"
         self.task = f"T-maze: remember one bit for {span} steps"
         self._dx = torch.tensor([1, 0, -1, 0], device=self.device)
@@ -85,7 +89,7 @@ class TMaze(TorchVectorEnv):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         if self._seed is None:
             raise RuntimeError("step was called before reset; call reset first")
-        self._check_action(action_B, 4)
+        action_B = self._read_action(action_B, 4)
         self._t = self._t + 1
         self._move(action_B)
         in_arm, late = self._y != 0, self._x < self._t

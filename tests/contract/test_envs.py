@@ -134,6 +134,20 @@ def test_there_is_no_state_before_the_first_reset(case: str) -> None:
 
 
 @ours
+def test_actions_of_numpy_and_lists_do_what_those_of_torch_do(case: str) -> None:
+    of_torch, of_numpy, of_lists = (make(case, 3) for _ in range(3))
+    for env in (of_torch, of_numpy, of_lists):
+        env.reset(seed=0)
+    for action in actions(of_torch, 20):
+        expected = of_torch.step(action)
+        assert same(of_numpy.step(action.numpy().astype(np.uint8)), expected)
+        assert same(of_lists.step(action.tolist()), expected)
+    for wrong in (None, "right", [0, [1, 2], 0], torch.zeros(3, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="expected (3 )?whole numbers"):
+            of_torch.step(wrong)
+
+
+@ours
 def test_success_is_a_termination_and_pays(case: str) -> None:
     env, successes = make(case, 16), 0
     for _, reward, terminated, _, info in play(env, 200, seed=0)[1:]:

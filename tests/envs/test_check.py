@@ -121,6 +121,66 @@ class Upside(Sound):
     floor, ceiling = 1.0, 0.5
 
 
+class InPercent(Sound):
+    floor, ceiling = 50.0, 100.0
+
+
+class Misspelt(Sound):
+    measure = "sucess"  # type: ignore[assignment]
+
+
+class Silent(Sound):
+    def step(self, action_B: Any) -> Any:
+        *rest, info = super().step(action_B)
+        return (*rest, {key: value for key, value in info.items() if key != "success"})
+
+
+class LastIsLost(Sound):
+    """The mistake of who resets before looking."""
+
+    def step(self, action_B: Any) -> Any:
+        obs, *rest, info = super().step(action_B)
+        return (obs, *rest, info | {"final_obs": obs})
+
+
+class RewardOfRow0(Sound):
+    def step(self, action_B: Any) -> Any:
+        obs, reward, *rest = super().step(action_B)
+        return (obs, reward[:1].repeat(self.num_envs), *rest)
+
+
+class FirstSeedOnly(Sound):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return super().reset(seed=seed[0] if isinstance(seed, list) else seed)
+
+
+class AlwaysAnew(Sound):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return super().reset(seed=0 if seed is None else seed)
+
+
+class TakesHalves(Sound):
+    def step(self, action_B: Any) -> Any:
+        return super().step(action_B.long())
+
+
+class WritesActions(Sound):
+    def step(self, action_B: Any) -> Any:
+        back = super().step(action_B)
+        action_B.zero_()
+        return back
+
+
+class Lost(Sound):
+    def oracle(self) -> torch.Tensor:
+        return torch.zeros(self.num_envs, dtype=torch.int64)
+
+
+class Fifth(Sound):
+    def oracle(self) -> torch.Tensor:
+        return torch.full((self.num_envs,), 4)
+
+
 class Fails(Sound):
     def step(self, action_B: Any) -> Any:
         raise KeyError("nothing here")
@@ -146,6 +206,17 @@ class Fails(Sound):
         (NeedsNoReset, "before the first reset", "is taken without an error"),
         (Upside, "floor and ceiling", "floor is 1.0 and ceiling 0.5"),
         (Fails, "finite", "KeyError: 'nothing here' ("),
+        (InPercent, "floor and ceiling", "floor is 50.0; the measure is a rate of success, between 0 and 1"),
+        (Misspelt, "shapes, dtypes", 'measure is \'sucess\'; expected "success" or "return"'),
+        (Silent, "shapes, dtypes", 'info has no success, which is the measure; say it, or set measure = "return"'),
+        (LastIsLost, "final_obs and the flags", "is the first observation of the next episode in all of 4 ends"),
+        (RewardOfRow0, "own seed only", "row 1 of seed 5 differs at step"),
+        (FirstSeedOnly, "own seed only", "reset(seed=[5, 300, 7]) is reset(seed=[5, 6, 7])"),
+        (AlwaysAnew, "another seed", "two resets without a seed give the same 300 steps"),
+        (TakesHalves, "a bad action", "an action of floats is taken without a ValueError"),
+        (WritesActions, "never written again", "step 1 wrote into the action that it was given"),
+        (Lost, "the oracle", "the oracle fails in the episode that ends at step 5, though the ceiling is 1"),
+        (Fifth, "the oracle", "oracle() gives an action outside Discrete(4) at step 0: [4, 4, 4, 4]"),
     ],
 )
 def test_a_planted_bug_is_found_by_its_check(planted: Any, claim: str, found: str) -> None:
@@ -343,5 +414,25 @@ def test_the_command_says_what_is_wrong_and_exits_with_one(tmp_path: Path) -> No
     command = [sys.executable, "-m", "rmt_rl.envs.check", "mine:Mine", "length=3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[-1] == "mine:Mine: 15 ok, 0 not checked, 1 wrong"
+    assert done.stdout.splitlines()[-1] == "mine:Mine: 16 ok, 0 not checked, 1 wrong"
     assert "an action too large is taken without a ValueError" in done.stdout
+
+
+class TwoActions(Sane):
+    action_space = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)] * 2)
+
+
+def test_a_space_that_is_not_supported_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    assert main(["mine:TwoActions"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and "is not supported; supported are Discrete, MultiDiscrete" in err
+
+
+def test_an_id_behind_env_gym_is_checked_as_the_id_itself_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gymnasium.envs.registration.EnvSpec("Doubles-v0", entry_point=Doubles)
+    monkeypatch.setitem(gymnasium.registry, "Doubles-v0", spec)
+    by_id, behind_gym = list(check(*maker("Doubles-v0", {}))), list(check(*maker("gym", {"id": "Doubles-v0"})))
+    assert by_id == behind_gym and "the space says float32" in by_id[1].found

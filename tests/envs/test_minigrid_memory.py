@@ -345,3 +345,24 @@ def test_the_expert_by_hand() -> None:
         assert bool(info["success"])
         lengths.setdefault(start, set()).add(steps)
     assert lengths == {(1, 3): {6, 8}, (2, 3): {7, 9}, (3, 3): {8, 10}, (4, 3): {9}}
+
+
+@pytest.mark.parametrize("size", [11, 13])
+def test_with_fewer_steps_the_floor_is_known_where_the_walk_without_memory_has_time(size):
+    """Forward, and left where a wall is ahead: from the first cell of the corridor that takes size - 1 steps."""
+
+    def walk(max_steps):
+        env = MiniGridMemory(2_000, size=size, view=7, max_steps=max_steps)
+        obs, _ = env.reset(seed=0)
+        ended = successes = 0
+        for _ in range(60):
+            ahead = obs["image"][:, 3, 5, 0]
+            *_, info = found = env.step(torch.where(ahead == 2, 0, 2))
+            obs, ended = found[0], ended + int(info["_final_obs"].sum())
+            successes += int(info["success"].sum())
+        return env.floor, successes / ended
+
+    floor, rate = walk(size - 1)
+    assert floor == 0.5 and rate == pytest.approx(0.5, abs=0.02)
+    floor, rate = walk(size - 2)
+    assert floor is None and rate < 0.48
