@@ -37,8 +37,8 @@ class TMaze(TorchVectorEnv):
         2 * (length + 1) steps. Theirs has no such variant; it takes the exploration trap out and leaves the memory.
 
     Floor 0.5: without memory the junction looks the same for both cues, so any turn is right half of the time. Ceiling 1.
-    With `end_at_turn` that does not hold for who sees the previous reward: a step lost for one of the cues makes every reward up to
-    the junction say which it was. Without it a lost step is a lost episode.
+    With `end_at_turn` that does not hold for who sees the previous reward: a step lost for one of the cues makes every reward up
+    to the junction say which it was. Without it a lost step is a lost episode.
     """
 
     floor = 0.5

@@ -143,7 +143,7 @@ def test_actions_of_numpy_and_lists_do_what_those_of_torch_do(case: str) -> None
         assert same(of_numpy.step(action.numpy().astype(np.uint8)), expected)
         assert same(of_lists.step(action.tolist()), expected)
     for wrong in (None, "right", [0, [1, 2], 0], torch.zeros(3, dtype=torch.bool)):
-        with pytest.raises(ValueError, match="expected (3 )?whole numbers"):
+        with pytest.raises(ValueError, match=r"expected (3 )?whole numbers"):
             of_torch.step(wrong)
 
 

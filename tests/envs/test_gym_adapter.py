@@ -456,3 +456,50 @@ def test_a_package_that_is_not_installed_is_named(
     monkeypatch.setattr("gymnasium.registry", {})
     with pytest.raises(ConfigError, match=f"env.id={id}: its package is not installed; {says}"):
         make_env("gym", 2, id=id)
+
+
+class Wrong(Tiny):
+    """Tiny with one mistake."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        obs, info = super().reset(seed=seed, options=options)
+        return (np.zeros(7, np.float32) if self.kind == "first" else obs), info
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        wrong = {"shape": (np.zeros(7, np.float32), reward), "array": (obs, np.array([1.0])), "text": (obs, "1")}
+        return (*wrong.get(self.kind, (obs, reward)), *rest)
+
+
+class OldReset(Tiny):
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("first", "Wrong: reset returned an observation of shape (7,); its space has"),
+        ("shape", "Wrong: step returned an observation of shape (7,); its space has"),
+        ("array", "Wrong: step returned the reward array([1.]); expected a number"),
+        ("text", "Wrong: step returned the reward '1'; expected a number"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(kind: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gymnasium.envs.registration.EnvSpec("Wrong-v0", entry_point=Wrong)
+    monkeypatch.setitem(gymnasium.registry, "Wrong-v0", spec)
+    env = GymAdapter(2, id="Wrong-v0", options={"kind": kind})
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        env.reset(seed=0)
+        env.step(torch.zeros(env.action_space.shape, dtype=torch.int64))
+
+
+def test_a_reset_of_the_old_kind_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gymnasium.envs.registration.EnvSpec("Old-v0", entry_point=OldReset)
+    monkeypatch.setitem(gymnasium.registry, "Old-v0", spec)
+    with pytest.raises(ConfigError, match=r"expected reset\(self, \*, seed=None, options=None\)"):
+        GymAdapter(2, id="Old-v0").reset(seed=0)

@@ -119,3 +119,51 @@ def test_an_evaluation_of_a_run_plays_trials():
     single = make_from_config(TASK, 8, memory=Memory(scope="trial", episodes=1))
     score = evaluate(policy, env, 8, 0)
     assert score == evaluate(policy, trials, 8, 0) and score.mean_length > evaluate(policy, single, 8, 0).mean_length
+
+
+@pytest.mark.parametrize("end_at_turn", [True, False])
+def test_the_floor_of_the_tmaze_is_none_where_a_shown_reward_holds_the_cue(end_at_turn):
+    """Who walks on for one cue and loses a step for the other is fined at every step up to the junction: memory in view."""
+    env = make_env("tmaze", 64, length=10, end_at_turn=end_at_turn, memory=Memory(scope="trial", episodes=1))
+    obs, _ = env.reset(seed=0)
+    ended = successes = 0
+    for _ in range(200):
+        (at_end, second), reward = obs["observation"].T, obs["previous_reward"][:, 0]
+        loses_a_step = (obs["episode_start"] == 1) & (second < 0)
+        turn = torch.where(reward < 0, 3, 1)
+        obs, _, terminated, truncated, info = env.step(torch.where(at_end == 1, turn, torch.where(loses_a_step, 2, 0)))
+        ended += int((terminated | truncated).sum())
+        successes += int(info["success"].sum())
+    assert env.ceiling == 1
+    if end_at_turn:
+        assert successes == ended > 500 and env.floor is None
+    else:
+        assert successes / ended == pytest.approx(0.5, abs=0.05) and env.floor == 0.5
+
+
+def test_what_is_told_of_inner_episodes_is_told_in_a_scope_too():
+    scoped, bare = (make_env("dark-room", 3, episodes=2, memory=m) for m in (Memory(scope="trial", episodes=1), None))
+    scoped.reset(seed=0), bare.reset(seed=0)
+    for _ in range(50):
+        info, expected = (env.step(torch.zeros(3, dtype=torch.int64))[4] for env in (scoped, bare))
+        assert torch.equal(info["inner_start"], expected["inner_start"])
+        assert torch.equal(info["inner_success"], expected["inner_success"])
+
+
+def test_a_scope_draws_what_is_inside_it():
+    env = make_env("gym", 2, id="CartPole-v1", options={"render_mode": "rgb_array"}, memory=Memory(scope="run"))
+    env.reset(seed=0)
+    assert env.render_mode == "rgb_array" and [frame.ndim for frame in env.render()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        (Memory(scope="x"), "memory.scope=x: expected one of episode, trial, run"),
+        (Memory(scope="trial", episodes=0), "memory.episodes=0: expected a whole number, at least 1"),
+        ("trial", "memory='trial': expected a rmt_rl.config.Memory"),
+    ],
+)
+def test_a_wrong_scope_is_told_in_python_too(memory, says):
+    with pytest.raises(ConfigError, match=says):
+        make_env("tmaze", 2, memory=memory)
