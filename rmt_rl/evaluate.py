@@ -123,6 +123,8 @@ def success_interval(successes: int, episodes: int) -> tuple[float, float]:
 
 def report(score: Score, env: TorchVectorEnv) -> str:
     """One line for people: the score with floor and ceiling beside it."""
+    from rmt_rl.envs.scope import MemoryScope
+
     line = f"return {score.mean_return:.3f}"
     if score.return_ci95 is not None:
         line += f" [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
@@ -132,7 +134,8 @@ def report(score: Score, env: TorchVectorEnv) -> str:
         f"{name} {value:.3f}" for name, value in (("floor", env.floor), ("ceiling", env.ceiling)) if value is not None
     ]
     beside = f"  ({', '.join(known)})" if known else ""
-    return f"{line}  over {score.episodes} episodes of {score.mean_length:.1f} steps{beside}"
+    word = "trials" if isinstance(env, MemoryScope) and env.episodes != 1 else "episodes"
+    return f"{line}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

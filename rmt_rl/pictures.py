@@ -6,10 +6,12 @@ numbers. Not for what an agent sees: a policy gets the observation, never the pi
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from rmt_rl.envs.bandit import Bandit
 from rmt_rl.envs.base import Obs, TorchVectorEnv
@@ -50,10 +52,7 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         axes.imshow(frames[0])
         axes.axis("off")
     else:
-        lines = f"the agent sees\n{_numbers(obs)}".splitlines()
-        lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
-        axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=8)
-        axes.axis("off")
+        _text(axes, env, obs)
 
 
 def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> None:
@@ -79,21 +78,22 @@ def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> Non
 
 def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import MaxNLocator
 
     state = {name: int(value[0]) for name, value in env.state_dict().items()}
     end = state["length"] + isinstance(env, TMazeActive)
     tall = max(0.5, end / 12)  # a long corridor is drawn flat, or nothing of it would be seen
     axes.add_patch(Rectangle((-0.5, -tall / 2), end + 1, tall, color=CORRIDOR))
+    wide, margin = max(1, end / 25), max(1, end / 20)  # for the same reason
     for arm in (1, -1):
         color = GOAL if arm == state["goal"] else CORRIDOR
-        axes.add_patch(Rectangle((end - 0.5, arm * tall - tall / 2), 1, tall, color=color))
+        axes.add_patch(Rectangle((end + 0.5 - wide, arm * tall - tall / 2), wide, tall, color=color))
     axes.plot(state["x"], state["y"] * tall, "o", color=AGENT, markersize=14)
-    axes.set_xlim(-1, end + 1)
+    axes.set_xlim(-margin, end + margin)
     axes.set_ylim(-2 * tall, 2 * tall)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(f"the agent sees {_numbers(obs)}; green is right")
+    walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
+    axes.set_xlabel(f"{walk}the agent sees {_numbers(obs)}; green: the right arm")
 
 
 def _dark_room(axes: Axes, env: DarkRoom) -> None:
@@ -106,20 +106,32 @@ def _dark_room(axes: Axes, env: DarkRoom) -> None:
     axes.grid(color=CORRIDOR)
     axes.plot(state["goal_x"], state["goal_y"], "s", color=GOAL, markersize=18)
     axes.plot(state["x"], state["y"], "o", color=AGENT, markersize=12)
-    axes.set_xlabel("the goal, green, is hidden from the agent")
+    axes.set_xlabel(f"{env.in_words(0)}\nthe goal, green, is hidden from the agent")
 
 
 def _bandit(axes: Axes, env: Bandit) -> None:
     state = env.state_dict()
     chance = counter_bits(state["key"][0], torch.arange(env.arms, device=env.device)).double() / 2.0**63
     pulled, paid = int(state["arm"][0]) - 1, bool(state["paid"][0])
-    bars = axes.bar(range(env.arms), chance.tolist(), color=CORRIDOR)
+    bars = axes.bar(range(1, env.arms + 1), chance.tolist(), color=CORRIDOR)
     if pulled >= 0:
         bars[pulled].set_color(GOAL if paid else "tab:red")
     axes.set_ylim(0, 1)
-    axes.set_xticks(range(env.arms))
-    axes.set_xlabel("arms; the last pull is green where it paid")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
+    axes.set_xlabel(f"{env.in_words(0)}; arms, the last one pulled in green where it paid, else red")
     axes.set_ylabel("chance to pay (hidden)")
+
+
+def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
+    lines = f"the agent sees\n{_numbers(obs)}".splitlines()
+    lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
+    words = textwrap.fill(env.in_words(0), 28)
+    axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14)
+    # little is written large
+    axes.text(
+        0.5, 0.5, "\n".join(lines), ha="center", va="top" if words else "center", fontsize=8 if len(lines) > 4 else 12
+    )
+    axes.axis("off")
 
 
 def _numbers(obs: Obs) -> str:

@@ -87,7 +87,8 @@ def human_player(env: TorchVectorEnv) -> Player:
     space = env.single_action_space
     if not isinstance(space, gymnasium.spaces.Discrete):
         raise ConfigError(f"policy=human-keys: needs actions that are numbers 0, 1, ...; this task has {space}")
-    names = ", ".join(f"{i} {name}" for i, name in enumerate(_names(env)))
+    names = ", ".join(f"{i} {name}" for i, name in enumerate(env.action_names))
+    names = names or f"an action from 0 to {int(space.n) - 1}"
 
     def act(obs: Obs, first: torch.Tensor) -> Choice:
         while True:
@@ -106,7 +107,19 @@ def human_player(env: TorchVectorEnv) -> Player:
 
 
 def _plain(obs: Obs) -> Any:
-    return {name: _plain(part) for name, part in obs.items()} if isinstance(obs, dict) else obs[0].tolist()
+    if isinstance(obs, dict):
+        return {name: _plain(part) for name, part in obs.items()}
+    # a picture in numbers fills the terminal and tells nobody anything
+    return obs[0].tolist() if obs[0].numel() <= 400 else f"{tuple(obs[0].shape)} numbers"
+
+
+def _in_words(env: TorchVectorEnv, action: torch.Tensor) -> str:
+    import gymnasium
+    import numpy as np
+
+    if isinstance(env.single_action_space, gymnasium.spaces.Discrete):
+        return _names(env)[int(action[0])]
+    return np.array2string(action[0].numpy(), precision=2, suppress_small=True, threshold=6)
 
 
 def _names(env: TorchVectorEnv) -> tuple[str, ...]:
@@ -127,7 +140,8 @@ def frames(env: TorchVectorEnv, player: Player, options: Play, figure: Figure) -
             choice = player(obs, first)
         except EOFError:
             return
-        _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}")
+        does = _in_words(env, choice.action)
+        _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}; next: {does}")
         yield
         obs, reward, terminated, truncated, info = env.step(choice.action)
         first = terminated | truncated
@@ -157,7 +171,8 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
         names = _names(env)
         colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
         axes.barh(range(len(names)), choice.probabilities, color=colors)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        if len(names) <= 20:  # more names would be written over each other
+            axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
         axes.set_title("action probabilities", fontsize=9)

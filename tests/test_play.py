@@ -205,3 +205,58 @@ def test_a_trial_is_called_one_and_keeps_the_names_of_actions(folder: Path, caps
     save_policy(ActorCritic(policy_spec(env, task, config.LSTM(width=8), memory)), folder / "policy")
     assert main([f"policy={folder / 'policy'}", "out=t.gif"]) == 0
     assert "trial 1 ended after 8 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["copy", "associative-retrieval", "detect", "reasoning", "repeat-first", "repeat-previous", "memory-len"]
+)
+def test_a_picture_of_a_question_says_the_right_answer(name: str) -> None:
+    env = make_env(name, 1)
+    env.reset(seed=2)
+    last, seen, successes = "", set(), 0
+    for _ in range(200):
+        answer = env.oracle()
+        last = env.in_words(0)
+        seen.add(last)
+        *_, info = env.step(answer)
+        if bool(info["_final_obs"]):  # the question was the last thing that was shown
+            successes += int(info["success"])
+            assert last.endswith((env.action_names or ("0", "1", "2", "3", "4", "5"))[int(answer)])
+    assert successes > 2 and len(seen) > 4
+
+
+def test_a_person_sees_what_happens_inside_a_trial() -> None:
+    room, maze = make_env("dark-room", 1, episodes=2), make_env("tmaze-trial", 1, length=2, episodes=2)
+    room.reset(seed=0), maze.reset(seed=0)
+    walks, moves = [], []
+    for _ in range(22):
+        moves.append(room.in_words(0))
+        walks.append(maze.in_words(0))
+        room.step(torch.tensor([4])), maze.step(torch.tensor([0]))
+    assert walks[:7] == ["walk 1 of 2"] * 3 + ["walk 2 of 2"] * 3 + ["walk 1 of 2"]
+    assert moves[0] == "inner episode 1 of 2, 0 of 20 moves made; not found yet"
+    assert (
+        moves[20].startswith("inner episode 1 of 2, 20 of 20")
+        and moves[21][:35] == "inner episode 2 of 2, 0 of 20 moves"
+    )
+
+
+def test_what_is_done_next_stands_in_the_title(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **kwargs: titles.append(text))
+    assert main(["env=repeat-first", "frames=3"]) == 0
+    assert main(["env=gym", "env.id=Pendulum-v1", "frames=3"]) == 0
+    assert [title.split("next: ")[1] in ("spades", "diamonds", "clubs", "hearts") for title in titles[:3]] == [True] * 3
+    assert titles[3].split("next: ")[1][0] == "["
+
+
+def test_a_person_is_told_which_numbers_there_are_and_no_thousands_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
+    assert main(["env=minigrid-memory", "env.tile=28", "policy=human-keys", "out=a.gif"]) == 0
+    output = capsys.readouterr().out
+    assert "(84, 84, 3) numbers" in output and len(output) < 2_000
+    monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
+    assert main(["env=bandit", "policy=human-keys", "out=b.gif"]) == 0
+    assert "; 0 arm 1, 1 arm 2, 2 arm 3, 3 arm 4, 4 arm 5; an empty line ends" in capsys.readouterr().out

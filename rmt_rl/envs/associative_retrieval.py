@@ -53,6 +53,7 @@ class AssociativeRetrieval(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([keys + 1, values + 1]), values)
         self.keys, self.values, self.pairs, self.rewrite = keys, values, pairs, rewrite
         self.queries, self.delay = queries, delay
+        self.action_names = tuple(f"value {i + 1}" for i in range(values))  # as they are seen
         different = _different(keys, queries) if rewrite else [0.0] * queries + [1.0]
         self.floor = math.fsum(chance * float(values) ** -d for d, chance in enumerate(different))
         self.task = (
@@ -86,6 +87,16 @@ class AssociativeRetrieval(EpisodicEnv):
         match_BP = state["keys"] == at(state["asked"], state["t"] - self.pairs - self.delay)[:, None]
         latest = (match_BP * torch.arange(self.pairs, device=self.device)).amax(1)
         return at(state["values"], latest)
+
+    def _in_words(self, state: State) -> str:
+        key, value = self._observe(state)[0].tolist()
+        if not key:
+            return "wait"
+        return (
+            f"key {key} has value {value}"
+            if value
+            else f"which value has key {key}? value {int(self._answer(state)) + 1}"
+        )
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

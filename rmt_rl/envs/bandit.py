@@ -36,6 +36,7 @@ class Bandit(EpisodicEnv):
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, arms: int = 5, length: int = 100) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([arms + 1, 2]), arms)
         self.arms, self.length = arms, length
+        self.action_names = tuple(f"arm {i + 1}" for i in range(arms))  # as they are seen
         self.floor, self.ceiling = stay_or_next(arms, length), arms / (arms + 1)
         self.task = f"bandit: remember what each of {arms} arms paid, over {length} pulls"
 
@@ -47,6 +48,9 @@ class Bandit(EpisodicEnv):
         chance = counter_bits(state["key"], arm)  # of 2^63
         paid = counter_bits(state["key"], self.arms + state["t"]) < chance
         return {"arm": arm + 1, "paid": paid.long()}, paid.double() / self.length, state["t"] == self.length - 1, {}
+
+    def _in_words(self, state: State) -> str:
+        return f"pull {int(state['t']) + 1} of {self.length}"
 
     def _observe(self, state: State) -> torch.Tensor:
         return torch.stack([state["arm"], state["paid"]], dim=1)

@@ -84,6 +84,10 @@ class TorchVectorEnv(VectorEnv):
             " or a trained policy"
         )
 
+    def in_words(self, row: int) -> str:
+        """What a picture says of a row, the hidden things included; "" = nothing but what the agent sees."""
+        return ""
+
     def state_dict(self) -> dict[str, Any]:
         """All that decides the future of every row: tensors, and values that JSON can hold."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its state is")

@@ -43,6 +43,7 @@ class Copy(EpisodicEnv):
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Discrete(symbols + 2), symbols)
         self.symbols, self.length, self.delay, self.reverse = symbols, length, delay, reverse
+        self.action_names = tuple(f"symbol {i + 1}" for i in range(symbols))  # as they are seen
         self.floor = float(symbols) ** -length
         order = "reversed" if reverse else "in order"
         self.task = f"copy: remember {length} of {symbols} symbols, and say them {order} after {delay} steps"
@@ -61,6 +62,12 @@ class Copy(EpisodicEnv):
     def _answer(self, state: State) -> torch.Tensor:
         said = state["t"] - self.length - self.delay
         return self._symbol(state, self.length - 1 - said if self.reverse else said)
+
+    def _in_words(self, state: State) -> str:
+        t, said = int(state["t"]), int(state["t"]) - self.length - self.delay
+        if said < 0:
+            return f"symbol {int(self._symbol(state, state['t'])) + 1} is shown" if t < self.length else "wait"
+        return f"say symbol number {said + 1} of {self.length}: it is symbol {int(self._answer(state)) + 1}"
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

@@ -78,6 +78,11 @@ class DarkRoom(EpisodicEnv):
         info = {"success": ended & found, "inner_start": again, "inner_success": (done == MOVES - 1) & found}
         return changes, reward.double(), ended, info
 
+    def _in_words(self, state: State) -> str:
+        inner, move = divmod(int(state["t"]), MOVES + 1)
+        told = "found" if bool(state["found"]) else "not found yet"
+        return f"inner episode {inner + 1} of {self.episodes}, {move} of {MOVES} moves made; {told}"
+
     def _observe(self, state: State) -> torch.Tensor:
         starts = state["t"] % (MOVES + 1) == 0
         return torch.stack([state["x"], state["y"], starts.long(), state["reward"]], dim=1)

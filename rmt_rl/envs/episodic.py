@@ -84,6 +84,15 @@ class EpisodicEnv(TorchVectorEnv):
             raise RuntimeError("oracle was called before reset; call reset first")
         return self._answer(self._state)
 
+    def in_words(self, row: int) -> str:
+        if not self._state:
+            raise RuntimeError("in_words was called before reset; call reset first")
+        return self._in_words({name: value[row : row + 1] for name, value in self._state.items()})
+
+    def _in_words(self, state: State) -> str:
+        """`in_words` of a state of one row."""
+        return ""
+
     def state_dict(self) -> dict[str, Any]:
         if not self._state:
             raise RuntimeError("state_dict was called before reset; there is no state yet")

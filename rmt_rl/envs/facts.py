@@ -49,6 +49,15 @@ class _Facts(EpisodicEnv):
     def _answer(self, state: State) -> torch.Tensor:
         return state["fact"].sum(1) % self.values
 
+    def _in_words(self, state: State) -> str:
+        seen, told = int(self._observe(state)), self.facts * self.values
+        if not seen:
+            return f"the question; the answer is {(self.action_names or range(self.values))[int(self._answer(state))]}"
+        if seen > told:
+            return f"distractor {seen - told}"
+        fact, value = divmod(seen - 1, self.values)
+        return f"fact {fact + 1} is {value}" if self.facts > 1 else f"cue {value + 1}"
+
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]
         noise = counter_bits(state["key"], t + _NOISE) % self.distractors
@@ -80,6 +89,7 @@ class Detect(_Facts):
         length: int = 20,
     ) -> None:
         super().__init__(num_envs, device, 1, cues, distractors, length)
+        self.action_names = tuple(f"cue {i + 1}" for i in range(cues))  # as they are seen
         self.task = f"detect: find one of {cues} cues among distractors, and remember it for 1 to {length} steps"
 
 

@@ -50,6 +50,12 @@ class MemoryLen(EpisodicEnv):
     def _answer(self, state: State) -> torch.Tensor:
         return at(state["context"], state["query"])
 
+    def _in_words(self, state: State) -> str:
+        t = int(state["t"])
+        if t >= self.length:
+            return f"which was bit {int(state['query'])}? it was {int(self._answer(state))}"
+        return f"the bits are {state['context'][0].tolist()}" if t < 2 else "wait"
+
     def _observe(self, state: State) -> torch.Tensor:
         n = (state["t"] - 1).clamp(min=0)
         left = 1 - n.double() / self.length

@@ -32,11 +32,15 @@ class _Repeat(EpisodicEnv):
     """
 
     ceiling = 1.0
+    action_names = ("spades", "diamonds", "clubs", "hearts")
 
     def __init__(self, num_envs: int, device: str | torch.device, decks: int) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Discrete(SUITS), SUITS)
         self.decks, self.cards = decks, CARDS * decks
         self._suits = torch.arange(SUITS, device=self.device)
+
+    def _in_words(self, state: State) -> str:
+        return f"{self.action_names[int(state['suit'])]} is dealt; say {self.action_names[int(self._answer(state))]}"
 
     def _full(self, key_B: torch.Tensor) -> torch.Tensor:
         return torch.full((len(key_B), SUITS), self.cards // SUITS, device=self.device)
@@ -127,6 +131,11 @@ class RepeatPrevious(_Repeat):
         left_later = torch.where(asked[:, None], left_later, state["left_later"])
         changes = {"suit": suit, "left": left, "left_later": left_later, "mistaken": mistaken}
         return changes, reward, ended, {"success": ended & ~mistaken}
+
+    def _in_words(self, state: State) -> str:
+        if int(state["t"]) + 1 < self.k:  # nothing was dealt so long ago
+            return f"{self.action_names[int(state['suit'])]} is dealt; say anything"
+        return super()._in_words(state)
 
     def _due(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         """The suit that is asked for, and what is left of the later deck after it."""

@@ -71,7 +71,7 @@ class TMazeActive(_Corridor):
         self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 10, min_length: int | None = None
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32), length, min_length)
-        self.task = f"active T-maze: fetch one bit and remember it for {self._span} steps"
+        self.task = f"active T-maze: fetch one bit and remember it along a corridor of {self._span} cells"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         zero = torch.zeros_like(key_B)
@@ -163,7 +163,7 @@ class TMazeTrial(_Corridor):
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), length, min_length)
         self.episodes = episodes
-        self.task = f"T-maze trial: remember one bit through {episodes} walks of {self._span} steps"
+        self.task = f"T-maze trial: remember one bit through {episodes} walks along a corridor of {self._span} cells"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         zero = torch.zeros_like(key_B)
@@ -181,6 +181,9 @@ class TMazeTrial(_Corridor):
         x, y = (torch.where(again, 0, place) for place in (x, y))
         info = {"success": success & ended, "inner_start": again, "inner_success": success}
         return {"x": x, "y": y}, reward, ended, info
+
+    def _in_words(self, state: State) -> str:
+        return f"walk {int(state['t']) // (int(state['length']) + 1) + 1} of {self.episodes}"
 
     def _observe(self, state: State) -> torch.Tensor:
         t, walk = state["t"], state["length"] + 1
