@@ -610,7 +610,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "algo.entropy_coef": 0.01,
         "algo.kl_coef": 0.0,
         "algo.normalize_reward": True,
-        "policy.segment": 50,
+        "policy.segment": 20,
         "policy.positions": "none",
         "policy.sharpness": 1.0,
         "steps": 2_000_000,
