@@ -51,6 +51,9 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         frames: Any = env.render()
         axes.imshow(frames[0])
         axes.axis("off")
+    elif (pixels := _pixels(obs)) is not None:
+        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+        axes.axis("off")
     else:
         _text(axes, env, obs)
 
@@ -120,6 +123,14 @@ def _bandit(axes: Axes, env: Bandit) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
     axes.set_xlabel(f"{env.in_words(0)}; arms, the last one pulled in green where it paid, else red")
     axes.set_ylabel("chance to pay (hidden)")
+
+
+def _pixels(obs: Obs) -> np.ndarray | None:
+    """A picture [H, W] or [H, W, 3] that the agent sees, the first one, or None."""
+    for part in obs.values() if isinstance(obs, dict) else [obs]:
+        if part.dtype == torch.uint8 and part.ndim == 4 and part.shape[-1] in (1, 3) and min(part.shape[1:3]) >= 16:
+            return part[0].squeeze(-1).cpu().numpy()
+    return None
 
 
 def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:

@@ -260,3 +260,29 @@ def test_a_person_is_told_which_numbers_there_are_and_no_thousands_of_them(
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
     assert main(["env=bandit", "policy=human-keys", "out=b.gif"]) == 0
     assert "; 0 arm 1, 1 arm 2, 2 arm 3, 3 arm 4, 4 arm 5; an empty line ends" in capsys.readouterr().out
+
+
+class Camera(gymnasium.Env[Any, Any]):
+    """Shows a red picture beside a number, and cannot draw itself."""
+
+    observation_space = gymnasium.spaces.Dict(
+        number=gymnasium.spaces.Discrete(3), picture=gymnasium.spaces.Box(0, 255, (20, 24, 3), np.uint8)
+    )
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return {"number": 1, "picture": np.full((20, 24, 3), (255, 0, 0), np.uint8)}, {}
+
+    def step(self, action: Any) -> Any:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def test_pixels_that_the_agent_sees_are_drawn_as_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        gymnasium.registry, "Camera-v0", gymnasium.envs.registration.EnvSpec("Camera-v0", entry_point=Camera)
+    )
+    env = make_env("gym", 1, id="Camera-v0")
+    axes = Figure().add_subplot()
+    draw(axes, env, env.reset(seed=0)[0])
+    assert axes.images[0].get_array().shape == (20, 24, 3) and not axes.texts
