@@ -613,7 +613,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "policy.segment": 20,
         "policy.positions": "none",
         "policy.sharpness": 1.0,
-        "steps": 2_000_000,
+        "steps": 4_000_000,
     },
     "dark-room": {
         "algo.num_envs": 128,

@@ -86,7 +86,7 @@ def _first_episodes(
             spoke = time.monotonic()
             steps = f"{int(lengths.max()):,} steps"
             if bool(running.all()):
-                end = "no episode has ended yet; env=gym takes a time limit: 'env.options={max_episode_steps: 1000}'"
+                end = "no episode has ended yet; if none can, set a limit (env=gym: 'env.options={max_episode_steps: 1000}')"
             else:
                 end = f"{env.num_envs - int(running.sum())} of {env.num_envs} episodes have ended"
             print(f"still playing: {steps}, {end}", flush=True)

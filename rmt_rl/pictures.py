@@ -52,7 +52,7 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         axes.imshow(frames[0])
         axes.axis("off")
     elif (pixels := _pixels(obs)) is not None:
-        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
         axes.axis("off")
     else:
         _text(axes, env, obs)

@@ -112,6 +112,8 @@ class FromTorchRL(TorchVectorEnv):
     none of these.
     """
 
+    measure = "return"  # torchrl has no word for success
+
     def __init__(self, env: EnvBase) -> None:
         _expect(env, EnvBase, "torchrl.envs.SerialEnv(rows, make) gives")
         if len(env.batch_size) != 1:
@@ -142,11 +144,10 @@ class FromTorchRL(TorchVectorEnv):
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         if self._root is None:
             raise RuntimeError("step was called before reset; call reset(seed=...) first")
-        action_B = torch.as_tensor(action_B, device=self.device)
-        if action_B.shape != self.action_space.shape:
-            raise ValueError(f"action has shape {tuple(action_B.shape)}; expected {self.action_space.shape}")
         if isinstance(self.single_action_space, spaces.Discrete):
             action_B = self._read_action(action_B, int(self.single_action_space.n))
+        elif (action_B := torch.as_tensor(action_B, device=self.device)).shape != self.action_space.shape:
+            raise ValueError(f"action has shape {tuple(action_B.shape)}; expected {self.action_space.shape}")
         if self._one_hot:
             action_B = functional.one_hot(action_B, int(self.single_action_space.n))
         done, self._root = self._env.step_and_maybe_reset(self._root.set(self._env.action_key, action_B))

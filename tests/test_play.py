@@ -235,9 +235,8 @@ def test_a_person_sees_what_happens_inside_a_trial() -> None:
         room.step(torch.tensor([4])), maze.step(torch.tensor([0]))
     assert walks[:7] == ["walk 1 of 2"] * 3 + ["walk 2 of 2"] * 3 + ["walk 1 of 2"]
     assert moves[0] == "inner episode 1 of 2, 0 of 20 moves made; not found yet"
-    assert (
-        moves[20].startswith("inner episode 1 of 2, 20 of 20")
-        and moves[21][:35] == "inner episode 2 of 2, 0 of 20 moves"
+    assert moves[20].startswith("inner episode 1 of 2, 20 of 20") and moves[21].startswith(
+        "inner episode 2 of 2, 0 of 20 moves"
     )
 
 

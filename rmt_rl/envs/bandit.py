@@ -32,6 +32,7 @@ class Bandit(EpisodicEnv):
     """
 
     measure = "return"
+    returns_tell = True  # how often it paid so far; whether that is worth something without the arms is not known
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, arms: int = 5, length: int = 100) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([arms + 1, 2]), arms)
@@ -44,10 +45,14 @@ class Bandit(EpisodicEnv):
         return {"arm": torch.zeros_like(key_B), "paid": torch.zeros_like(key_B)}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
-        arm = action_B.long()
-        chance = counter_bits(state["key"], arm)  # of 2^63
+        chance = counter_bits(state["key"], action_B)  # of 2^63
         paid = counter_bits(state["key"], self.arms + state["t"]) < chance
-        return {"arm": arm + 1, "paid": paid.long()}, paid.double() / self.length, state["t"] == self.length - 1, {}
+        return (
+            {"arm": action_B + 1, "paid": paid.long()},
+            paid.double() / self.length,
+            state["t"] == self.length - 1,
+            {},
+        )
 
     def _in_words(self, state: State) -> str:
         return f"pull {int(state['t']) + 1} of {self.length}"

@@ -51,8 +51,10 @@ class TorchVectorEnv(VectorEnv):
     floor: float | None = None
     #: Score of the best policy with perfect memory, or None where it is not known.
     ceiling: float | None = None
-    #: Whether rewards on the way tell what the observation does not, so that `floor` is none for who is shown them.
+    #: Whether the last reward tells what the observation does not: `floor` does not hold for an agent that is shown it.
     rewards_tell: bool = False
+    #: The same of the sum of all rewards since the episode began.
+    returns_tell: bool = False
     #: One line for people: what has to be remembered, and for how long.
     task: str = ""
     #: The actions in words, for pictures; empty = their numbers.
@@ -100,10 +102,12 @@ class TorchVectorEnv(VectorEnv):
         """The actions as a tensor; numpy's are taken too, which is what `action_space.sample()` gives."""
         try:
             action_B = torch.as_tensor(action_B, device=self.device)
-        except (TypeError, RuntimeError, ValueError):  # what torch raises for text, None and ragged lists
-            raise ValueError(f"action is {action_B!r}; expected {self.num_envs} whole numbers") from None
-        if action_B.is_floating_point() or action_B.dtype == torch.bool:
+        except (TypeError, RuntimeError, ValueError) as error:  # what torch raises for text, None and ragged lists
+            why = " ".join(str(error).split())
+            raise ValueError(f"action cannot be read ({why}); expected {self.num_envs} whole numbers") from error
+        if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
             raise ValueError(f"action has dtype {action_B.dtype}; expected whole numbers")
+        action_B = action_B.long()  # some dtypes have no minimum, and uint8 would pick rows as a mask
         # Only on the CPU: on a GPU reading the maximum would wait for the device at every step.
         if action_B.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
@@ -111,7 +115,7 @@ class TorchVectorEnv(VectorEnv):
             lowest, highest = torch.aminmax(action_B)
             if lowest.item() < 0 or highest.item() >= num_actions:
                 raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
-        return action_B.long()
+        return action_B
 
 
 def row_seeds(seed: int | list[int] | None, num_envs: int) -> list[int]:

@@ -167,7 +167,7 @@ def _reset(env: gymnasium.Env[Any, Any]) -> Any:
     try:
         return env.reset(seed=0)
     except TypeError as error:
-        if "unexpected keyword" in str(error):
+        if "reset() got an unexpected keyword argument" in str(error):
             raise Broken(f"{error}; expected reset(self, *, seed=None, options=None)") from error
         raise
 
@@ -296,13 +296,20 @@ def same_seed_same_episodes(make: Make) -> None:
 
 
 def another_seed_other_episodes(make: Make) -> None:
-    env = make(ROWS)
-    if same(play(env, 300, seed=3), play(make(ROWS), 300, seed=300)):
+    rows = _enough_rows(make)
+    env = make(rows)
+    if same(play(env, 300, seed=3), play(make(rows), 300, seed=300)):
         found = "seeds 3 and 300 give the same 300 steps: the seed is not used, or there is no chance in this task"
         # a task of gymnasium may be without chance; one of memory would then need none
         raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
     if same(play(env, 300), play(env, 300)):
-        raise Broken("two resets without a seed give the same 300 steps; expected the episodes that come next")
+        found = "two resets without a seed give the same 300 steps; expected the episodes that come next"
+        raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
+
+
+def _enough_rows(make: Make) -> int:
+    """So many that one hidden bit in each cannot agree by chance; a foreign environment may be slow, and is not accused."""
+    return ROWS if isinstance(make(1), GymAdapter) else 20
 
 
 def a_seeded_reset_starts_over(make: Make) -> None:
@@ -315,16 +322,17 @@ def rows_are_independent(make: Make) -> None:
     for t, (one, other) in enumerate(zip(few, many, strict=True)):
         if not same(tensors(one), [tensor[:2] for tensor in tensors(other)]):
             raise Broken(f"the first two rows differ at step {t} between 2 and 5 rows with seed 5")
+    listed, counted = play(make(3), seed=[5, 6, 7]), play(make(3), seed=5)
+    expect(same(listed, counted), "reset(seed=5) of 3 rows is not reset(seed=[5, 6, 7])")
     alone = make(1)
     second = [alone.reset(seed=6), *(alone.step(action[1:]) for action in actions(make(2)))]
     for t, (one, other) in enumerate(zip(second, few, strict=True)):
         if not same(tensors(one), [tensor[1:] for tensor in tensors(other)]):
             raise Broken(f"row 1 of seed 5 differs at step {t} from one row of seed 6 that does the same")
-    listed, counted = play(make(3), seed=[5, 6, 7]), play(make(3), seed=5)
-    expect(same(listed, counted), "reset(seed=5) of 3 rows is not reset(seed=[5, 6, 7])")
-    if not isinstance(env := make(3), GymAdapter):  # whose rows may be without chance
-        other = play(env, 300, seed=[5, 300, 7])
-        expect(not same(other, play(make(3), 300, seed=5)), "reset(seed=[5, 300, 7]) is reset(seed=[5, 6, 7])")
+    rows = _enough_rows(make)
+    if not isinstance(env := make(rows), GymAdapter):  # whose rows may be without chance
+        other = play(env, 300, seed=[5, *range(300, 299 + rows)])
+        expect(not same(other, play(make(rows), 300, seed=5)), "reset(seed=[5, 300, ...]) is reset(seed=[5, 6, ...])")
 
 
 def autoreset_in_the_same_step(make: Make) -> None:
@@ -354,8 +362,9 @@ def autoreset_in_the_same_step(make: Make) -> None:
 
 def flags_and_last_observations_agree(make: Make) -> None:
     env = make(ROWS)
-    start = _row(env.reset(seed=2)[0], 0)
-    ended, overwritten, changes = 0, 0, False
+    env.reset(seed=2)
+    firsts: list[list[torch.Tensor]] = []
+    overwritten = 0
     for t, action in enumerate(actions(env, PATIENCE)):
         obs, _, terminated, truncated, info = env.step(action)
         if not torch.equal(info["_final_obs"], terminated | truncated):
@@ -365,17 +374,20 @@ def flags_and_last_observations_agree(make: Make) -> None:
                 raise Broken(
                     f'info["final_obs"] differs from the observation in row {row}, whose episode goes on (step {t + 1})'
                 )
-        changes |= not same(start, _row(obs, 0))
         for row in info["_final_obs"].nonzero().flatten().tolist():
-            ended += 1
-            overwritten += same(_row(obs, row), _row(info["final_obs"], row))
-        if ended >= ROWS:
-            found = f'info["final_obs"] is the first observation of the next episode in all of {ended} ends'
-            # an environment of gymnasium may end as it begins, and one that always looks the same does
-            if overwritten == ended and changes and not isinstance(env, GymAdapter):
-                raise Broken(f"{found}; keep the last one of the ended episode there")
-            return
-    raise NotChecked(f"no {ROWS} episodes ended within {PATIENCE:,} random steps")
+            firsts.append(_row(obs, row))
+            overwritten += same(firsts[-1], _row(info["final_obs"], row))
+        if len(firsts) >= (4 * ROWS if overwritten == len(firsts) else ROWS):
+            break
+    if len(firsts) < ROWS:
+        raise NotChecked(f"no {ROWS} episodes ended within {PATIENCE:,} random steps")
+    # a task may end as it begins, but hardly as the next episode does where episodes begin differently
+    alike = all(same(first, firsts[0]) for first in firsts)
+    if overwritten == len(firsts) and not alike and not isinstance(env, GymAdapter):
+        raise Broken(
+            f'info["final_obs"] is the first observation of the next episode in all of {len(firsts)} ends; keep the last one of'
+            " the ended episode there"
+        )
 
 
 def success_is_an_end(make: Make) -> None:
@@ -465,7 +477,7 @@ def step_needs_a_reset(make: Make) -> None:
     raise Broken("step before the first reset is taken without an error")
 
 
-def the_oracle_reaches_the_ceiling(make: Make) -> None:
+def the_oracle_succeeds(make: Make) -> None:
     env = make(ROWS)
     env.reset(seed=0)
     ended = 0
@@ -474,7 +486,9 @@ def the_oracle_reaches_the_ceiling(make: Make) -> None:
             action = env.oracle()
         except ConfigError:  # says that there is none
             return
-        _expect_tensor(env, action, (ROWS, *(env.single_action_space.shape or ())), torch.int64, "oracle()")
+        space: Any = env.single_action_space
+        dtype = torch.from_numpy(np.empty(0, dtype=space.dtype)).dtype
+        _expect_tensor(env, action, (ROWS, *(space.shape or ())), dtype, "oracle()")
         if not env.action_space.contains(action.cpu().numpy()):
             raise Broken(f"oracle() gives an action outside {env.single_action_space} at step {t}: {action.tolist()}")
         _, _, _, _, info = env.step(action)
@@ -515,7 +529,9 @@ CHECKS = (
     Check("no global random stream is touched", no_global_stream),
     Check("a bad action raises a ValueError and changes nothing", bad_actions_are_refused),
     Check("a step before the first reset is refused", step_needs_a_reset),
-    Check("the oracle, where there is one, reaches the ceiling", the_oracle_reaches_the_ceiling),
+    Check(
+        "the oracle, where there is one, acts inside the space and succeeds where the ceiling is 1", the_oracle_succeeds
+    ),
     Check("floor and ceiling are known", floor_below_ceiling),
 )
 
@@ -634,10 +650,10 @@ def _can_be_made(
 ) -> None:
     try:
         single = make(1) if raw is None else raw()
-        if raw is not None and isinstance(single.observation_space, gymnasium.Space):
-            Translation(single.observation_space)  # raises ConfigError; every check would stumble over it
-        if raw is not None and isinstance(single.action_space, gymnasium.Space):
-            action_space(single.action_space)
+        # raise ConfigError, because every check would stumble over it; a space that is missing is the first check's business
+        for name, translate in (("observation_space", Translation), ("action_space", action_space)):
+            if raw is not None and isinstance(space := getattr(single, name, None), gymnasium.Space):
+                translate(space)
         single.close()
     except ConfigError:
         raise

@@ -67,7 +67,7 @@ class Copy(EpisodicEnv):
         t, said = int(state["t"]), int(state["t"]) - self.length - self.delay
         if said < 0:
             return f"symbol {int(self._symbol(state, state['t'])) + 1} is shown" if t < self.length else "wait"
-        return f"say symbol number {said + 1} of {self.length}: it is symbol {int(self._answer(state)) + 1}"
+        return f"answer {said + 1} of {self.length}: symbol {int(self._answer(state)) + 1}"
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

@@ -42,6 +42,7 @@ class DarkRoom(EpisodicEnv):
     """
 
     floor = (1 + MOVES) / SIZE**2
+    returns_tell = True  # whether the goal was found, and by how much earlier
     action_names = ("left", "right", "up", "down", "stay")
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, episodes: int = 5) -> None:

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode
 from rmt_rl.config import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.translate import Arrays, Translation, action_space
-from rmt_rl.envs.workers import ProcessVectorEnv
+from rmt_rl.envs.workers import ProcessVectorEnv, misfit
 
 #: (beginnings of ids, the module that registers them, how it is installed)
 PACKAGES = (
@@ -164,7 +164,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             back: Any = self.env.reset(seed=seed, options=options)
         except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
+            if "reset() got an unexpected keyword argument" not in str(error):
                 raise
             raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
         if not isinstance(back, tuple) or len(back) != 2:
@@ -180,19 +180,29 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         obs, reward, terminated, truncated, info = back
         if np.ndim(reward) or np.asarray(reward).dtype.kind not in "biuf":
             raise ConfigError(f"{self._name}: step returned the reward {reward!r}; expected a number")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, bool | np.bool_):
+                raise ConfigError(f"{self._name}: step returned {name} = {flag!r}; expected True or False")
+        if not isinstance(info, dict):
+            raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
         reported = next((key for key in ("is_success", "success") if key in info), None)
         kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
         return self._shown(obs, "step"), reward, terminated, truncated, kept
 
     def _shown(self, obs: Any, where: str) -> Arrays:
-        arrays, space = self._translated(obs), self.observation_space
-        pairs = [(arrays, space)] if not isinstance(arrays, dict) else [(arrays[key], space[key]) for key in arrays]  # type: ignore[index]
-        for array, part in pairs:
-            if array.shape != part.shape:
-                raise ConfigError(
-                    f"{self._name}: {where} returned an observation of shape {array.shape}; its space has {part.shape}"
-                    " (python -m rmt_rl.envs.check looks for more of this kind)"
-                )
+        try:
+            return self._translated(obs)
+        except (KeyError, IndexError) as error:
+            raise ConfigError(f"{self._name}: {where} returned an observation without the part {error}") from error
+
+
+class _SyncRow(_Row):
+    """Looks at every observation, too; those of a row in a process are looked at where they arrive."""
+
+    def _shown(self, obs: Any, where: str) -> Arrays:
+        arrays = super()._shown(obs, where)
+        if text := misfit(arrays, self.observation_space):
+            raise ConfigError(f"{self._name}: {where} {text} (python -m rmt_rl.envs.check looks for more of this kind)")
         return arrays
 
 
@@ -225,7 +235,7 @@ def _make(
     name = id.split(":")[-1]
     if name not in gymnasium.registry:
         register_package(id, name)
-    # gymnasium's own checker warns once and fails on what `_Row` says in a sentence; `rmt_rl.envs.check` looks at more
+    # gymnasium's own checker fails with a traceback on what `_Row` says in a sentence; `rmt_rl.envs.check` finds the rest
     keywords = {"disable_env_checker": True, **options}
     try:
         if workers == "async":
@@ -239,7 +249,7 @@ def _make(
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            wrappers=[_Row],
+            wrappers=[_SyncRow],
             **keywords,
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:

@@ -103,7 +103,7 @@ class RepeatPrevious(_Repeat):
     probability prod_t q(c_t | c_{t+k-1}). The sum of that over all sequences of suits is 4^(k-1), because q(.|c) sums to 1
     and k - 1 cards are not asked for, and each order of the deck's suits has probability 1/N, N = (52d)!/((13d)!)^4. So
     the floor is at most 4^(k-1)/N, and that is what stands here (1e-27 for easy); None where it is not below 1e-6, which is where
-    nearly no card is asked for. Ceiling 1, also of the return.
+    few cards are asked for. Ceiling 1, also of the return.
     """
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1, k: int = 4) -> None:

@@ -37,8 +37,8 @@ class ReturnToGo(TorchVectorEnv):
         space = with_return(env.single_observation_space, returns)
         super().__init__(env.num_envs, env.device, space, env.single_action_space)
         self.env, self.target = env, returns.target
-        # what is still to come is the sum of all rewards so far
-        self.floor, self.ceiling, self.measure = None if env.rewards_tell else env.floor, env.ceiling, env.measure
+        told = env.rewards_tell or env.returns_tell  # by what is left of the target
+        self.floor, self.ceiling, self.measure = None if told else env.floor, env.ceiling, env.measure
         self.action_names = env.action_names
         self.render_mode = env.render_mode
         self.task = f"{env.task}; asked for a return of {returns.target:.4g}"

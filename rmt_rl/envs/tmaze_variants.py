@@ -152,6 +152,8 @@ class TMazeTrial(_Corridor):
     That holds for an agent whose memory is reset at every walk, too. Ceiling 1.
     """
 
+    returns_tell = True  # a step lost in the first walk for one of the cues is in the sum for ever
+
     def __init__(
         self,
         num_envs: int,

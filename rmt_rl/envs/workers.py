@@ -189,7 +189,7 @@ class ProcessVectorEnv:
         observations = [answer] if kind == "reset" else []
         if kind == "step":
             observations = [answer[0]] if answer[4] is None else [answer[0], answer[4][0]]
-        wrong = [text for obs in observations if (text := _misfit(obs, self.single_observation_space))]
+        wrong = [text for obs in observations if (text := misfit(obs, self.single_observation_space))]
         return _Fault(wrong[0]) if wrong else answer
 
     def _begun_again(self, row: _Row, fault: _Fault) -> Any:
@@ -270,12 +270,12 @@ class _Row:
             del self.process
 
 
-def _misfit(obs: Any, space: gymnasium.Space[Any]) -> str | None:
+def misfit(obs: Any, space: gymnasium.Space[Any]) -> str | None:
     """What is wrong with an observation, in words, or None."""
     if isinstance(space, gymnasium.spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space):
             return f"gave an observation of other keys than {sorted(space)}"
-        return next((text for key in space if (text := _misfit(obs[key], space[key]))), None)
+        return next((text for key in space if (text := misfit(obs[key], space[key]))), None)
     whole = gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
     shape, dtype = getattr(obs, "shape", None), getattr(obs, "dtype", None)
     if (shape, dtype) != (space.shape, space.dtype):

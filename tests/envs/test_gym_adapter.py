@@ -470,9 +470,18 @@ class Wrong(Tiny):
         return (np.zeros(7, np.float32) if self.kind == "first" else obs), info
 
     def step(self, action: Any) -> Any:
-        obs, reward, *rest = super().step(action)
-        wrong = {"shape": (np.zeros(7, np.float32), reward), "array": (obs, np.array([1.0])), "text": (obs, "1")}
-        return (*wrong.get(self.kind, (obs, reward)), *rest)
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.kind == "flag":
+            return obs, reward, None, truncated, info
+        if self.kind == "info":
+            return obs, reward, terminated, truncated, None
+        wrong = {
+            "shape": (np.zeros(7, np.float32), reward),
+            "array": (obs, np.array([1.0])),
+            "text": (obs, "1"),
+            "far": (9, reward),
+        }
+        return (*wrong.get(self.kind, (obs, reward)), terminated, truncated, info)
 
 
 class OldReset(Tiny):
@@ -483,10 +492,13 @@ class OldReset(Tiny):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("first", "Wrong: reset returned an observation of shape (7,); its space has"),
-        ("shape", "Wrong: step returned an observation of shape (7,); its space has"),
+        ("first", "Wrong: reset gave an observation of shape (7,) and type"),
+        ("shape", "Wrong: step gave an observation of shape (7,) and type"),
         ("array", "Wrong: step returned the reward array([1.]); expected a number"),
         ("text", "Wrong: step returned the reward '1'; expected a number"),
+        ("far", "Wrong: step gave an observation outside Discrete(9)"),
+        ("flag", "Wrong: step returned terminated = None; expected True or False"),
+        ("info", "Wrong: step returned the info None; expected a dictionary"),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_sentence(kind: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,3 +515,20 @@ def test_a_reset_of_the_old_kind_is_told_in_one_sentence(monkeypatch: pytest.Mon
     monkeypatch.setitem(gymnasium.registry, "Old-v0", spec)
     with pytest.raises(ConfigError, match=r"expected reset\(self, \*, seed=None, options=None\)"):
         GymAdapter(2, id="Old-v0").reset(seed=0)
+
+
+class HalfADict(Tiny):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return {"a": 1}, {}
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_a_missing_part_of_an_observation_is_named(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        gymnasium.registry, "Half-v0", gymnasium.envs.registration.EnvSpec("Half-v0", entry_point=HalfADict)
+    )
+    space = spaces.Dict(a=spaces.Discrete(2), b=spaces.Discrete(2))
+    env = GymAdapter(2, id="Half-v0", options={"observation_space": space}, workers=workers)
+    with pytest.raises(Exception, match="HalfADict: reset returned an observation without the part 'b'"):
+        env.reset(seed=0)
+    env.close()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rmt_rl.config import ConfigError, Returns, TMaze
+from rmt_rl.config import ConfigError, Returns, TMaze, TMazeTrial
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.envs.returns import ReturnToGo
 
@@ -42,3 +42,18 @@ def test_a_task_that_shows_a_return_to_go_itself_is_refused() -> None:
     env = make_from_config(TMaze(), 1, returns=RETURNS)
     with pytest.raises(ConfigError, match="have a key 'return_to_go' already"):
         ReturnToGo(env, RETURNS)
+
+
+def test_a_floor_does_not_hold_where_the_sum_of_rewards_is_memory():
+    """Who loses a step of the first walk for one of the cues reads it off what is left of the target in the second one."""
+    env = make_from_config(TMazeTrial(length=10, episodes=2), 32, returns=RETURNS)
+    obs, _ = env.reset(seed=0)
+    ended = successes = 0
+    for _ in range(220):
+        (at_end, second, start), left = obs["observation"].T, obs["return_to_go"][:, 0]
+        loses_a_step = (start == 1) & (second < 0)
+        turn = torch.where(left > RETURNS.target, 3, 1)
+        obs, _, terminated, _, info = env.step(torch.where(at_end == 1, turn, torch.where(loses_a_step, 2, 0)))
+        ended += int(terminated.sum())
+        successes += int(info["success"].sum())
+    assert successes == ended > 100 and env.floor is None

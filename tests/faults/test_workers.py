@@ -101,7 +101,7 @@ FAULTS = {
     "eof": "raised EOFError: the server is gone",
     "alarm": f"was ended by signal {signal.SIGRTMIN + 2}",
     "shape": r"gave an observation of shape \(4,\) and type float32; its space has \(3,\) and float32",
-    "reward": "raised TypeError: float",
+    "reward": "raised ConfigError: Zoo: step returned the reward",
     "nothing": "raised ConfigError: Zoo: step returned 1 values",
     "memory": "raised .*MemoryError",
 }
