@@ -178,7 +178,8 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
             )
         obs, reward, terminated, truncated, info = back
-        if np.ndim(reward) or np.asarray(reward).dtype.kind not in "biuf":
+        number = np.asarray(reward)
+        if number.ndim or number.dtype.kind not in "biuf":
             raise ConfigError(f"{self._name}: step returned the reward {reward!r}; expected a number")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, bool | np.bool_):
