@@ -11,7 +11,6 @@ B is fixed when it is exported. The initial state, and the names and shapes of a
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -21,35 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import ConfigError, Export
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import require_packages
+from rmt_rl.common.state import leaves, rebuild
+from rmt_rl.config.commands import ExportConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from rmt_rl.policies.actor_critic import ActorCritic
-
-
-def leaves(state: Any, prefix: str = "state") -> dict[str, torch.Tensor]:
-    """The tensors of a state by dotted name, in the order of its fields."""
-    import torch
-
-    if isinstance(state, torch.Tensor):
-        return {prefix: state}
-    found: dict[str, torch.Tensor] = {}
-    for field in dataclasses.fields(state):
-        found |= leaves(getattr(state, field.name), f"{prefix}.{field.name}")
-    return found
-
-
-def rebuilt(state: Any, values: dict[str, torch.Tensor], prefix: str = "state") -> Any:
-    """A state like `state` with the tensors of `values`, the reverse of `leaves`."""
-    import torch
-
-    if isinstance(state, torch.Tensor):
-        return values[prefix]
-    parts = {f.name: rebuilt(getattr(state, f.name), values, f"{prefix}.{f.name}") for f in dataclasses.fields(state)}
-    return type(state)(**parts)
 
 
 def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch.Tensor, ...], list[str], list[str]]:
@@ -59,11 +39,9 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
     import torch
     from torch import nn
 
-    from rmt_rl.policies import spaces
-
     state = policy.initial_state(batch)
     names = list(leaves(state))
-    space = spaces.from_json(policy.spec["observation_space"])
+    space = policy.spec.observation_space
     keys = list(space) if isinstance(space, gymnasium.spaces.Dict) else None
 
     class Step(nn.Module):
@@ -75,7 +53,7 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
             n = len(keys) if keys else 1
             obs = dict(zip(keys, inputs[:n], strict=True)) if keys else inputs[0]
             values = dict(zip(names, inputs[n + 1 :], strict=True))
-            action, after = self.policy.act(obs, rebuilt(state, values), inputs[n], deterministic=True)
+            action, after = self.policy.act(obs, rebuild(state, values), inputs[n], deterministic=True)
             return (action, *leaves(after).values())
 
     def example(part: Any) -> torch.Tensor:
@@ -138,42 +116,35 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import EXPORT, help_text, parse_export
+    """The exit status of the command."""
+    from rmt_rl.config.cli import run
 
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        print(help_text(EXPORT, Export))
+    return run(command, argv)
+
+
+def command(argv: list[str]) -> int:
+    from rmt_rl.config.cli import parse_export
+    from rmt_rl.config.help import help_text, wants_help
+
+    if wants_help(argv):
+        print(help_text(ExportConfig, argv))
         return 0
-    try:
-        options = parse_export(argv)
-        from rmt_rl.checkpoint import load_policy, policy_folder
+    options = parse_export(argv)
+    if options.onnx:
+        require_packages("onnx=true", "onnx", "onnx", "onnxscript")
+    from rmt_rl.policies.saving import load_policy, policy_folder
 
-        if options.onnx:
-            _check_onnx()
-        source = policy_folder(options.policy)
-        folder = Path(options.out) if options.out else source.parent / "export"
-        if folder.exists():
-            raise ConfigError(f"out={folder}: exists already and is not written over; take another out=")
-        try:
-            written = export(load_policy(source), folder, options.num_envs, options.onnx)
-        except OSError as error:
-            raise ConfigError(f"out={folder}: cannot be written: {error.strerror}") from error
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    source = policy_folder(options.policy)
+    folder = Path(options.out) if options.out else source.parent / "export"
+    if folder.exists():
+        raise ConfigError(f"out={folder}: exists already and is not overwritten; choose another out=")
+    try:
+        written = export(load_policy(source), folder, options.num_envs, options.onnx)
+    except OSError as error:
+        raise ConfigError(f"out={folder}: cannot be written: {error.strerror}") from error
     print("\n".join(f"wrote {path}" for path in written))
     return 0
 
 
-def _check_onnx() -> None:
-    import importlib.util
-
-    for name in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"onnx=true: needs the package {name}; pip install 'rmt_rl[onnx]'")
-
-
 if __name__ == "__main__":
-    from rmt_rl.cli import run
-
-    sys.exit(run(main))
+    sys.exit(main())

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.config import ConfigError, Play
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.commands import PlayConfig
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from matplotlib.figure import Figure
 
-    from rmt_rl.data import Obs
+    from rmt_rl.common.state import Obs
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
 
@@ -48,11 +49,10 @@ def policy_player(policy: ActorCritic, seed: int, deterministic: bool) -> Player
     import gymnasium
     import torch
 
-    from rmt_rl import rng
-    from rmt_rl.policies import spaces
+    from rmt_rl.common import rng
 
     state, generator = policy.initial_state(1), rng.generator(seed, "play-act")
-    discrete = isinstance(spaces.from_json(policy.spec["action_space"]), gymnasium.spaces.Discrete)
+    discrete = isinstance(policy.spec.action_space, gymnasium.spaces.Discrete)
 
     @torch.no_grad()
     def act(obs: Obs, first: torch.Tensor) -> Choice:
@@ -126,11 +126,11 @@ def _names(env: TorchVectorEnv) -> tuple[str, ...]:
     return env.action_names or tuple(map(str, range(int(env.single_action_space.n))))  # type: ignore[attr-defined]
 
 
-def frames(env: TorchVectorEnv, player: Player, options: Play, figure: Figure) -> Iterator[None]:
+def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Figure) -> Iterator[None]:
     """Plays, and leaves each step drawn on `figure`; the picture of an episode's last step comes twice, then with its outcome."""
     import torch
 
-    from rmt_rl.envs.scope import MemoryScope
+    from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 
     word = "trial" if isinstance(env, MemoryScope) else "episode"
     obs, _ = env.reset(seed=options.seed)
@@ -147,8 +147,8 @@ def frames(env: TorchVectorEnv, player: Player, options: Play, figure: Figure) -
         first = terminated | truncated
         step, total = step + 1, total + float(reward[0])
         if bool(first[0]):
-            told = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
-            end = f"{word} {episode} ended after {step} steps: return {total:.2f}{told}"
+            outcome = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
+            end = f"{word} {episode} ended after {step} steps: return {total:.2f}{outcome}"
             print(end)
             figure.axes[0].set_title(end, fontsize=10)
             yield
@@ -158,7 +158,7 @@ def frames(env: TorchVectorEnv, player: Player, options: Play, figure: Figure) -
 
 
 def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: str) -> None:
-    from rmt_rl.pictures import draw
+    from rmt_rl.envs.drawing import draw
 
     figure.clear()
     beside = [part for part in (choice.probabilities, choice.attention) if part is not None]
@@ -189,7 +189,7 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
         axes.set_yticks([])
 
 
-def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> int:
+def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path) -> int:
     """Write the picture; returns how many frames it has."""
     from matplotlib.animation import FFMpegWriter, PillowWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -226,47 +226,50 @@ def record(env: TorchVectorEnv, player: Player, options: Play, path: Path) -> in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from rmt_rl.cli import PLAY, PLAYERS, help_text, parse_play, resolve_env
+    """The exit status of the command."""
+    from rmt_rl.config.cli import run
 
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        print(help_text(PLAY, Play))
+    return run(command, argv)
+
+
+def command(argv: list[str]) -> int:
+    from rmt_rl.config.cli import PLAYERS, parse_play, resolve_env
+    from rmt_rl.config.help import help_text, wants_help
+
+    if wants_help(argv):
+        print(help_text(PlayConfig, argv))
         return 0
-    try:
-        options = parse_play(argv)
-        from rmt_rl.checkpoint import check_fits, env_config, load_policy, make_task
-        from rmt_rl.envs.registry import make_from_config
+    options = parse_play(argv)
+    from rmt_rl.envs.registry import make_from_config
+    from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
 
-        policy = None if options.policy in PLAYERS[Play] else load_policy(options.policy)
-        task = resolve_env(None if policy is None else env_config(policy), options.env, options.env_overrides)
-        shown = _with_pixels(task)
-        if policy is None:
-            if options.target_return is not None:
-                raise ConfigError(
-                    f"target_return={options.target_return}: policy={options.policy} is asked for no return"
-                )
-            env = make_from_config(shown, 1)
-        else:
-            env = make_task(policy, shown, target_return=options.target_return)
-        if policy is not None:
-            check_fits(policy, env, task)
-            player = policy_player(policy, options.seed, options.deterministic)
-        elif options.policy == "random":
-            player = random_player(env, options.seed)
-        else:
-            player = human_player(env)
-        path = Path(options.out) if options.out else _free_name(task.name, options.seed)
-        if path.exists():
-            raise ConfigError(f"out={path}: exists already and is not written over; take another out=")
-        shown = record(env, player, options, path)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    # the task and what acts in it
+    policy = None if options.policy in PLAYERS[PlayConfig] else load_policy(options.policy)
+    trained = None if policy is None or options.env else env_config(policy)
+    task = resolve_env(trained, options.env, options.env_overrides)
+    shown = _with_pixels(task)
+    if policy is not None:
+        env = make_task(policy, shown, target_return=options.target_return)
+        check_fits(policy, env, task)
+        player = policy_player(policy, options.seed, options.deterministic)
+    else:
+        if options.target_return is not None:
+            raise ConfigError(
+                f"target_return={options.target_return}: policy={options.policy} is not return-conditioned; leave it out"
+            )
+        env = make_from_config(shown, 1)
+        player = random_player(env, options.seed) if options.policy == "random" else human_player(env)
+    # the picture
+    path = Path(options.out) if options.out else _free_name(task.name, options.seed)
+    if path.exists():
+        raise ConfigError(f"out={path}: exists already and is not overwritten; choose another out=")
+    try:
+        drawn = record(env, player, options, path)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     env.close()
-    print(f"wrote {path}, {shown} frames" if shown else "nothing was played, nothing was written")
+    print(f"wrote {path}, {drawn} frames" if drawn else "no step was played, nothing was written")
     return 0
 
 
@@ -276,10 +279,10 @@ def _with_pixels(task: Any) -> Any:
 
     import gymnasium
 
-    from rmt_rl.config import Gym
-    from rmt_rl.envs.gym_adapter import register_package
+    from rmt_rl.config.envs import GymConfig
+    from rmt_rl.envs.gym.adapter import register_package
 
-    if not isinstance(task, Gym) or "render_mode" in task.options:
+    if not isinstance(task, GymConfig) or "render_mode" in task.options:
         return task
     register_package(task.id, task.id.split(":")[-1])
     spec = gymnasium.registry.get(task.id.split(":")[-1])
@@ -301,6 +304,4 @@ def _free_name(task: str, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    from rmt_rl.cli import run
-
-    sys.exit(run(main))
+    sys.exit(main())

@@ -11,18 +11,18 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl import config
-from rmt_rl.checkpoint import env_config, load_policy, policy_folder, save_policy
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.saving import env_config, load_policy, policy_folder, save_policy
 from rmt_rl.policies.spaces import from_json, to_json
 
 POLICIES = {
-    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "rmt-gate": config.RMT(width=16, heads=1, segment=3, memory_tokens=1, memory_update="gate"),
-    "lstm": config.LSTM(width=16),
-    "gru": config.GRU(width=16, layers=2),
-    "mlp": config.MLP(width=16, previous_action=True),
+    "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
+    "rmt-gate": config.RMTConfig(width=16, heads=1, segment=3, memory_tokens=1, memory_update="gate"),
+    "lstm": config.LSTMConfig(width=16),
+    "gru": config.GRUConfig(width=16, layers=2),
+    "mlp": config.MLPConfig(width=16, previous_action=True),
 }
 OBSERVATIONS = {
     "Box": spaces.Box(np.array([-np.inf, -1, 0], np.float32), np.array([np.inf, 1, np.inf], np.float32)),
@@ -33,7 +33,7 @@ ACTIONS = {
     "MultiDiscrete": spaces.MultiDiscrete([[2, 3], [4, 5]]),
     "Box": spaces.Box(-np.inf, np.inf, (2,), np.float32),
 }
-TASK = config.TMaze(length=9, min_length=2)
+TASK = config.TMazeConfig(length=9, min_length=2)
 
 
 def make_policy(policy_name="rmt", observation_name="Box", action_name="Discrete", seed=0):
@@ -42,7 +42,7 @@ def make_policy(policy_name="rmt", observation_name="Box", action_name="Discrete
         "observation_space": to_json(OBSERVATIONS[observation_name]),
         "action_space": to_json(ACTIONS[action_name]),
         "env": dataclasses.asdict(TASK),
-        "memory": dataclasses.asdict(config.Memory()),
+        "memory": dataclasses.asdict(config.MemoryConfig()),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from rmt_rl import collect, config
-from rmt_rl.algos.dataset import load
-from rmt_rl.checkpoint import load_policy, make_task
-from rmt_rl.cli import parse
-from rmt_rl.config import ConfigError
+from rmt_rl.algos.data import load
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import parse
+from rmt_rl.policies.saving import load_policy, make_task
 from rmt_rl.train import train
 
 TASK = ["env=tmaze-rate", "env.length=5", "env.min_length=2"]
@@ -58,9 +58,18 @@ def test_what_is_recorded_is_a_dataset_for_everybody_with_its_numbers_beside_it(
     assert set(lengths) == {3, 4, 5, 6} and dataset.total_steps == sum(lengths)
     told = json.loads((recorded / "data" / "metadata.json").read_text())["rmt_rl"]
     assert told["success"] == told["return_mean"] == 1.0 and told["env"]["length"] == 5
-    data = load(config.Train(env=config.TMazeRATE(length=5, min_length=2), algo=config.RATE(), data="tmaze/oracle-v0"))
+    data = load(
+        config.TrainConfig(
+            env=config.TMazeRATEConfig(length=5, min_length=2), algo=config.RATEConfig(), data="tmaze/oracle-v0"
+        )
+    )
     assert len(data) == 70
-    assert load(config.Train(env=config.TMazeRATE(), algo=config.RATE(), data=str(recorded))).length.tolist() == lengths
+    assert (
+        load(
+            config.TrainConfig(env=config.TMazeRATEConfig(), algo=config.RATEConfig(), data=str(recorded))
+        ).length.tolist()
+        == lengths
+    )
 
 
 def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
@@ -80,7 +89,7 @@ def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rmt_rl.record.record", lambda *_: (interrupted() for _ in range(1)))
+    monkeypatch.setattr("rmt_rl.rollouts.episodes.record", lambda *_: (interrupted() for _ in range(1)))
     assert collect.main([*TASK, "out=tmaze/other-v0", "episodes=3"]) == 130
     assert sorted(str(path) for path in datasets.rglob("*")) == before
 

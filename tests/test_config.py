@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
-from rmt_rl.cli import (
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.algos import PPOConfig
+from rmt_rl.config.cli import (
     EVALUATE,
     help_text,
     parse,
@@ -26,7 +28,11 @@ from rmt_rl.cli import (
     resolve_env,
     run,
 )
-from rmt_rl.config import GROUPS, PPO, RECIPES, RMT, ConfigError, Evaluate, Gym, MiniGridMemory, TMaze, Train, validate
+from rmt_rl.config.commands import EvaluateConfig, TrainConfig
+from rmt_rl.config.envs import GymConfig, MiniGridMemoryConfig, TMazeConfig
+from rmt_rl.config.policies import RMTConfig
+from rmt_rl.config.registry import GROUPS, RECIPES
+from rmt_rl.config.validate import validate
 
 PARTS = [part for parts in GROUPS.values() for part in parts.values()]
 
@@ -44,9 +50,9 @@ def one_line(error: ConfigError) -> str:
     return message
 
 
-def usual(**changes: Any) -> Train:
-    parts: dict[str, Any] = {"env": TMaze(), "algo": PPO(), "policy": RMT()}
-    return Train(**(parts | changes))
+def usual(**changes: Any) -> TrainConfig:
+    parts: dict[str, Any] = {"env": TMazeConfig(), "algo": PPOConfig(), "policy": RMTConfig()}
+    return TrainConfig(**(parts | changes))
 
 
 # -------------------------------------------------------------------------------------------------- what is accepted
@@ -54,14 +60,16 @@ def usual(**changes: Any) -> Train:
 
 def test_the_published_command_gives_typed_dataclasses() -> None:
     config = parse(["env=minigrid-memory", "algo=ppo", "policy.width=128", "steps=100000"])
-    assert type(config) is Train and config.steps == 100_000
-    assert type(config.env) is MiniGridMemory and type(config.algo) is PPO and type(config.policy) is RMT
+    assert type(config) is TrainConfig and config.steps == 100_000
+    assert (
+        type(config.env) is MiniGridMemoryConfig and type(config.algo) is PPOConfig and type(config.policy) is RMTConfig
+    )
     assert config.policy.width == 128
 
 
 def test_a_task_without_a_recipe_gives_the_defaults_of_the_dataclasses() -> None:
     assert "tmaze" not in RECIPES
-    assert parse(["env=tmaze"]) == validate(usual(env=TMaze()))
+    assert parse(["env=tmaze"]) == validate(usual(env=TMazeConfig()))
 
 
 def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
@@ -71,14 +79,17 @@ def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
         return {key.partition(".")[2]: value for key, value in recipe.items() if key.startswith(f"{group}.")}
 
     expected = usual(
-        env=MiniGridMemory(), algo=PPO(**part("algo")), policy=RMT(**part("policy")), steps=recipe["steps"]
+        env=MiniGridMemoryConfig(),
+        algo=PPOConfig(**part("algo")),
+        policy=RMTConfig(**part("policy")),
+        steps=recipe["steps"],
     )
     assert parse([]) == validate(expected)
 
 
 def test_a_recipe_leaves_out_what_the_chosen_policy_does_not_have() -> None:
     assert "policy.positions" in RECIPES["minigrid-memory"]
-    assert parse(["policy=lstm"]).policy == validate(cfg.LSTM(), "policy.")
+    assert parse(["policy=lstm"]).policy == validate(cfg.LSTMConfig(), "policy.")
     assert parse(["policy=lstm"]).steps == RECIPES["minigrid-memory"]["steps"]
 
 
@@ -135,7 +146,7 @@ def test_null_is_none_where_it_is_allowed() -> None:
 
 def test_options_of_gymnasium_are_a_dictionary_or_single_keys() -> None:
     config = parse(["env=gym", "env.options={a: 1, b: {c: [x, 2.5]}}", "env.options.b.d=true", "env.options.e=null"])
-    assert config.env == Gym(options={"a": 1, "b": {"c": ["x", 2.5], "d": True}, "e": None})
+    assert config.env == GymConfig(options={"a": 1, "b": {"c": ["x", 2.5], "d": True}, "e": None})
 
 
 @pytest.mark.parametrize("name", cfg.MINIGRID_IDS)
@@ -145,7 +156,7 @@ def test_a_registered_minigrid_id_means_what_minigrid_registered(name: str) -> N
     registered = gymnasium.spec(name).kwargs
     env = parse([f"env.id={name}"]).env
     assert (env.id, env.size, env.random) == (name, registered["size"], registered.get("random_length", False))
-    assert validate(MiniGridMemory(id=name)) == env
+    assert validate(MiniGridMemoryConfig(id=name)) == env
     assert validate(env) == env
 
 
@@ -334,11 +345,11 @@ def test_a_mistake_made_in_python_is_refused_like_one_on_the_command_line() -> N
         usual(seed=True),
         usual(seed=10**5000),
         usual(env=None),
-        usual(env=PPO()),
-        usual(env=TMaze(name="gym")),
-        usual(env=Gym(options={"a": object()})),
-        usual(env=MiniGridMemory(id="MiniGrid-MemoryS13-v0", size=11)),
-        usual(policy=RMT(width=64, heads=3)),
+        usual(env=PPOConfig()),
+        usual(env=TMazeConfig(name="gym")),
+        usual(env=GymConfig(options={"a": object()})),
+        usual(env=MiniGridMemoryConfig(id="MiniGrid-MemoryS13-v0", size=11)),
+        usual(policy=RMTConfig(width=64, heads=3)),
         usual(run=3),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -349,7 +360,10 @@ def test_a_mistake_made_in_python_is_refused_like_one_on_the_command_line() -> N
 # --------------------------------------------------------------------------------------------------- about the fields
 
 
-@pytest.mark.parametrize("cls", [Train, Evaluate, cfg.Play, cfg.Export, cfg.Collect, cfg.Returns, *PARTS])
+@pytest.mark.parametrize(
+    "cls",
+    [TrainConfig, EvaluateConfig, cfg.PlayConfig, cfg.ExportConfig, cfg.CollectConfig, cfg.ReturnConditioning, *PARTS],
+)
 def test_every_field_has_a_help_of_one_line_and_allowed_defaults(cls: type) -> None:
     fixed = {"name", "env_overrides"}  # not for users to set
     for field in dataclasses.fields(cls):
@@ -359,7 +373,10 @@ def test_every_field_has_a_help_of_one_line_and_allowed_defaults(cls: type) -> N
         assert known.default is dataclasses.MISSING or cfg.read(name, known, known.default) == known.default
 
 
-@pytest.mark.parametrize("cls", [Train, Evaluate, cfg.Play, cfg.Export, cfg.Collect, cfg.Returns, *PARTS])
+@pytest.mark.parametrize(
+    "cls",
+    [TrainConfig, EvaluateConfig, cfg.PlayConfig, cfg.ExportConfig, cfg.CollectConfig, cfg.ReturnConditioning, *PARTS],
+)
 def test_every_number_has_two_ends_and_every_text_a_form(cls: type) -> None:
     for name, known in cfg.options(cls).items():
         ends = [bound for bound in known.bounds.values() if bound is not None]
@@ -464,24 +481,24 @@ def test_an_evaluation_keeps_its_environment_options_for_the_trained_environment
 
 
 def test_an_evaluation_changes_the_trained_environment() -> None:
-    trained = TMaze(length=20, end_at_turn=True)
-    assert resolve_env(trained, None, ["env.length=1e4"]) == TMaze(length=10_000, end_at_turn=True)
+    trained = TMazeConfig(length=20, end_at_turn=True)
+    assert resolve_env(trained, None, ["env.length=1e4"]) == TMazeConfig(length=10_000, end_at_turn=True)
     assert resolve_env(trained, None, []) == trained
 
 
 def test_an_evaluation_that_names_an_environment_starts_from_its_defaults() -> None:
-    assert resolve_env(TMaze(end_at_turn=True), "tmaze", ["env.length=30"]) == TMaze(length=30)
-    assert resolve_env(TMaze(), "gym", ["env.options.a=1"]) == Gym(options={"a": 1})
+    assert resolve_env(TMazeConfig(end_at_turn=True), "tmaze", ["env.length=30"]) == TMazeConfig(length=30)
+    assert resolve_env(TMazeConfig(), "gym", ["env.options.a=1"]) == GymConfig(options={"a": 1})
 
 
 def test_an_evaluation_does_not_change_the_environment_it_was_given() -> None:
-    trained = Gym(options={"a": {"b": 1}})
+    trained = GymConfig(options={"a": {"b": 1}})
     assert resolve_env(trained, None, ["env.options.a.c=2"]).options == {"a": {"b": 1, "c": 2}}
     assert trained.options == {"a": {"b": 1}}
 
 
 def test_in_an_evaluation_the_newest_word_on_the_size_counts() -> None:
-    trained = validate(MiniGridMemory(id="MiniGrid-MemoryS13Random-v0", view=5))
+    trained = validate(MiniGridMemoryConfig(id="MiniGrid-MemoryS13Random-v0", view=5))
     larger = resolve_env(trained, None, ["env.size=17"])
     assert (larger.id, larger.size, larger.random, larger.view) == (None, 17, True, 5)
     fixed = resolve_env(trained, None, ["env.id=MiniGrid-MemoryS11-v0"])
@@ -526,7 +543,7 @@ def test_a_mistake_in_an_evaluation_is_told_as_well(line: str, says: str) -> Non
 )
 def test_what_does_not_fit_the_trained_environment_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_env(TMaze(length=10, min_length=5), None, overrides)
+        resolve_env(TMazeConfig(length=10, min_length=5), None, overrides)
     assert says in one_line(caught.value)
 
 
@@ -553,7 +570,7 @@ VALUES = [
 ]
 WORDS = st.sampled_from(VALUES) | st.text(max_size=9)
 WILD = st.one_of(
-    st.builds("{}={}".format, st.sampled_from([*GROUPS, *cfg.options(Train), *NAMES]), WORDS),
+    st.builds("{}={}".format, st.sampled_from([*GROUPS, *cfg.options(TrainConfig), *NAMES]), WORDS),
     st.builds("env.options.{}={}".format, st.text(max_size=4), WORDS),
     st.builds("{}={}".format, st.text("env.policy~+-@/:", max_size=9), WORDS),
     st.text(max_size=12),
@@ -587,7 +604,7 @@ def test_any_arguments_give_a_configuration_or_one_line(argv: list[str]) -> None
     except ConfigError as error:
         one_line(error)
     else:
-        assert type(config) is Train
+        assert type(config) is TrainConfig
         assert cfg.from_dict(json.loads(json.dumps(cfg.to_dict(config)))) == config
 
 
@@ -599,7 +616,7 @@ def test_any_arguments_give_an_evaluation_or_one_line(argv: list[str], env: str)
     except ConfigError as error:
         one_line(error)
     else:
-        assert type(config) is Evaluate
+        assert type(config) is EvaluateConfig
 
 
 # ------------------------------------------------------------------------------------------------ speed and the help
@@ -664,11 +681,11 @@ def test_the_help_shows_every_option_with_its_default() -> None:
                 assert any(
                     f"  {group}.{name}={cfg.show(known.default)} " in line and known.help in line for line in lines
                 )
-    for name, known in cfg.options(Train).items():
+    for name, known in cfg.options(TrainConfig).items():
         assert any(line.startswith(f"  {name}=") and known.help in line for line in lines)
 
 
-@pytest.mark.parametrize("schema", [Train, Evaluate, cfg.Play, cfg.Export, cfg.Collect])
+@pytest.mark.parametrize("schema", [TrainConfig, EvaluateConfig, cfg.PlayConfig, cfg.ExportConfig, cfg.CollectConfig])
 def test_the_examples_of_the_help_are_right(schema: type) -> None:
     prog = "python -m x"
     examples = [
@@ -677,16 +694,16 @@ def test_the_examples_of_the_help_are_right(schema: type) -> None:
     assert len(examples) == 2
     for argv in examples:
         read = {
-            Train: parse,
-            Evaluate: parse_evaluate,
-            cfg.Play: parse_play,
-            cfg.Export: parse_export,
-            cfg.Collect: parse_collect,
+            TrainConfig: parse,
+            EvaluateConfig: parse_evaluate,
+            cfg.PlayConfig: parse_play,
+            cfg.ExportConfig: parse_export,
+            cfg.CollectConfig: parse_collect,
         }[schema]
         assert type(read(argv)) is schema
 
 
 def test_the_help_of_the_evaluation_shows_the_environments_but_no_algorithm() -> None:
-    text = help_text(EVALUATE, Evaluate)
+    text = help_text(EVALUATE, EvaluateConfig)
     assert "  env.length=" in text and "algo" not in text and "policy=<required>" in text
     assert "lstm" not in text

@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from rmt_rl import config, rng
+from rmt_rl import config
+from rmt_rl.common import rng
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.envs.tmaze import DOWN, RIGHT, UP
-from rmt_rl.evaluate import Score, evaluate, report, success_interval
+from rmt_rl.envs.tmaze.passive import DOWN, RIGHT, UP
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.rollouts.evaluation import Score, evaluate, report, success_interval
 
 POLICIES = {
-    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "lstm": config.LSTM(width=16),
-    "gru": config.GRU(width=16),
-    "mlp": config.MLP(width=16, previous_action=True),
+    "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
+    "lstm": config.LSTMConfig(width=16),
+    "gru": config.GRUConfig(width=16),
+    "mlp": config.MLPConfig(width=16, previous_action=True),
 }
-MIXED = config.TMaze(length=12, min_length=1)
-TURN = config.TMaze(length=4, min_length=1, end_at_turn=True)
+MIXED = config.TMazeConfig(length=12, min_length=1)
+TURN = config.TMazeConfig(length=4, min_length=1, end_at_turn=True)
 
 
 def make_policy(policy_name="rmt", task=TURN):
@@ -232,7 +233,7 @@ def test_first_is_true_at_the_first_step_and_after_every_end():
             seen.append(first.tolist())
             return super().act(obs, state, first, deterministic, generator)
 
-    evaluate(Noting(), make_from_config(config.TMaze(length=2), 2), 4)
+    evaluate(Noting(), make_from_config(config.TMazeConfig(length=2), 2), 4)
     assert seen == [[True, True], [False, False], [False, False]] * 2
 
 
@@ -253,7 +254,7 @@ def test_the_policy_is_asked_as_it_was_ordered():
 
 
 def test_success_is_none_where_the_environment_does_not_say():
-    task = config.Gym(id="CartPole-v1", options={"max_episode_steps": 4})
+    task = config.GymConfig(id="CartPole-v1", options={"max_episode_steps": 4})
     env = make_from_config(task, 2)
     score = evaluate(make_policy("mlp", task), env, 3)
     env.close()

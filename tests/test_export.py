@@ -8,15 +8,16 @@ import torch
 from safetensors.torch import load_file
 
 from rmt_rl import config
-from rmt_rl.checkpoint import save_policy
+from rmt_rl.common.state import leaves
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.export import export, leaves, main
+from rmt_rl.export import export, main
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.saving import save_policy
 
-TMAZE = config.TMaze(length=6, min_length=2)
-GRID = config.MiniGridMemory()  # a dictionary of observations
+TMAZE = config.TMazeConfig(length=6, min_length=2)
+GRID = config.MiniGridMemoryConfig()  # a dictionary of observations
 POLICIES = {name: cls() for name, cls in config.GROUPS["policy"].items()} | {
-    "rmt with everything": config.RMT(
+    "rmt with everything": config.RMTConfig(
         cache=6, positions="rotary", memory_update="mrv", token_shift=True, null_key_value=True, gating="gru"
     )
 }

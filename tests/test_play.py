@@ -15,14 +15,14 @@ from minigrid.envs import DoorKeyEnv, MemoryEnv, RedBlueDoorEnv
 from PIL import Image
 
 from rmt_rl import config
-from rmt_rl.checkpoint import save_policy
-from rmt_rl.config import GROUPS
-from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
-from rmt_rl.envs.minigrid_memory import MiniGridMemory
+from rmt_rl.config.registry import GROUPS
+from rmt_rl.envs.drawing import draw
+from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
+from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.pictures import draw
 from rmt_rl.play import _with_pixels, main, policy_player
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.saving import save_policy
 
 
 @pytest.fixture(autouse=True)
@@ -96,9 +96,9 @@ def test_the_same_command_again_takes_another_name(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [f"play-tmaze-s0{i}.gif" for i in ("-2", "-3", "")]
 
 
-@pytest.mark.parametrize("policy_config", [config.RMT(), config.LSTM()])
+@pytest.mark.parametrize("policy_config", [config.RMTConfig(), config.LSTMConfig()])
 def test_a_policy_is_drawn_with_its_probabilities_and_attention(policy_config: Any, folder: Path) -> None:
-    task = config.TMaze(length=4)
+    task = config.TMazeConfig(length=4)
     env = make_from_config(task, 1)
     torch.manual_seed(0)
     policy = ActorCritic(policy_spec(env, task, policy_config))
@@ -193,16 +193,16 @@ def test_nothing_is_written_where_nothing_was_played(
 
 @pytest.mark.filterwarnings("ignore:.*text is not supported")
 def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
-    assert _with_pixels(config.Gym(id="MiniGrid-Empty-5x5-v0")).options == {"render_mode": "rgb_array"}
+    assert _with_pixels(config.GymConfig(id="MiniGrid-Empty-5x5-v0")).options == {"render_mode": "rgb_array"}
     assert main(["env=gym", "env.id=MiniGrid-Empty-5x5-v0", "frames=2", "out=m.gif"]) == 0
     assert frames(folder / "m.gif") == 2
 
 
 def test_a_trial_is_called_one_and_keeps_the_names_of_actions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    task, memory = config.TMaze(length=3), config.Memory(scope="trial", episodes=2)
+    task, memory = config.TMazeConfig(length=3), config.MemoryConfig(scope="trial", episodes=2)
     env = make_from_config(task, 1, memory=memory)
     assert env.action_names == ("right", "up", "left", "down")
-    save_policy(ActorCritic(policy_spec(env, task, config.LSTM(width=8), memory)), folder / "policy")
+    save_policy(ActorCritic(policy_spec(env, task, config.LSTMConfig(width=8), memory)), folder / "policy")
     assert main([f"policy={folder / 'policy'}", "out=t.gif"]) == 0
     assert "trial 1 ended after 8 steps" in capsys.readouterr().out
 

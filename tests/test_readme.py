@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rmt_rl import export
-from rmt_rl.cli import parse
-from rmt_rl.config import GROUPS
+from rmt_rl.config.cli import parse
+from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
 
 ROOT = Path(__file__).parent.parent

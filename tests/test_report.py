@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rmt_rl.cli import parse
-from rmt_rl.report import learning_curve
+from rmt_rl.config.cli import parse
+from rmt_rl.runs.plots import learning_curve
 from rmt_rl.train import train
 
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from rmt_rl import config
-from rmt_rl.data import map_obs, map_state, select_rows
+from rmt_rl.common.state import map_obs, map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
-from rmt_rl.rollout import Collector
+from rmt_rl.rollouts.collector import Collector
 
 ROWS, STEPS = 6, 24
 POLICIES = {
-    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "lstm": config.LSTM(width=16),
-    "gru": config.GRU(width=16),
-    "mlp": config.MLP(width=16, previous_action=True),
+    "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
+    "lstm": config.LSTMConfig(width=16),
+    "gru": config.GRUConfig(width=16),
+    "mlp": config.MLPConfig(width=16, previous_action=True),
 }
-MIXED = config.TMaze(length=6, min_length=1)
-TRUNCATING = config.TMaze(length=3, min_length=1, end_at_turn=True)
+MIXED = config.TMazeConfig(length=6, min_length=1)
+TRUNCATING = config.TMazeConfig(length=3, min_length=1, end_at_turn=True)
 
 every_policy = pytest.mark.parametrize("policy_name", POLICIES)
 
@@ -101,7 +101,7 @@ def test_first_is_true_at_the_very_start_and_after_every_end():
 
 
 def test_observations_of_a_dict_space_are_stacked_entry_by_entry():
-    task = config.MiniGridMemory()
+    task = config.MiniGridMemoryConfig()
     env = make_from_config(task, 2)
     collector = Collector(env, make_policy(env, task, POLICIES["lstm"]), 0, torch.Generator().manual_seed(0))
     begin = collector.obs
@@ -252,12 +252,12 @@ def test_episodes_are_counted_as_a_simple_loop_counts_them(task):
 
 
 def test_no_episode_ended_gives_empty_columns():
-    episodes = make_collector(task=config.TMaze(length=100))[0].collect(3)[1]
+    episodes = make_collector(task=config.TMazeConfig(length=100))[0].collect(3)[1]
     assert [len(column) for column in (episodes.returns, episodes.lengths, episodes.success)] == [0, 0, 0]
 
 
 def test_success_is_nan_where_the_environment_does_not_say():
-    task = config.Gym(id="CartPole-v1", options={"max_episode_steps": 4})
+    task = config.GymConfig(id="CartPole-v1", options={"max_episode_steps": 4})
     env = make_from_config(task, 2)
     collector = Collector(env, make_policy(env, task, POLICIES["lstm"]), 0, torch.Generator().manual_seed(0))
     rollout, episodes = collector.collect(8)

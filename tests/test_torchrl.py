@@ -12,15 +12,16 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rmt_rl import config, rng
+from rmt_rl import config
 from rmt_rl.algos.ppo import PPO
-from rmt_rl.config import ConfigError
-from rmt_rl.data import map_obs, map_state
+from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.state import map_obs, map_state
 from rmt_rl.envs.check import check
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, policy_spec
 from rmt_rl.policies.spaces import to_json
-from rmt_rl.rollout import Collector
+from rmt_rl.rollouts.collector import Collector
 
 pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
 
@@ -32,7 +33,8 @@ from torchrl.modules import set_recurrent_mode
 from torchrl.modules.utils import get_env_transforms_from_module
 from torchrl.objectives.value import GAE
 
-from rmt_rl.torchrl import FromTorchRL, TorchRLEnv, TorchRLPolicy, _space
+from rmt_rl.torchrl.envs import FromTorchRL, TorchRLEnv, _space
+from rmt_rl.torchrl.policies import TorchRLPolicy
 
 ROWS = 6
 MIXED = ("tmaze", {"length": 6, "min_length": 1})
@@ -99,7 +101,7 @@ def global_stream():
 def make(task, policy_name="rmt", rows=ROWS):
     """The environment, and a policy for it whose heads are far enough from even to show a wrong memory."""
     env = make_env(task[0], rows, **task[1])
-    policy = ActorCritic(policy_spec(env, config.TMaze(), POLICIES[policy_name]))
+    policy = ActorCritic(policy_spec(env, config.TMazeConfig(), POLICIES[policy_name]))
     for parameter in policy.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return env, policy
@@ -407,7 +409,7 @@ def test_an_environment_of_torchrl_keeps_our_contract_but_for_a_seed_for_each_ro
 
 
 def test_the_way_there_and_back_changes_nothing():
-    task = config.TMaze(length=4, min_length=2)
+    task = config.TMazeConfig(length=4, min_length=2)
     there_and_back, ours = FromTorchRL(TorchRLEnv(make_from_config(task, 5))), make_from_config(task, 5)
     obs, seen = there_and_back.reset(seed=3)[0]["observation"], ours.reset(seed=3)[0]
     generator = torch.Generator().manual_seed(0)
@@ -426,10 +428,10 @@ def test_the_way_there_and_back_changes_nothing():
 
 
 def test_a_policy_learns_on_an_environment_of_torchrl():
-    env, task = from_torchrl(4), config.Gym(id="CartPole-v1")
+    env, task = from_torchrl(4), config.GymConfig(id="CartPole-v1")
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(env, task, config.LSTM(width=16)))
-    options = config.PPO(num_envs=4, rollout=32, minibatches=2)
+    policy = ActorCritic(policy_spec(env, task, config.LSTMConfig(width=16)))
+    options = config.PPOConfig(num_envs=4, rollout=32, minibatches=2)
     collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options)
     for _ in range(3):
         rollout, _ = collector.collect(32)

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import pytest
 
-from rmt_rl.cli import parse
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import parse
 from rmt_rl.train import train
 
 TINY = ["env=tmaze", "env.length=3", "algo.num_envs=8", "algo.rollout=12", "steps=200", "evaluate_episodes=20"]

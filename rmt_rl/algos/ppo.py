@@ -6,36 +6,58 @@ from typing import Any
 
 import torch
 
-from rmt_rl import config, rng
+from rmt_rl.algos.base import Learner
 from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, value_loss
-from rmt_rl.algos.optimizer import guarded_step, load_optimizer_state, optimizer_state, schedule
+from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optimizer_state, schedule
 from rmt_rl.algos.returns import ReturnDeviation, gae
-from rmt_rl.data import Rollout, map_obs, select_rows
+from rmt_rl.common import rng
+from rmt_rl.common.finite import Guard, check_weights
+from rmt_rl.common.state import map_obs, select_rows
+from rmt_rl.config.algos import PPOConfig
+from rmt_rl.config.commands import TrainConfig
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.guards import Guard, check_weights
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.rollout import Collector, Recent
+from rmt_rl.rollouts.collector import Collector, Rollout
+from rmt_rl.rollouts.statistics import EpisodeStats
 
 #: Recomputed log-probabilities may differ from the stored ones by this much before the first optimizer step.
 RATIO_TOLERANCE = 1e-5
 
 
 class PPO:
-    """Holds what is saved between updates: the policy, its optimizer, how large returns are, and how many updates were made."""
+    """The update of PPO, and what goes on between updates: the optimizer, the scale of returns, the number of updates.
 
-    def __init__(self, policy: ActorCritic, options: config.PPO) -> None:
+        ppo = PPO(policy, PPOConfig())
+        rollout, episodes = collector.collect(32)
+        metrics = ppo.update(rollout, progress=0.0)
+
+    seed: of the order of the minibatches and of dropout.
+    """
+
+    def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
+        device = policy.value_head.weight.device
         self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
         self.deviation = ReturnDeviation(options.gamma) if options.normalize_reward else None
+        self.shuffle = rng.generator(seed, "shuffle", device)
+        self.dropout = rng.generator(seed, "dropout", device)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
         )
 
-    def update(self, rollout: Rollout, progress: float, generator: torch.Generator) -> dict[str, float]:
-        """All epochs over one rollout, when `progress` (0..1) of the run is over; the means of what is worth watching."""
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float | None]:
+        """All epochs over one rollout, at `progress` (0..1) of the run; returns means over the minibatches.
+
+        Raises NotFinite where the rollout, a loss or a gradient is not finite, more often in a row than `skip_nonfinite` allows.
+        """
         o = self.options
+        if rollout.nonfinite is not None:
+            self.guard.stop_or_skip(rollout.nonfinite)
+            return {**self.guard.counts()}
+        # step size
         scale = schedule(o.schedule, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = scale * o.learning_rate
+        # rewards, advantages and value targets of the whole rollout, before the first step changes the policy
         reward = rollout.reward
         if self.deviation is not None:
             reward = reward / self.deviation.add(reward, rollout.first)
@@ -51,24 +73,33 @@ class PPO:
         target = advantage + rollout.value
         if self.updates == 0:
             self._check_ratio(rollout)
-        metrics = []
+        # epochs of minibatches of whole rows: a row cut in time would lose its memory
+        rows_B = len(advantage)
+        metrics: list[dict[str, torch.Tensor]] = []
         for _ in range(o.epochs):
-            for rows in torch.randperm(len(advantage), generator=generator, device=advantage.device).chunk(
-                o.minibatches
-            ):
-                loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale * o.entropy_coef)
-                norm = guarded_step(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard)
+            order = torch.randperm(rows_B, generator=self.shuffle, device=advantage.device)
+            for rows in order.chunk(o.minibatches):
+                with rng.as_global(self.dropout):
+                    loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale * o.entropy_coef)
+                    norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard)
                 if norm is not None:
-                    metrics.append(torch.stack([*measured, norm]))
+                    self.optimizer.step()
+                    metrics.append({**measured, "gradient_norm": norm})
         check_weights(self.policy)
+        self._between_updates(rollout)
         self.updates += 1
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "gradient_norm")
+        # what to log
         means: dict[str, float] = {}
-        if metrics:  # else all were skipped
-            means = dict(zip(names, torch.stack(metrics).mean(0).tolist(), strict=True))
+        if metrics:  # empty when all minibatches were skipped
+            stacked = torch.stack([torch.stack(list(row.values())) for row in metrics])
+            means = dict(zip(metrics[0], stacked.mean(0).tolist(), strict=True))
         explained = 1 - (target - rollout.value).var() / target.var().clamp(min=1e-12)
-        shown = {"explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
-        return {**means, **shown, **self.guard.shown()}
+        extra = {"explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
+        return {**means, **extra, **self.guard.counts()}
+
+    def _between_updates(self, rollout: Rollout) -> None:
+        generator = rng.generator(self.updates, "between-updates", rollout.reward.device)
+        self.policy.between_updates(rollout.obs, rollout.action, rollout.state, rollout.first, generator)
 
     def _loss(
         self,
@@ -77,11 +108,16 @@ class PPO:
         target: torch.Tensor,
         rows: torch.Tensor,
         entropy_coef: float,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of some rows, Schulman et al. 2017, eq. 9, plus kl_coef * KL(old || new); and what to log.
+
+        The entropy bonus and the auxiliary losses of the backbone are part of it.
+        """
         o = self.options
         obs = map_obs(lambda x: x[rows], rollout.obs)
         action, first = rollout.action[rows], rollout.first[rows]
-        parameters, value, _ = self.policy.unroll(obs, action, select_rows(rollout.state, rows), first)
+        state = select_rows(rollout.state, rows)
+        parameters, value, _, auxiliary = self.policy.unroll_with_losses(obs, action, state, first)
         log_ratio = self.policy.head.log_prob(parameters, action) - rollout.log_prob[rows]
         if o.normalize_advantage:
             advantage = standardise(advantage, o.advantage_floor)
@@ -91,8 +127,16 @@ class PPO:
         loss = policy_loss + o.value_coef * values + o.kl_coef * approximate_kl(log_ratio) - entropy_coef * entropy
         with torch.no_grad():
             clipped = ((log_ratio.exp() - 1).abs() > o.clip).float().mean()
-            measured = [policy_loss, values, entropy, approximate_kl(log_ratio), clipped]
-        return loss, [m.detach() for m in measured]
+            measured = {
+                "policy_loss": policy_loss,
+                "value_loss": values,
+                "entropy": entropy,
+                "approx_kl": approximate_kl(log_ratio),
+                "clip_fraction": clipped,
+            }
+        for name, extra in auxiliary.items():
+            loss, measured[f"auxiliary/{name}"] = loss + extra, extra
+        return loss, {name: value.detach() for name, value in measured.items()}
 
     @torch.no_grad()
     def _check_ratio(self, rollout: Rollout) -> None:
@@ -106,62 +150,52 @@ class PPO:
         if not worst <= RATIO_TOLERANCE:
             raise RuntimeError(
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
-                f"allowed is {RATIO_TOLERANCE:.0e}. The backbone's two doors disagree: run tests/contract/test_backbones.py on it"
+                f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree: run python -m rmt_rl.policies.check on it"
             )
 
 
-class Online:
-    """Plays, then learns from what was played: what `train` runs for algo=ppo."""
+class PPOLearner(PPO, Learner):
+    """PPO with the environment that it acts in: what `train` runs for algo=ppo."""
 
-    def __init__(self, run: config.Train, env: TorchVectorEnv, policy: ActorCritic) -> None:
-        self.policy, self.ppo = policy, PPO(policy, run.algo)
+    shown = ("success", "return")
+
+    def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
+        PPO.__init__(self, policy, run.algo, run.seed)
         acting = rng.generator(run.seed, "act", env.device)
         self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
-        self.shuffle = rng.generator(run.seed, "shuffle", env.device)
-        self.dropout = rng.generator(run.seed, "dropout", env.device)
-        self.recent = Recent()
-        #: Whether a resumed run ends in the same bits.
-        self.exact = self.collector.state_dict()["env"] is not None
+        self.stats = EpisodeStats()
+        self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
-    def learn(self, progress: float) -> tuple[int, dict[str, float | None], dict[str, float | None]]:
-        """A rollout and an update, when `progress` (0..1) of the run is over: its steps, what to keep, what to show."""
-        guard = self.ppo.guard
-        rollout, episodes = self.collector.collect(self.ppo.options.rollout, keep_on=guard.allowed > 0)
-        if self.collector.wrong is None:
-            with rng.as_global(self.dropout):
-                row = self.ppo.update(rollout, progress, self.shuffle)
-        else:
-            guard.stop_or_skip(self.collector.wrong)
-            row = guard.shown()
-        self.recent.add(episodes)
-        means = self.recent.means()
-        return rollout.reward.numel(), {**row, **means}, {key: means[key] for key in ("success", "return")}
+    def collect(self, progress: float) -> Rollout:
+        rollout, episodes = self.collector.collect(self.options.rollout, skip_nonfinite=self.guard.allowed > 0)
+        self.stats.add(episodes)
+        return rollout
+
+    def statistics(self) -> dict[str, float | None]:
+        """Success, return and length of the latest episodes."""
+        return self.stats.means()
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "policy": self.ppo.policy.state_dict(),
-            "optimizer": optimizer_state(self.ppo.optimizer),
-            "updates": self.ppo.updates,
-            "deviation": None if self.ppo.deviation is None else self.ppo.deviation.state_dict(),
-            "guard": self.ppo.guard.state_dict(),
+            "policy": self.policy.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "updates": self.updates,
+            "deviation": None if self.deviation is None else self.deviation.state_dict(),
+            "guard": self.guard.state_dict(),
             "collector": self.collector.state_dict(),
             "shuffle": self.shuffle.get_state(),
             "dropout": self.dropout.get_state(),
-            "recent": self.recent.state_dict(),
+            "recent": self.stats.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.ppo.policy.load_state_dict(state["policy"])
-        load_optimizer_state(self.ppo.optimizer, state["optimizer"])
-        self.ppo.updates = int(state["updates"])
-        if self.ppo.deviation is not None:
-            self.ppo.deviation.load_state_dict(state["deviation"])
-        self.ppo.guard.load_state_dict(state["guard"])
+        self.policy.load_state_dict(state["policy"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.updates = int(state["updates"])
+        if self.deviation is not None:
+            self.deviation.load_state_dict(state["deviation"])
+        self.guard.load_state_dict(state["guard"])
         self.collector.load_state_dict(state["collector"])
         self.shuffle.set_state(state["shuffle"])
         self.dropout.set_state(state["dropout"])
-        self.recent.load_state_dict(state["recent"])
-
-    def finish(self) -> dict[str, float]:
-        """Nothing to choose: the last weights are the policy."""
-        return {}
+        self.stats.load_state_dict(state["recent"])

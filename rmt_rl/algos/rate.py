@@ -1,90 +1,130 @@
 """RATE: imitation of recorded episodes through the memory (Cherepanov et al. 2023, arXiv 2306.09459).
 
-The policy sees the return to come, the observation and its previous action, added up to one vector for every step, and learns
-the recorded action. How we differ from the paper: it has three tokens for a step where we have their sum; its memory is cut
-from the gradient after every segment, so that what writes it is never trained for what comes later, which we do on demand only
-(`detach_memory`); the action is that of the same RMT which PPO trains, acting with a cache of keys and values.
+The policy sees the return to go, the observation and its previous action, summed to one vector per step, and learns the recorded
+action. How we differ from the paper: one vector per step instead of three tokens; the gradient flows through all memory writes of
+an episode (the paper cuts it after every segment, here an option: `detach_memory`); the network is the RMT that PPO trains,
+which acts step by step with a cache of keys and values.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
+from gymnasium import spaces
 
-from rmt_rl import config, rng
-from rmt_rl.algos.dataset import Batch, Dataset
-from rmt_rl.algos.optimizer import guarded_step, load_optimizer_state, optimizer_state, schedule
-from rmt_rl.data import detach, map_obs, select_rows
-from rmt_rl.guards import Guard, check_weights
+from rmt_rl.algos.base import Learner
+from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optimizer_state, schedule
+from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.finite import Guard, check_weights
+from rmt_rl.common.process import require_packages
+from rmt_rl.common.state import detach, map_obs, select_rows
+from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spaces import to_json
+from rmt_rl.rollouts.dataset import Batch, Dataset, Episode, but_last
+from rmt_rl.rollouts.episodes import oracle_actor, record
+from rmt_rl.rollouts.minari_reader import read_minari
 
-#: The policy is tried on the episodes that were held out so many times in a run.
-CHECKS = 20
-#: Episodes that are tried at a time, if a batch may have as many.
-TRIED = 256
+#: Validations per run.
+VALIDATIONS = 20
+#: Episodes validated at a time, if a batch is as large.
+VALIDATION_BATCH = 256
+#: Episodes that are recorded where no data are given, and how many at a time.
+EPISODES, ROWS = 2_000, 250
 
 
-class RATE:
-    """The policy, its optimizer, the data, and the best weights so far."""
+class _Part(NamedTuple):
+    """Steps that make one optimizer step: the objective, and the sums of loss and of correct actions over its steps."""
 
-    exact = True
+    objective: torch.Tensor
+    loss: float
+    right: float
+    steps: int
 
-    def __init__(
-        self, policy: ActorCritic, options: config.RATE, data: Dataset, seed: int, device: torch.device
-    ) -> None:
-        self.policy, self.options, self.data, self.device = policy, options, data, device
+
+class RATELearner(Learner):
+    """Imitates recorded episodes; holds the optimizer, the data and the best weights so far: what `train` runs for algo=rate."""
+
+    shown = ("loss", "accuracy")
+
+    def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: Dataset) -> None:
+        super().__init__(run, env, policy)
+        options, seed, device = run.algo, run.seed, env.device
+        self.options, self.data, self.device = options, data, device
         self.generator = rng.generator(seed, "batches")
         self.dropout, self.guard = rng.generator(seed, "dropout", device), Guard(options.skip_nonfinite)
         order = torch.randperm(len(data), generator=self.generator)
         held_out = min(math.ceil(options.validation * len(data)), len(data) - 1)
-        self.held_out, self.learned = order[:held_out], order[held_out:]
+        self.held_out, self.training = order[:held_out], order[held_out:]
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         self.best: dict[str, Any] | None = None
-        self.best_loss, self._checks = math.inf, 0
+        self.best_loss, self._validations = math.inf, 0
 
-    def learn(self, progress: float) -> tuple[int, dict[str, float | None], dict[str, float | None]]:
-        """One batch, when `progress` (0..1) of the run is over: its steps, what is worth keeping, and what is worth showing."""
+    @classmethod
+    def load_data(cls, run: TrainConfig) -> Dataset:
+        """The recorded episodes, or new ones of the task's oracle; raises ConfigError where they do not fit the task."""
+        require_packages("algo=rate", "offline", "minari", "h5py", "torchrl", "tensordict")
+        env = make_from_config(run.env, ROWS if run.data is None else 1)
+        try:
+            return _record_oracle(run, env) if run.data is None else read_minari(run.data, _fits(run, env))
+        finally:
+            env.close()
+
+    @classmethod
+    def return_conditioning(
+        cls, run: TrainConfig, data: Dataset, initial: ActorCritic | None
+    ) -> ReturnConditioning | None:
+        """The largest return of the data as target, or algo.target_return; bounds from the data, or those of `initial`."""
+        return data.returns(run.algo, initial is not None, None if initial is None else initial.spec.returns)
+
+    def collect(self, progress: float) -> Batch:
+        """A batch of whole episodes, or of their beginnings (`length`, `cut`)."""
+        o = self.options
+        drawn = self.training[torch.randint(len(self.training), (o.batch,), generator=self.generator)]
+        return self.data.batch(drawn, self._limit(drawn, progress), o.returns, self.device)
+
+    def update(self, batch: Batch, progress: float) -> dict[str, float | None]:
+        """One optimizer step for the whole episodes, or one per segment (`detach_memory`), at `progress` (0..1) of the run."""
         o = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = schedule(o.schedule, progress) * o.learning_rate
-        drawn = self.learned[torch.randint(len(self.learned), (o.batch,), generator=self.generator)]
-        batch = self.data.batch(drawn, self._limit(drawn, progress), o.returns, self.device)
+        # one optimizer step per part of the batch; the gradient does not pass from one part to the next
+        loss, right, count, norms = 0.0, 0.0, 0, []
         with rng.as_global(self.dropout):
-            if o.detach_memory:
-                loss, accuracy, norm = self._segment_by_segment(batch)
-            else:
-                losses, right, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
-                norm = self._step(losses.mean())
-                loss, accuracy = float(losses.detach().mean()), float(right.mean())
+            for part in self._segments(batch) if o.detach_memory else self._episodes(batch):
+                norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard)
+                if norm is not None:
+                    self.optimizer.step()
+                norms.append(math.nan if norm is None else float(norm))
+                loss, right, count = loss + part.loss, right + part.right, count + part.steps
         check_weights(self.policy)
-        row = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "gradient_norm": norm,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            **self.guard.shown(),
-        }
-        shown: dict[str, float | None] = {"loss": loss}
-        if not batch.action.is_floating_point():  # numbers are never exactly the recorded ones
-            row["accuracy"] = shown["accuracy"] = accuracy
-        if len(self.held_out) and progress * CHECKS >= self._checks:
-            row |= self.check()
-        return batch.first.shape[1], row, shown
+        self._between_updates(batch, progress)
+        row: dict[str, float | None] = {"loss": loss / count, "accuracy": right / count}
+        row |= {"gradient_norm": sum(norms) / len(norms), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if batch.action.is_floating_point():  # continuous actions are never exactly the recorded ones
+            del row["accuracy"]
+        if len(self.held_out) and progress * VALIDATIONS >= self._validations:
+            row |= self.validate()
+        return row | self.guard.counts()
 
-    def check(self) -> dict[str, float]:
-        """Loss and accuracy on the episodes that were held out; keeps the weights if they are the best so far."""
-        self._checks += 1
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy on the held-out episodes; keeps the weights if they are the best so far."""
+        self._validations += 1
         total, right, steps = 0.0, 0.0, 0
         self.policy.eval()
         with torch.no_grad():
-            for episodes in self.held_out.split(min(TRIED, self.options.batch)):
+            for episodes in self.held_out.split(min(VALIDATION_BATCH, self.options.batch)):
                 batch = self.data.batch(episodes, self.options.length, self.options.returns, self.device)
-                losses, hits, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
+                losses, hits, _, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
                 total, right, steps = total + float(losses.sum()), right + float(hits.sum()), steps + losses.numel()
         self.policy.train()
         if total / steps < self.best_loss:
@@ -92,9 +132,9 @@ class RATE:
         found = {"validation_loss": total / steps}
         return found if batch.action.is_floating_point() else found | {"validation_accuracy": right / steps}
 
-    def finish(self) -> dict[str, float]:
-        """Give the policy the weights that did best on what was held out, or the last ones; what result.json tells of it."""
-        last = self.check() if len(self.held_out) else {}
+    def select_weights(self) -> dict[str, float]:
+        """Give the policy the weights with the lowest validation loss, or the last ones without validation."""
+        last = self.validate() if len(self.held_out) else {}
         if self.best is not None:
             self.policy.load_state_dict(self.best)
             last |= {"validation_loss_kept": self.best_loss}
@@ -107,7 +147,7 @@ class RATE:
             "generator": self.generator.get_state(),
             "dropout": self.dropout.get_state(),
             "guard": self.guard.state_dict(),
-            "checks": self._checks,
+            "checks": self._validations,
             "best": self.best,
             "best_loss": torch.tensor(self.best_loss, dtype=torch.float64),  # JSON has no infinity
             "data": self.data.fingerprint(),
@@ -115,16 +155,16 @@ class RATE:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["data"] != self.data.fingerprint():
-            raise config.ConfigError("data: the episodes are not those with which the run began; put them back")
+            raise ConfigError("data: the episodes differ from those that the run started with; restore them")
         self.policy.load_state_dict(state["policy"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.dropout.set_state(state["dropout"])
         self.guard.load_state_dict(state["guard"])
-        self._checks, self.best, self.best_loss = int(state["checks"]), state["best"], float(state["best_loss"])
+        self._validations, self.best, self.best_loss = int(state["checks"]), state["best"], float(state["best_loss"])
 
     def _limit(self, episodes: torch.Tensor, progress: float) -> int | None:
-        """After how many steps the episodes of a batch are cut."""
+        """Steps after which the episodes of a batch are cut; None = not at all."""
         o = self.options
         if o.cut == "none":
             return o.length
@@ -142,33 +182,66 @@ class RATE:
 
     def _losses(
         self, obs: Any, action: torch.Tensor, state: Any, first: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """[B, T] loss and whether the action is the recorded one, and the state afterwards."""
-        parameters, _, state = self.policy.unroll(obs, action, state, first)
+    ) -> tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor | float]:
+        """[B, T] loss, [B, T] whether the action is the recorded one, the state afterwards, and the sum of auxiliary losses."""
+        parameters, _, state, auxiliary = self.policy.unroll_with_losses(obs, action, state, first)
         mode = self.policy.head.mode(parameters.detach())
         same = (mode == action).flatten(first.dim()).all(-1) if mode.dim() > first.dim() else mode == action
-        return self.policy.head.imitation_loss(parameters, action), same.float(), state
+        return self.policy.head.imitation_loss(parameters, action), same.float(), state, sum(auxiliary.values())
 
-    def _segment_by_segment(self, batch: Batch) -> tuple[float, float, float]:
-        """A step of the optimizer for the k-th segments of all episodes, k = 0, 1, ...; memory goes on, its gradient ends."""
+    def _episodes(self, batch: Batch) -> Iterator[_Part]:
+        """The whole batch as one part, with the gradient through all memory writes."""
+        losses, hits, _, auxiliary = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
+        n = losses.numel()
+        yield _Part(losses.mean() + auxiliary, n * float(losses.detach().mean()), n * float(hits.mean()), n)
+
+    def _segments(self, batch: Batch) -> Iterator[_Part]:
+        """The k-th segments of all episodes as part k = 0, 1, ...; memory continues, its gradient ends."""
         S = self._segment()
         begin = batch.first[0].nonzero().squeeze(1)
         length = torch.diff(begin, append=begin.new_tensor([batch.first.shape[1]]))
         state, running = self.policy.initial_state(len(begin)), torch.arange(len(begin), device=begin.device)
-        loss, right, count, norms = 0.0, 0.0, 0, []
         for k in range(math.ceil(int(length.max()) / S)):
+            # episodes that have a k-th segment, with the detached memory of the segment before
             stays = length[running] > k * S
             running, state = running[stays], detach(select_rows(state, stays.nonzero().squeeze(1)))
+            # their steps; a shorter last segment repeats its last step, which does not count
             step = k * S + torch.arange(S, device=begin.device)
             inside = step < length[running][:, None]
             index = begin[running][:, None] + torch.minimum(step, length[running][:, None] - 1)
             obs = map_obs(lambda x, index=index: x[0][index], batch.obs)
-            losses, hits, state = self._losses(obs, batch.action[0][index], state, batch.first[0][index] & inside)
-            norms.append(self._step((losses * inside).sum() / inside.sum()))
-            loss, right = loss + float((losses.detach() * inside).sum()), right + float((hits * inside).sum())
-            count += int(inside.sum())
-        return loss / count, right / count, sum(norms) / len(norms)
+            losses, hits, state, auxiliary = self._losses(
+                obs, batch.action[0][index], state, batch.first[0][index] & inside
+            )
+            objective = (losses * inside).sum() / inside.sum() + auxiliary
+            total, right = float((losses.detach() * inside).sum()), float((hits * inside).sum())
+            yield _Part(objective, total, right, int(inside.sum()))
 
-    def _step(self, loss: torch.Tensor) -> float:
-        norm = guarded_step(self.optimizer, loss, self.policy, self.options.max_grad_norm, self.guard)
-        return math.nan if norm is None else float(norm)
+    def _between_updates(self, batch: Batch, progress: float) -> None:
+        generator = rng.generator(round(progress * 1e9), "between-updates", self.device)
+        self.policy.between_updates(batch.obs, batch.action, self.policy.initial_state(1), batch.first, generator)
+
+
+def _record_oracle(run: TrainConfig, env: TorchVectorEnv) -> Dataset:
+    waves = record(env, oracle_actor(env), EPISODES, run.seed)
+    episodes = [Episode(but_last(e.obs), e.action, e.reward) for wave in waves for e in wave]
+    steps = sum(len(episode.reward) for episode in episodes)
+    return Dataset(episodes, steps, env.single_observation_space, env.single_action_space)
+
+
+def _fits(run: TrainConfig, env: TorchVectorEnv) -> Any:
+    """A check of a dataset's spaces: raises ConfigError where the task has others."""
+
+    def check(observations: spaces.Space[Any], actions: spaces.Space[Any]) -> None:
+        for kind, found, expected in (
+            ("observation", observations, env.single_observation_space),
+            ("action", actions, env.single_action_space),
+        ):
+            if to_json(found) != to_json(expected):
+                theirs, ours = (" ".join(str(space).split()) for space in (found, expected))
+                raise ConfigError(
+                    f"its {kind} space is {theirs}, but that of env={run.env.name} is {ours}; choose the environment that"
+                    " was recorded"
+                )
+
+    return check

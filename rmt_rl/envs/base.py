@@ -21,7 +21,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 
 Obs = torch.Tensor | dict[str, torch.Tensor]
 

@@ -11,9 +11,9 @@ from typing import Any
 import gymnasium
 import torch
 
-from rmt_rl.data import where_rows
+from rmt_rl.common.rng import counter_bits
+from rmt_rl.common.state import where_rows
 from rmt_rl.envs.base import TorchVectorEnv, row_seeds
-from rmt_rl.rng import counter_bits
 
 State = dict[str, torch.Tensor]
 

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
-from rmt_rl import config
-from rmt_rl.data import Obs
-from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.policies import spaces
+from rmt_rl.common.rng import global_generator
+from rmt_rl.common.state import Obs, map_state, state_from_tree, state_to_tree
+from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
 from rmt_rl.policies.registry import make_backbone
 from rmt_rl.policies.rmt import RMT, Attention
-from rmt_rl.rng import global_generator
+from rmt_rl.policies.spec import PolicySpec
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyState:
-    """All that a policy remembers between steps.
+    """Everything that a policy remembers between steps.
 
-    memory: the backbone's state
-    action: [B, ...] the previous action
+    memory: the state of the backbone. action: [B, ...] the previous action.
+
+    `state[rows]` selects rows by an index, a slice or a mask, `state.to(device)` moves it, and `policy.state_to_dict(state)`
+    makes a dictionary of tensors that `torch.save` and safetensors can write.
     """
 
     memory: Any
     action: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def __getitem__(self, rows: Any) -> PolicyState:
+        """The state of some rows; one integer keeps the batch axis."""
+        rows = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows
+        return map_state(lambda x: x[rows], self)
+
+    def to(self, device: str | torch.device) -> PolicyState:
+        return map_state(lambda x: x.to(device), self)
 
 
 #: README.md of a saved policy; huggingface_hub fills in what the Hub reads.
@@ -38,11 +52,11 @@ CARD = """---
 {{ card_data }}
 ---
 
-A policy with memory, trained with rmt_rl. `config.json` says what it is made of and what it was trained on.
+A policy with memory, trained with rmt_rl. `config.json` describes the network and the task that it was trained on.
 
 ```python
 import torch
-from rmt_rl.checkpoint import load_policy, make_task
+from rmt_rl.policies.saving import load_policy, make_task
 
 policy = load_policy("<this folder>")
 env = make_task(policy, rows=16)
@@ -62,23 +76,21 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         state = policy.initial_state(n)
         action, state = policy.act(obs, state, first, deterministic=True)
 
-    `first` is true in rows whose episode begins with this observation; what the state holds there has no influence.
+    `first` is true in rows whose episode begins with this observation; the incoming state has no influence there.
     The number of rows is free: a policy that was trained on 64 rows acts on 1.
 
-    spec: all that the network is built from, as plain values, so that `save_pretrained` (huggingface_hub) writes it to
-        config.json: "policy", "observation_space", "action_space", and "env", "memory" and "returns", the task it is for, how
-        long its memory lasts there, and which return it is asked for. `policy_spec` makes it.
+    spec: everything that the network is built from; `save_pretrained` (huggingface_hub) writes it to config.json.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: PolicySpec | Mapping[str, Any]) -> None:
         super().__init__()
-        self.spec = spec
-        self.config = config.choose("policy", spec["policy"]["name"])(**spec["policy"])
-        observation_space, action_space = (spaces.from_json(spec[key]) for key in ("observation_space", "action_space"))
-        width = self.config.width
-        self._shapes = shapes_of(observation_space)
-        self.encoder = ObservationEncoder(observation_space, width)
-        self.head = make_head(action_space, width)
+        # huggingface_hub's from_pretrained passes the plain values of config.json
+        spec = spec if isinstance(spec, PolicySpec) else PolicySpec.from_json(spec)
+        self.spec, self.config = spec, spec.policy
+        width = self.config.width  # type: ignore[attr-defined]
+        self._shapes = shapes_of(spec.observation_space)
+        self.encoder = ObservationEncoder(spec.observation_space, width)
+        self.head = make_head(spec.action_space, width)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)
@@ -90,36 +102,73 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self.norm = nn.LayerNorm(width, bias=False)
         self.backbone = make_backbone(self.config)
 
+    def save_pretrained(self, save_directory: Any, *, config: Any = None, **given: Any) -> Any:
+        """huggingface_hub's: writes model.safetensors, config.json and a model card."""
+        return super().save_pretrained(save_directory, config=config or {"spec": self.spec.to_json()}, **given)
+
     def initial_state(self, batch: int) -> PolicyState:
         """The state of `batch` rows before their first step."""
         return PolicyState(self.backbone.initial_state(batch), self._no_action(batch))
 
+    def state_to_dict(self, state: PolicyState) -> dict[str, Any]:
+        """The state as nested dictionaries of tensors."""
+        tree: dict[str, Any] = state_to_tree(state)
+        return tree
+
+    def state_from_dict(self, tree: dict[str, Any]) -> PolicyState:
+        """The reverse of `state_to_dict`; raises ValueError where it belongs to another kind of policy."""
+        return state_from_tree(self.initial_state(len(tree["action"])), tree)
+
     @torch.no_grad()
     def act(
         self,
-        obs: Obs,
+        obs: Obs | np.ndarray | dict[str, np.ndarray],
         state: PolicyState,
-        first: torch.Tensor,
+        first: torch.Tensor | np.ndarray | bool,
         deterministic: bool = False,
         generator: torch.Generator | None = None,
-    ) -> tuple[torch.Tensor, PolicyState]:
+    ) -> tuple[Any, PolicyState]:
         """Actions [B, ...] for observations [B, ...] and the state after them.
 
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
+
+        numpy arrays in give a numpy array out. With a state of one row, the observation of a single environment is accepted too,
+        without the batch axis, with `first` as one bool; the action then has no batch axis either.
         """
-        parameters, _, memory = self.step(obs, state, first)
+        if not isinstance(first, torch.Tensor):
+            return self._act_on_arrays(obs, state, first, deterministic, generator)
+        parameters, _, memory = self.step(obs, state, first)  # type: ignore[arg-type]
         if deterministic:
             action = self.head.mode(parameters)
         else:
             action = self.head.sample(parameters, generator or global_generator(parameters.device))
         return action, PolicyState(memory, action)
 
+    def _act_on_arrays(
+        self, obs: Any, state: PolicyState, first: Any, deterministic: bool, generator: torch.Generator | None
+    ) -> tuple[Any, PolicyState]:
+        """`act` for numpy arrays, or for one environment without the batch axis."""
+        device = self.value_head.weight.device
+        single = np.ndim(first) == 0
+        if single and len(state) != 1:
+            raise ValueError(f"first is one value, but the state has {len(state)} rows; expected {len(state)} values")
+
+        def convert(x: Any) -> torch.Tensor:
+            tensor = torch.as_tensor(x, device=device)
+            tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
+            return tensor[None] if single else tensor
+
+        obs = {key: convert(value) for key, value in obs.items()} if isinstance(obs, dict) else convert(obs)
+        action, state = self.act(obs, state, convert(first), deterministic, generator)
+        action = action.cpu().numpy()
+        return (action[0] if single else action), state
+
     @torch.no_grad()
     def explore(
         self, obs: Obs, state: PolicyState, first: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, PolicyState]:
-        """What a learner collects: sampled actions, their log-probabilities [B], values [B], and the state after them."""
+        """What PPO collects: sampled actions, their log-probabilities [B], values [B], and the state after them."""
         parameters, value, memory = self.step(obs, state, first)
         action = self.head.sample(parameters, generator)
         return action, self.head.log_prob(parameters, action), value, PolicyState(memory, action)
@@ -132,11 +181,11 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
 
     @torch.no_grad()
     def explain(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> Attention:
-        """Where the step that `act` would make looks: attention over memory, cache and steps, per layer and head.
+        """Attention weights of the step that `act` would make: over memory, cache and steps, per layer and head.
 
         Shapes: see `Attention`. The state is only read. Raises TypeError where the policy has no attention.
         """
-        self._check(obs, state, first)
+        self._require_shapes(obs, state, first)
         if not isinstance(self.backbone, RMT):
             raise TypeError(f"policy {self.config.name} has no attention to explain; transformer policies have")
         return self.backbone.explain(self._embed(obs, state.action, first), state.memory, first)
@@ -145,26 +194,41 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, PolicyState]:
         """Distribution parameters [B, T, ...] and values [B, T] along rows of T steps whose actions were `action` [B, T, ...]."""
-        previous = torch.cat([state.action[:, None], action[:, :-1]], dim=1)
-        x = self._embed(obs, previous, first_BT)
-        y, memory = self.backbone.unroll(x, state.memory, first_BT)
-        return self.head(y), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1])
+        parameters, value, after, _ = self.unroll_with_losses(obs, action, state, first_BT)
+        return parameters, value, after
+
+    def unroll_with_losses(
+        self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, PolicyState, dict[str, torch.Tensor]]:
+        """`unroll`, and the auxiliary losses of the backbone by name: scalars to add to the loss."""
+        x = self._embed_row(obs, action, state, first_BT)
+        y, memory, losses = self.backbone.unroll_with_losses(x, state.memory, first_BT)
+        return self.head(y), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
+
+    @torch.no_grad()
+    def between_updates(
+        self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor, generator: torch.Generator
+    ) -> None:
+        """Let the backbone change its buffers after an update; arguments as in `unroll`. Free where it has none."""
+        if has_between_updates(self.backbone):
+            x = self._embed_row(obs, action, state, first_BT)
+            self.backbone.between_updates(x, state.memory, first_BT, generator)
 
     def step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """Distribution parameters [B, ...], values [B] and the memory after one observation; no action is taken.
 
         Raises TypeError or ValueError where obs, state and first are not tensors of the same B rows.
         """
-        self._check(obs, state, first_B)
+        self._require_shapes(obs, state, first_B)
         x = self._embed(obs, state.action, first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
         return self.head(y), self.value_head(y).squeeze(-1), memory
 
-    def _check(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
-        """Broadcasting would make half a reset of a `first` that is too short, and act on the memory of other rows."""
+    def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
+        """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows."""
         if not isinstance(state, PolicyState):
             raise TypeError(
-                f"state is a {type(state).__name__}; expected what initial_state(batch) gave, or the step before"
+                f"state is a {type(state).__name__}; expected the result of initial_state(batch) or of the previous step"
             )
         rows = len(state.action)
         given = {"first": first, **(obs if isinstance(obs, dict) else {"": obs})}
@@ -172,7 +236,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
             names = [name for name in self._shapes if name] or "one tensor"
             found = list(obs) if isinstance(obs, dict) else "one tensor"
             raise ValueError(
-                f"obs is {found}; expected {names}: make_task(policy) of rmt_rl.checkpoint makes the environment that shows it"
+                f"obs is {found}; expected {names}: rmt_rl.policies.saving.make_task(policy) makes an environment with this observation"
             )
         for name, shape in {"first": (), **self._shapes}.items():
             what = "first" if name == "first" else f"obs {name!r}" if name else "obs"
@@ -184,6 +248,11 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
                 )
         if first.dtype != torch.bool:
             raise TypeError(f"first is of type {first.dtype}; expected torch.bool, true where an episode begins")
+
+    def _embed_row(self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, T, D] of the backbone; the previous action of the first step is in the state."""
+        previous = torch.cat([state.action[:, None], action[:, :-1]], dim=1)
+        return self._embed(obs, previous, first_BT)
 
     def _embed(self, obs: Obs, previous: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         x = self.encoder(obs)
@@ -200,21 +269,3 @@ def shapes_of(space: gymnasium.Space[Any]) -> dict[str, tuple[int, ...]]:
     """The shape of one row's observation by its key; "" where it is one tensor."""
     parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
     return {name: tuple(part.shape or ()) for name, part in parts.items()}
-
-
-def policy_spec(
-    env: TorchVectorEnv,
-    env_config: Any,
-    policy_config: Any,
-    memory: config.Memory | None = None,
-    returns: config.Returns | None = None,
-) -> dict[str, Any]:
-    """What an ActorCritic for this environment is built from."""
-    return {
-        "policy": dataclasses.asdict(policy_config),
-        "observation_space": spaces.to_json(env.single_observation_space),
-        "action_space": spaces.to_json(env.single_action_space),
-        "env": dataclasses.asdict(env_config),
-        "memory": dataclasses.asdict(memory or config.Memory()),
-        "returns": None if returns is None else dataclasses.asdict(returns),
-    }

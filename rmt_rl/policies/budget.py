@@ -8,29 +8,31 @@ from typing import Any
 
 import torch
 
-from rmt_rl.config import ConfigError, Transformer
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.envs import EnvConfig
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 
 WIDEST = 16_384
 
 
-def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
-    """The policy's dataclass with a width in place of `params`: that whose whole network comes nearest to it.
+def fit_width(env: TorchVectorEnv, env_config: EnvConfig, policy_config: Any) -> Any:
+    """The policy's options with the width for which the whole network comes nearest to `params` parameters.
 
-    Unchanged where params is None. Raises ConfigError where that is more than a tenth off: where the narrowest network is too
-    large, the widest too small, or where widths, which are multiples of the heads, lie too far apart.
+    Unchanged where params is None. Raises ConfigError where the nearest is more than a tenth off: where the narrowest network is
+    too large, the widest too small, or the possible widths are too far apart.
     """
     if policy_config.params is None:
         return policy_config
-    unit = 2 * policy_config.heads if isinstance(policy_config, Transformer) else 1  # rotation turns pairs of features
+    unit = policy_config.width_multiple()
 
     def with_width(units: int) -> Any:
         return dataclasses.replace(policy_config, width=units * unit)
 
     def parameters(units: int) -> int:
         with torch.device("meta"):  # shapes without numbers
-            policy = ActorCritic(policy_spec(env, env_config, with_width(units)))
+            policy = ActorCritic(make_spec(env, env_config, with_width(units)))
         return sum(p.numel() for p in policy.parameters())
 
     sizes = range(1, WIDEST // unit + 1)
@@ -42,6 +44,6 @@ def fit_width(env: TorchVectorEnv, env_config: Any, policy_config: Any) -> Any:
         found = " and ".join(f"{parameters(units):,} at width {units * unit}" for units in around)
         advice = f"; widths are multiples of {unit}, fewer policy.heads make them finer" if unit > 1 else ""
         raise ConfigError(
-            f"policy.params={policy_config.params}: no width comes within a tenth of it: this task's have {found}{advice}"
+            f"policy.params={policy_config.params}: no width comes within a tenth of it; this task has {found}{advice}"
         )
     return dataclasses.replace(with_width(nearest), params=None)

@@ -21,10 +21,10 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from rmt_rl.config import ConfigError
-from rmt_rl.data import Obs
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.rng import counter_bits
+from rmt_rl.common.state import Obs
 from rmt_rl.policies.linear import Linear
-from rmt_rl.rng import counter_bits
 
 #: A whole-number element with at most this many values is a category, not a quantity.
 MAX_CATEGORIES = 64

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 
 #: Bounds of a Box that are farther away than this stand for "any number".
 FAR = 1e6

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from rmt_rl.policies.attention import attention
 from rmt_rl.policies.linear import Linear
+from rmt_rl.policies.transformer import attention
 
 
 class Replace(nn.Module):

@@ -18,7 +18,7 @@ class MLP(Backbone[NoState]):
             nn.Sequential(nn.LayerNorm(width, bias=False), Linear(width, width), nn.SiLU()) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width, bias=False)
-        self.memory = "none: the control that shows what the task gives away without memory"
+        self.description = "none: the control that shows what the task gives away without memory"
 
     def initial_state(self, batch: int) -> NoState:
         return NoState(torch.zeros(batch, 0, **parameter_device_and_type(self)))

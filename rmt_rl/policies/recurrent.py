@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rmt_rl.data import map_state, select_rows, where_rows
+from rmt_rl.common.state import map_state, select_rows, where_rows
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
 
 
@@ -35,7 +35,7 @@ class Recurrent(Backbone[RecurrentState]):
         self.has_cell = kind == "lstm"
         self.norm = nn.LayerNorm(width, bias=False)
         parts = 2 if self.has_cell else 1
-        self.memory = f"{kind.upper()} state of {parts * layers * width} numbers, carried from step to step"
+        self.description = f"{kind.upper()} state of {parts * layers * width} numbers, carried from step to step"
 
     def initial_state(self, batch: int) -> RecurrentState:
         hidden = torch.zeros(batch, self.rnn.num_layers, self.rnn.hidden_size, **parameter_device_and_type(self))

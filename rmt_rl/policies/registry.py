@@ -1,42 +1,31 @@
-"""Short name to backbone. A new backbone is one file, its dataclass in config.py and one line here."""
+"""From the options of a policy to its backbone."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-from rmt_rl import config
+from rmt_rl.config.policies import PolicyConfig
+from rmt_rl.config.registry import entry_of
 from rmt_rl.policies.base import Backbone
-from rmt_rl.policies.mlp import MLP
-from rmt_rl.policies.recurrent import Recurrent
-from rmt_rl.policies.rmt import RMT
 
 
-def _rmt(c: config.RMT) -> RMT:
-    options = {field.name: getattr(c, field.name) for field in dataclasses.fields(c)}
-    for name in ("name", "params", "previous_action"):
-        del options[name]
-    return RMT(**options)
+def make_backbone(config: PolicyConfig) -> Backbone[Any]:
+    """The backbone that the options describe, with new weights from torch's global stream."""
+    import dataclasses
 
+    from rmt_rl.policies.mlp import MLP
+    from rmt_rl.policies.recurrent import Recurrent
+    from rmt_rl.policies.rmt import RMT
 
-def _without_memory_tokens(c: Any, **options: Any) -> RMT:
-    """Transformers that are an RMT without memory tokens; what they do not say is as in `config.RMT`."""
-    common = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
-    return _rmt(config.RMT(**common | options | {"name": "rmt", "memory_tokens": 0}))
-
-
-BACKBONES: dict[type, Callable[[Any], Backbone[Any]]] = {
-    config.RMT: _rmt,
-    config.TrXL: lambda c: _without_memory_tokens(c, positions="rotary"),
-    config.GTrXL: lambda c: _without_memory_tokens(c, positions="rotary", gating="gru"),
-    config.Window: _without_memory_tokens,
-    config.LSTM: lambda c: Recurrent(c.width, c.layers, "lstm"),
-    config.GRU: lambda c: Recurrent(c.width, c.layers, "gru"),
-    config.MLP: lambda c: MLP(c.width, c.layers),
-}
-
-
-def make_backbone(policy_config: Any) -> Backbone[Any]:
-    """The backbone that a policy dataclass of config.py describes."""
-    return BACKBONES[type(policy_config)](policy_config)
+    cls = entry_of(config).load()
+    if cls is RMT:
+        c = config.as_rmt()
+        o = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in ("params", "previous_action")}
+        backbone = RMT(**o)
+    elif cls is Recurrent:
+        backbone = Recurrent(config.width, config.layers, config.name)
+    elif cls is MLP:
+        backbone = MLP(config.width, config.layers)
+    else:
+        backbone = cls(config)
+    return backbone

@@ -34,12 +34,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rmt_rl.allocator import give_back_freed_memory
-from rmt_rl.data import map_state, select_rows, where_rows
-from rmt_rl.policies.attention import Backend, Block, Gating, Layout, rotary_table
+from rmt_rl.common.allocator import give_back_freed_memory
+from rmt_rl.common.state import map_state, select_rows, where_rows
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
 from rmt_rl.policies.memory_update import UPDATES
-from rmt_rl.policies.pieces import Group, Pieces, cut
+from rmt_rl.policies.segments import Group, Pieces, cut
+from rmt_rl.policies.transformer import Backend, Block, Gating, Layout, rotary_table
 
 #: Bytes of a segment's input from which on replay gives freed memory back between segments; it takes a millisecond or more.
 WORTH_GIVING_BACK = 2**18
@@ -157,7 +157,7 @@ class RMT(Backbone[RMTState]):
         for block in blocks:
             for linear in (block.output, block.down):
                 nn.init.normal_(linear.weight, std=0.1 / layers**0.5)  # each block starts near the identity
-        self.memory = _describe(memory_tokens, width, segment, memory_update, cache)
+        self.description = _describe(memory_tokens, width, segment, memory_update, cache)
 
     def initial_state(self, batch: int) -> RMTState:
         C, M, S, D, L = self.cache_steps, self.memory_tokens, self.segment, self.width, len(self.blocks)

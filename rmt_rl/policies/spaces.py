@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 
 
 def to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:

@@ -18,10 +18,12 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from rmt_rl import config
-from rmt_rl.algos.dataset import Dataset, Episode, load, read_minari, spans
-from rmt_rl.config import ConfigError
+from rmt_rl.algos.data import load
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_env
-from rmt_rl.record import oracle_actor, record
+from rmt_rl.rollouts.dataset import Dataset, Episode, spans
+from rmt_rl.rollouts.episodes import oracle_actor, record
+from rmt_rl.rollouts.minari_io import read_minari
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +51,8 @@ def test_a_batch_is_whole_episodes_end_to_end_with_the_return_to_go() -> None:
     assert batch.first[0].tolist() == [True, False, False, False, True, False, False]
     cut = data.batch(torch.tensor([2, 1]), 2, False, torch.device("cpu"))
     assert cut.obs[0, :, 0].tolist() == [200, 201, 100, 101]
-    returns = data.returns(config.RATE(), begun=False, saved=None)
-    assert returns == config.Returns(target=10.0, low=0.0, high=10.0)
+    returns = data.returns(config.RATEConfig(), begun=False, saved=None)
+    assert returns == config.ReturnConditioning(target=10.0, low=0.0, high=10.0)
 
 
 def test_spans_of_many_episodes_are_those_of_a_loop() -> None:
@@ -115,7 +117,7 @@ def cartpole(episodes: int = 3) -> list[dict]:
 def test_a_dataset_of_minari_itself_is_read_as_it_was_recorded() -> None:
     recorded, env = cartpole(), gymnasium.make("CartPole-v1")
     write("cartpole/alternating-v0", recorded, env.observation_space, env.action_space)
-    data = load(config.Train(env=config.Gym(), algo=config.RATE(), data="cartpole/alternating-v0"))
+    data = load(config.TrainConfig(env=config.GymConfig(), algo=config.RATEConfig(), data="cartpole/alternating-v0"))
     assert data.length.tolist() == [len(e["rewards"]) for e in recorded]
     for k, e in enumerate(recorded):
         batch = data.batch(torch.tensor([k]), None, False, torch.device("cpu"))
@@ -296,12 +298,12 @@ def test_a_dataset_that_does_not_exist_is_one_line_that_names_those_that_do() ->
 def test_a_dataset_of_another_task_is_refused() -> None:
     broken(lambda episodes: None)
     with pytest.raises(ConfigError, match=r"its observation space is Box.* but that of env=tmaze is Box"):
-        load(config.Train(env=config.TMaze(), algo=config.RATE(), data="cartpole/broken-v0"))
+        load(config.TrainConfig(env=config.TMazeConfig(), algo=config.RATEConfig(), data="cartpole/broken-v0"))
 
 
 def test_a_task_without_an_oracle_needs_data() -> None:
     with pytest.raises(ConfigError, match="has no oracle; learn from recorded episodes"):
-        load(config.Train(env=config.Bandit(), algo=config.RATE()))
+        load(config.TrainConfig(env=config.BanditConfig(), algo=config.RATEConfig()))
 
 
 def test_observations_outside_their_space_are_named() -> None:
@@ -352,5 +354,5 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pyt
 def test_returns_that_are_too_far_apart_to_be_told_are_refused() -> None:
     data = Dataset([Episode(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([2e6]))], 1, *SPACES)
     with pytest.raises(ConfigError, match="too far apart to be told"):
-        data.returns(config.RATE(), begun=False, saved=None)
-    assert data.returns(config.RATE(returns=False), begun=False, saved=None) is None
+        data.returns(config.RATEConfig(), begun=False, saved=None)
+    assert data.returns(config.RATEConfig(returns=False), begun=False, saved=None) is None

@@ -6,27 +6,28 @@ import pytest
 import torch
 from torch import nn
 
-from rmt_rl import config, rng
+from rmt_rl import config
 from rmt_rl.algos import ppo as ppo_module
 from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, schedule
-from rmt_rl.data import map_state, select_rows
+from rmt_rl.common import rng
+from rmt_rl.common.state import map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
-from rmt_rl.rollout import Collector
+from rmt_rl.rollouts.collector import Collector
 
 ROWS = 8
 POLICIES = {
-    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "rmt-gate": config.RMT(width=16, heads=2, segment=5, memory_tokens=2, memory_update="gate"),
-    "lstm": config.LSTM(width=16),
-    "gru": config.GRU(width=16),
-    "mlp": config.MLP(width=16),
+    "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
+    "rmt-gate": config.RMTConfig(width=16, heads=2, segment=5, memory_tokens=2, memory_update="gate"),
+    "lstm": config.LSTMConfig(width=16),
+    "gru": config.GRUConfig(width=16),
+    "mlp": config.MLPConfig(width=16),
 }
 ENVS = {
-    "mixed lengths": config.TMaze(length=9, min_length=2),
-    "truncating": config.TMaze(length=3, min_length=1, end_at_turn=True),
+    "mixed lengths": config.TMazeConfig(length=9, min_length=2),
+    "truncating": config.TMazeConfig(length=3, min_length=1, end_at_turn=True),
 }
-OPTIONS = config.PPO(num_envs=ROWS, rollout=7, epochs=2, minibatches=2, learning_rate=1e-3, advantage_floor=1e-6)
+OPTIONS = config.PPOConfig(num_envs=ROWS, rollout=7, epochs=2, minibatches=2, learning_rate=1e-3, advantage_floor=1e-6)
 
 every_policy = pytest.mark.parametrize("policy_name", POLICIES)
 every_env = pytest.mark.parametrize("env_name", ENVS)
@@ -384,9 +385,9 @@ def test_no_step_is_longer_than_the_gradient_is_allowed_to_be(monkeypatch):
 
 @pytest.mark.parametrize("memory_update", ["gate", "replace"])
 def test_gradient_of_the_last_segment_reaches_the_first_observation_and_the_whole_update_rule(memory_update):
-    task, S = config.TMaze(length=50), 4
+    task, S = config.TMazeConfig(length=50), 4
     env = make_from_config(task, 3)
-    rmt = config.RMT(width=16, heads=2, segment=S, memory_tokens=2, memory_update=memory_update)
+    rmt = config.RMTConfig(width=16, heads=2, segment=S, memory_tokens=2, memory_update=memory_update)
     policy = make_policy(env, task, rmt)
     obs = torch.randn(3, 3 * S, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     first = torch.zeros(3, 3 * S, dtype=torch.bool)
@@ -403,7 +404,7 @@ def test_gradient_of_the_last_segment_reaches_the_first_observation_and_the_whol
 
 
 def test_no_gradient_crosses_the_beginning_of_an_episode():
-    task = config.TMaze(length=50)
+    task = config.TMazeConfig(length=50)
     policy = make_policy(make_from_config(task, 1), task, POLICIES["rmt"])
     obs = torch.randn(1, 12, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     first = torch.zeros(1, 12, dtype=torch.bool)
@@ -444,10 +445,10 @@ def test_one_update_raises_the_probability_of_what_went_well():
 
 def test_dropout_trains_and_is_off_in_the_check_of_the_ratio():
     """Acting never drops; the check compares with acting, so it must not drop either, and learning must."""
-    env, policy_config = make_from_config(config.TMaze(), 8), config.RMT(width=16, dropout=0.3)
+    env, policy_config = make_from_config(config.TMazeConfig(), 8), config.RMTConfig(width=16, dropout=0.3)
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(env, config.TMaze(), policy_config))
-    ppo = PPO(policy, config.PPO(num_envs=8, rollout=16))
+    policy = ActorCritic(policy_spec(env, config.TMazeConfig(), policy_config))
+    ppo = PPO(policy, config.PPOConfig(num_envs=8, rollout=16))
     rollout, _ = Collector(env, policy, 0, rng.generator(0, "act")).collect(16)
     ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))
     assert policy.training

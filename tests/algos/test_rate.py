@@ -6,26 +6,28 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rmt_rl import config, rng
-from rmt_rl.algos.dataset import Dataset, load
+from rmt_rl import config
+from rmt_rl.algos.data import load
 from rmt_rl.algos.rate import RATE
-from rmt_rl.data import map_obs
+from rmt_rl.common import rng
+from rmt_rl.common.state import map_obs
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.rollouts.dataset import Dataset
 
-TASK = config.TMazeRATE(length=20, min_length=9)
+TASK = config.TMazeRATEConfig(length=20, min_length=9)
 SEGMENT = 4
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load(config.Train(env=TASK, algo=config.RATE()))
+    return load(config.TrainConfig(env=TASK, algo=config.RATEConfig()))
 
 
-def make(data: Dataset, policy: config.Policy | None = None, **options) -> RATE:
-    algo = config.RATE(**{"batch": 8} | options)
-    policy = policy or config.RMT(width=16, layers=2, segment=SEGMENT, memory_tokens=3)
+def make(data: Dataset, policy: config.PolicyConfig | None = None, **options) -> RATE:
+    algo = config.RATEConfig(**{"batch": 8} | options)
+    policy = policy or config.RMTConfig(width=16, layers=2, segment=SEGMENT, memory_tokens=3)
     returns = data.returns(algo, begun=False, saved=None)
     env = make_from_config(TASK, 1, returns=returns)
     torch.manual_seed(0)
@@ -49,7 +51,7 @@ def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:
 @pytest.mark.parametrize("update", ["replace", "gate", "mrv"])
 def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -> None:
     """The released code cuts memory between segments, so that its retention valve never gets one."""
-    rate = make(data, config.RMT(width=16, segment=SEGMENT, memory_tokens=3, memory_update=update))
+    rate = make(data, config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update=update))
     rate.learn(0.0)
     names = ("write_position", "read_position", "initial_memory", "update.")
     found = {n: p.grad for n, p in rate.policy.backbone.named_parameters() if n.startswith(names)}
@@ -59,7 +61,7 @@ def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -
 
 
 def test_detached_memory_is_read_but_never_trained_to_be_written(data) -> None:
-    policy = config.RMT(width=16, segment=SEGMENT, memory_tokens=3, memory_update="mrv")
+    policy = config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update="mrv")
     rate = make(data, policy, detach_memory=True)
     before = {name: p.detach().clone() for name, p in rate.policy.backbone.named_parameters()}
     for _ in range(3):
@@ -79,7 +81,9 @@ def test_detached_or_not_the_loss_is_the_same_number(data) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "policy", [config.RMT(segment=SEGMENT), config.TrXL(), config.LSTM(), config.MLP()], ids=lambda p: p.name
+    "policy",
+    [config.RMTConfig(segment=SEGMENT), config.TrXLConfig(), config.LSTMConfig(), config.MLPConfig()],
+    ids=lambda p: p.name,
 )
 def test_acting_step_by_step_gives_the_logits_of_learning(data, policy) -> None:
     rate = make(data, policy)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rmt_rl import config
-from rmt_rl.data import map_state
+from rmt_rl.common.state import map_state
 from rmt_rl.policies.registry import BACKBONES, make_backbone
 
 WIDTH = 8
@@ -16,7 +16,7 @@ CASES = int(os.environ.get("RMT_RL_CASES", "6"))
 
 
 def rmt(**options):
-    return config.RMT(**{"width": WIDTH, "heads": 2, "segment": 4, "memory_tokens": 3} | options)
+    return config.RMTConfig(**{"width": WIDTH, "heads": 2, "segment": 4, "memory_tokens": 3} | options)
 
 
 VARIANTS = {
@@ -54,12 +54,12 @@ VARIANTS = {
         token_shift=True,
         replay=True,
     ),
-    "trxl": config.TrXL(width=WIDTH, heads=2, segment=3, cache=5),
-    "gtrxl": config.GTrXL(width=WIDTH, heads=2, segment=4, cache=2, cache_gradient=1),
-    "window": config.Window(width=WIDTH, heads=2, segment=4),
-    "lstm": config.LSTM(width=WIDTH, layers=2),
-    "gru": config.GRU(width=WIDTH, layers=1),
-    "mlp": config.MLP(width=WIDTH),
+    "trxl": config.TrXLConfig(width=WIDTH, heads=2, segment=3, cache=5),
+    "gtrxl": config.GTrXLConfig(width=WIDTH, heads=2, segment=4, cache=2, cache_gradient=1),
+    "window": config.WindowConfig(width=WIDTH, heads=2, segment=4),
+    "lstm": config.LSTMConfig(width=WIDTH, layers=2),
+    "gru": config.GRUConfig(width=WIDTH, layers=1),
+    "mlp": config.MLPConfig(width=WIDTH),
 }
 #: Those that carry nothing over 30 steps, or carry it without gradient.
 FORGETFUL = ("mlp", "window", "rmt-without-memory", "rmt-bptt", "rmt-everything", "trxl", "gtrxl")

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from rmt_rl.config import GROUPS, ConfigError, MiniGridMemory, TMaze
-from rmt_rl.envs.check import CHECKS, Check, NotChecked
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.envs import MiniGridMemoryConfig, TMazeConfig
+from rmt_rl.config.registry import GROUPS
+from rmt_rl.envs.checks.runner import Check, NotChecked
+from rmt_rl.envs.checks.vector_env import CHECKS
 from rmt_rl.envs.registry import ENVIRONMENTS, GYMNASIUM_IDS, make_env, make_from_config
 
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -243,13 +246,13 @@ def test_the_floor_lies_below_the_ceiling(case: str) -> None:
 
 
 def test_options_are_those_of_the_dataclass() -> None:
-    assert make_env("tmaze", length=7).longest == make_from_config(TMaze(length=7)).longest == 7
-    assert make_env("tmaze").longest == TMaze().length
+    assert make_env("tmaze", length=7).longest == make_from_config(TMazeConfig(length=7)).longest == 7
+    assert make_env("tmaze").longest == TMazeConfig().length
 
 
 def test_a_registered_minigrid_id_sets_size_and_random() -> None:
     by_id = make_env("minigrid-memory", 4, id="MiniGrid-MemoryS13Random-v0")
-    by_config = make_from_config(MiniGridMemory(id="MiniGrid-MemoryS13Random-v0"), 4)
+    by_config = make_from_config(MiniGridMemoryConfig(id="MiniGrid-MemoryS13Random-v0"), 4)
     by_size = make_env("minigrid-memory", 4, size=13, random=True)
     assert make_env("minigrid-memory", id="MiniGrid-MemoryS13Random-v0", size="13").max_steps == by_id.max_steps
     assert by_id.max_steps == 5 * 13**2

@@ -7,7 +7,7 @@ import torch
 from pure_python import best_without_memory, follow, play, shown
 from scipy.stats import chisquare
 
-from rmt_rl.envs.associative_retrieval import AssociativeRetrieval
+from rmt_rl.envs.tasks.associative_retrieval import AssociativeRetrieval
 
 STREAM = 2**32
 CASES = {

@@ -9,7 +9,7 @@ import torch
 from pure_python import bits, episode, follow, play
 from scipy.stats import kstest
 
-from rmt_rl.envs.bandit import Bandit, stay_or_next
+from rmt_rl.envs.tasks.bandit import Bandit, stay_or_next
 
 CASES = {"usual": {}, "two": {"arms": 2, "length": 3}, "one pull": {"arms": 4, "length": 1}, "many": {"arms": 40}}
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rmt_rl.envs.check import check, main, maker
-from rmt_rl.envs.tmaze import TMaze
+from rmt_rl.envs.tmaze.passive import TMaze
 
 LENGTH = 4
 

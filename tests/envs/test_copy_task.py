@@ -7,7 +7,7 @@ import torch
 from pure_python import best_without_memory, follow, play, shown
 from scipy.stats import chisquare
 
-from rmt_rl.envs.copy_task import Copy
+from rmt_rl.envs.tasks.copy_reverse import Copy
 
 CASES = {
     "usual": {},

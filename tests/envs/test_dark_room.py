@@ -5,7 +5,7 @@ import torch
 from pure_python import follow
 from scipy.stats import chisquare
 
-from rmt_rl.envs.dark_room import DOWN, LEFT, RIGHT, STAY, UP, DarkRoom
+from rmt_rl.envs.tasks.dark_room import DOWN, LEFT, RIGHT, STAY, UP, DarkRoom
 
 TURN = {RIGHT: UP, UP: LEFT, LEFT: DOWN, DOWN: RIGHT}  # a quarter to the left
 

@@ -7,7 +7,7 @@ import torch
 from pure_python import best_without_memory, follow, play, shown
 from scipy.stats import chisquare
 
-from rmt_rl.envs.facts import Detect, Reasoning
+from rmt_rl.envs.tasks.detect_reasoning import Detect, Reasoning
 
 NOISE = 2**32
 CASES = {

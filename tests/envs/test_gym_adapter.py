@@ -14,10 +14,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rmt_rl.config import ConfigError
-from rmt_rl.envs.gym_adapter import GymAdapter
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.gym.adapter import GymAdapter
+from rmt_rl.envs.gym.translate import UnsupportedSpace
 from rmt_rl.envs.registry import make_env
-from rmt_rl.envs.translate import UnsupportedSpace
 
 ROWS, LIMIT = 5, 7
 

@@ -8,7 +8,7 @@ import torch
 from pure_python import best_without_memory, episode, follow, play, shown
 from scipy.stats import chisquare
 
-from rmt_rl.envs.memory_len import MemoryLen
+from rmt_rl.envs.tasks.memory_len import MemoryLen
 
 CASES = {
     "usual": {},

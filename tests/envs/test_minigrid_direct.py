@@ -12,10 +12,10 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.envs import DoorKeyEnv, RedBlueDoorEnv
 
-from rmt_rl.config import ConfigError
-from rmt_rl.envs.minigrid_direct import ACTIONS, EMPTY, WALL, MiniGridDirect, cell, empty_room, key
-from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
-from rmt_rl.envs.minigrid_memory import tables
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.minigrid.direct import ACTIONS, EMPTY, WALL, MiniGridDirect, cell, empty_room, key
+from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
+from rmt_rl.envs.minigrid.memory import tables
 from rmt_rl.envs.registry import make_env
 
 GREEN_KEY, GREEN_BALL = key("green"), cell(6, "green")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmt_rl.envs.minigrid_doors import DoorKey, RedBlueDoors
+from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.envs import MemoryEnv
 
-from rmt_rl.envs.minigrid_memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, tables
+from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, tables
 
 NOTHING = 6  # MiniGrid's "done", which does nothing
 

@@ -10,7 +10,7 @@ import torch
 from minigrid.envs import DoorKeyEnv, MemoryEnv, RedBlueDoorEnv
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_env
 
 # enough of each action that keys are carried and doors opened

@@ -9,7 +9,7 @@ import torch
 from pure_python import best_without_memory, follow, play, shown
 from scipy.stats import chisquare
 
-from rmt_rl.envs.repeat import RepeatFirst, RepeatPrevious, all_right_bound
+from rmt_rl.envs.tasks.repeat import RepeatFirst, RepeatPrevious, all_right_bound
 
 FIRST = {"easy": {"decks": 1}, "medium": {"decks": 8}, "hard": {"decks": 16}}
 PREVIOUS = {

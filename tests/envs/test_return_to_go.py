@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from rmt_rl.config import ConfigError, Returns, TMaze, TMazeTrial
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.envs import TMazeConfig, TMazeTrialConfig
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.envs.returns import ReturnToGo
+from rmt_rl.envs.wrappers.return_to_go import ReturnToGo
 
-RETURNS = Returns(target=0.75, low=-1.0, high=1.0)
+RETURNS = ReturnConditioning(target=0.75, low=-1.0, high=1.0)
 
 
 def test_the_return_to_go_falls_by_every_reward_and_begins_anew_with_the_episode() -> None:
-    env = make_from_config(TMaze(length=2), 2, returns=RETURNS)
+    env = make_from_config(TMazeConfig(length=2), 2, returns=RETURNS)
     plain = make_env("tmaze", 2, length=2)
     obs, _ = env.reset(seed=0)
     plain.reset(seed=0)
@@ -28,7 +30,7 @@ def test_the_return_to_go_falls_by_every_reward_and_begins_anew_with_the_episode
 
 
 def test_saved_and_loaded_it_goes_on_the_same() -> None:
-    env, other = (make_from_config(TMaze(length=3), 3, returns=RETURNS) for _ in range(2))
+    env, other = (make_from_config(TMazeConfig(length=3), 3, returns=RETURNS) for _ in range(2))
     env.reset(seed=1)
     env.step(torch.tensor([0, 2, 2]))
     other.reset(seed=9)
@@ -39,14 +41,14 @@ def test_saved_and_loaded_it_goes_on_the_same() -> None:
 
 
 def test_a_task_that_shows_a_return_to_go_itself_is_refused() -> None:
-    env = make_from_config(TMaze(), 1, returns=RETURNS)
+    env = make_from_config(TMazeConfig(), 1, returns=RETURNS)
     with pytest.raises(ConfigError, match="have a key 'return_to_go' already"):
         ReturnToGo(env, RETURNS)
 
 
 def test_a_floor_does_not_hold_where_the_sum_of_rewards_is_memory():
     """Who loses a step of the first walk for one of the cues reads it off what is left of the target in the second one."""
-    env = make_from_config(TMazeTrial(length=10, episodes=2), 32, returns=RETURNS)
+    env = make_from_config(TMazeTrialConfig(length=10, episodes=2), 32, returns=RETURNS)
     obs, _ = env.reset(seed=0)
     ended = successes = 0
     for _ in range(220):

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from rmt_rl import config, rng
+from rmt_rl import config
 from rmt_rl.algos.ppo import PPO
-from rmt_rl.config import ConfigError, Memory
+from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.commands import MemoryConfig
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.envs.scope import MemoryScope
-from rmt_rl.evaluate import evaluate
+from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
-from rmt_rl.rollout import Collector
+from rmt_rl.rollouts.collector import Collector
+from rmt_rl.rollouts.evaluation import evaluate
 
-TASK = config.TMaze(length=5, min_length=1, end_at_turn=True)
+TASK = config.TMazeConfig(length=5, min_length=1, end_at_turn=True)
 ROWS, STEPS = 4, 120
 
 
@@ -30,7 +32,7 @@ def actions():
 
 @pytest.mark.parametrize("episodes", [1, 3])
 def test_a_trial_ends_with_its_last_episode_and_only_there(episodes, actions):
-    _, steps = walk(Memory(scope="trial", episodes=episodes), actions)
+    _, steps = walk(MemoryConfig(scope="trial", episodes=episodes), actions)
     count = [0] * ROWS
     ends = 0
     for (_, _, terminated, truncated, info), (_, _, end, cut, bare) in steps:
@@ -48,13 +50,13 @@ def test_a_trial_ends_with_its_last_episode_and_only_there(episodes, actions):
 
 
 def test_a_run_never_ends(actions):
-    _, steps = walk(Memory(scope="run"), actions)
+    _, steps = walk(MemoryConfig(scope="run"), actions)
     assert not any(bool((terminated | truncated).any()) for (_, _, terminated, truncated, _), _ in steps)
     assert sum(int(info["episode_over"].sum()) for (*_, info), _ in steps) > 10
 
 
 def test_observations_are_the_tasks_own_with_the_last_reward_and_the_start_of_episodes(actions):
-    (first,), steps = walk(Memory(scope="trial", episodes=2), actions)
+    (first,), steps = walk(MemoryConfig(scope="trial", episodes=2), actions)
     assert torch.equal(first[0]["observation"], first[1])
     assert first[0]["episode_start"].tolist() == [1] * ROWS and not first[0]["previous_reward"].any()
     for (obs, reward, terminated, truncated, info), (bare_obs, bare_reward, end, cut, bare) in steps:
@@ -70,7 +72,7 @@ def test_observations_are_the_tasks_own_with_the_last_reward_and_the_start_of_ep
 
 
 def test_it_continues_to_the_same_bits(actions):
-    memory = Memory(scope="trial", episodes=3)
+    memory = MemoryConfig(scope="trial", episodes=3)
     env, other = make_from_config(TASK, ROWS, memory=memory), make_from_config(TASK, ROWS, memory=memory)
     env.reset(seed=5)
     for action in actions[:50]:
@@ -84,20 +86,20 @@ def test_it_continues_to_the_same_bits(actions):
 
 
 def test_the_observations_key_may_not_be_taken():
-    inner = make_env("tmaze", 2, memory=Memory(scope="trial"))
+    inner = make_env("tmaze", 2, memory=MemoryConfig(scope="trial"))
     with pytest.raises(ConfigError, match="previous_reward"):
         MemoryScope(inner, 2)
 
 
 @pytest.mark.parametrize("scope", ["trial", "run"])
-@pytest.mark.parametrize("policy_config", [config.RMT(), config.LSTM()])
+@pytest.mark.parametrize("policy_config", [config.RMTConfig(), config.LSTMConfig()])
 def test_memory_is_carried_over_the_ends_of_episodes_and_the_learner_agrees(scope, policy_config):
     """PPO checks by itself that acting and learning compute the same; memory is reset exactly where a trial begins."""
-    memory = Memory(scope=scope, episodes=3)
+    memory = MemoryConfig(scope=scope, episodes=3)
     env = make_from_config(TASK, 8, memory=memory)
     torch.manual_seed(0)
     policy = ActorCritic(policy_spec(env, TASK, policy_config, memory))
-    options = config.PPO(num_envs=8, rollout=40)
+    options = config.PPOConfig(num_envs=8, rollout=40)
     collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options)
     early, _ = collector.collect(17)
     rollout, episodes = collector.collect(40)
@@ -112,11 +114,11 @@ def test_memory_is_carried_over_the_ends_of_episodes_and_the_learner_agrees(scop
 
 
 def test_an_evaluation_of_a_run_plays_trials():
-    memory = Memory(scope="run", episodes=3)
+    memory = MemoryConfig(scope="run", episodes=3)
     env = make_from_config(TASK, 8, memory=memory, evaluation=True)
-    policy = ActorCritic(policy_spec(env, TASK, config.RMT(), memory))
-    trials = make_from_config(TASK, 8, memory=Memory(scope="trial", episodes=3))
-    single = make_from_config(TASK, 8, memory=Memory(scope="trial", episodes=1))
+    policy = ActorCritic(policy_spec(env, TASK, config.RMTConfig(), memory))
+    trials = make_from_config(TASK, 8, memory=MemoryConfig(scope="trial", episodes=3))
+    single = make_from_config(TASK, 8, memory=MemoryConfig(scope="trial", episodes=1))
     score = evaluate(policy, env, 8, 0)
     assert score == evaluate(policy, trials, 8, 0) and score.mean_length > evaluate(policy, single, 8, 0).mean_length
 
@@ -124,7 +126,7 @@ def test_an_evaluation_of_a_run_plays_trials():
 @pytest.mark.parametrize("end_at_turn", [True, False])
 def test_the_floor_of_the_tmaze_is_none_where_a_shown_reward_holds_the_cue(end_at_turn):
     """Who walks on for one cue and loses a step for the other is fined at every step up to the junction: memory in view."""
-    env = make_env("tmaze", 64, length=10, end_at_turn=end_at_turn, memory=Memory(scope="trial", episodes=1))
+    env = make_env("tmaze", 64, length=10, end_at_turn=end_at_turn, memory=MemoryConfig(scope="trial", episodes=1))
     obs, _ = env.reset(seed=0)
     ended = successes = 0
     for _ in range(200):
@@ -142,7 +144,9 @@ def test_the_floor_of_the_tmaze_is_none_where_a_shown_reward_holds_the_cue(end_a
 
 
 def test_what_is_told_of_inner_episodes_is_told_in_a_scope_too():
-    scoped, bare = (make_env("dark-room", 3, episodes=2, memory=m) for m in (Memory(scope="trial", episodes=1), None))
+    scoped, bare = (
+        make_env("dark-room", 3, episodes=2, memory=m) for m in (MemoryConfig(scope="trial", episodes=1), None)
+    )
     scoped.reset(seed=0), bare.reset(seed=0)
     for _ in range(50):
         info, expected = (env.step(torch.zeros(3, dtype=torch.int64))[4] for env in (scoped, bare))
@@ -151,7 +155,7 @@ def test_what_is_told_of_inner_episodes_is_told_in_a_scope_too():
 
 
 def test_a_scope_draws_what_is_inside_it():
-    env = make_env("gym", 2, id="CartPole-v1", options={"render_mode": "rgb_array"}, memory=Memory(scope="run"))
+    env = make_env("gym", 2, id="CartPole-v1", options={"render_mode": "rgb_array"}, memory=MemoryConfig(scope="run"))
     env.reset(seed=0)
     assert env.render_mode == "rgb_array" and [frame.ndim for frame in env.render()] == [3, 3]
 
@@ -159,8 +163,8 @@ def test_a_scope_draws_what_is_inside_it():
 @pytest.mark.parametrize(
     ("memory", "says"),
     [
-        (Memory(scope="x"), "memory.scope=x: expected one of episode, trial, run"),
-        (Memory(scope="trial", episodes=0), "memory.episodes=0: expected a whole number, at least 1"),
+        (MemoryConfig(scope="x"), "memory.scope=x: expected one of episode, trial, run"),
+        (MemoryConfig(scope="trial", episodes=0), "memory.episodes=0: expected a whole number, at least 1"),
         ("trial", "memory='trial': expected a rmt_rl.config.Memory"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP, TMaze
+from rmt_rl.envs.tmaze.passive import DOWN, LEFT, RIGHT, UP, TMaze
 
 CASES = {
     "1": {"length": 1},

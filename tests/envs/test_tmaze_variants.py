@@ -7,8 +7,8 @@ import torch
 from pure_python import follow, play
 from scipy.stats import chisquare
 
-from rmt_rl.envs.tmaze import DOWN, LEFT, RIGHT, UP
-from rmt_rl.envs.tmaze_variants import TMazeActive, TMazeRATE, TMazeTrial
+from rmt_rl.envs.tmaze.passive import DOWN, LEFT, RIGHT, UP
+from rmt_rl.envs.tmaze.variants import TMazeActive, TMazeRATE, TMazeTrial
 
 STEP = {RIGHT: (1, 0), UP: (0, 1), LEFT: (-1, 0), DOWN: (0, -1)}
 LENGTHS = [{"length": 1}, {"length": 5}, {"length": 50}, {"length": 9, "min_length": 2}]

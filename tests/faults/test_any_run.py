@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from rmt_rl.cli import parse
-from rmt_rl.config import GROUPS, ConfigError, RunError, options, show
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.config.cli import parse
+from rmt_rl.config.fields import options, show
+from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
 
 CASES = 1_000 if "RMT_RL_FAULTS" in os.environ else 40

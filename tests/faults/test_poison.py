@@ -10,8 +10,8 @@ import torch
 from rmt_rl import config, train
 from rmt_rl.algos.ppo import Online
 from rmt_rl.algos.rate import RATE
-from rmt_rl.cli import parse, run
-from rmt_rl.guards import NotFinite, first_culprit
+from rmt_rl.common.finite import NotFinite, first_culprit
+from rmt_rl.config.cli import parse, run
 from rmt_rl.train import begin
 
 CPU = torch.device("cpu")

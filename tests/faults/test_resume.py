@@ -18,10 +18,11 @@ import torch
 
 from rmt_rl.algos.ppo import Online
 from rmt_rl.algos.rate import RATE
-from rmt_rl.cli import parse
-from rmt_rl.config import ConfigError, RunError
-from rmt_rl.log import Metrics
-from rmt_rl.resume import KEPT, Checkpoints, _dump, _pack, _signed, _sum, _unpack
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.files import _sum
+from rmt_rl.config.cli import parse
+from rmt_rl.runs.checkpoints import KEPT, Checkpoints, _dump, _pack, _signed, _unpack
+from rmt_rl.runs.metrics import Metrics
 from rmt_rl.train import begin, train
 
 TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]

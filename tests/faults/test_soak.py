@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rmt_rl.algos.ppo import Online
-from rmt_rl.allocator import give_back_freed_memory
-from rmt_rl.cli import parse
-from rmt_rl.log import Metrics
-from rmt_rl.resume import KEPT, Checkpoints
+from rmt_rl.common.allocator import give_back_freed_memory
+from rmt_rl.config.cli import parse
+from rmt_rl.runs.checkpoints import KEPT, Checkpoints
+from rmt_rl.runs.metrics import Metrics
 from rmt_rl.train import begin
 
 FULL = "RMT_RL_FAULTS" in os.environ

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from rmt_rl import rng, train
-from rmt_rl.cli import run
-from rmt_rl.config import ConfigError
+from rmt_rl import train
+from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import run
+from rmt_rl.envs.gym.workers import EnvironmentFault
 from rmt_rl.envs.registry import make_env
-from rmt_rl.envs.workers import EnvironmentFault
 
 ROWS, DEADLINE, BAD_ROW, BAD_STEP = 4, 2.0, 2, 5
 
@@ -266,7 +267,7 @@ def test_an_environment_of_a_module_is_made_and_refused_in_a_process_of_its_own(
         with pytest.raises(EnvironmentFault, match=rf"^row [01] {said}.* when it was made \(a script of yours needs"):
             make(mode)
     with monkeypatch.context() as patch:
-        patch.setattr("rmt_rl.envs.workers.START", 3.0)
+        patch.setattr("rmt_rl.envs.gym.workers.START", 3.0)
         with pytest.raises(EnvironmentFault, match=r"^row [01] gave no answer within 3 s when it was made"):
             make("hangs")
     env = make("outside")

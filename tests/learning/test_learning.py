@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmt_rl.cli import parse
+from rmt_rl.config.cli import parse
 from rmt_rl.train import train
 
 pytestmark = pytest.mark.slow

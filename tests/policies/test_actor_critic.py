@@ -8,16 +8,16 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl import config
-from rmt_rl.data import map_obs, map_state, select_rows
+from rmt_rl.common.state import map_obs, map_state, select_rows
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spaces import to_json
 
 POLICIES = {
-    "rmt": config.RMT(width=16, heads=2, segment=4, memory_tokens=2),
-    "rmt-gate": config.RMT(width=16, heads=1, segment=3, memory_tokens=3, memory_update="gate"),
-    "lstm": config.LSTM(width=16),
-    "gru": config.GRU(width=16, layers=2),
-    "mlp": config.MLP(width=16),
+    "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
+    "rmt-gate": config.RMTConfig(width=16, heads=1, segment=3, memory_tokens=3, memory_update="gate"),
+    "lstm": config.LSTMConfig(width=16),
+    "gru": config.GRUConfig(width=16, layers=2),
+    "mlp": config.MLPConfig(width=16),
 }
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACTIONS = {
@@ -35,8 +35,8 @@ def make_policy(policy_name, action_name="Discrete", observations=OBSERVATIONS, 
         "policy": dataclasses.asdict(dataclasses.replace(POLICIES[policy_name], **changes)),
         "observation_space": to_json(observations),
         "action_space": to_json(ACTIONS[action_name]),
-        "env": dataclasses.asdict(config.TMaze()),
-        "memory": dataclasses.asdict(config.Memory()),
+        "env": dataclasses.asdict(config.TMazeConfig()),
+        "memory": dataclasses.asdict(config.MemoryConfig()),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from rmt_rl.policies import attention as kernels
-from rmt_rl.policies.attention import Layout, attention, rotary_table, rotate
+from rmt_rl.policies import transformer as kernels
+from rmt_rl.policies.transformer import Layout, attention, rotary_table, rotate
 
 LAYOUTS = [
     Layout(left, read, steps, write, read_queries, write_sees_read)

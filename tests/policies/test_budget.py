@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from rmt_rl import config
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
 from rmt_rl.policies.budget import fit_width
 
-TASK = config.TMaze()
+TASK = config.TMazeConfig()
 
 
 def parameters(policy_config):
@@ -23,7 +23,7 @@ def parameters(policy_config):
 def test_no_other_width_comes_nearer_to_the_budget(name, wish):
     usual = config.GROUPS["policy"][name](params=wish)
     fitted = fit_width(make_from_config(TASK), TASK, usual)
-    unit = 2 * usual.heads if isinstance(usual, config.Transformer) else 1
+    unit = 2 * usual.heads if isinstance(usual, config.TransformerConfig) else 1
     miss = abs(parameters(fitted) - wish)
     for width in (fitted.width - unit, fitted.width + unit):
         if width > 0:
@@ -31,7 +31,7 @@ def test_no_other_width_comes_nearer_to_the_budget(name, wish):
 
 
 def test_without_a_budget_nothing_changes():
-    assert fit_width(make_from_config(TASK), TASK, config.RMT(width=24)) == config.RMT(width=24)
+    assert fit_width(make_from_config(TASK), TASK, config.RMTConfig(width=24)) == config.RMTConfig(width=24)
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_without_a_budget_nothing_changes():
 )
 def test_a_budget_that_no_width_meets_is_told_in_one_line(options, message):
     with pytest.raises(ConfigError, match=message):
-        fit_width(make_from_config(TASK), TASK, config.RMT(**options))
+        fit_width(make_from_config(TASK), TASK, config.RMTConfig(**options))

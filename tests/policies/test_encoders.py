@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.policies import encoders
 from rmt_rl.policies.encoders import (
     Categories,

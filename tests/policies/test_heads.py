@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from torch.distributions import Categorical, Independent, Normal
 
-from rmt_rl.config import ConfigError
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.policies.heads import CategoricalHead, GaussianHead, make_head
 
 WIDTH = 8

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from rmt_rl.policies.pieces import cut
+from rmt_rl.policies.segments import cut
 
 CASES = 300
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rmt_rl import config
-from rmt_rl.data import map_state
-from rmt_rl.policies.attention import rotary_table
+from rmt_rl.common.state import map_state
 from rmt_rl.policies.registry import make_backbone
+from rmt_rl.policies.transformer import rotary_table
 
 WIDTH, LAYERS, HEADS, S = 16, 3, 2, 4
 UPDATES = ["replace", "gate", "mrv"]
@@ -15,7 +15,7 @@ UPDATES = ["replace", "gate", "mrv"]
 def make(seed=0, **options):
     torch.manual_seed(seed)
     common = {"width": WIDTH, "layers": LAYERS, "heads": HEADS, "segment": S}
-    backbone = make_backbone(config.RMT(**common | {"memory_tokens": 3} | options)).double()
+    backbone = make_backbone(config.RMTConfig(**common | {"memory_tokens": 3} | options)).double()
     for parameter in backbone.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return backbone
@@ -66,8 +66,8 @@ def dense_transformer(backbone, x_TD, ages, reach):
 @pytest.mark.parametrize(
     "task, reach",
     [
-        (config.Window(width=WIDTH, layers=LAYERS, heads=HEADS, segment=S), 0),
-        (config.TrXL(width=WIDTH, layers=LAYERS, heads=HEADS, segment=S, cache=6, cache_gradient=6), 6),
+        (config.WindowConfig(width=WIDTH, layers=LAYERS, heads=HEADS, segment=S), 0),
+        (config.TrXLConfig(width=WIDTH, layers=LAYERS, heads=HEADS, segment=S, cache=6, cache_gradient=6), 6),
     ],
     ids=["window", "trxl"],
 )
@@ -100,9 +100,9 @@ def test_window_and_trxl_are_one_dense_masked_transformer(task, reach, resets):
 @pytest.mark.parametrize(
     "known, options",
     [
-        (config.Window, {"memory_tokens": 0}),
-        (config.TrXL, {"memory_tokens": 0, "cache": 32, "positions": "rotary"}),
-        (config.GTrXL, {"memory_tokens": 0, "cache": 32, "positions": "rotary", "gating": "gru"}),
+        (config.WindowConfig, {"memory_tokens": 0}),
+        (config.TrXLConfig, {"memory_tokens": 0, "cache": 32, "positions": "rotary"}),
+        (config.GTrXLConfig, {"memory_tokens": 0, "cache": 32, "positions": "rotary", "gating": "gru"}),
     ],
 )
 def test_without_memory_tokens_an_rmt_is_the_baseline_of_equal_weights(known, options):
@@ -268,7 +268,7 @@ def test_an_untrained_rmt_still_tells_two_cues_apart_after_ten_segments():
     differences = []
     for seed in range(8):
         torch.manual_seed(seed)
-        rmt = make_backbone(config.RMT())
+        rmt = make_backbone(config.RMTConfig())
         corridor, cues = torch.randn(rmt.width), torch.randn(2, rmt.width)
         x = corridor.repeat(2, 10 * rmt.segment, 1)
         x[:, 0] = cues

@@ -1,0 +1,82 @@
+"""MiniGrid-MemoryS11 and S13 at MiniGrid's own view of 7: the sizes at which nobody gets further than 0.5 without memory.
+
+    python experiments/large_rooms.py --seeds 5
+
+The obstacle is exploration: most episodes start past the object, and who walks on sees it never again. Finished runs are lines
+of the results file, with their learning curves, and are not run again. Prints a markdown table, one row a run: greedy success of
+the final policy on 400 fresh episodes with its Wilson interval, when the rollouts' success first stayed above 0.95, and the cost.
+Arguments name=value go to the train command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from compare import measure_once, read_results
+
+from rmt_rl.common.process import prepare
+from rmt_rl.config.cli import parse
+from rmt_rl.train import train
+
+OPTIONS = [
+    "env=minigrid-memory",
+    "env.view=7",
+    "algo.num_envs=256",
+    "algo.rollout=64",
+    "algo.entropy_coef=0.03",
+    "algo.gamma=0.995",
+    "steps=2500000",
+]
+SOLVED, POINTS = 0.95, 60
+
+
+def measure(size: int, seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    given = {argument.partition("=")[0] for argument in extra}
+    usual = [argument for argument in OPTIONS if argument.partition("=")[0] not in given]
+    result = train(parse([*usual, f"env.size={size}", f"seed={seed}", "run=rooms", *extra]), root)
+    if result["interrupted"]:
+        raise SystemExit(130)
+    rows = [json.loads(line) for line in (root / "rooms/metrics.jsonl").read_text().splitlines()]
+    curve = [(row["steps"], row["success"]) for row in rows if row.get("success") is not None]
+    below = [steps for steps, success in curve if success < SOLVED]
+    solved = next((steps for steps, _ in curve if not below or steps > below[-1]), None)
+    return {
+        "success": result["eval"]["success"],
+        "ci95": result["eval"]["ci95"],
+        "solved_at": solved,
+        "steps": result["steps"],
+        "cpu_s": result["cpu_s"],
+        "curve": curve[:: max(1, len(curve) // POINTS)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[11, 13])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "large_rooms.jsonl")
+    arguments, extra = parser.parse_known_args()
+    prepare(threads=1)
+    for size in arguments.sizes:
+        for seed in range(arguments.seeds):
+            run = {"size": size, "seed": seed, "extra": extra}
+            measure_once(arguments.results, run, functools.partial(measure, size, seed, extra))
+    print(
+        "\n| size | options | seed | success | above 0.95 from | steps | CPU-seconds |\n|---|---|---|---|---|---|---|"
+    )
+    for row in sorted(read_results(arguments.results), key=lambda row: (row["size"], row["extra"], row["seed"])):
+        m = row["measured"]
+        low, high = m["ci95"]
+        solved = f"{m['solved_at']:,}" if m["solved_at"] else "never"
+        print(
+            f"| {row['size']} | {' '.join(row['extra'])} | {row['seed']} | {m['success']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {solved} | {m['steps']:,} | {m['cpu_s']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

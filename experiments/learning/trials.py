@@ -1,0 +1,122 @@
+"""Memory across episodes: success by inner episode on Dark Room, with memory of the whole trial and of one inner episode, and
+the bandit's payout beside Thompson sampling.
+
+    python experiments/trials.py --seeds 3
+
+Prints markdown tables of frozen final policies on fresh trials: the mean over seeds and its 95 % interval (Student's t). The
+control is the same task with `episodes=1`: the goal changes with every inner episode, so that nothing from before it can help.
+Finished runs are lines of the results file and are not run again. Arguments name=value go to the train command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare import mean_and_interval, measure_once, read_results
+
+from rmt_rl.common.process import prepare
+from rmt_rl.config.cli import parse
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.saving import load_policy
+from rmt_rl.train import train
+
+TRIALS = 400
+EPISODES = 5
+#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: finding the goal in the last brings
+#: next to nothing, so that what is learned for the fifth of five is to search no more.
+DARK_ROOM = ["env=dark-room", "env.episodes=7", "algo.rollout=146", "steps=8000000"]
+CONTROL = ["env=dark-room", "env.episodes=1", "algo.rollout=20", "steps=1000000"]
+BANDIT = ["env=bandit"]
+
+
+def agent(arguments: list[str], seed: int, extra: list[str], root: Path) -> tuple[Any, ActorCritic, dict[str, Any]]:
+    """The run, its final policy, and what it cost."""
+    given = {argument.partition("=")[0] for argument in extra}
+    usual = [argument for argument in arguments if argument.partition("=")[0] not in given]
+    run = parse([*usual, f"seed={seed}", "evaluate_episodes=64", "run=trials", *extra])
+    result = train(run, root)
+    if result["interrupted"]:
+        raise SystemExit(130)
+    return run, load_policy(root / "trials"), {"steps": result["steps"], "cpu_s": result["cpu_s"]}
+
+
+def by_inner_episode(policy: ActorCritic, task: Any) -> list[float]:
+    """Success in inner episode 1, 2, ... of fresh trials."""
+    env = make_from_config(task, TRIALS)
+    obs, _ = env.reset(seed=10**6)
+    state, first = policy.initial_state(TRIALS), torch.ones(TRIALS, dtype=torch.bool)
+    rates, found = [], torch.zeros(TRIALS, dtype=torch.bool)
+    while len(rates) < task.episodes:
+        action, state = policy.act(obs, state, first, deterministic=True)
+        obs, _, first, _, info = env.step(action)
+        found |= info["inner_success"]
+        if bool(info["inner_start"].all()) or bool(first.all()):
+            rates.append(float(found.double().mean()))
+            found = torch.zeros_like(found)
+    return rates
+
+
+def payout(policy: ActorCritic, task: Any) -> float:
+    """Mean payout of a trial, times its pulls."""
+    from rmt_rl.rollouts.evaluation import evaluate
+
+    return evaluate(policy, make_from_config(task, 500), 2_000, 10**6, deterministic=False).mean_return * task.length
+
+
+def dark_room(seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    run, policy, cost = agent(DARK_ROOM, seed, extra, root)
+    return {"success": by_inner_episode(policy, dataclasses.replace(run.env, episodes=EPISODES)), **cost}
+
+
+def control(seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    run, policy, cost = agent(CONTROL, seed, extra, root)
+    return {"success": by_inner_episode(policy, run.env), **cost}
+
+
+def bandit(seed: int, extra: list[str], root: Path) -> dict[str, Any]:
+    run, policy, cost = agent(BANDIT, seed, extra, root)
+    return {"payout": payout(policy, run.env) / run.env.length, **cost}
+
+
+TASKS = {"dark-room": dark_room, "control": control, "bandit": bandit}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "trials.jsonl")
+    arguments, extra = parser.parse_known_args()
+    prepare(threads=1)
+    for task in arguments.tasks:
+        for seed in range(arguments.seeds):
+            run = {"task": task, "seed": seed, "extra": extra}
+            measure_once(arguments.results, run, functools.partial(TASKS[task], seed, extra))
+    rows = [row for row in read_results(arguments.results) if row["seed"] < arguments.seeds and row["extra"] == extra]
+    of = {task: [row["measured"] for row in rows if row["task"] == task] for task in TASKS}
+    if of["dark-room"]:
+        print("\n| inner episode | success | ideal searcher |\n|---|---|---|")
+        curves = zip(*(measured["success"] for measured in of["dark-room"]), strict=True)
+        for i, (rates, ideal) in enumerate(zip(curves, (21, 41, 61, 81, 81), strict=True)):
+            print(f"| {i + 1} | {mean_and_interval(list(rates))} | {ideal / 81:.3f} |")
+    if of["control"]:
+        rates = [measured["success"][0] for measured in of["control"]]
+        print(f"\nmemory of one inner episode: {mean_and_interval(rates)}, which nobody gets beyond 0.259 with")
+    if of["bandit"]:
+        found = mean_and_interval([measured["payout"] for measured in of["bandit"]])
+        print(f"\nbandit, payout a pull: {found}; stay-or-next 0.683, Thompson sampling 0.749, ceiling 0.833")
+    for task, measured in of.items():
+        if measured:
+            print(
+                f"{task}: {len(measured)} seeds, {measured[0]['steps']:,} steps, CPU-s {[m['cpu_s'] for m in measured]}"
+            )
+
+
+if __name__ == "__main__":
+    main()

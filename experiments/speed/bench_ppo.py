@@ -1,0 +1,152 @@
+"""PPO end to end on symbolic MiniGrid-MemoryS7: our rmt and lstm beside sb3-contrib's RecurrentPPO, as a markdown table.
+
+    pip install stable-baselines3 sb3-contrib
+    python experiments/bench_ppo.py
+
+All have about 160,000 parameters, MiniGrid's own view of 7 and 7 actions, and 4 epochs. The peer runs in its own process
+with 16 environments, 128 steps of each, minibatches of 512 steps and a shared LSTM (experiments/peers/sb3_recurrent.py);
+ours with 256 environments, 32 steps of each and minibatches of 2,048 steps, unless `--rows` says otherwise. The unit is
+environment steps per CPU-second, one thread, medians over rounds in which all take turns. Then: where our time goes, and
+how far the update is from the rate at which the same core multiplies matrices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rmt_rl import config
+from rmt_rl.algos.ppo import PPO
+from rmt_rl.common import rng
+from rmt_rl.common.process import prepare
+from rmt_rl.envs.minigrid.memory import MiniGridMemory
+from rmt_rl.policies import linear
+from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.linear import Linear
+from rmt_rl.rollouts.collector import Collector
+
+TASK = config.MiniGridMemoryConfig(size=7, view=7, actions=7)
+POLICIES = {"rmt": config.RMTConfig(), "lstm": config.LSTMConfig(width=90)}
+PEER = Path(__file__).parent / "peers" / "sb3_recurrent.py"
+
+
+class Ours:
+    """One of our agents in the middle of training."""
+
+    def __init__(self, name: str, rows: int) -> None:
+        self.options = config.PPOConfig(num_envs=rows)
+        env = MiniGridMemory(self.options.num_envs, size=TASK.size, view=TASK.view, actions=TASK.actions)
+        torch.manual_seed(0)
+        self.policy = ActorCritic(policy_spec(env, TASK, POLICIES[name]))
+        self.ppo = PPO(self.policy, self.options)
+        self.collector = Collector(env, self.policy, 0, rng.generator(0, "act"))
+        self.shuffle = rng.generator(0, "shuffle")
+        self.steps = self.options.num_envs * self.options.rollout
+        self.parameters = sum(p.numel() for p in self.policy.parameters())
+        self.once()
+
+    def once(self) -> dict[str, float]:
+        """CPU-seconds of one rollout and one update."""
+        begin = time.process_time()
+        rollout, _ = self.collector.collect(self.options.rollout)
+        between = time.process_time()
+        self.ppo.update(rollout, 0.0, self.shuffle)
+        return {"collect": between - begin, "update": time.process_time() - between}
+
+    def update_flops(self) -> int:
+        """Floating-point operations of the matrix products in one update."""
+        rollout, _ = self.collector.collect(self.options.rollout)
+        linear.AVAILABLE = False  # torch's counter knows only its own products
+        with FlopCounterMode(display=False) as counter:
+            self.ppo.update(rollout, 0.0, self.shuffle)
+        linear.AVAILABLE = True
+        return counter.get_total_flops()
+
+
+def peer_speed(steps: int) -> dict[str, Any]:
+    arguments = ["--env", "MiniGrid-MemoryS7-v0", "--n-envs", "16", "--shared", "--batch-size", "512"]
+    out = subprocess.run(
+        [sys.executable, str(PEER), *arguments, "--max-steps", str(steps)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def matrix_rate() -> float:
+    """FLOP/s of one thread on a product whose operands stay in the cache, by the faster of torch's two libraries."""
+    a, layer = torch.randn(512, 512), Linear(512, 512, bias=False)
+    best = 0.0
+    for product in (lambda: a @ a, lambda: layer(a)):
+        rates = []
+        for _ in range(20):
+            begin = time.process_time()
+            with torch.no_grad():
+                for _ in range(10):
+                    product()
+            rates.append(10 * 2 * 512**3 / (time.process_time() - begin))
+        best = max(best, statistics.median(rates))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=256, help="our environments")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=5, help="our updates in each round")
+    parser.add_argument("--peer-steps", type=int, default=20_000)
+    parser.add_argument("--no-peer", action="store_true")
+    arguments = parser.parse_args()
+    prepare(threads=1)
+    agents = {name: Ours(name, arguments.rows) for name in POLICIES}
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in agents}
+    peers: list[dict[str, Any]] = []
+    rates = []
+    for _ in range(arguments.rounds):
+        for name, agent in agents.items():
+            times[name] += [agent.once() for _ in range(arguments.updates)]
+        rates.append(matrix_rate())
+        if not arguments.no_peer:
+            peers.append(peer_speed(arguments.peer_steps))
+    rate = statistics.median(rates)
+
+    print("| agent | parameters | steps per CPU-second | x sb3 |\n|---|---|---|---|")
+    base = statistics.median(p["steps_per_cpu_s"] for p in peers) if peers else None
+    if base is not None:
+        print(f"| sb3-contrib RecurrentPPO | {peers[0]['params']:,} | {base:,.0f} | 1.0 |")
+    for name, agent in agents.items():
+        speed = statistics.median(agent.steps / sum(t.values()) for t in times[name])
+        ratio = f"{speed / base:.1f}" if base is not None else "-"
+        print(f"| rmt_rl {name} | {agent.parameters:,} | {speed:,.0f} | {ratio} |")
+    print(f"\nOne core multiplies matrices at {rate / 1e9:.0f} GFLOP/s.\n")
+    print(
+        "| agent | collect, us/step | update, us/step | update, MFLOP/step | of the matrix rate |\n|---|---|---|---|---|"
+    )
+    for name, agent in agents.items():
+        flops = agent.update_flops() / agent.steps
+        collect, update = (
+            statistics.median(t[part] for t in times[name]) / agent.steps for part in ("collect", "update")
+        )
+        # torch's counter does not look into the fused LSTM, whose products are counted here by hand
+        if name == "lstm":
+            width = POLICIES[name].width
+            flops += agent.options.epochs * 3 * 2 * 8 * width**2
+        print(
+            f"| {name} | {collect * 1e6:.1f} | {update * 1e6:.1f} | {flops / 1e6:.2f} | {flops / update / rate:.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

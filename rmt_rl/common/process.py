@@ -1,0 +1,58 @@
+"""Settings of the whole process, for programs and not for the library; and packages that a request needs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from rmt_rl.common.errors import ConfigError
+
+
+class CallableModule(types.ModuleType):
+    """A module that is called like the function of its own name: `rmt_rl.train(...)` beside `python -m rmt_rl.train`."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.__dict__[self.__name__.rpartition(".")[2]](*args, **options)
+
+
+def require_packages(what: str, extra: str, *packages: str) -> None:
+    """Raise ConfigError where `what` is requested and a package of the extra is missing."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{what}: the package {package} is not installed; pip install 'rmt_rl[{extra}]'")
+
+
+def configure_process(threads: int) -> None:
+    """Import torch, and set its threads and the memory allocator for training."""
+    with _exit_at_once_on_interrupt():
+        import torch
+
+    from rmt_rl.common.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    # torchrl logs every storage that it makes; it reads the variable when it is imported
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("torchrl").setLevel(os.environ["RL_LOGGING_LEVEL"])
+    torch.set_num_threads(threads)
+    # by default cuDNN rounds the products of an LSTM to 10 bits, and acting and learning would compute different policies
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def _exit_at_once_on_interrupt() -> Iterator[None]:
+    """Ctrl-C during an import exits here and now: an exception inside an import has unforeseeable effects."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

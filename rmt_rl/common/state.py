@@ -1,0 +1,87 @@
+"""The containers that cross borders, and the one function that works on any state.
+
+A state is a frozen dataclass of tensors (or of such dataclasses), batch on axis 0 of every tensor. Because of that one
+`map_state` selects, stacks, detaches and moves the state of any policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    import torch
+
+
+StateT = TypeVar("StateT")
+Obs = torch.Tensor | dict[str, torch.Tensor]
+
+
+def map_state(function: Callable[..., torch.Tensor], state: StateT, *others: StateT) -> StateT:
+    """Apply `function` to every tensor of a state, or to the corresponding tensors of several states."""
+    if isinstance(state, torch.Tensor):
+        return function(state, *others)  # type: ignore[return-value]
+    values = {
+        f.name: map_state(function, getattr(state, f.name), *(getattr(other, f.name) for other in others))
+        for f in dataclasses.fields(state)  # type: ignore[arg-type]
+    }
+    return type(state)(**values)
+
+
+def select_rows(state: StateT, rows: torch.Tensor) -> StateT:
+    """The state of some rows, in the order of the indices `rows`."""
+    return map_state(lambda x: x[rows], state)
+
+
+def detach(state: StateT) -> StateT:
+    return map_state(torch.Tensor.detach, state)
+
+
+def leaves(state: Any, prefix: str = "state") -> dict[str, torch.Tensor]:
+    """The tensors of a state by dotted name, in the order of its fields."""
+    if isinstance(state, torch.Tensor):
+        return {prefix: state}
+    found: dict[str, torch.Tensor] = {}
+    for field in dataclasses.fields(state):
+        found |= leaves(getattr(state, field.name), f"{prefix}.{field.name}")
+    return found
+
+
+def rebuild(state: StateT, values: Mapping[str, torch.Tensor], prefix: str = "state") -> StateT:
+    """A state like `state` with the tensors of `values`: the reverse of `leaves`."""
+    if isinstance(state, torch.Tensor):
+        return values[prefix]  # type: ignore[return-value]
+    fields = dataclasses.fields(state)  # type: ignore[arg-type]
+    return type(state)(**{f.name: rebuild(getattr(state, f.name), values, f"{prefix}.{f.name}") for f in fields})
+
+
+def state_to_tree(state: Any) -> Any:
+    """A state as dictionaries of tensors."""
+    if isinstance(state, torch.Tensor):
+        return state
+    return {f.name: state_to_tree(getattr(state, f.name)) for f in dataclasses.fields(state)}
+
+
+def state_from_tree(like: StateT, tree: Any) -> StateT:
+    """The state of the form of `like` that `state_to_tree` made a tree of; raises ValueError where it has another form."""
+    if not isinstance(like, torch.Tensor):
+        fields = dataclasses.fields(like)  # type: ignore[arg-type]
+        return type(like)(**{f.name: state_from_tree(getattr(like, f.name), tree[f.name]) for f in fields})
+    if (tree.shape, tree.dtype) != (like.shape, like.dtype):
+        raise ValueError(f"{tuple(tree.shape)} {tree.dtype} was found; expected {tuple(like.shape)} {like.dtype}")
+    return tree.to(like.device)
+
+
+def where_rows(mask_B: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x in the rows where the mask is true, y elsewhere; a NaN on the side that is not chosen does not leak."""
+    return torch.where(mask_B.view(-1, *[1] * (y.dim() - 1)), x, y)
+
+
+def map_obs(function: Callable[..., torch.Tensor], obs: Obs, *others: Obs) -> Obs:
+    """Apply `function` to an observation tensor, or to every entry of a dictionary of them."""
+    if isinstance(obs, dict):
+        return {key: function(value, *(other[key] for other in others)) for key, value in obs.items()}  # type: ignore[index]
+    return function(obs, *others)

@@ -1,0 +1,53 @@
+"""All options of rmt_rl: frozen, torch-free dataclasses, and the one function that resolves them, `make_config`."""
+
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.config.algos import AlgoConfig, PPOConfig, RATEConfig
+from rmt_rl.config.commands import (
+    CollectConfig,
+    EvaluateConfig,
+    ExportConfig,
+    MemoryConfig,
+    PlayConfig,
+    ReturnConditioning,
+    TrainConfig,
+    UntilConfig,
+)
+from rmt_rl.config.envs import (
+    MINIGRID_IDS,
+    AssociativeRetrievalConfig,
+    BanditConfig,
+    CopyConfig,
+    DarkRoomConfig,
+    DetectConfig,
+    DoorKeyConfig,
+    EnvConfig,
+    GymConfig,
+    MemoryLenConfig,
+    MiniGridMemoryConfig,
+    ReasoningConfig,
+    RedBlueDoorsConfig,
+    RepeatFirstConfig,
+    RepeatPreviousConfig,
+    TMazeActiveConfig,
+    TMazeConfig,
+    TMazeRATEConfig,
+    TMazeTrialConfig,
+)
+from rmt_rl.config.fields import LARGEST_RETURN, Config, did_you_mean, nearest_divisor, option, options, read, show
+from rmt_rl.config.files import as_typed, from_dict, load_yaml, part_from_dict, save_yaml, to_dict
+from rmt_rl.config.policies import (
+    GRUConfig,
+    GTrXLConfig,
+    LSTMConfig,
+    MLPConfig,
+    PolicyConfig,
+    RecurrentConfig,
+    RMTConfig,
+    TransformerConfig,
+    TrXLConfig,
+    WindowConfig,
+)
+from rmt_rl.config.registry import GROUPS, choose, entry_of, register_algo, register_env, register_policy
+from rmt_rl.config.resolve import make_config, validate
+
+__all__ = [name for name in dir() if not name.startswith("_")]

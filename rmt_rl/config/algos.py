@@ -1,0 +1,164 @@
+"""Options of all algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rmt_rl.config.fields import LARGEST_RETURN, Config, nearest_divisor, option
+from rmt_rl.config.registry import builtin
+
+if TYPE_CHECKING:
+    from rmt_rl.config.commands import TrainConfig
+
+
+@dataclass(frozen=True)
+class AlgoConfig(Config):
+    """Base class of the options of an algorithm."""
+
+    #: Whether it learns from recorded episodes (data=) instead of acting in the environment.
+    offline: ClassVar[bool] = False
+
+    def training_rows(self) -> int:
+        """Rows B of the environment that the algorithm trains on."""
+        return getattr(self, "num_envs", 1)
+
+    def summary(self) -> str:
+        """What one update learns from, for the banner."""
+        return f"{self.training_rows()} rows"
+
+    def problems_with(self, run: TrainConfig) -> Iterator[str]:
+        """One sentence for each option elsewhere in the run that does not fit this algorithm."""
+        return iter(())
+
+
+@builtin("algo", "ppo", "rmt_rl.algos.ppo:PPOLearner")
+@dataclass(frozen=True)
+class PPOConfig(AlgoConfig):
+    """Proximal policy optimisation (Schulman et al. 2017) on whole rows with memory."""
+
+    num_envs: int = option(64, "rows B: environments stepped together", low=1, high=2**20)
+    rollout: int = option(32, "steps T of every row between two updates", low=1, high=1_000_000)
+    epochs: int = option(4, "passes over each rollout", low=1, high=10_000)
+    minibatches: int = option(4, "minibatches per epoch; must divide num_envs", low=1, high=2**20)
+    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
+    schedule: str = option(
+        "linear",
+        "step size and entropy bonus over the run: constant, linear to zero, or cosine to zero",
+        choices=("constant", "linear", "cosine"),
+    )
+    gamma: float = option(0.99, "discount of the next step's value", above=0, high=1)
+    gae_lambda: float = option(0.95, "weight of longer advantage estimates (GAE)", low=0, high=1)
+    clip: float = option(0.2, "how far a probability ratio may move away from 1", above=0, below=1)
+    value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)
+    entropy_coef: float = option(0.02, "weight of the entropy bonus at the start", low=0, high=1_000)
+    max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    skip_nonfinite: int = option(
+        0,
+        "optimizer steps in a row that may be skipped because the loss or a gradient is NaN or infinite (a rollout with such an"
+        " observation or reward counts as one); one more ends the run",
+        low=0,
+        high=10**6,
+    )
+    kl_coef: float = option(
+        0.3,
+        "weight of the penalty KL(old || new), which still acts where the clipped ratio has no gradient",
+        low=0,
+        high=1_000,
+    )
+    advantage_floor: float = option(
+        0.2, "advantages are divided by their standard deviation, but never by less than this", above=0, high=1_000_000
+    )
+    normalize_advantage: bool = option(True, "give advantages mean 0 and standard deviation 1 in each minibatch")
+    normalize_reward: bool = option(
+        False,
+        "divide rewards by the running standard deviation of the discounted return, for tasks whose returns are far from 1",
+    )
+
+    def summary(self) -> str:
+        return f"{self.num_envs} rows x {self.rollout} steps per update"
+
+    def problems(self) -> Iterator[str]:
+        if self.num_envs % self.minibatches:
+            yield (
+                f"algo.minibatches={self.minibatches}: expected a divisor of algo.num_envs={self.num_envs},"
+                f" such as {nearest_divisor(self.num_envs, self.minibatches)}"
+            )
+        if not self.normalize_advantage and self.advantage_floor != PPOConfig.advantage_floor:
+            yield (
+                f"algo.advantage_floor={self.advantage_floor:g}: has no effect with algo.normalize_advantage=false; leave it out"
+            )
+
+
+@builtin("algo", "rate", "rmt_rl.algos.rate:RATELearner")
+@dataclass(frozen=True)
+class RATEConfig(AlgoConfig):
+    """Offline: return-conditioned imitation of recorded episodes (RATE, Cherepanov et al. 2023, arXiv 2306.09459)."""
+
+    returns: bool = option(True, "condition the policy on the return to go; false = behaviour cloning")
+    target_return: float | None = option(
+        None, "target return when acting; null = the best in the data", low=-LARGEST_RETURN, high=LARGEST_RETURN
+    )
+    batch: int = option(16, "episodes in a batch", low=1, high=2**20)
+    length: int | None = option(
+        None, "steps of every episode to learn from, counted from its start; null = all", low=1, high=10**9
+    )
+    cut: str = option(
+        "none",
+        "shorten episodes further: varied = each batch to a random number of segments, growing = from one segment at the start to"
+        " the whole episode at the middle of the run (a curriculum, arXiv 2304.11062)",
+        choices=("none", "varied", "growing"),
+    )
+    detach_memory: bool = option(
+        False, "cut the gradient between segments and make one optimizer step per segment, as the released code does"
+    )
+    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
+    weight_decay: float = option(0.0, "AdamW's decay of weights", low=0, high=10)
+    schedule: str = option(
+        "linear",
+        "step size over the run: constant, linear to zero, or cosine to zero",
+        choices=("constant", "linear", "cosine"),
+    )
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    skip_nonfinite: int = option(
+        0,
+        "optimizer steps in a row that may be skipped because the loss or a gradient is NaN or infinite; one more ends the run",
+        low=0,
+        high=10**6,
+    )
+    validation: float = option(
+        0.1, "share of the episodes held out for validation; the weights that do best on them are kept", low=0, below=1
+    )
+
+    offline: ClassVar[bool] = True
+
+    def training_rows(self) -> int:
+        return 1
+
+    def summary(self) -> str:
+        return f"{self.batch} episodes per batch"
+
+    def problems(self) -> Iterator[str]:
+        if not self.returns and self.target_return is not None:
+            yield f"algo.target_return={self.target_return}: has no effect with algo.returns=false; give only one of them"
+
+    def problems_with(self, run: TrainConfig) -> Iterator[str]:
+        if run.memory.scope != "episode":
+            yield f"memory.scope={run.memory.scope}: algo=rate learns from single episodes; expected memory.scope=episode"
+        changed = [
+            name
+            for name in ("bptt_segments", "cache_gradient")
+            if getattr(run.policy, name, None) != getattr(type(run.policy), name, None)
+        ]
+        if self.detach_memory and changed:
+            yield (
+                f"policy.{changed[0]}: has no effect with algo.detach_memory=true, which cuts the gradient at the end of every"
+                " segment; leave one of them out"
+            )
+        if not run.policy.has_segments and (self.detach_memory or self.cut != "none"):
+            option = "detach_memory=true" if self.detach_memory else f"cut={self.cut}"
+            yield (
+                f"algo.{option}: works on segments, which policy={run.policy.name} does not have; expected one of rmt, trxl,"
+                " gtrxl, window"
+            )

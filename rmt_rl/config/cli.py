@@ -1,0 +1,214 @@
+"""The command line: `name=value` arguments become the frozen dataclasses of this package.
+
+Hydra is not used: of its command line only the composition of groups was, and its sweeps and launchers belong to comparisons of
+runs. `config=<file>` reads options from a YAML file, and what is typed wins over it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.fields import Config, Option, groups, options, read, show
+from rmt_rl.config.files import load_yaml, plain_value, read_yaml
+from rmt_rl.config.registry import choose, load_plugins
+from rmt_rl.config.resolve import change, find_option, make_config, unknown_option, validate
+
+PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT = (
+    f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect")
+)
+
+#: What `policy=` takes beside the folders of trained policies.
+PLAYERS: dict[type, tuple[str, ...]] = {PlayConfig: ("random", "human-keys"), CollectConfig: ("oracle", "random")}
+
+
+def parse(argv: Sequence[str], prog: str = TRAIN) -> TrainConfig:
+    """The validated configuration of a training run; raises ConfigError."""
+    given = split_arguments(argv)
+    if given.get("resume", "null") != "null":
+        return resumed_config(given, prog)
+    file: Any = {}
+    if "config" in given:
+        path = given.pop("config")
+        file = read_yaml(path)
+        if not isinstance(file, Mapping):
+            raise ConfigError(
+                f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`"
+            )
+        file = {key: value for key, value in file.items() if key != "format"}
+    usual = groups(TrainConfig)
+    named = {
+        group: (part.get("name", usual[group]) if isinstance(part, Mapping) else part)
+        for group, part in file.items()
+        if group in usual
+    }
+    chosen = {group: given.pop(group) for group in usual if group in given}
+    classes = {group: choose(group, name).config for group, name in (usual | named | chosen).items()}
+    values = _read_text(given, options(TrainConfig), classes, prog)
+    return make_config(file, **chosen, **values)
+
+
+def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:
+    """The configuration with which the run in the folder given["resume"] was started; raises ConfigError."""
+    if others := [key for key in given if key != "resume"]:
+        own = show(f"{others[0]}={given[others[0]]}")
+        raise ConfigError(
+            f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>"
+        )
+    folder = _read_text({"resume": str(given["resume"])}, options(TrainConfig), {}, prog)["resume"]
+    if not (Path(folder) / "config.yaml").is_file():
+        found = "no config.yaml in it" if Path(folder).exists() else "no such folder"
+        raise ConfigError(f"resume={folder}: {found}; expected the folder of a run, such as runs/<name>")
+    return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
+
+
+def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> EvaluateConfig:
+    """The validated configuration of an evaluation; raises ConfigError."""
+    return _parse_saved(argv, EvaluateConfig, prog)
+
+
+def parse_play(argv: Sequence[str], prog: str = PLAY) -> PlayConfig:
+    """The validated configuration of a picture; raises ConfigError."""
+    return _check_player(_parse_saved(argv, PlayConfig, prog))
+
+
+def parse_collect(argv: Sequence[str], prog: str = COLLECT) -> CollectConfig:
+    """The validated configuration of a recording; raises ConfigError."""
+    return _check_player(_parse_saved(argv, CollectConfig, prog))
+
+
+def parse_export(argv: Sequence[str], prog: str = EXPORT) -> ExportConfig:
+    """The validated configuration of an export; raises ConfigError."""
+    return _parse_saved(argv, ExportConfig, prog)
+
+
+def _check_player(config: PlayerT) -> PlayerT:
+    known = config.policy in PLAYERS[type(config)]
+    if config.env is None and known:
+        raise ConfigError(f"env: missing; policy={config.policy} was not trained on a task, expected env=<a task>")
+    if known and not config.deterministic:
+        raise ConfigError(f"deterministic=false: has no effect with policy={config.policy}; expected a trained policy")
+    return config
+
+
+def _parse_saved(argv: Sequence[str], cls: type[ConfigT], prog: str) -> ConfigT:
+    """The configuration of a command about a trained policy, whose env.* options are kept as text.
+
+    With `env=` they are checked here; without it only `resolve_env` can, which knows the task of the policy.
+    """
+    given = split_arguments(argv)
+    overrides: tuple[str, ...] = ()
+    if "env_overrides" in {name for name in cls.__dataclass_fields__}:  # type: ignore[attr-defined]
+        overrides = tuple(f"{key}={given.pop(key)}" for key in list(given) if key.startswith("env."))
+    values = _read_text(given, options(cls), {}, prog)
+    for name, known in options(cls).items():
+        if known.default is MISSING and name not in values:
+            raise ConfigError(f"{name}: missing; expected {name}=<{known.help}>")
+    if values.get("env") is not None:
+        resolve_env(None, values["env"], overrides, prog)
+    if overrides:
+        values["env_overrides"] = overrides
+    return validate(cls(**values))
+
+
+def resolve_env(base: Any, name: str | None, overrides: Sequence[str], prog: str = EVALUATE) -> Any:
+    """The environment's dataclass with `env.*` overrides applied: to `base`, or to the defaults of env `name`."""
+    if name is not None:
+        base = choose("env", name).config()
+    return change(base, "env", _read_text(split_arguments(overrides), {}, {"env": type(base)}, prog))
+
+
+def split_arguments(argv: Sequence[str]) -> dict[str, str]:
+    """The arguments by name, each still as text; imports the modules that `plugins=` names."""
+    given: dict[str, str] = {}
+    for argument in argv:
+        key, equals, text = argument.partition("=")
+        name = key.lstrip("-+~")
+        if not equals or not name:
+            raise ConfigError(f"{show(argument)}: expected name=value, such as seed=1")
+        if name != key:
+            raise ConfigError(f"{show(argument)}: expected {show(f'{name}={text}')}, without {key[: -len(name)]}")
+        if key in given:
+            raise ConfigError(f"{show(argument)}: {show(key)} is given twice, {show(given[key])} before; expected once")
+        given[key] = text
+    if "plugins" in given:
+        load_plugins(given.pop("plugins"))
+    return given
+
+
+def _read_text(
+    given: Mapping[str, str], top: Mapping[str, Option], classes: Mapping[str, type], prog: str
+) -> dict[str, Any]:
+    """The arguments by name, each in its option's type."""
+    values = {}
+    for key, text in given.items():
+        allowed = find_option(key, top, classes)
+        if allowed is None:
+            raise ConfigError(f"{show(key)}={show(text)}: {unknown_option(key, top, classes, prog)}")
+        values[key] = _value(key, allowed, text)
+    return values
+
+
+def _value(key: str, allowed: Option, text: str) -> Any:
+    if allowed.kind is dict:
+        try:
+            value = plain_value(text)
+        except ValueError:
+            value = object()  # which `read` refuses
+        inner = key.split(".")[2:]
+        nested = value
+        for name in reversed(inner):
+            nested = {name: nested}
+        read(key, allowed, nested, shown=text)
+        return value
+    if text == "null":
+        return read(key, allowed, None, shown=text)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    return read(key, allowed, text, shown=text)
+
+
+def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """The exit status of a command. Errors that users can act on become one line; a closed output ends the command quietly."""
+    try:
+        status = main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise  # an environment's own pipe, for instance
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it exits
+        return 128 + 13  # what the shell reports for a program that SIGPIPE ended
+    return status
+
+
+def _output_is_closed() -> bool:
+    """Whether nothing reads standard output any more."""
+    try:
+        print(flush=True)  # a flush alone does not write again what failed before
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def in_main_thread() -> bool:
+    """Whether Python allows signal handlers here."""
+    return threading.current_thread() is threading.main_thread()

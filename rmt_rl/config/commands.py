@@ -1,0 +1,224 @@
+"""Options of all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
+from rmt_rl.config.registry import builtin, names
+
+
+@builtin("memory", "memory", "")
+@dataclass(frozen=True)
+class MemoryConfig(Config):
+    """How long a policy keeps its memory."""
+
+    scope: str = option(
+        "episode",
+        "memory is reset at the end of every episode, at the end of every trial of `memory.episodes` episodes, or never (run);"
+        " trial and run add the previous reward and an episode-start flag to the observation",
+        choices=("episode", "trial", "run"),
+    )
+    episodes: int = option(4, "episodes per trial; scope run is evaluated in trials of this many", low=1, high=10**6)
+
+    def problems(self) -> Iterator[str]:
+        if self.scope == "episode" and self.episodes != MemoryConfig.episodes:
+            yield f"memory.episodes={self.episodes}: has no effect with memory.scope=episode; expected trial or run"
+
+
+@builtin("until", "until", "")
+@dataclass(frozen=True)
+class UntilConfig(Config):
+    """When a run may end before its last step."""
+
+    success: float | None = option(
+        None,
+        "stop when an evaluation during training reaches this success rate (needs evaluate_every)",
+        above=0,
+        high=1,
+    )
+    mean_return: float | None = option(
+        None,
+        "stop when an evaluation during training reaches this mean return (needs evaluate_every)",
+        low=-LARGEST_RETURN,
+        high=LARGEST_RETURN,
+    )
+
+
+@dataclass(frozen=True)
+class ReturnConditioning(Config):
+    """The target return of a return-conditioned policy, which was trained on returns to go from `low` to `high`."""
+
+    target: float = option(0.0, "target return of the whole episode", low=-LARGEST_RETURN, high=LARGEST_RETURN)
+    low: float = option(0.0, "smallest return to go in the data", low=-LARGEST_RETURN, high=LARGEST_RETURN)
+    high: float = option(1.0, "largest return to go in the data", low=-LARGEST_RETURN, high=LARGEST_RETURN)
+
+
+ReturnConditioning.name = "returns"
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """One training run."""
+
+    # each holds a dataclass of its group in the registry; "group" names the default choice
+    env: Any = field(default=None, metadata={"help": "the task", "group": "minigrid-memory"})
+    algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
+    policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
+    memory: Any = field(default=None, metadata={"help": "how long memory is kept", "group": "memory"})
+    until: Any = field(default=None, metadata={"help": "when to stop early", "group": "until"})
+    seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
+    steps: int = option(
+        750_000,
+        "environment steps to train for, all rows together; for algo=rate recorded steps to learn from",
+        low=1,
+        high=10**12,
+    )
+    data: str | None = option(
+        None,
+        "recorded episodes for algo=rate: the id of a local Minari dataset, or its folder; null = 2,000 new episodes of the"
+        " task's oracle",
+        form=("the id or the folder of a Minari dataset", r".+"),
+    )
+    init: str | None = option(
+        None,
+        "folder of a trained policy whose weights to start from; its policy.* options come with it",
+        form=("the folder of a trained policy", r".+"),
+    )
+    resume: str | None = option(
+        None,
+        "folder of a stopped or killed run: continue from its newest checkpoint with its own configuration; no other option is"
+        " allowed",
+        form=("the folder of a run", r".+"),
+    )
+    checkpoint_steps: int | None = option(
+        100_000,
+        "environment steps between checkpoints, of which two are kept; null = only at the start and when stopped",
+        low=1,
+        high=10**12,
+    )
+    run: str | None = option(
+        None, "name of the new folder under runs/; null = made from task, policy and seed", form=FOLDER
+    )
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
+    threads: int = option(1, "CPU threads for torch; 1 is the fastest for small networks", low=1, high=1_024)
+    evaluate_episodes: int = option(
+        400, "new episodes played with the final policy after training, at least 1", low=1, high=10_000_000
+    )
+    evaluate_every: int | None = option(
+        None,
+        "environment steps between evaluations during training, on their own seeds; saves the best policy in best/; null = never",
+        low=1,
+        high=10**12,
+    )
+    validation_episodes: int = option(64, "episodes of each evaluation during training", low=1, high=10_000_000)
+    tensorboard: bool = option(False, "write TensorBoard event files too")
+    wandb: bool = option(False, "log to Weights & Biases too (needs the extra: pip install 'rmt_rl[wandb]')")
+
+    def problems(self) -> Iterator[str]:
+        if self.data is not None and not self.algo.offline:
+            yield f"data={show(self.data)}: has no effect with algo={self.algo.name}; expected algo=rate"
+        yield from self.algo.problems_with(self)
+        if self.run is not None and len(self.run.encode()) > 200:
+            yield f"run={show(self.run)}: expected at most 200 bytes, found {len(self.run.encode())}"
+        for name in ("success", "mean_return"):
+            if getattr(self.until, name) is not None and self.evaluate_every is None:
+                yield f"until.{name}={getattr(self.until, name)}: needs evaluations during training; give evaluate_every=<steps>"
+
+
+def _env_option() -> Any:
+    return option(
+        None,
+        "the task; null = the one that the policy was trained on, changed by env.* options",
+        choices=lambda: names("env"),
+    )
+
+
+def _target_return() -> Any:
+    return option(
+        None,
+        "target return of a return-conditioned policy; null = the one it was saved with",
+        low=-LARGEST_RETURN,
+        high=LARGEST_RETURN,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """One evaluation of a saved policy."""
+
+    policy: str = option(text="the folder of a trained policy", form=("the folder of a trained policy", r".+"))
+    env: str | None = _env_option()
+    env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
+    episodes: int = option(400, "episodes to play", low=1, high=10_000_000)
+    seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
+    threads: int = option(1, "CPU threads for torch", low=1, high=1_024)
+    num_envs: int = option(64, "episodes played at the same time; never more than episodes", low=1, high=2**20)
+    target_return: float | None = _target_return()
+    deterministic: bool = option(True, "take the most likely action; false = sample")
+
+
+@dataclass(frozen=True)
+class PlayConfig(Config):
+    """A picture of some episodes."""
+
+    policy: str = option(
+        "random",
+        "the folder of a trained policy, or random, or human-keys = actions are read from the terminal",
+        form=("the folder of a trained policy, random or human-keys", r".+"),
+    )
+    env: str | None = _env_option()
+    env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
+    episodes: int = option(
+        1,
+        "episodes to play, one after the other; trials for a policy whose memory.scope is trial or run",
+        low=1,
+        high=1_000,
+    )
+    frames: int = option(200, "steps after which the picture ends; all frames are held in memory", low=1, high=2_000)
+    fps: float = option(4.0, "frames per second; a GIF allows up to 50", low=0.1, high=60.0)
+    out: str | None = option(
+        None,
+        "the file to write, .gif, or .mp4 where ffmpeg is installed; null = play-<task>-s<seed>.gif in the current folder",
+        form=("the path of a new .gif or .mp4 file", r".+\.(gif|mp4)"),
+    )
+    seed: int = option(0, "seeds the environment and sampling", low=0, high=2**31 - 1)
+    target_return: float | None = _target_return()
+    deterministic: bool = option(True, "take the most likely action; false = sample")
+
+
+@dataclass(frozen=True)
+class CollectConfig(Config):
+    """Recorded episodes."""
+
+    out: str = option(
+        text="id of the Minari dataset to write, such as tmaze/oracle-v0", form=("an id such as tmaze/oracle-v0", r".+")
+    )
+    policy: str = option(
+        "oracle",
+        "what acts: the folder of a trained policy, oracle = the task's optimal rule with the hidden information, or random",
+        form=("the folder of a trained policy, oracle or random", r".+"),
+    )
+    env: str | None = _env_option()
+    env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
+    episodes: int = option(2_000, "episodes to record", low=1, high=10_000_000)
+    seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
+    num_envs: int = option(256, "episodes played at the same time and held in memory", low=1, high=2**20)
+    deterministic: bool = option(True, "take the most likely action; false = sample")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
+    threads: int = option(1, "CPU threads for torch", low=1, high=1_024)
+
+
+@dataclass(frozen=True)
+class ExportConfig(Config):
+    """One saved policy as a program of tensors."""
+
+    policy: str = option(text="the folder of a trained policy", form=("the folder of a trained policy", r".+"))
+    out: str | None = option(
+        None, "the folder to write; null = export/ beside the policy's folder", form=("the path of a new folder", r".+")
+    )
+    num_envs: int = option(1, "rows that the program takes at a time", low=1, high=65_536)
+    onnx: bool = option(False, "write step.onnx too (needs the extra: pip install 'rmt_rl[onnx]')")

@@ -1,0 +1,326 @@
+"""Options of all environments. Each class is registered together with the environment that it configures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config import recipes
+from rmt_rl.config.fields import Config, option, show
+from rmt_rl.config.registry import builtin
+
+
+@dataclass(frozen=True)
+class EnvConfig(Config):
+    """Base class of the options of an environment."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the environment's class."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+
+MINIGRID_IDS: dict[str, dict[str, Any]] = {
+    "MiniGrid-MemoryS7-v0": {"size": 7, "random": False},
+    "MiniGrid-MemoryS9-v0": {"size": 9, "random": False},
+    "MiniGrid-MemoryS11-v0": {"size": 11, "random": False},
+    "MiniGrid-MemoryS13-v0": {"size": 13, "random": False},
+    "MiniGrid-MemoryS13Random-v0": {"size": 13, "random": True},
+    "MiniGrid-MemoryS17Random-v0": {"size": 17, "random": True},
+}
+
+
+@builtin("env", "minigrid-memory", "rmt_rl.envs.minigrid.pixels:make_memory", recipe=recipes.MINIGRID_MEMORY)
+@dataclass(frozen=True)
+class MiniGridMemoryConfig(EnvConfig):
+    """MiniGrid-Memory: look at an object, walk to a fork, turn towards the same object."""
+
+    id: str | None = option(
+        None, "a registered id such as MiniGrid-MemoryS13Random-v0; sets size and random", choices=MINIGRID_IDS
+    )
+    size: int = option(7, "width and height of the grid: 7, 9, 11, 13 or 17", choices=(7, 9, 11, 13, 17))
+    random: bool = option(False, "draw the length of the corridor anew for every episode (13 and 17 only)")
+    view: int = option(
+        3, "side of the square that the agent sees, odd; 7 is MiniGrid's own and makes S7 and S9 easy", low=3, high=99
+    )
+    actions: int = option(
+        3, "3 = left, right, forward; 7 = all of MiniGrid's, four of which do nothing here", choices=(3, 7)
+    )
+    max_steps: int | None = option(
+        None, "steps after which an episode is truncated; null = 5 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+    tile: int = option(
+        0, "side of a cell in pixels: the agent sees RGB pictures of (view x tile)^2; 0 = symbols", low=0, high=64
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.view % 2 == 0:
+            yield f"env.view={self.view}: expected an odd number; the agent stands in the middle"
+        if self.random and self.size not in (13, 17):
+            yield f"env.random=true: env.size={self.size} has no random corridor; expected env.size=13 or env.size=17"
+        if self.id is not None and (self.size, self.random) != tuple(MINIGRID_IDS[self.id].values()):
+            yield f"env.id={self.id}: contradicts env.size={self.size} and env.random={show(self.random)}; leave these out"
+
+    @classmethod
+    def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A registered id sets size and random; a size or random without an id removes the id of before."""
+        if given.get("id") is None:
+            return given if given.keys().isdisjoint(("size", "random")) else {**given, "id": None}
+        implied = MINIGRID_IDS[given["id"]]
+        for key, value in implied.items():
+            if given.get(key, value) != value:
+                raise ConfigError(
+                    f"env.{key}={show(given[key])}: env.id={given['id']} means env.{key}={show(value)}; give only one of them"
+                )
+        return {**given, **implied}
+
+    def arguments(self) -> dict[str, Any]:
+        return {key: value for key, value in super().arguments().items() if key != "id"}
+
+
+@builtin("env", "minigrid-doorkey", "rmt_rl.envs.minigrid.pixels:make_doorkey")
+@dataclass(frozen=True)
+class DoorKeyConfig(EnvConfig):
+    """MiniGrid-DoorKey: fetch the key, unlock the door, reach the goal. A control: needs little memory."""
+
+    size: int = option(8, "width and height of the grid; registered are 5, 6, 8 and 16", low=5, high=99)
+    view: int = option(7, "side of the square that the agent sees, odd; 7 is MiniGrid's own", low=3, high=11)
+    max_steps: int | None = option(
+        None, "steps after which an episode is truncated; null = 10 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+    tile: int = option(
+        0, "side of a cell in pixels: the agent sees RGB pictures of (view x tile)^2; 0 = symbols", low=0, high=64
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.view % 2 == 0:
+            yield f"env.view={self.view}: expected an odd number; the agent stands in the middle"
+
+
+@builtin("env", "minigrid-redbluedoors", "rmt_rl.envs.minigrid.pixels:make_redbluedoors")
+@dataclass(frozen=True)
+class RedBlueDoorsConfig(EnvConfig):
+    """MiniGrid-RedBlueDoors: open the red door, then the blue one. A control: solvable without memory."""
+
+    size: int = option(8, "height of the grid, even; registered are 6 and 8", low=4, high=98)
+    view: int = option(7, "side of the square that the agent sees, odd; 7 is MiniGrid's own", low=3, high=11)
+    max_steps: int | None = option(
+        None, "steps after which an episode is truncated; null = 20 * size^2, MiniGrid's own", low=1, high=10_000_000
+    )
+    tile: int = option(
+        0, "side of a cell in pixels: the agent sees RGB pictures of (view x tile)^2; 0 = symbols", low=0, high=64
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.view % 2 == 0:
+            yield f"env.view={self.view}: expected an odd number; the agent stands in the middle"
+        if self.size % 2:
+            yield f"env.size={self.size}: expected an even number; the room is the middle half"
+
+
+def _min_length_problems(env: Any) -> Iterator[str]:
+    if env.min_length is not None and env.min_length > env.length:
+        yield f"env.min_length={env.min_length}: expected at most env.length={env.length}"
+
+
+@builtin("env", "tmaze", "rmt_rl.envs.tmaze.passive:TMaze")
+@dataclass(frozen=True)
+class TMazeConfig(EnvConfig):
+    """Passive T-maze (Ni et al. 2023): the cue is visible at the first step, the turn comes `length` steps later."""
+
+    length: int = option(
+        10, "steps from the cue to the junction; with min_length: the longest corridor", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+    end_at_turn: bool = option(False, "end the episode when an arm is entered, instead of after length + 1 steps")
+
+    def problems(self) -> Iterator[str]:
+        yield from _min_length_problems(self)
+
+
+@builtin("env", "tmaze-active", "rmt_rl.envs.tmaze.variants:TMazeActive")
+@dataclass(frozen=True)
+class TMazeActiveConfig(EnvConfig):
+    """Active T-maze (Ni et al. 2023): the cue is one step behind the start and must be fetched first."""
+
+    length: int = option(
+        10, "steps from the start to the junction; with min_length: the longest corridor", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+
+    def problems(self) -> Iterator[str]:
+        yield from _min_length_problems(self)
+
+
+@builtin("env", "tmaze-rate", "rmt_rl.envs.tmaze.variants:TMazeRATE")
+@dataclass(frozen=True)
+class TMazeRATEConfig(EnvConfig):
+    """The passive T-maze of RATE (Cherepanov et al. 2023): noise observations, a flag at the junction, no penalty."""
+
+    length: int = option(
+        28, "steps from the cue to the junction, RATE's T - 2; with min_length: the longest", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+
+    def problems(self) -> Iterator[str]:
+        yield from _min_length_problems(self)
+
+
+@builtin("env", "tmaze-trial", "rmt_rl.envs.tmaze.variants:TMazeTrial")
+@dataclass(frozen=True)
+class TMazeTrialConfig(EnvConfig):
+    """Several walks through one passive T-maze; only the first shows the cue: memory across episodes."""
+
+    episodes: int = option(4, "walks of a trial, which is one episode", low=2, high=1_000_000)
+    length: int = option(
+        10, "steps from the start to the junction; with min_length: the longest corridor", low=1, high=10_000_000
+    )
+    min_length: int | None = option(
+        None, "draw the length of every trial from min_length..length; null = all equal", low=1, high=10_000_000
+    )
+
+    def problems(self) -> Iterator[str]:
+        yield from _min_length_problems(self)
+
+
+@builtin("env", "memory-len", "rmt_rl.envs.tasks.memory_len:MemoryLen")
+@dataclass(frozen=True)
+class MemoryLenConfig(EnvConfig):
+    """bsuite's memory_len (Osband et al. 2020): report a bit shown at the first step."""
+
+    length: int = option(10, "the bit was last visible length - 1 steps before the question", low=1, high=10_000_000)
+    bits: int = option(1, "bits shown, one of which is queried; more than 1 is bsuite's memory_size", low=1, high=1_000)
+
+
+@builtin("env", "copy", "rmt_rl.envs.tasks.copy_reverse:Copy")
+@dataclass(frozen=True)
+class CopyConfig(EnvConfig):
+    """Copy or reverse (Bulatov et al. 2022): see a string of symbols, then reproduce it."""
+
+    symbols: int = option(8, "number of different symbols", low=2, high=1_000)
+    length: int = option(5, "symbols of a string", low=1, high=1_000_000)
+    delay: int = option(0, "steps between the last symbol and the first answer", low=0, high=10_000_000)
+    reverse: bool = option(False, "reproduce the last symbol first")
+
+
+@builtin("env", "associative-retrieval", "rmt_rl.envs.tasks.associative_retrieval:AssociativeRetrieval")
+@dataclass(frozen=True)
+class AssociativeRetrievalConfig(EnvConfig):
+    """Associative retrieval (Bulatov et al. 2022, Rodkin et al. 2024): pairs of key and value, then a key."""
+
+    keys: int = option(8, "number of different keys", low=1, high=10_000)
+    values: int = option(8, "number of different values", low=2, high=1_000)
+    pairs: int = option(4, "pairs shown", low=1, high=10_000)
+    queries: int = option(1, "keys queried, one after the other", low=1, high=1_000)
+    delay: int = option(0, "steps between the last pair and the first query", low=0, high=10_000_000)
+    rewrite: bool = option(False, "keys repeat and their latest value counts; false = no key is shown twice")
+
+    def problems(self) -> Iterator[str]:
+        if self.pairs > self.keys and not self.rewrite:
+            yield f"env.pairs={self.pairs}: expected at most env.keys={self.keys}, or env.rewrite=true"
+        if self.queries > self.pairs:
+            yield f"env.queries={self.queries}: expected at most env.pairs={self.pairs}"
+
+
+@builtin("env", "detect", "rmt_rl.envs.tasks.detect_reasoning:Detect")
+@dataclass(frozen=True)
+class DetectConfig(EnvConfig):
+    """Detect and memorise (Bulatov et al. 2023): a cue at a random time among distractors, queried at the end."""
+
+    cues: int = option(4, "number of different cues", low=2, high=1_000)
+    distractors: int = option(8, "number of different distractors; 1 = silence", low=1, high=1_000)
+    length: int = option(20, "steps before the question; the cue is shown at one of them", low=1, high=10_000_000)
+
+
+@builtin("env", "reasoning", "rmt_rl.envs.tasks.detect_reasoning:Reasoning")
+@dataclass(frozen=True)
+class ReasoningConfig(EnvConfig):
+    """Reasoning (Bulatov et al. 2023): two facts at random times among distractors, the answer needs both."""
+
+    values: int = option(6, "values of each fact, and answers", low=2, high=1_000)
+    distractors: int = option(8, "number of different distractors; 1 = silence", low=1, high=1_000)
+    length: int = option(20, "steps before the question; the facts are shown at two of them", low=2, high=10_000_000)
+
+
+@builtin("env", "repeat-first", "rmt_rl.envs.tasks.repeat:RepeatFirst")
+@dataclass(frozen=True)
+class RepeatFirstConfig(EnvConfig):
+    """POPGym's RepeatFirst (Morad et al. 2023): report the suit of the first card at every step."""
+
+    decks: int = option(1, "decks of 52 cards; 1, 8, 16 = POPGym's easy, medium, hard", low=1, high=100_000)
+
+
+@builtin("env", "repeat-previous", "rmt_rl.envs.tasks.repeat:RepeatPrevious")
+@dataclass(frozen=True)
+class RepeatPreviousConfig(EnvConfig):
+    """POPGym's RepeatPrevious (Morad et al. 2023): report the suit of the card seen k - 1 steps ago."""
+
+    decks: int = option(1, "decks of 52 cards; 1, 2, 3 = POPGym's easy, medium, hard", low=1, high=100_000)
+    k: int = option(4, "which card; 1 would be the visible one; 4, 32, 64 = easy, medium, hard", low=2, high=100_000)
+
+    def problems(self) -> Iterator[str]:
+        if self.k >= 52 * self.decks:
+            most = 52 * self.decks - 1
+            yield f"env.k={self.k}: expected at most {most}, one less than the cards of env.decks={self.decks}"
+
+
+@builtin("env", "bandit", "rmt_rl.envs.tasks.bandit:Bandit", recipe=recipes.BANDIT)
+@dataclass(frozen=True)
+class BanditConfig(EnvConfig):
+    """Bernoulli bandit (RL^2, Duan et al. 2016): one trial of many pulls is one episode."""
+
+    arms: int = option(5, "arms, each with its own payout probability", low=2, high=1_000)
+    length: int = option(100, "pulls of a trial", low=1, high=1_000)
+
+
+@builtin("env", "dark-room", "rmt_rl.envs.tasks.dark_room:DarkRoom", recipe=recipes.DARK_ROOM)
+@dataclass(frozen=True)
+class DarkRoomConfig(EnvConfig):
+    """Dark Room (Laskin et al. 2022): a hidden goal on 9 x 9 cells, the same for all inner episodes of a trial."""
+
+    episodes: int = option(
+        5, "inner episodes of a trial, which is one episode; 1 = the control without a trial", low=1, high=1_000_000
+    )
+
+
+@builtin("env", "gym", "rmt_rl.envs.gym.adapter:GymAdapter")
+@dataclass(frozen=True)
+class GymConfig(EnvConfig):
+    """Any gymnasium environment, through gymnasium.make_vec."""
+
+    id: str = option("CartPole-v1", "a registered gymnasium id, or module:id", form=("an id without spaces", r"\S+"))
+    options: dict[str, Any] = option({}, "keyword arguments for gymnasium.make")
+    workers: str = option(
+        "sync", "sync = all rows in this process, async = one process per row", choices=("sync", "async")
+    )
+    deadline: float = option(
+        60.0, "seconds a worker process may take for a step or a reset (workers=async)", above=0, high=1e6
+    )
+    on_fault: str = option(
+        "fail",
+        "when a worker process dies, hangs or raises (workers=async): fail = the run ends with an error that names the row;"
+        " restart = the episode of that row is truncated and a new process starts the next one",
+        choices=("fail", "restart"),
+    )
+
+    def problems(self) -> Iterator[str]:
+        changed = [name for name in ("deadline", "on_fault") if getattr(self, name) != getattr(GymConfig, name)]
+        if changed and self.workers != "async":
+            yield f"env.{changed[0]}: applies to worker processes only; expected env.workers=async"
+
+
+# ------------------------------------------------------------------------------------------------------ algorithms
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+
+
+# ------------------------------------------------------------------------------------------------------ the checks

@@ -1,0 +1,229 @@
+"""Options: dataclass fields with a help text and allowed values, and how a value of one is read.
+
+Every option of the package is such a field, and its default and its help live nowhere else. Torch-free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import numbers
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from typing import Any, ClassVar
+
+from rmt_rl.common.errors import ConfigError
+
+#: The network sees returns in float32, in which larger ones lose their differences.
+LARGEST_RETURN = 1e12
+
+DEVICE = ("cpu, cuda, cuda:N or auto", r"auto|cpu|cuda(:[0-9]{1,3})?")
+FOLDER = ("a folder name without slashes that does not start with a dot", r"[^./\\\s][^/\\]*")
+
+
+def option(
+    default: Any = MISSING,
+    text: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[Any] | Callable[[], Iterable[Any]] = (),
+    form: tuple[str, str] | None = None,
+    absent: Any = MISSING,
+) -> Any:
+    """A dataclass field that users can set: its default, its one-line help text and its allowed values.
+
+    low, high: bounds of a number. above, below: bounds that are not allowed themselves.
+    choices: the allowed values, or a function that returns them. form: what a text must look like, in words and as a regular
+    expression. absent: the value for files that were written before the option existed, where the default would change what
+    they mean; files without it take the default otherwise.
+    """
+    bounds = {"low": low, "above": above, "high": high, "below": below}
+    metadata = {"help": text, "bounds": bounds, "choices": choices, "form": form, "absent": absent}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base class of all option dataclasses.
+
+    name: what the user types to choose it, as in env=<name>; set when it is registered.
+    """
+
+    name: ClassVar[str] = ""
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each pair of options that do not fit each other; single options are checked before."""
+        return iter(())
+
+    @classmethod
+    def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The explicitly given options together with those that they imply; raises ConfigError where they contradict."""
+        return given
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one option; `kind` is its type without `| None`."""
+
+    kind: type
+    nullable: bool
+    default: Any
+    help: str
+    bounds: Mapping[str, float | None]
+    choices: tuple[Any, ...]
+    form: tuple[str, str] | None
+
+    @property
+    def expected(self) -> str:
+        """The allowed values in words."""
+        words = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            dict: "plain values, as in '{key: 1}'",
+        }
+        text = words.get(self.kind, "printable text")
+        if self.choices:
+            text = "one of " + ", ".join(map(str, self.choices))
+        elif self.form:
+            text = self.form[0]
+        elif self.kind in (int, float):
+            names = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
+            text += ", " + " and ".join(f"{names[k]} {self.bounds[k]}" for k in names if self.bounds[k] is not None)
+            text = text.rstrip(", ")
+        return text + (", or null" if self.nullable else "")
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value of the right type is one of the allowed ones."""
+        if self.choices:
+            return value in self.choices
+        if self.form:
+            return re.fullmatch(self.form[1], value) is not None
+        compare = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
+        return all(compare[name](value, bound) for name, bound in self.bounds.items() if bound is not None)
+
+
+def options(cls: type) -> dict[str, Option]:
+    """The fields of a dataclass that users can set to a value: those with a help text, unlike `name`."""
+    hints, found = typing.get_type_hints(cls), {}
+    for item in dataclasses.fields(cls):
+        meta, hint = item.metadata, hints[item.name]
+        if "help" not in meta or meta.get("group"):
+            continue
+        union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        kind = next(t for t in typing.get_args(hint) if t is not types.NoneType) if union else hint
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        choices = meta.get("choices", ())
+        choices = tuple(choices() if callable(choices) else choices)
+        found[item.name] = Option(
+            typing.get_origin(kind) or kind,
+            union,
+            default,
+            meta["help"],
+            meta.get("bounds", {}),
+            choices,
+            meta.get("form"),
+        )
+    return found
+
+
+def groups(cls: type) -> dict[str, str]:
+    """The groups of a command (env, algo, policy, ...), each with the name of its default choice."""
+    return {item.name: item.metadata["group"] for item in dataclasses.fields(cls) if item.metadata.get("group")}
+
+
+def show(value: Any, limit: int = 80) -> str:
+    """A value as the user would type it, on one short line whatever it is."""
+    if isinstance(value, str):
+        text = value if value.isprintable() else ascii(value)
+    elif value is None or isinstance(value, bool):
+        text = json.dumps(value)
+    else:
+        try:
+            text = " ".join(ascii(value).split())
+        except ValueError:  # Python does not write whole numbers of more than 4,300 digits
+            text = "a number of thousands of digits"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`; did you mean <name>?` for the nearest name, or nothing; `width` finds `policy.width`."""
+    known = {name.lower(): name for name in names}
+    tail = [name for name in known if name.rpartition(".")[2] == word.lower()]
+    near = tail or difflib.get_close_matches(word.lower(), known, n=1)
+    return f"; did you mean {known[near[0]]}?" if near else ""
+
+
+def read(key: str, allowed: Option, value: Any, shown: Any = None) -> Any:
+    """The value in its field's type; raises a ConfigError that shows it. Numbers may come as text.
+
+    As text, because YAML 1.1 reads 1e-4 as text, and because people type 2e6 for a whole number of steps.
+    """
+    try:
+        result = None if value is None and allowed.nullable else _convert(allowed.kind, value)
+        if result is None or allowed.allows(result):
+            return result
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    hint = did_you_mean(value, allowed.choices) if isinstance(value, str) and allowed.kind is str else ""
+    raise ConfigError(f"{show(key)}={show(value if shown is None else shown)}: expected {allowed.expected}{hint}")
+
+
+def nearest_divisor(number: int, wish: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wish))
+
+
+def _convert(kind: type, value: Any) -> Any:
+    if kind in (int, float):
+        number = _number(value)
+        if isinstance(value, bool) or (kind is int and number != int(number)):
+            raise ValueError
+        return kind(number)
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if not isinstance(value, kind):
+        raise TypeError
+    _require_plain(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, numbers.Real):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        return float(value)
+
+
+def _require_plain(value: Any) -> None:
+    """Raises unless JSON and YAML can hold the value and give it back."""
+    if isinstance(value, str):
+        # ${...} is an interpolation elsewhere and would be taken literally here
+        if not value.isprintable() or "${" in value or value == "???":
+            raise ValueError
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError
+            _require_plain(key)
+            _require_plain(item)
+    elif isinstance(value, list):
+        for item in value:
+            _require_plain(item)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError
+    elif value is not None and not isinstance(value, int):
+        raise TypeError

@@ -1,0 +1,157 @@
+"""Configurations as dictionaries and YAML files, and how files of earlier versions are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.config.fields import Config, did_you_mean, groups, show
+from rmt_rl.config.registry import choose
+from rmt_rl.config.resolve import validate
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+#: Version of saved configurations. 1: without a version, every field present. 2: fields of later versions may be missing.
+FORMAT = 2
+
+
+def as_typed(group: str, part: Config) -> list[str]:
+    """The options of a dataclass that differ from its defaults, as they are typed in a shell."""
+    given, usual = to_dict(part), to_dict(type(part)())
+    return [shlex.quote(f"{group}.{key}={show(value)}") for key, value in given.items() if value != usual[key]]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as dictionaries and plain values, which JSON and YAML can hold."""
+    values: dict[str, Any] = {"name": config.name} if config.name else {"format": FORMAT}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        values[item.name] = to_dict(value) if isinstance(value, Config) else value
+    return values
+
+
+def from_dict(mapping: Any) -> TrainConfig:
+    """The reverse of `to_dict`, validated.
+
+    A field missing in the file takes the value that keeps the file's meaning; a field unknown to the code is an error.
+    """
+    return validate(_build(TrainConfig, mapping))
+
+
+def part_from_dict(group: str, mapping: Any) -> Any:
+    """The validated dataclass of one group, or of "returns", from what `to_dict` made of it."""
+    name = mapping.get("name") if isinstance(mapping, Mapping) else mapping
+    cls = ReturnConditioning if group == "returns" else choose(group, name).config
+    return validate(_build(cls, mapping, f"{group}."), f"{group}." if group != "returns" else "")
+
+
+def check_format(version: Any, where: str = "") -> None:
+    """Raise ConfigError where a file was written by a later version than this one reads."""
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise ConfigError(
+            f"{where}format={show(version)}: this version of rmt_rl reads formats 1 to {FORMAT}; a newer rmt_rl wrote the file"
+        )
+
+
+def _build(cls: type[ConfigT], mapping: Any, prefix: str = "") -> ConfigT:
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'}={show(mapping)}: expected a dictionary of options")
+    values = {key: value for key, value in mapping.items() if key != ("name" if cls.name else "format")}
+    if not cls.name:
+        check_format(mapping.get("format", 1))
+    known = {item.name: item for item in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{prefix}{show(key)}: no such option{did_you_mean(str(key), known)}")
+    for name, item in known.items():
+        if name not in values and not item.metadata.get("group"):
+            absent = item.metadata.get("absent", MISSING)
+            if absent is not MISSING:
+                values[name] = absent
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise ConfigError(f"{prefix}{name}: missing; expected all of {', '.join(known)}")
+    for name, usual in groups(cls).items():
+        if name not in values and name == usual:  # a group that is younger than the file
+            continue
+        part = values.get(name)
+        choice = choose(name, part.get("name") if isinstance(part, Mapping) else part).config
+        values[name] = _build(choice, part, f"{name}.")
+    return cls(**values)
+
+
+def save_yaml(config: Config, path: str | Path) -> None:
+    import yaml
+
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_yaml(path: str | Path) -> TrainConfig:
+    """The configuration in a file that `save_yaml` wrote, perhaps edited by hand; nothing in it can run code."""
+    mapping = read_yaml(path)
+    try:
+        return from_dict(mapping)
+    except ConfigError as error:
+        raise ConfigError(f"{show(str(path), limit=1_000)}: {error}") from error
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain values in a YAML file; raises ConfigError where it cannot be read or is not plain."""
+    import yaml
+
+    where = show(str(path), limit=1_000)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {show(' '.join(str(error).split()), limit=200)}") from error
+
+
+def plain_value(text: str) -> Any:
+    """A value as people type it in a shell: `{a: 1, b: [x, y]}`, `1e-3`, `true`, `null` or text; raises ValueError.
+
+    YAML's flow style, except that 1e-3 is a number and that yes, no, on and off are text.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        first: [
+            (tag, form) for tag, form in forms if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+        ]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|false)$"), list("tTfF"))
+    exponent = re.compile(r"[-+]?((\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|\.?(?i:nan|inf))$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789nNiI"))
+    try:
+        value = yaml.load(text, Loader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(text) from error
+    if _has_glued_key(value):
+        raise ValueError(f"{text}: write a space after each colon")
+    return value
+
+
+def _has_glued_key(value: Any) -> bool:
+    """Whether a dictionary has a key such as "a:1", which YAML makes of {a:1}."""
+    if isinstance(value, list):
+        return any(map(_has_glued_key, value))
+    if not isinstance(value, dict):
+        return False
+    return any((isinstance(k, str) and ":" in k and v is None) or _has_glued_key(v) for k, v in value.items())

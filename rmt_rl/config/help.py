@@ -1,0 +1,155 @@
+"""What --help prints. `--help` lists the options of the command and the names in each group; `--help policy=rmt` one choice."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
+from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.fields import groups, options, show
+from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
+from rmt_rl.config.resolve import make_config
+
+WIDTH = 120
+
+SUMMARIES = {
+    TrainConfig: "Trains a policy and writes it, with everything that was measured, to a new folder under runs/.",
+    EvaluateConfig: "Plays new episodes with a saved policy and prints the score.",
+    PlayConfig: "Draws episodes, with the policy's action probabilities and attention, into a GIF. Opens no window.",
+    CollectConfig: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
+    ExportConfig: "Writes one acting step of a saved policy as a program (torch.export, ONNX) that takes and returns its memory.",
+}
+PROGRAMS = {
+    TrainConfig: TRAIN,
+    EvaluateConfig: EVALUATE,
+    PlayConfig: PLAY,
+    CollectConfig: COLLECT,
+    ExportConfig: EXPORT,
+}
+EXAMPLES = {
+    TrainConfig: (
+        "env=minigrid-memory algo=ppo policy.width=128 steps=100000",
+        "env=tmaze env.length=20 policy=lstm seed=1 run=first",
+    ),
+    EvaluateConfig: (
+        "policy=runs/first/policy",
+        "policy=runs/first/policy env.length=10000 episodes=100 deterministic=true",
+    ),
+    PlayConfig: ("policy=runs/first", "env=tmaze env.length=8 policy=random out=maze.gif"),
+    CollectConfig: (
+        "env=tmaze-rate env.min_length=1 env.length=88 out=tmaze/oracle-v0",
+        "policy=runs/first out=tmaze/ppo-v0",
+    ),
+    ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
+}
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    return not {"-h", "--help"}.isdisjoint(argv)
+
+
+def help_text(command: type = TrainConfig, argv: Sequence[str] = ()) -> str:
+    """The help of a command. argv: the arguments beside --help, such as env=tmaze, policy or policy=rmt.
+
+    Raises ConfigError where an argument is not a group or a choice of one.
+    """
+    load_entry_points()
+    asked = [argument for argument in argv if argument not in ("-h", "--help")]
+    for argument in asked:
+        if argument.startswith("plugins="):
+            load_plugins(argument.partition("=")[2])
+    asked = [argument for argument in asked if not argument.startswith("plugins=")]
+    chosen: dict[str, str] = {}
+    listed = []
+    for argument in asked:
+        group, equals, name = argument.partition("=")
+        if group not in GROUPS:
+            raise ConfigError(
+                f"{show(argument)}: --help explains a group, such as policy, or a choice, such as policy=rmt"
+            )
+        if equals:
+            choose(group, name)
+            chosen[group] = name
+        else:
+            listed.append(group)
+    if listed:
+        return "\n\n".join(_list_group(group) for group in listed)
+    if asked:
+        return _choices(command, chosen)
+    return _overview(command)
+
+
+def _overview(command: type) -> str:
+    prog = PROGRAMS[command]
+    lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[command], "", "examples:"]
+    lines += [f"  {prog} {example}" for example in EXAMPLES[command]]
+    lines += ["", "options, with their defaults:"]
+    config = make_config() if command is TrainConfig else None
+    lines += _option_lines(command, config=config)
+    shown = groups(command) or ({"env": ""} if "env_overrides" in command.__dataclass_fields__ else {})  # type: ignore[attr-defined]
+    for group in shown:
+        if list(GROUPS[group]) == [group]:  # nothing to choose
+            lines += _option_lines(GROUPS[group][group].config, f"{group}.")
+    lines += [
+        "",
+        "groups: `--help policy` describes the choices, `--help policy=rmt` the options of one, with the values it will use",
+    ]
+    for group, usual in shown.items():
+        if list(GROUPS[group]) != [group]:
+            text = f"  {group}=" + " | ".join(f"{name} (default)" if name == usual else name for name in GROUPS[group])
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 8)
+    if command is TrainConfig:
+        lines += [
+            "",
+            "plugins=my_module,... imports modules that register environments, policies or algorithms; config=<file> reads",
+            f"options from a YAML file. The values above are those of env={groups(command)['env']}; `--help env=tmaze`",
+            "shows those of another task.",
+        ]
+    return "\n".join(lines)
+
+
+def _list_group(group: str) -> str:
+    lines = [f"{group}=<name>, one of:"]
+    for name, entry in GROUPS[group].items():
+        lines += textwrap.wrap(f"  {name:<22} {_summary(entry.config)}", WIDTH, subsequent_indent=" " * 25)
+    return "\n".join([*lines, "", f"`--help {group}={next(iter(GROUPS[group]))}` describes the options of one."])
+
+
+def _choices(command: type, chosen: dict[str, str]) -> str:
+    """The options of the chosen ones, with the values that a run with them uses."""
+    config = make_config(**chosen)
+    parts = []
+    for group, name in chosen.items():
+        entry = choose(group, name)
+        parts += [
+            "",
+            f"{group}={name}: {_summary(entry.config)}",
+            *_option_lines(entry.config, f"{group}.", getattr(config, group)),
+        ]
+        if entry.recipe and command is TrainConfig:
+            changes = " ".join(f"{key}={show(value)}" for key, value in entry.recipe.items())
+            parts += textwrap.wrap(f"  this task changes defaults: {changes}", WIDTH, subsequent_indent="    ")
+    return "\n".join(parts[1:])
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").partition("\n")[0]
+
+
+def _option_lines(cls: type, prefix: str = "", config: Any = None) -> list[str]:
+    """One line per option: its name, the value that is used, its help."""
+    table = {}
+    for item in fields(cls):
+        if (usual := item.metadata.get("group")) and usual != item.name:
+            table[f"{item.name}={usual}"] = item.metadata["help"]
+    for name, known in options(cls).items():
+        value = known.default if config is None else getattr(config, name)
+        table[f"{prefix}{name}={'<required>' if value is MISSING else show(value)}"] = known.help
+    lines = []
+    for setting, text in table.items():
+        lines += textwrap.wrap(f"  {setting:<30} {text}", WIDTH, subsequent_indent=" " * 33)
+    return lines

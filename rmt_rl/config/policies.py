@@ -1,0 +1,260 @@
+"""Options of all policies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import Config, nearest_divisor, option, show
+from rmt_rl.config.registry import builtin
+
+
+@dataclass(frozen=True)
+class PolicyConfig(Config):
+    """Base class of the options of a policy. A subclass adds `width`, with a default of its own."""
+
+    #: Whether the backbone processes an episode in segments of `segment` steps.
+    has_segments: ClassVar[bool] = False
+
+    params: int | None = option(
+        None,
+        "choose the width for about this number of parameters in the whole network; null = use width",
+        low=1,
+        high=10**10,
+    )
+    previous_action: bool = option(True, "give the previous action to the network together with the observation")
+
+    def width_multiple(self) -> int:
+        """Widths that `params` tries are multiples of this number."""
+        return 1
+
+    def problems(self) -> Iterator[str]:
+        if self.params is not None and self.width != type(self).width:  # type: ignore[attr-defined]
+            yield (
+                f"policy.params={self.params}: chooses the width, but policy.width={self.width} is given too;"  # type: ignore[attr-defined]
+                " give only one of them"
+            )
+
+    @classmethod
+    def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        # `problems` cannot distinguish a width that was given from the default
+        if given.get("params") is not None and "width" in given:
+            raise ConfigError(
+                f"policy.params={given['params']}: policy.width={given['width']} is given too; give only one of them"
+            )
+        return given
+
+
+@dataclass(frozen=True)
+class TransformerConfig(PolicyConfig):
+    """Options of all transformer policies."""
+
+    has_segments: ClassVar[bool] = True
+
+    width: int = option(64, "width D of the network", low=1, high=65_536)
+    layers: int = option(2, "transformer blocks", low=1, high=1_000)
+    heads: int = option(2, "attention heads; must divide width", low=1, high=65_536)
+    segment: int = option(8, "steps S processed in one attention window", low=1, high=65_536)
+    sharpness: float = option(
+        4.5,
+        "scale of the initial attention scores, 1 = torch's initialisation, which spreads attention so evenly that a cue is lost",
+        above=0,
+        high=100,
+    )
+    dropout: float = option(
+        0.0, "dropout rate of each block's outputs when learning; acting never drops", low=0, below=1
+    )
+    attention: str = option(
+        "sdpa",
+        "attention kernel: sdpa = torch, flash = flash-attn (CUDA, half precision), flex = flex_attention (CUDA)",
+        choices=("sdpa", "flash", "flex"),
+    )
+    replay: bool = option(
+        False, "recompute segments in the backward pass instead of storing their activations (arXiv 2010.06891)"
+    )
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions are rotations of pairs of features."""
+        return self.as_rmt().positions == "rotary"
+
+    def as_rmt(self) -> RMTConfig:
+        """The options of the `RMT` class that this policy is a special case of: one without memory tokens."""
+        return RMTConfig(**self._shared(), memory_tokens=0)
+
+    def _shared(self) -> dict[str, Any]:
+        known = {item.name for item in dataclasses.fields(RMTConfig)}
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name in known}
+
+    def width_multiple(self) -> int:
+        return 2 * self.heads  # rotary positions turn pairs of features
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.params is not None:
+            return
+        if self.width % self.heads:
+            yield (
+                f"policy.heads={self.heads}: expected a divisor of policy.width={self.width},"
+                f" such as {nearest_divisor(self.width, self.heads)}"
+            )
+        elif self.rotary and self.width // self.heads % 2:
+            yield (
+                f"policy.heads={self.heads}: rotary positions need an even number of features for each head;"
+                f" policy.width={self.width} gives {self.width // self.heads}"
+            )
+
+
+@builtin("policy", "rmt", "rmt_rl.policies.rmt:RMT")
+@dataclass(frozen=True)
+class RMTConfig(TransformerConfig):
+    """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
+
+    memory_tokens: int = option(4, "memory tokens M passed from segment to segment", low=0, high=65_536)
+    memory_update: str = option(
+        "replace",
+        "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), mrv = memory retention valve (arXiv 2306.09459)",
+        choices=("replace", "gate", "mrv"),
+    )
+    memory_place: str = option(
+        "both",
+        "both = read tokens in front, write tokens behind; front = one block (arXiv 2304.11062)",
+        choices=("both", "front"),
+    )
+    memory_norm: bool = option(False, "divide every memory vector by its root mean square after the update")
+    write_from: str = option(
+        "memory",
+        "write tokens start from the read memory (the paper) or from learned vectors alone",
+        choices=("memory", "learned"),
+    )
+    cache: int = option(
+        0,
+        "steps C before the segment that stay visible in every layer (arXiv 1901.02860); needs rotary or no positions",
+        low=0,
+        high=65_536,
+    )
+    cache_gradient: int = option(
+        0, "newest cached steps that gradients reach; 0 = none, as in the paper", low=0, high=65_536
+    )
+    positions: str = option(
+        "learned",
+        "learned = a vector for each slot of the segment, rotary = by distance (arXiv 2104.09864), none",
+        choices=("learned", "rotary", "none"),
+    )
+    bptt_segments: int | None = option(
+        None,
+        "cut the gradient through the memory after every n segments of an episode; null = never",
+        low=1,
+        high=10**9,
+    )
+    gating: str = option(
+        "none",
+        "residual connections: none = x + y, gru = GTrXL's gate (arXiv 1910.06764), rezero = x + a y (arXiv 2003.04887)",
+        choices=("none", "gru", "rezero"),
+    )
+    null_key_value: bool = option(False, "a learned key and value per head that attention can fall back on")
+    value_residual: bool = option(False, "mix the first layer's values into those of later layers (arXiv 2410.17897)")
+    token_shift: bool = option(False, "half of each layer's input is that of the previous step (arXiv 2305.13048)")
+
+    def as_rmt(self) -> RMTConfig:
+        return self
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.cache and self.positions == "learned":
+            yield (
+                f"policy.cache={self.cache}: needs policy.positions=rotary or none;"
+                " learned positions number the steps of one segment and do not cover steps before it"
+            )
+        if self.memory_tokens == 0 and (names := self._changed_memory_options()):
+            yield (
+                f"policy.{names[0]}={show(getattr(self, names[0]))}: has no effect without memory;"
+                " expected policy.memory_tokens of at least 1"
+            )
+        if self.value_residual and self.layers == 1:
+            yield "policy.value_residual=true: has no effect with one layer; expected policy.layers of at least 2"
+        yield from _cache_problems(self)
+        if self.bptt_segments == 1 and self.cache_gradient:
+            yield (
+                f"policy.cache_gradient={self.cache_gradient}: has no effect with policy.bptt_segments=1, which cuts the gradient"
+                " at the end of every segment"
+            )
+        if self.token_shift and self.width == 1:
+            yield "policy.token_shift=true: expected policy.width of at least 2; half of it is shifted"
+
+    def _changed_memory_options(self) -> list[str]:
+        names = ["memory_update", "memory_place", "memory_norm", "write_from"]
+        if self.cache_gradient == 0:  # otherwise bptt_segments cuts the gradient of the cache
+            names.append("bptt_segments")
+        return [name for name in names if getattr(self, name) != getattr(RMTConfig, name)]
+
+
+def _cache_problems(policy: RMTConfig | TrXLConfig) -> Iterator[str]:
+    if policy.cache_gradient > policy.cache:
+        yield f"policy.cache_gradient={policy.cache_gradient}: expected at most policy.cache={policy.cache}"
+
+
+@builtin("policy", "trxl", "rmt_rl.policies.rmt:RMT")
+@dataclass(frozen=True)
+class TrXLConfig(TransformerConfig):
+    """Transformer-XL (Dai et al. 2019, arXiv 1901.02860): keys and values of the steps before, with rotary relative positions."""
+
+    cache: int = option(32, "steps C before the segment that stay visible in every layer", low=1, high=65_536)
+    cache_gradient: int = option(
+        0, "newest cached steps that gradients reach; 0 = none, as in the paper", low=0, high=65_536
+    )
+
+    def as_rmt(self) -> RMTConfig:
+        return RMTConfig(**self._shared(), memory_tokens=0, positions="rotary")
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from _cache_problems(self)
+
+
+@builtin("policy", "gtrxl", "rmt_rl.policies.rmt:RMT")
+@dataclass(frozen=True)
+class GTrXLConfig(TrXLConfig):
+    """Gated Transformer-XL (Parisotto et al. 2019, arXiv 1910.06764): `trxl` with GRU gates around its blocks."""
+
+    def as_rmt(self) -> RMTConfig:
+        return dataclasses.replace(super().as_rmt(), gating="gru")
+
+
+@builtin("policy", "window", "rmt_rl.policies.rmt:RMT")
+@dataclass(frozen=True)
+class WindowConfig(TransformerConfig):
+    """Attention over the steps of the current segment only: a stack of 1 to `segment` frames."""
+
+
+@dataclass(frozen=True)
+class RecurrentConfig(PolicyConfig):
+    """Options of recurrent networks."""
+
+    width: int = option(128, "width D of the encoder and of the hidden state", low=1, high=65_536)
+    layers: int = option(1, "stacked recurrent layers", low=1, high=1_000)
+
+
+@builtin("policy", "lstm", "rmt_rl.policies.recurrent:Recurrent")
+@dataclass(frozen=True)
+class LSTMConfig(RecurrentConfig):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
+
+
+@builtin("policy", "gru", "rmt_rl.policies.recurrent:Recurrent")
+@dataclass(frozen=True)
+class GRUConfig(RecurrentConfig):
+    """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078)."""
+
+
+@builtin("policy", "mlp", "rmt_rl.policies.mlp:MLP")
+@dataclass(frozen=True)
+class MLPConfig(PolicyConfig):
+    """The control without memory: hidden layers on the current observation."""
+
+    width: int = option(128, "width D of the hidden layers", low=1, high=65_536)
+    layers: int = option(2, "hidden layers", low=1, high=1_000)
+    previous_action: bool = option(False, "give the previous action to the network: a memory of one step")

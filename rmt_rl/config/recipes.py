@@ -1,0 +1,39 @@
+"""Recipes: training options that a task changes unless the user gives them.
+
+A task has one where the defaults were measured to fail (docs/benchmarks.md). Options that the chosen policy or algorithm does
+not have are left out.
+"""
+
+MINIGRID_MEMORY = {
+    "algo.num_envs": 128,
+    "algo.minibatches": 8,
+    "algo.gamma": 0.997,
+    "algo.entropy_coef": 0.1,
+    "algo.kl_coef": 0.0,
+    "policy.positions": "none",
+    "policy.sharpness": 1.0,
+    "steps": 1_250_000,
+}
+BANDIT = {
+    "algo.num_envs": 128,
+    "algo.rollout": 100,  # one trial, so that gradients reach from its end to its beginning
+    "algo.entropy_coef": 0.01,
+    "algo.kl_coef": 0.0,
+    "algo.normalize_reward": True,
+    "policy.segment": 20,
+    "policy.positions": "none",
+    "policy.sharpness": 1.0,
+    "steps": 4_000_000,
+}
+DARK_ROOM = {
+    "algo.num_envs": 128,
+    "algo.rollout": 104,  # one trial of five inner episodes, so that gradients reach from its end to its beginning
+    "algo.gamma": 0.98,
+    "algo.entropy_coef": 0.01,
+    "algo.kl_coef": 0.0,
+    "algo.normalize_reward": True,
+    "policy.segment": 21,  # one inner episode
+    "policy.positions": "none",
+    "policy.sharpness": 1.0,
+    "steps": 4_000_000,
+}

@@ -1,0 +1,184 @@
+"""What env=, algo= and policy= choose from, open to classes from outside this package.
+
+    @rmt_rl.register_policy("diagonal-rnn", DiagonalRNNConfig)
+    class DiagonalRNN(rmt_rl.Backbone): ...
+
+A registered name has help, checks, saving, `policy.params` and the contract checks like the built-in ones. A module with
+registrations is found by `plugins=my_module` on the command line, by `import` in Python, or as an entry point of an installed
+package in the group "rmt_rl.plugins".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import Config, did_you_mean, options, show
+
+ClassT = TypeVar("ClassT", bound=type)
+
+#: The group in which an installed package names its modules with registrations.
+ENTRY_POINTS = "rmt_rl.plugins"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name.
+
+    config: the dataclass of its options. target: its class, or "module:Class", which is imported when it is needed.
+    recipe: options that change with this task unless the user gives them, by their full names, such as "algo.gamma".
+    """
+
+    config: type[Config]
+    target: Any
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Any:
+        """The class that implements it."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+GROUPS: dict[str, dict[str, Entry]] = {"env": {}, "algo": {}, "policy": {}, "memory": {}, "until": {}}
+
+
+def register_env(
+    name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
+) -> Callable[[ClassT], ClassT]:
+    """Decorator: make a `TorchVectorEnv` class known as `env=<name>`.
+
+    It is called as cls(num_envs, device, **options) with the fields of `config`, a frozen dataclass derived from `EnvConfig`.
+    recipe: training options that work better for this task than the defaults, such as {"algo.gamma": 0.997, "steps": 1_000_000}.
+    """
+    return _decorator("env", name, config, recipe)
+
+
+def register_policy(name: str, config: type[Config]) -> Callable[[ClassT], ClassT]:
+    """Decorator: make a `Backbone` class known as `policy=<name>`.
+
+    It is called as cls(config) with an instance of `config`, a frozen dataclass derived from `PolicyConfig` with a field `width`.
+    """
+    if "width" not in options(config):
+        raise ConfigError(
+            f"policy={name}: {config.__name__} has no option width; expected `width: int = rmt_rl.option(64, ...)`"
+        )
+    return _decorator("policy", name, config)
+
+
+def register_algo(name: str, config: type[Config]) -> Callable[[ClassT], ClassT]:
+    """Decorator: make a `Learner` class known as `algo=<name>`.
+
+    It is called as cls(run, env, policy, data) with the run's `TrainConfig`; `config` is a frozen dataclass derived from
+    `AlgoConfig`.
+    """
+    return _decorator("algo", name, config)
+
+
+def _decorator(
+    group: str, name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
+) -> Callable[[ClassT], ClassT]:
+    def register(target: ClassT) -> ClassT:
+        add(group, name, config, target, recipe)
+        return target
+
+    return register
+
+
+def add(
+    group: str, name: str, config: type[Config], target: Any, recipe: Mapping[str, Any] | None = None
+) -> type[Config]:
+    """Register `name`; raises ConfigError where the name is taken or the dataclass cannot hold options."""
+    known = GROUPS[group].get(name)
+    # a module that is imported twice, as a script and as a plugin, registers the same class again
+    if known is not None and _origin(known.config) != _origin(config):
+        raise ConfigError(f"{group}={name}: is registered already, by {_origin(known.config)}; choose another name")
+    if not (dataclasses.is_dataclass(config) and issubclass(config, Config)):
+        base = {"env": "EnvConfig", "policy": "PolicyConfig", "algo": "AlgoConfig"}.get(group, "Config")
+        raise ConfigError(
+            f"{group}={name}: {config.__name__} is not a frozen dataclass derived from rmt_rl.{base}; options need one"
+        )
+    config.name = name
+    GROUPS[group][name] = Entry(config, target, dict(recipe or {}))
+    return config
+
+
+def _origin(cls: type) -> str:
+    return cls.__qualname__
+
+
+def builtin(group: str, name: str, target: str, recipe: Mapping[str, Any] | None = None) -> Callable[[ClassT], ClassT]:
+    """Decorator on a dataclass of this package: register it together with the class at "module:Class"."""
+
+    def register(config: ClassT) -> ClassT:
+        add(group, name, config, target, recipe)
+        return config
+
+    return register
+
+
+def names(group: str) -> Iterable[str]:
+    return GROUPS[group]
+
+
+def choose(group: str, name: Any) -> Entry:
+    """The entry of that name; raises ConfigError with the nearest name where there is none."""
+    if isinstance(name, str):
+        if name not in GROUPS[group]:
+            load_entry_points()
+        if name in GROUPS[group]:
+            return GROUPS[group][name]
+    hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
+    # memory=trial means memory.scope=trial
+    inside = [(key, known) for entry in GROUPS[group].values() for key, known in options(entry.config).items()]
+    for key in dict.fromkeys(key for key, known in inside if name in known.choices):
+        hint = hint or f"; did you mean {group}.{key}={show(name)}?"
+    raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{hint}")
+
+
+def entry_of(config: Config) -> Entry:
+    """The entry that a dataclass instance belongs to."""
+    for parts in GROUPS.values():
+        entry = parts.get(type(config).name)
+        if entry is not None and entry.config is type(config):
+            return entry
+    raise ConfigError(f"{type(config).__name__}: is not registered; expected one of the dataclasses of rmt_rl.config")
+
+
+_entry_points_loaded = False
+
+
+def load_entry_points() -> None:
+    """Import the modules that installed packages name in the entry-point group "rmt_rl.plugins", once."""
+    global _entry_points_loaded
+    if _entry_points_loaded:
+        return
+    _entry_points_loaded = True
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        _import(point.value.partition(":")[0], f"entry point {point.name}")
+
+
+def load_plugins(modules: str) -> None:
+    """Import modules, given as one comma-separated text, so that they register what they define."""
+    for module in modules.split(","):
+        if not module or not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(
+                f"plugins={show(modules)}: expected modules separated by commas, such as plugins=my_module"
+            )
+        _import(module, f"plugins={module}")
+
+
+def _import(module: str, what: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's module raises while it is imported
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{what}: importing {module} failed: {type(error).__name__}: {show(text, 200)}") from error

@@ -1,0 +1,189 @@
+"""From what a user gives to one validated configuration: the only way in, for command line, YAML file and Python alike."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.commands import EvaluateConfig, TrainConfig
+from rmt_rl.config.fields import Config, Option, did_you_mean, groups, options, read, show
+from rmt_rl.config.registry import GROUPS, choose, entry_of
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def make_config(file: Mapping[str, Any] | None = None, /, **given: Any) -> TrainConfig:
+    """The validated configuration of a training run; raises ConfigError.
+
+        make_config(env="tmaze", policy="lstm", seed=3, **{"env.length": 20, "algo.gamma": 0.997})
+        make_config(env={"name": "tmaze", "length": 20}, policy=RMTConfig(segment=16))
+
+    A group (env, algo, policy, memory, until) is given by its name, by a dictionary with the name in it, or as a dataclass of
+    rmt_rl.config; single options of it by their full names. file: the same in one dictionary, as read from a YAML file.
+
+    What is given wins over the file, the file over the task's recipe, and the recipe over the defaults. A dataclass is complete:
+    no recipe changes it.
+    """
+    usual = groups(TrainConfig)
+    layers = [_flatten(file or {}, usual), _flatten(given, usual)]
+    names = usual | layers[0].names | layers[1].names
+    bases = layers[0].bases | layers[1].bases
+    classes = {
+        group: type(bases[group]) if group in bases else choose(group, name).config for group, name in names.items()
+    }
+    if layers[1].values.get("init") is not None and (own := layers[1].first_of("policy")):
+        raise ConfigError(f"{own}: the policy of init comes with its own options; leave it out")
+
+    recipe = {} if "env" in bases else choose("env", names["env"]).recipe
+    recipe = {key: value for key, value in recipe.items() if key.partition(".")[0] not in bases}
+    values = {key: value for key, value in recipe.items() if find_option(key, options(TrainConfig), classes)}
+    for layer in layers:
+        values |= _complete(_read_all(layer.values, classes), classes)
+    parts = {}
+    for group, cls in classes.items():
+        changed = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
+        parts[group] = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
+    top = {key: value for key, value in values.items() if "." not in key}
+    return validate(TrainConfig(**parts, **top))
+
+
+def change(base: ConfigT, group: str, given: Mapping[str, Any]) -> ConfigT:
+    """`base`, a dataclass of `group`, with the options `given` by their full names changed; validated."""
+    cls = type(base)
+    values = _complete(_read_all(given, {group: cls}, base), {group: cls})
+    changed = {key.partition(".")[2]: value for key, value in values.items()}
+    return validate(dataclasses.replace(base, **changed), f"{group}.")
+
+
+def validate(config: ConfigT, prefix: str = "") -> ConfigT:
+    """The configuration with every value checked and in its field's type; raises ConfigError.
+
+    config: a command's dataclass, or one of a group, with a `prefix` such as "env." then. Validating twice changes nothing.
+    """
+    cls = type(config)
+    values = {name: read(prefix + name, allowed, getattr(config, name)) for name, allowed in options(cls).items()}
+    for name, usual in groups(cls).items():
+        part: Any = getattr(config, name)
+        if part is None and name == usual:  # a group with one choice
+            part = choose(name, name).config()
+        if not isinstance(part, Config) or part.name not in GROUPS[name]:
+            raise ConfigError(
+                f"{name}={show(part)}: expected one of {', '.join(GROUPS[name])}, as a dataclass of rmt_rl.config;"
+                f" rmt_rl.make_config({name}=<name>) makes one"
+            )
+        values[name] = validate(part, f"{name}.")
+    if prefix:
+        entry_of(config)
+        values |= cls.complete({key: value for key, value in values.items() if value != options(cls)[key].default})
+    if isinstance(config, EvaluateConfig):
+        values["num_envs"] = min(values["num_envs"], values["episodes"])
+    config = dataclasses.replace(config, **values)
+    for problem in config.problems():
+        raise ConfigError(problem)
+    return config
+
+
+def find_option(key: str, top: Mapping[str, Option], classes: Mapping[str, type]) -> Option | None:
+    """The option called `key`, such as "steps", "policy.width" or "env.options.max_episode_steps"; None where there is none."""
+    group, _, name = key.partition(".")
+    if group not in classes or "" in key.split("."):
+        return top.get(key)
+    name, _, inner = name.partition(".")
+    allowed = options(classes[group]).get(name)
+    return allowed if not inner or (allowed and allowed.kind is dict) else None
+
+
+def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, type], help_command: str = "") -> str:
+    """The sentence about a name that does not exist, or that belongs to a choice that was not made."""
+    group, _, name = key.partition(".")
+    if group in classes:
+        known = options(classes[group])
+        owners = [f"{group}={choice}" for choice, entry in GROUPS[group].items() if name in options(entry.config)]
+        hint = did_you_mean(key, [f"{group}.{option}" for option in known])
+        if owners:
+            hint = f"; {name} is an option of {', '.join(owners)}"
+        if name == "name":
+            hint = f"; did you mean {group}=<name>?"
+        return f"{group}={classes[group].name} has no such option, it has {', '.join(known)}{hint}"  # type: ignore[attr-defined]
+    # an evaluation chooses no groups, but takes the options of every environment
+    nested = [f"{g}.{n}" for g in classes or ["env"] for entry in GROUPS[g].values() for n in options(entry.config)]
+    names = [*classes, *top]
+    see = f" (see {help_command} --help)" if help_command else ""
+    return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """names: the chosen name of each group. bases: groups given as dataclasses. values: options by their full names."""
+
+    names: dict[str, Any]
+    bases: dict[str, Any]
+    values: dict[str, Any]
+
+    def first_of(self, group: str) -> str | None:
+        """What the layer gives for a group, as typed, or None."""
+        if group in self.names:
+            return f"{group}={show(self.names[group])}"
+        return next((f"{key}={show(value)}" for key, value in self.values.items() if key.startswith(f"{group}.")), None)
+
+
+def _flatten(given: Mapping[str, Any], usual: Mapping[str, str]) -> _Layer:
+    layer = _Layer({}, {}, {})
+    for key, value in given.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{show(key)}: no such option; names of options are text")
+        if key not in usual:
+            layer.values[key] = value
+        elif isinstance(value, Config):
+            layer.bases[key], layer.names[key] = value, value.name
+        elif isinstance(value, Mapping):
+            if "name" in value:
+                layer.names[key] = value["name"]
+            layer.values.update({f"{key}.{name}": entry for name, entry in value.items() if name != "name"})
+        else:
+            layer.names[key] = value
+    return layer
+
+
+def _read_all(given: Mapping[str, Any], classes: Mapping[str, type], base: Any = None) -> dict[str, Any]:
+    """The options in their fields' types. Keys below a dictionary option are merged into it."""
+    top = options(TrainConfig) if base is None else {}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        allowed = find_option(key, top, classes)
+        if allowed is None:
+            raise ConfigError(f"{show(key)}={show(value)}: {unknown_option(key, top, classes)}")
+        path, inner = ".".join(key.split(".")[:2]), key.split(".")[2:]
+        if allowed.kind is not dict:
+            values[key] = read(key, allowed, value)
+            continue
+        if path not in values:
+            values[path] = copy.deepcopy(getattr(base, path.partition(".")[2], {}))
+        for name in reversed(inner):
+            value = {name: value}
+        _merge(key, values[path], read(key, allowed, value))
+    return values
+
+
+def _merge(key: str, into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for name, value in new.items():
+        if isinstance(value, dict) and name in into:
+            if not isinstance(into[name], dict):
+                path = ".".join(key.split(".")[:2])
+                raise ConfigError(f"{show(key)}: expected something that fits the {path} before it")
+            _merge(key, into[name], value)
+        else:
+            into[name] = value
+
+
+def _complete(values: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
+    """The options together with those that they imply."""
+    completed = dict(values)
+    for group, cls in classes.items():
+        inside = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
+        if inside:
+            completed |= {f"{group}.{key}": value for key, value in cls.complete(inside).items()}  # type: ignore[attr-defined]
+    return completed

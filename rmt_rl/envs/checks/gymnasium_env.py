@@ -1,0 +1,101 @@
+"""Checks of a single gymnasium.Env."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
+
+from rmt_rl.envs.checks.runner import STEPS, Broken, brief, describe_type, expect
+
+
+def returns_of_reset_and_step(env: gymnasium.Env[Any, Any]) -> None:
+    for name in ("observation_space", "action_space"):
+        found = getattr(env, name, None)
+        expect(
+            isinstance(found, gymnasium.Space),
+            f"{name} is {found!r}; expected a gymnasium.Space, set in the class or __init__",
+        )
+    env.action_space.seed(0)
+    _expect_reset(_reset(env))
+    for _ in range(STEPS):
+        back = env.step(env.action_space.sample())
+        wanted = "expected (observation, reward, terminated, truncated, info)"
+        expect(isinstance(back, tuple) and len(back) == 5, f"step returned {describe_type(back)}; {wanted}")
+        _, reward, terminated, truncated, info = back
+        number = isinstance(reward, int | float | np.integer | np.floating)
+        expect(number, f"the reward is {describe_type(reward)}; expected a number")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            expect(isinstance(flag, bool | np.bool_), f"{name} is {describe_type(flag)}; expected True or False")
+        expect(isinstance(info, dict), f"info is {describe_type(info)}; expected a dictionary")
+        if terminated or truncated:
+            _expect_reset(_reset(env))
+
+
+def observations_are_what_the_space_says(env: gymnasium.Env[Any, Any]) -> None:
+    env.action_space.seed(0)
+    obs, where = _reset(env)[0], "reset"
+    for t in range(200):
+        if found := _mismatch(env.observation_space, obs):
+            raise Broken(f"{where} returned {found}")
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        where = f"step {t + 1}"
+        if terminated or truncated:
+            obs, where = _reset(env)[0], "reset"
+
+
+def observations_are_not_written_again(env: gymnasium.Env[Any, Any]) -> None:
+    env.action_space.seed(0)
+    obs = _reset(env)[0]
+    for t in range(20):
+        kept = copy.deepcopy(obs)
+        new, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if not data_equivalence(obs, kept):
+            raise Broken(f"step {t + 1} wrote into the observation that was returned before it; return a copy")
+        obs = _reset(env)[0] if terminated or truncated else new
+
+
+def _reset(env: gymnasium.Env[Any, Any]) -> Any:
+    try:
+        return env.reset(seed=0)
+    except TypeError as error:
+        if "reset() got an unexpected keyword argument" in str(error):
+            raise Broken(f"{error}; expected reset(self, *, seed=None, options=None)") from error
+        raise
+
+
+def _expect_reset(back: Any) -> None:
+    pair = isinstance(back, tuple) and len(back) == 2 and isinstance(back[1], dict)
+    expect(pair, f"reset returned {describe_type(back)}; expected (observation, info)")
+
+
+def _mismatch(space: gymnasium.Space[Any], value: Any, name: str = "an observation") -> str:
+    """What is wrong with a value of a space, or nothing."""
+    if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+        parts: dict[Any, Any] = (
+            dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else dict(enumerate(space))
+        )
+        if not isinstance(value, dict | tuple):
+            return f"{name} that is {describe_type(value)}; the space says {space}"
+        found: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
+        if set(found) != set(parts):
+            return f"{name} with the parts {list(found)}; the space has {list(parts)}"
+        return next((text for key in parts if (text := _mismatch(parts[key], found[key], f"{key!r}"))), "")
+    if isinstance(space, gymnasium.spaces.Box):
+        if not isinstance(value, np.ndarray):
+            return f"{name} that is {describe_type(value)}; the space says a numpy array {space.dtype} {space.shape}"
+        if value.dtype != space.dtype or value.shape != space.shape:
+            return f"{name} of {value.dtype} {value.shape}; the space says {space.dtype} {space.shape}"
+        if np.isnan(value).any():
+            return f"{name} with NaN"
+    return "" if space.contains(value) else f"{name} outside its space {space}: {brief(value)}"
+
+
+RAW_CHECKS = (
+    ("reset and step return what gymnasium asks for", returns_of_reset_and_step),
+    ("observations are what the observation space says", observations_are_what_the_space_says),
+    ("observations are not written again", observations_are_not_written_again),
+)

@@ -1,0 +1,152 @@
+"""A task as a drawing: what a person would want to see of row 0, the hidden things included.
+
+One function for each kind of task, chosen by the environment's class; what has no drawing of its own shows its observation in
+numbers. Not for what an agent sees: a policy gets the observation, never the picture.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.ticker import MaxNLocator
+
+from rmt_rl.common.rng import counter_bits
+from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.minigrid.direct import STEP, MiniGridDirect
+from rmt_rl.envs.minigrid.memory import MiniGridMemory
+from rmt_rl.envs.minigrid.pixels import MiniGridPixels
+from rmt_rl.envs.tasks.bandit import Bandit
+from rmt_rl.envs.tasks.dark_room import SIZE, DarkRoom
+from rmt_rl.envs.tmaze.passive import TMaze
+from rmt_rl.envs.tmaze.variants import TMazeActive, TMazeRATE, TMazeTrial
+from rmt_rl.envs.wrappers.memory_scope import MemoryScope
+from rmt_rl.envs.wrappers.return_to_go import ReturnToGo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CORRIDOR, GOAL, AGENT = "0.88", "tab:green", "tab:blue"
+
+
+def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
+    """Row 0 of `env`, which has just shown `obs`, on empty axes."""
+    while isinstance(env, MemoryScope | MiniGridPixels | ReturnToGo):
+        if isinstance(env, MiniGridPixels):
+            obs = env.symbols
+        elif isinstance(env, ReturnToGo):
+            obs = env.without(obs)
+        env = env.env
+    if isinstance(env, MiniGridMemory | MiniGridDirect):
+        _minigrid(axes, env, obs)
+    elif isinstance(env, TMaze | TMazeActive | TMazeRATE | TMazeTrial):
+        _tmaze(axes, env, obs)
+    elif isinstance(env, DarkRoom):
+        _dark_room(axes, env)
+    elif isinstance(env, Bandit):
+        _bandit(axes, env)
+    elif env.render_mode == "rgb_array":
+        frames: Any = env.render()
+        axes.imshow(frames[0])
+        axes.axis("off")
+    elif (pixels := _pixels(obs)) is not None:
+        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+        axes.axis("off")
+    else:
+        _text(axes, env, obs)
+
+
+def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> None:
+    from minigrid.core.grid import Grid  # the package's own tiles, so that a picture looks as people know it
+
+    world, (x, y), direction = env.world(0)
+    assert isinstance(obs, dict)
+    seen = obs["image"][0, :, :, 0].cpu().numpy() != 0
+    view = len(seen)
+    i, j = np.nonzero(seen)
+    cells = (
+        np.array([x, y])
+        + (view - 1 - j)[:, None] * STEP[direction]
+        + (i - view // 2)[:, None] * STEP[(direction + 1) % 4]
+    )
+    inside = ((cells >= 0) & (cells < world.shape[:2])).all(axis=1)
+    lit = np.zeros(world.shape[:2], dtype=bool)
+    lit[tuple(cells[inside].T)] = True
+    grid, _ = Grid.decode(world)
+    axes.imshow(grid.render(24, (x, y), direction, lit))
+    axes.axis("off")
+
+
+def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
+    from matplotlib.patches import Rectangle
+
+    state = {name: int(value[0]) for name, value in env.state_dict().items()}
+    end = state["length"] + isinstance(env, TMazeActive)
+    tall = max(0.5, end / 12)  # a long corridor is drawn flat, or nothing of it would be seen
+    axes.add_patch(Rectangle((-0.5, -tall / 2), end + 1, tall, color=CORRIDOR))
+    wide, margin = max(1, end / 25), max(1, end / 20)  # for the same reason
+    for arm in (1, -1):
+        color = GOAL if arm == state["goal"] else CORRIDOR
+        axes.add_patch(Rectangle((end + 0.5 - wide, arm * tall - tall / 2), wide, tall, color=color))
+    axes.plot(state["x"], state["y"] * tall, "o", color=AGENT, markersize=14)
+    axes.set_xlim(-margin, end + margin)
+    axes.set_ylim(-2 * tall, 2 * tall)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
+    axes.set_xlabel(f"{walk}the agent sees {_numbers(obs)}; green: the right arm")
+
+
+def _dark_room(axes: Axes, env: DarkRoom) -> None:
+    state = {name: int(value[0]) for name, value in env.state_dict().items()}
+    axes.set_xlim(-0.5, SIZE - 0.5)
+    axes.set_ylim(-0.5, SIZE - 0.5)
+    axes.set_aspect("equal")
+    axes.set_xticks(np.arange(SIZE) + 0.5, [])
+    axes.set_yticks(np.arange(SIZE) + 0.5, [])
+    axes.grid(color=CORRIDOR)
+    axes.plot(state["goal_x"], state["goal_y"], "s", color=GOAL, markersize=18)
+    axes.plot(state["x"], state["y"], "o", color=AGENT, markersize=12)
+    axes.set_xlabel(f"{env.in_words(0)}\nthe goal, green, is hidden from the agent")
+
+
+def _bandit(axes: Axes, env: Bandit) -> None:
+    state = env.state_dict()
+    chance = counter_bits(state["key"][0], torch.arange(env.arms, device=env.device)).double() / 2.0**63
+    pulled, paid = int(state["arm"][0]) - 1, bool(state["paid"][0])
+    bars = axes.bar(range(1, env.arms + 1), chance.tolist(), color=CORRIDOR)
+    if pulled >= 0:
+        bars[pulled].set_color(GOAL if paid else "tab:red")
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
+    axes.set_xlabel(f"{env.in_words(0)}; arms, the last one pulled in green where it paid, else red")
+    axes.set_ylabel("chance to pay (hidden)")
+
+
+def _pixels(obs: Obs) -> np.ndarray | None:
+    """A picture [H, W] or [H, W, 3] that the agent sees, the first one, or None."""
+    for part in obs.values() if isinstance(obs, dict) else [obs]:
+        if part.dtype == torch.uint8 and part.ndim == 4 and part.shape[-1] in (1, 3) and min(part.shape[1:3]) >= 16:
+            return part[0].squeeze(-1).cpu().numpy()
+    return None
+
+
+def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
+    lines = f"the agent sees\n{_numbers(obs)}".splitlines()
+    lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
+    words = textwrap.fill(env.in_words(0), 28)
+    axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14)
+    # little is written large
+    axes.text(
+        0.5, 0.5, "\n".join(lines), ha="center", va="top" if words else "center", fontsize=8 if len(lines) > 4 else 12
+    )
+    axes.axis("off")
+
+
+def _numbers(obs: Obs) -> str:
+    if isinstance(obs, dict):
+        return "\n".join(f"{name} {_numbers(part)}" for name, part in obs.items())
+    with np.printoptions(precision=2, suppress=True, threshold=60):
+        return str(obs[0].cpu().numpy())

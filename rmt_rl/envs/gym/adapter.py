@@ -1,0 +1,288 @@
+"""Any gymnasium environment behind the contract of `base.py`: torch tensors in, torch tensors out.
+
+gymnasium makes and steps the rows; this file translates spaces, observations and actions, and turns gymnasium's errors
+into one sentence each. Not for environments that are registered as vector environments only, and not for exact
+resuming: what a foreign environment keeps in its memory cannot be saved.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import warnings
+from typing import Any, Literal, NoReturn
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import error, spaces
+from gymnasium.vector import AutoresetMode
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
+from rmt_rl.envs.gym.workers import ProcessVectorEnv, misfit
+
+#: (beginnings of ids, the module that registers them, how it is installed)
+PACKAGES = (
+    (("MiniGrid-", "BabyAI-"), "minigrid", "pip install minigrid"),
+    (("popgym-",), "popgym", "pip install popgym, or 'rmt_rl[suites]'"),
+    (
+        ("MortarMayhem", "MysteryPath", "SearingSpotlights", "Endless-"),
+        "memory_gym",
+        "pip install --no-deps memory-gym, whose own pins ask for an older gymnasium",
+    ),
+)
+
+
+class GymAdapter(TorchVectorEnv):
+    """`num_envs` rows of the gymnasium environment `id` (or `module:id`), on torch tensors.
+
+    observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64
+        counted from 0; MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot
+        ("outer.inner"), a Tuple one with the keys "0", "1", ...; text in them is left out, with a warning.
+    actions: Discrete [B] and MultiDiscrete [B, ...] as integers counted from 0; Box [B, ...] as floats, which are
+        clipped to the bounds before they reach the environment.
+    `single_observation_space` and `single_action_space` are these translated spaces.
+    `options` are keyword arguments for `gymnasium.make`, max_episode_steps and render_mode among them.
+    `workers`: "sync" steps the rows one after another, "async" gives every row a process of its own, for which `deadline` and
+        `on_fault` hold (`ProcessVectorEnv`).
+    `info["success"]` exists at steps where a row that ended reports "is_success" or "success" in its last info.
+    """
+
+    _env: Any = None  # gymnasium 1.1 and 1.2 close, on deletion, what could not be made too
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        *,
+        id: str,
+        options: dict[str, Any] | None = None,
+        workers: Literal["sync", "async"] = "sync",
+        deadline: float = 60.0,
+        on_fault: Literal["fail", "restart"] = "fail",
+    ) -> None:
+        if num_envs < 1:  # said before gymnasium stumbles over it
+            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+        if workers not in ("sync", "async"):
+            raise ConfigError(f"env.workers={workers}: expected one of sync, async")
+        self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
+        self.render_mode = self._env.render_mode
+        left_out = self._env.get_attr("left_out")[0]
+        if left_out:
+            warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
+        super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
+        self.task = f"{id} of gymnasium" + (f" with {options}" if options else "")
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        # a copy: gymnasium takes "reset_mask" out of the dict that it is given
+        obs, _ = self._env.reset(seed=seed, options=None if options is None else dict(options))
+        return self._tensors(obs), {}
+
+    def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        obs, reward, terminated, truncated, raw = self._env.step(self._checked(action_B))
+        ended = terminated | truncated
+        obs_B = self._tensors(obs)
+        info: dict[str, Any] = {"final_obs": obs_B, "_final_obs": self._tensors(ended)}
+        if ended.any():
+            final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
+            info["final_obs"] = self._tensors(_with_rows(obs, final))
+            if "success" in raw["final_info"]:
+                info["success"] = self._tensors(raw["final_info"]["success"])
+        return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
+
+    def state_dict(self) -> dict[str, Any]:
+        self._cannot_resume()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._cannot_resume()
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame per row, where `options` name a render_mode."""
+        return self._env.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if self._env is not None:
+            self._env.close(**kwargs)
+
+    def _cannot_resume(self) -> NoReturn:
+        raise NotImplementedError(
+            "an environment of gymnasium cannot be resumed exactly, because it does not hand out its state; "
+            "reset it with a new seed instead"
+        )
+
+    def _tensors(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            # in the order of the space, so that whoever goes through both goes through them side by side
+            return {key: self._tensors(value[key]) for key in self.single_observation_space}  # type: ignore[attr-defined]
+        return torch.from_numpy(value).to(self.device)
+
+    def _checked(self, action_B: torch.Tensor) -> np.ndarray:
+        space = self.single_action_space
+        action = torch.as_tensor(action_B).detach().cpu()
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {tuple(action.shape)}; expected {self.action_space.shape}")
+        if isinstance(space, spaces.Box):
+            if bool(action.isnan().any()):
+                raise ValueError("action is NaN; numbers are needed, the bounds are kept by clipping")
+            return action.double().numpy()
+        if action.is_floating_point():
+            raise ValueError(f"action has dtype {action.dtype}; {space} needs integers")
+        array = action.long().numpy()
+        highest = space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else space.n - 1  # type: ignore[attr-defined]
+        if (array < 0).any() or (array > highest).any():
+            raise ValueError(f"action {array.tolist()[:8]} is outside 0..{highest.tolist()}")
+        return array
+
+
+class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One environment with translated spaces; of its info nothing is left but {"success": bool}, where it reports one.
+
+    Translated before gymnasium batches the rows, for two reasons. gymnasium looks at the last observation of an
+    episode only after it has reset the environment: one that reuses its observation array has overwritten it by then,
+    so every observation is copied here. And infos whose shapes differ between rows make gymnasium fail.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._name = type(env.unwrapped).__name__
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, name, None), spaces.Space):
+                raise ConfigError(
+                    f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
+                )
+        self._translated = Translation(env.observation_space)
+        self.left_out = self._translated.left_out
+        self.observation_space = self._translated.space
+        self.action_space = action_space(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        try:
+            back: Any = self.env.reset(seed=seed, options=options)
+        except TypeError as error:
+            if "reset() got an unexpected keyword argument" not in str(error):
+                raise
+            raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
+        if not isinstance(back, tuple) or len(back) != 2:
+            raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
+        return self._shown(back[0], "reset"), {}
+
+    def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
+        back: Any = self.env.step(_to_env(action, self.env.action_space))
+        if not isinstance(back, tuple) or len(back) != 5:
+            raise ConfigError(
+                f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
+            )
+        obs, reward, terminated, truncated, info = back
+        number = np.asarray(reward)
+        if number.ndim or number.dtype.kind not in "biuf":
+            raise ConfigError(f"{self._name}: step returned the reward {reward!r}; expected a number")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, bool | np.bool_):
+                raise ConfigError(f"{self._name}: step returned {name} = {flag!r}; expected True or False")
+        if not isinstance(info, dict):
+            raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
+        reported = next((key for key in ("is_success", "success") if key in info), None)
+        kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
+        return self._shown(obs, "step"), reward, terminated, truncated, kept
+
+    def _shown(self, obs: Any, where: str) -> Arrays:
+        try:
+            return self._translated(obs)
+        except (KeyError, IndexError) as error:
+            raise ConfigError(f"{self._name}: {where} returned an observation without the part {error}") from error
+
+
+class _SyncRow(_Row):
+    """Looks at every observation, too; those of a row in a process are looked at where they arrive."""
+
+    def _shown(self, obs: Any, where: str) -> Arrays:
+        arrays = super()._shown(obs, where)
+        if text := misfit(arrays, self.observation_space):
+            raise ConfigError(f"{self._name}: {where} {text} (python -m rmt_rl.envs.check looks for more of this kind)")
+        return arrays
+
+
+def _kind(back: Any) -> str:
+    return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
+
+
+def _to_env(action: Any, space: spaces.Space[Any]) -> Any:
+    if isinstance(space, spaces.Box):
+        # in the precision of the environment: the bounds that the policy sees are rounded to float32
+        return np.clip(action, space.low, space.high).astype(space.dtype)
+    return (action + np.asarray(space.start, dtype=np.int64)).astype(space.dtype)  # type: ignore[attr-defined]
+
+
+def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
+    """A copy of `batch` in which the rows with these numbers are replaced."""
+    if isinstance(batch, dict):
+        return {key: _with_rows(part, {i: row[key] for i, row in rows.items()}) for key, part in batch.items()}
+    batch = batch.copy()
+    for i, row in rows.items():
+        batch[i] = row
+    return batch
+
+
+def _make(
+    id: str, num_envs: int, options: dict[str, Any], workers: str, deadline: float, on_fault: Literal["fail", "restart"]
+) -> Any:
+    if id.count(":") > 1:  # gymnasium would fail to unpack it
+        raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
+    name = id.split(":")[-1]
+    if name not in gymnasium.registry:
+        register_package(id, name)
+    # gymnasium's own checker fails with a traceback on what `_Row` says in a sentence; `rmt_rl.envs.check` finds the rest
+    keywords = {"disable_env_checker": True, **options}
+    try:
+        if workers == "async":
+            # the spec, which a process that is not forked can take with it; the id may not be known there
+            if ":" in id:
+                importlib.import_module(id.split(":")[0])
+            found = gymnasium.registry.get(name, id)
+            return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
+        return gymnasium.make_vec(
+            id,
+            num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            wrappers=[_SyncRow],
+            **keywords,
+        )
+    except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
+        raise ConfigError(f"env.id={id}: gymnasium knows no such environment; {_hint(name)}") from e
+    except ConfigError:
+        raise
+    except (AssertionError, KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f"env.options={options}: {id} does not take them: {' '.join(str(e).split())}") from e
+    except (error.Error, ModuleNotFoundError) as e:
+        spec = gymnasium.registry.get(name)
+        if spec is not None and spec.entry_point is None:
+            raise ConfigError(
+                f"env.id={id}: registered as a vector environment only, and this adapter needs single ones; "
+                "our own environments are made by their name, for example env=tmaze"
+            ) from e
+        raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
+
+
+def register_package(id: str, name: str) -> None:
+    """Import the package whose ids begin like this one; they exist only after that."""
+    for prefixes, module, install in PACKAGES:
+        if name.startswith(prefixes):
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(f"env.id={id}: its package is not installed; {install}")
+            importlib.import_module(module)
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name, gymnasium.registry, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return (
+        "one from another package is written module:id, after pip install; a class of your own needs "
+        "gymnasium.register(id, entry_point=...) in its module first"
+    )

@@ -1,0 +1,429 @@
+"""MiniGrid-Memory as lookup tables: the episodes of the `minigrid` package, bit for bit, thousands of times faster.
+
+The grid never changes during an episode (pickup is remapped to toggle, which does nothing to a key, a ball or a wall),
+so observation, next state and outcome are pure functions of (layout, cell, direction). A step is a few gathers.
+
+This file is not for MiniGrid environments whose grid changes (doors, carrying), and it does not import `minigrid`:
+the package is only the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
+from rmt_rl.envs.minigrid.direct import ACTIONS as NAMES
+
+SIZES = (7, 9, 11, 13, 17)
+RANDOM_SIZES = (13, 17)
+ACTIONS = (3, 7)
+
+EMPTY, WALL, KEY, BALL = 1, 2, 5, 6  # MiniGrid's OBJECT_TO_IDX; 0 is "unseen"
+COLOR = np.array([0, 0, 5, 0, 0, 1, 1], dtype=np.uint8)  # by object: walls are grey, key and ball are green
+STEP = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # (x, y) moved by "forward", by direction: right, down, left, up
+
+#: Best success rate found for a policy without memory where the fork shows the cue, so that more than a coin is
+#: possible: the output of experiments/minigrid_floors.py, by (size, random, view).
+FLOORS = {
+    (7, False, 5): 0.976,
+    (7, False, 7): 0.976,
+    (9, False, 7): 0.984,
+    (13, True, 5): 0.570,
+    (13, True, 7): 0.711,
+    (17, True, 5): 0.545,
+    (17, True, 7): 0.635,
+}
+
+#: Starts that a row gets at a time; a queue is two blocks long.
+BLOCK = 16
+
+
+class MiniGridMemory(TorchVectorEnv):
+    """MiniGrid-Memory: look at an object, walk to a fork, turn towards the same object.
+
+    An episode starts in the corridor between a room with a key or a ball (the cue) and a fork with a key and a ball
+    at its ends; the agent often stands past the cue, with its back to it. It ends at either object, with reward
+    1 - 0.9 * steps / max_steps (float64) at the one that equals the cue and 0 at the other, or after
+    max_steps, usually 5 * size^2. Both may happen in one step.
+
+    obs["image"]: [B, view, view, 3] uint8, indexed [x, y] with the agent at the bottom centre looking up: object,
+        colour and door state as small category indices, hence the bounds 10, 5 and 3 of the space
+    obs["direction"]: [B] int64, 0 = right, 1 = down, 2 = left, 3 = up
+    action: [B] integers, 0 = left, 1 = right, 2 = forward; with actions=7 also MiniGrid's 3..6, which do nothing here
+
+    `floor` is 0.5 where no view from the fork cell shows the cue. Proof: the fork cell is entered only from the
+    corridor, facing right. From that state a policy without memory takes the upper end with probability a, the lower
+    one with b, or goes back; a and b depend on what lies at the fork, not on the cue. Let n_cue be how often it comes
+    to the fork. Given the two ends, each cue makes one of them right, so the success rate is (n_key a + n_ball b) / 2
+    or the same with a and b exchanged, and n_cue (a + b) <= 1 makes that at most 1/2. A time limit only takes
+    successes away. "Forward, and left where a wall is ahead" attains 1/2. Elsewhere `floor` is the number in FLOORS,
+    found by experiments/minigrid_floors.py, or None where that did not look. `ceiling` is 1: every view is wide
+    enough to see the cue from the room and the ends from the fork. With a smaller `max_steps` it is
+    None; `floor` is then known where it is 0.5, and only if the `size` - 1 steps of that walk are left.
+
+    Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid/envs/memory.py` of minigrid 3.2; the same
+    episodes from the same seed as under gymnasium's SyncVectorEnv with SAME_STEP. We leave out its constant "mission"
+    string, and an `actions=3` that it does not have drops the four actions without effect.
+    """
+
+    ceiling: float | None = 1.0
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        *,
+        size: int = 7,
+        random: bool = False,
+        view: int = 3,
+        actions: int = 3,
+        max_steps: int | None = None,
+    ) -> None:
+        allowed = RANDOM_SIZES if random else SIZES
+        if size not in allowed:
+            raise ValueError(f"size is {size}; with random={random} it must be one of {allowed}")
+        if view < 3 or view % 2 == 0:
+            raise ValueError(f"view is {view}; it must be an odd number of at least 3")
+        if actions not in ACTIONS:
+            raise ValueError(f"actions is {actions}; it must be one of {ACTIONS}")
+        high = np.broadcast_to(np.array([10, 5, 3], dtype=np.uint8), (view, view, 3))
+        image = spaces.Box(low=np.zeros_like(high), high=high, dtype=np.uint8)
+        super().__init__(
+            num_envs, device, spaces.Dict(image=image, direction=spaces.Discrete(4)), spaces.Discrete(actions)
+        )
+        usual_steps = 5 * size**2
+        self.max_steps = max_steps or usual_steps
+        self.task = (
+            f"MiniGrid-Memory S{size}{'Random' if random else ''}, view {view}: remember a key or a ball "
+            f"along a corridor of {'up to ' if random else ''}{size - 6} cell{'s' if size > 7 else ''}"
+        )
+        self.action_names = NAMES[:actions]
+        self._config = {"size": size, "random": random, "view": view, "actions": actions, "max_steps": self.max_steps}
+        self._tables = tables(size, random, view)
+        self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))
+        if self.max_steps < usual_steps:
+            self.ceiling = None
+            # "Forward, and left where a wall is ahead" is there after size - 1 steps at most, from the first cell.
+            self.floor = self.floor if self.floor == 0.5 and self.max_steps >= size - 1 else None
+
+        stay = torch.arange(len(self._tables.next))[:, None].expand(-1, actions - 3)
+        self._num_actions = actions
+        self._next = torch.cat([self._tables.next, stay], dim=1).flatten().to(self.device)
+        self._image = self._tables.image.to(self.device)
+        # Entry 0 is for all steps without success; python's float64 arithmetic is MiniGrid's own.
+        reward = [0.0] + [1 - 0.9 * (t / self.max_steps) for t in range(1, self.max_steps + 1)]
+        self._reward = torch.tensor(reward, dtype=torch.float64, device=self.device)
+        self._generators: list[np.random.Generator] = []
+        # Row b's coming starts are _queue[_cursor[b]] and on, to the end of its two blocks, which are side by side.
+        self._queue_begin = torch.arange(num_envs, device=self.device) * (2 * BLOCK)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Start a new episode in every row; without a seed the rows' streams go on, or begin with system entropy."""
+        if options:
+            raise ValueError(f"options {options} were given to reset; MiniGridMemory supports none")
+        if seed is not None or not self._generators:
+            self._generators = [_generator(s) for s in row_seeds(seed, self.num_envs)]
+            starts = self._draw_starts(range(self.num_envs), 2 * BLOCK)
+            self._queue = torch.from_numpy(starts).flatten().to(self.device)
+            self._cursor = self._queue_begin.clone()
+            self._until_refill = BLOCK
+        self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self._told = torch.zeros(2, self.num_envs, dtype=torch.bool, device=self.device)
+        self._state = self._take_starts(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+        return self._observe(self._state), {}
+
+    def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """One step of every row; see `TorchVectorEnv` for what comes back."""
+        if not self._generators:
+            raise RuntimeError("step was called before reset; call reset(seed=...) first")
+        action_B = self._read_action(action_B, self._num_actions)
+        last = self._next.index_select(0, torch.add(action_B, self._state, alpha=self._num_actions))
+        self._steps += 1
+        success = last < self._tables.num_success
+        terminated = last < self._tables.num_terminal
+        truncated = self._steps >= self.max_steps
+        ended = terminated | truncated
+        reward = self._reward.index_select(0, self._steps * success)
+
+        self._state = torch.where(ended, self._take_starts(ended), last)
+        self._steps.masked_fill_(ended, 0)
+        info = {"final_obs": self._observe(last), "_final_obs": ended, "success": success}
+        return self._observe(self._state), reward, terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """Configuration, episode and queue of every row, and the state of every numpy generator as plain integers."""
+        if not self._generators:
+            raise RuntimeError("state_dict was called before reset; there is no state yet")
+        return {
+            "config": dict(self._config),
+            "state": self._state.clone(),
+            "steps": self._steps.clone(),
+            "queue": self._queue.clone(),
+            "cursor": self._cursor.clone(),
+            "until_refill": self._until_refill,
+            "generators": [generator.bit_generator.state for generator in self._generators],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken; configuration and number of rows must be the same."""
+        if state["config"] != self._config:
+            raise ValueError(f"the state belongs to {state['config']}, but this environment is {self._config}")
+        if len(state["generators"]) != self.num_envs:
+            raise ValueError(f"the state has {len(state['generators'])} rows, but this environment has {self.num_envs}")
+        generators = [_generator(0) for _ in range(self.num_envs)]
+        for generator, saved in zip(generators, state["generators"], strict=True):
+            generator.bit_generator.state = saved
+        tensors = [state[key].to(self.device, copy=True) for key in ("state", "steps", "queue", "cursor")]
+        self._state, self._steps, self._queue, self._cursor = tensors
+        self._until_refill = state["until_refill"]
+        self._generators = generators
+
+    def oracle(self) -> torch.Tensor:
+        """[B] the shortest path of somebody who must look before he knows: until a view has shown the cue, to the nearest state
+        whose view tells which it is; then the same for the ends of the fork; then to the right end.
+
+        So whoever copies it has seen what it acts upon. What a row has seen is noted from call to call within an episode; call
+        it at every step.
+        """
+        if not self._generators:
+            raise RuntimeError("oracle was called before reset; call reset(seed=...) first")
+        expert = _expert(*(self._config[key] for key in ("size", "random", "view")))
+        tells, ways = (table.to(self.device) for table in expert)
+        began = self._steps == 0
+        self._told = torch.where(began, False, self._told) | tells.index_select(1, self._state)
+        goal = torch.where(self._told[0], torch.where(self._told[1], 2, 1), 0)
+        return ways[goal, self._state]
+
+    def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
+        """What stands on every cell [size, size, 3], the agent's (x, y) and its direction, for pictures."""
+        state = int(self._state[row])
+        h, cue, order, x, y = self._tables.cells[state // 4].tolist()
+        objects = _grids(self._config["size"], range(h, h + 1))[0, cue, order]
+        return np.stack([objects, COLOR[objects], np.zeros_like(objects)], axis=-1), (x, y), state % 4
+
+    def _observe(self, state_B: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"image": self._image.index_select(0, state_B), "direction": state_B & 3}
+
+    def _take_starts(self, taken_B: torch.Tensor) -> torch.Tensor:
+        """The next start of every row; only the rows of `taken_B` use theirs up."""
+        # A row takes at most one start a call, so looking every BLOCK calls is enough; on a GPU looking means waiting.
+        if self._until_refill == 0:
+            self._refill()
+        self._until_refill -= 1
+        start_B = self._queue.index_select(0, self._cursor)
+        self._cursor += taken_B
+        return start_B
+
+    def _refill(self) -> None:
+        """Rows that are through with the first block of their queue: move the second one there and draw another."""
+        rows = (self._cursor - self._queue_begin >= BLOCK).nonzero().squeeze(1)
+        drawn = torch.from_numpy(self._draw_starts(rows.tolist(), BLOCK)).to(self.device)
+        queue_BQ = self._queue.view(self.num_envs, 2 * BLOCK)
+        queue_BQ[rows] = torch.cat([queue_BQ[rows, BLOCK:], drawn], dim=1)
+        self._cursor[rows] -= BLOCK
+        self._until_refill = BLOCK
+
+    def _draw_starts(self, rows: Sequence[int], count: int) -> np.ndarray:
+        """[rows, count] start states, each row from its own generator."""
+        generators = [self._generators[row] for row in rows]
+        words = np.empty((len(generators), count, 4 if self._config["random"] else 3), dtype=np.uint64)
+        for i, generator in enumerate(generators):
+            words[i] = generator.integers(2**32, size=words.shape[1:], dtype=np.uint32)
+
+        # Generator.integers(n) is Lemire's method on these 32-bit words (arXiv 1805.10941): the high half of word * n,
+        # and another word where the low half is below 2^32 mod n, about once in a billion draws.
+        redraw = np.zeros(words.shape[:2], dtype=bool)
+        columns = iter(np.moveaxis(words, -1, 0))
+
+        def below(n: int | np.ndarray) -> np.ndarray:
+            product = next(columns) * n
+            redraw[(product & 0xFFFFFFFF) < 2**32 % n] = True
+            return product >> 32
+
+        starts = self._tables.start(below)
+        for i in np.flatnonzero(redraw.any(axis=1)).tolist():
+            starts[i] = self._draw_slowly(words[i].flatten().tolist(), generators[i], count)
+        return starts
+
+    def _draw_slowly(self, words: list[int], generator: np.random.Generator, count: int) -> list[int]:
+        """The starts of one row that used up more words than usual, one start at a time."""
+        more = iter(lambda: int(generator.integers(2**32, dtype=np.uint32)), None)
+        stream = itertools.chain(words, more)
+
+        def below(n: int) -> int:
+            while (product := next(stream) * n) & 0xFFFFFFFF < 2**32 % n:
+                pass
+            return product >> 32
+
+        return [int(self._tables.start(below)) for _ in range(count)]
+
+
+def _generator(seed: int) -> np.random.Generator:
+    # PCG64 by name: gymnasium seeds its environments with it, whatever numpy's default is.
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All states of one (size, random, view), numbered 4 * cell + direction; a cell knows its layout.
+
+    cells: [states / 4, 5] the cells that an agent can reach, as (corridor end h, cue, order, x, y); cue 0 = key,
+        1 = ball; order 0 = ball at the upper end, 1 = key there
+    num_success: states below this number stand at the right object
+    num_terminal: states below this number stand at an object
+    next: [states, 3] the state after left, right, forward
+    image: [states, view, view, 3] uint8
+    starts: [h - shortest, x - 1, cue, order] the first state of an episode
+    shortest: the smallest h
+    fork_hides_cue: [h - shortest] whether all views from the fork cell are the same with a key and a ball as the cue
+    """
+
+    cells: np.ndarray
+    num_success: int
+    num_terminal: int
+    next: torch.Tensor
+    image: torch.Tensor
+    starts: np.ndarray
+    shortest: int
+    fork_hides_cue: np.ndarray
+
+    def start(self, below: Callable[[Any], Any]) -> Any:
+        """A reset's random draws in MiniGrid's order; `below(n)` gives the next integer, or array, from 0..n-1."""
+        # The fixed sizes draw no length.
+        h = below(len(self.starts)) if len(self.starts) > 1 else 0
+        x = below(h + self.shortest)
+        cue = below(2)
+        order = below(2)
+        return self.starts[h, x, cue, order]
+
+
+@lru_cache(maxsize=32)
+def tables(size: int, random: bool, view: int) -> Tables:
+    """Build the tables of a configuration; the tests hold them equal to the `minigrid` package."""
+    middle = size // 2
+    lengths = range(4, size - 2) if random else range(size - 3, size - 2)
+    cells = np.array(
+        [
+            (h, cue, order, x, y)
+            for h, cue, order in itertools.product(lengths, (0, 1), (0, 1))
+            for x, y in itertools.product(range(1, h + 2), range(middle - 1, middle + 2))
+            if (x <= 3 or y == middle or x == h + 1) and (x, y) != (1, middle - 1)
+        ]
+    )
+    h, cue, order, x, y = cells.T
+    terminal = (x == h + 1) & (y != middle)
+    success = terminal & ((y < middle) == (cue != order))
+    cells = cells[np.argsort(np.where(success, 0, np.where(terminal, 1, 2)), kind="stable")]
+
+    h, cue, order, x, y = cells.T
+    number = np.full((size, 2, 2, size, size), -1)
+    number[h, cue, order, x, y] = np.arange(len(cells))
+    ahead = number[h[:, None], cue[:, None], order[:, None], x[:, None] + STEP[:, 0], y[:, None] + STEP[:, 1]]
+    direction = np.arange(4)
+    forward = 4 * np.where(ahead < 0, np.arange(len(cells))[:, None], ahead) + direction
+    turned = [4 * np.arange(len(cells))[:, None] + (direction + turn) % 4 for turn in (-1, 1)]
+
+    image = _images(size, view, lengths, cells)
+    ends = np.array(lengths)
+    fork = image[4 * number[ends, :, :, ends + 1, middle][..., None] + direction]
+    starts = np.stack([number[end, :, :, 1:size, middle] for end in lengths])
+    return Tables(
+        cells=cells,
+        num_success=4 * int(success.sum()),
+        num_terminal=4 * int(terminal.sum()),
+        next=torch.from_numpy(np.stack([*turned, forward], axis=-1).reshape(-1, 3)),
+        image=torch.from_numpy(image),
+        starts=4 * np.ascontiguousarray(starts.transpose(0, 3, 1, 2)),
+        shortest=lengths[0],
+        fork_hides_cue=(fork[:, 0] == fork[:, 1]).reshape(len(ends), -1).all(axis=1),
+    )
+
+
+@lru_cache(maxsize=32)
+def _expert(size: int, random: bool, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[2, states] whose view tells the cue, and the order of the ends; [3, states] the first action of a shortest path from
+    every state to one that tells the cue, to one at the fork that tells the order, and to the right end."""
+    known = tables(size, random, view)
+    image, following = known.image.numpy(), known.next.numpy()
+    number = {tuple(cell): i for i, cell in enumerate(known.cells.tolist())}
+    others = [
+        np.array([number[h, cue ^ flip_cue, order ^ flip_order, x, y] for h, cue, order, x, y in known.cells.tolist()])
+        for flip_cue, flip_order in ((1, 0), (0, 1))
+    ]
+    other_state = [(4 * other[:, None] + np.arange(4)).flatten() for other in others]
+    tells = np.stack([(image != image[other]).any(axis=(1, 2, 3)) for other in other_state])
+    state = np.arange(len(image))
+    # the order is looked for at the fork only: a glimpse from afar would need the length of the corridor, which nobody told
+    fork = np.repeat(known.cells[:, 3] == known.cells[:, 0] + 1, 4)
+    ends, ways = state < known.num_terminal, []
+    for goal in (tells[0] & ~ends, tells[1] & ~ends & fork, state < known.num_success):
+        distance = np.where(goal, 0.0, np.inf)
+        while True:
+            nearer = np.where(ends, distance, np.minimum(distance, 1 + distance[following].min(axis=1)))
+            if (nearer == distance).all():
+                break
+            distance = nearer
+        ways.append(distance[following].argmin(axis=1))
+    return torch.from_numpy(tells), torch.from_numpy(np.stack(ways))
+
+
+def _grids(size: int, lengths: range) -> np.ndarray:
+    """[lengths, cue, order, x, y] the object on every cell, as MemoryEnv._gen_grid places them."""
+    middle = size // 2
+    grids = np.full((len(lengths), 2, 2, size, size), EMPTY, dtype=np.uint8)
+    grids[..., [0, -1], :] = WALL
+    grids[..., :, [0, -1]] = WALL
+    grids[..., 1:5, [middle - 2, middle + 2]] = WALL
+    for grid, h in zip(grids, lengths, strict=True):
+        grid[..., 4 : h + 1, [middle - 1, middle + 1]] = WALL
+        grid[..., h, :middle] = WALL
+        grid[..., h, middle + 1 :] = WALL
+        grid[..., h + 2, :] = WALL
+        for first, second in ((KEY, BALL), (BALL, KEY)):
+            grid[int(first == BALL), :, 1, middle - 1] = first
+            grid[:, int(first == KEY), h + 1, middle - 2] = first
+            grid[:, int(first == KEY), h + 1, middle + 2] = second
+    return grids
+
+
+def _images(size: int, view: int, lengths: range, cells: np.ndarray) -> np.ndarray:
+    """[4 * cells, view, view, 3] what the agent sees from each cell in each direction."""
+    outside = [(0, 0)] * 3 + [(view, view)] * 2  # beyond the border MiniGrid sees walls
+    grids = np.pad(_grids(size, lengths), outside, constant_values=WALL)
+    right, up = np.meshgrid(np.arange(view) - view // 2, view - 1 - np.arange(view), indexing="ij")
+    offset = up[..., None] * STEP[:, None, None] + right[..., None] * np.roll(STEP, -1, axis=0)[:, None, None]
+    h, cue, order, x, y = (column[:, None, None, None] for column in cells.T)
+    seen = grids[h - lengths[0], cue, order, x + view + offset[..., 0], y + view + offset[..., 1]]
+    seen = seen.reshape(-1, view, view)
+    lit = _visible(np.ascontiguousarray(np.moveaxis(seen == WALL, 0, -1)))
+    seen = np.where(np.moveaxis(lit, -1, 0), seen, 0)
+    return np.stack([seen, COLOR[seen], np.zeros_like(seen)], axis=-1)
+
+
+def _visible(opaque: np.ndarray) -> np.ndarray:
+    """[view, view, states] the cells that light from the agent's cell reaches.
+
+    Source: Grid.process_vis of minigrid 3.2, with the loop over states turned inside. The order of the scan matters:
+    light goes on from cells that were lit earlier in the same row.
+    """
+    view = len(opaque)
+    lit = np.zeros_like(opaque)
+    lit[view // 2, view - 1] = True
+    for j in reversed(range(view)):
+        for i, side in [(i, i + 1) for i in range(view - 1)] + [(i, i - 1) for i in reversed(range(1, view))]:
+            shines = lit[i, j] & ~opaque[i, j]
+            lit[side, j] |= shines
+            if j > 0:
+                lit[side, j - 1] |= shines
+                lit[i, j - 1] |= shines
+    return lit

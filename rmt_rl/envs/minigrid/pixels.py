@@ -1,0 +1,129 @@
+"""MiniGrid's worlds as RGB pictures: what `RGBImgPartialObsWrapper` of `minigrid` shows, by one look-up.
+
+The package draws the tiles, once; so this file, unlike the tasks themselves, needs it installed. Not for pictures of the whole
+world; those are in `rmt_rl/pictures.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
+from rmt_rl.envs.minigrid.memory import MiniGridMemory
+
+#: Tiles with the agent on them stand behind the 256 others.
+AGENT = 256
+
+
+def make_memory(num_envs: int, device: str | torch.device = "cpu", *, tile: int = 0, **options: Any) -> TorchVectorEnv:
+    """env=minigrid-memory; with `tile` as pictures."""
+    return _with_tiles(MiniGridMemory(num_envs, device, **options), tile)
+
+
+def make_doorkey(num_envs: int, device: str | torch.device = "cpu", *, tile: int = 0, **options: Any) -> TorchVectorEnv:
+    """env=minigrid-doorkey; with `tile` as pictures."""
+    return _with_tiles(DoorKey(num_envs, device, **options), tile)
+
+
+def make_redbluedoors(
+    num_envs: int, device: str | torch.device = "cpu", *, tile: int = 0, **options: Any
+) -> TorchVectorEnv:
+    """env=minigrid-redbluedoors; with `tile` as pictures."""
+    return _with_tiles(RedBlueDoors(num_envs, device, **options), tile)
+
+
+def _with_tiles(env: TorchVectorEnv, tile: int) -> TorchVectorEnv:
+    return MiniGridPixels(env, tile) if tile else env
+
+
+class MiniGridPixels(TorchVectorEnv):
+    """`env`, one of our MiniGrid tasks, with pictures instead of symbols.
+
+    obs["image"]: [B, view * tile, view * tile, 3] uint8, rows from top to bottom; the agent at the bottom centre looking up
+    everything else: as in `env`. `symbols` is what `env` showed last.
+    """
+
+    def __init__(self, env: TorchVectorEnv, tile: int) -> None:
+        if importlib.util.find_spec("minigrid") is None:
+            raise ConfigError(f"env.tile={tile}: needs the package that draws the tiles; pip install minigrid")
+        space: Any = env.single_observation_space
+        self.view = space["image"].shape[0]
+        side = self.view * tile
+        image = gymnasium.spaces.Box(0, 255, (side, side, 3), np.uint8)
+        entries = {**space.spaces, "image": image}
+        super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
+        self.env, self.tile = env, tile
+        self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
+        self.task, self.action_names = f"{env.task}, pictures of {side} x {side}", env.action_names
+        self._tiles = torch.from_numpy(_tiles(tile)).to(self.device)
+        # object, colour and state as one number, and where the agent stands
+        self._weight = torch.tensor([18, 3, 1], device=self.device)
+        self._agent = torch.zeros(self.view, self.view, dtype=torch.int64, device=self.device)
+        self._agent[self.view // 2, self.view - 1] = AGENT
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # gymnasium's says int, its code lists too
+        self.symbols = obs
+        return self._drawn(obs), info
+
+    def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action_B)
+        new = self._drawn(obs)
+        # the last observation differs where an episode ended only
+        over = info["_final_obs"].nonzero().squeeze(1)
+        last = self._drawn({name: part[over] for name, part in info["final_obs"].items()})
+        final = {name: new[name].index_copy(0, over, last[name]) for name in new} if len(over) else new
+        self.symbols = obs
+        return new, reward, terminated, truncated, {**info, "final_obs": final}
+
+    def oracle(self) -> torch.Tensor:
+        return self.env.oracle()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.env.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.env.load_state_dict(state)
+
+    def close(self, **options: Any) -> None:
+        self.env.close(**options)
+
+    def _drawn(self, obs: Obs) -> dict[str, torch.Tensor]:
+        assert isinstance(obs, dict)
+        number = (obs["image"] * self._weight).sum(-1) + self._agent
+        side = self.view * self.tile
+        # [B, x, y, rows, columns, 3] -> [B, y, rows, x, columns, 3]
+        image = self._tiles[number].permute(0, 2, 3, 1, 4, 5).reshape(-1, side, side, 3)
+        return {**obs, "image": image}
+
+
+@lru_cache(maxsize=8)
+def _tiles(tile: int) -> np.ndarray:
+    """[512, tile, tile, 3] by object * 18 + colour * 3 + state, as seen; 0 is a cell that is not seen."""
+    from minigrid.core.constants import OBJECT_TO_IDX
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import WorldObj
+
+    tiles = np.zeros((2 * AGENT, tile, tile, 3), dtype=np.uint8)
+    tiles[0] = Grid.render_tile(None, tile_size=tile)
+    kinds = {"empty": [(0, 0)], "wall": [(5, 0)], "goal": [(1, 0)]}
+    kinds |= {name: [(color, 0) for color in range(6)] for name in ("key", "ball")}
+    kinds["door"] = [(color, state) for color in range(6) for state in range(3)]
+    for name, variants in kinds.items():
+        for color, state in variants:
+            kind = OBJECT_TO_IDX[name]
+            number, thing = kind * 18 + color * 3 + state, WorldObj.decode(kind, color, state)
+            tiles[number] = Grid.render_tile(thing, highlight=True, tile_size=tile)
+            if name in ("empty", "key", "ball"):  # what can be carried is drawn under the agent
+                tiles[AGENT + number] = Grid.render_tile(thing, agent_dir=3, highlight=True, tile_size=tile)
+    return tiles

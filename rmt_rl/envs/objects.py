@@ -1,0 +1,81 @@
+"""Environments that are given as Python objects instead of names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import torch
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.envs import EnvConfig
+from rmt_rl.config.registry import GROUPS, Entry, entry_of
+from rmt_rl.envs.base import TorchVectorEnv
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instance:
+    """Hands out one environment object that the caller made and keeps."""
+
+    env: TorchVectorEnv
+
+    def __call__(self, num_envs: int, device: Any) -> TorchVectorEnv:
+        return self.env
+
+
+def env_config_of(env: Any) -> EnvConfig:
+    """Register an environment object, class or function for this process, and return its options, of which there are none.
+
+    env: a `TorchVectorEnv`; or a class or function that makes one, called as f(num_envs, device); or a gymnasium.Env class, which
+    runs in num_envs copies behind env=gym. Raises ConfigError for anything else.
+    """
+    factory: Callable[..., TorchVectorEnv]
+    if isinstance(env, TorchVectorEnv):
+        cls, factory = type(env), _Instance(env)
+    elif isinstance(env, type) and issubclass(env, gymnasium.Env):
+        cls, factory = env, _gymnasium_factory(env)
+    elif callable(env):
+        cls, factory = env, _checked(env)
+    else:
+        raise ConfigError(
+            f"env={env!r}: expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv, a gymnasium.Env class, or a function"
+            " f(num_envs, device) that makes a TorchVectorEnv"
+        )
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    config = dataclasses.make_dataclass("ObjectEnvConfig", [], bases=(EnvConfig,), frozen=True)
+    config.name = name
+    GROUPS["env"][name] = Entry(config, factory)
+    return config()
+
+
+def close_unless_borrowed(config: EnvConfig, env: TorchVectorEnv) -> None:
+    """Close an environment, except an object that the caller of `train` made."""
+    if not isinstance(entry_of(config).target, _Instance):
+        env.close()
+
+
+def _checked(factory: Callable[..., Any]) -> Callable[..., TorchVectorEnv]:
+    def make(num_envs: int, device: Any) -> TorchVectorEnv:
+        env = factory(num_envs, device)
+        if not isinstance(env, TorchVectorEnv):
+            raise ConfigError(
+                f"env={getattr(factory, '__qualname__', factory)}: returned a {type(env).__name__}; expected a TorchVectorEnv"
+            )
+        return env
+
+    return make
+
+
+def _gymnasium_factory(cls: type[gymnasium.Env[Any, Any]]) -> Callable[..., TorchVectorEnv]:
+    id = f"rmt_rl-object/{cls.__qualname__.replace('.', '-').replace('<locals>-', '')}-v0"
+
+    def make(num_envs: int, device: str | torch.device) -> TorchVectorEnv:
+        from rmt_rl.envs.gym.adapter import GymAdapter
+
+        gymnasium.registry.pop(id, None)  # another class of the same name, from an earlier call
+        gymnasium.register(id, entry_point=cls)  # type: ignore[arg-type]
+        return GymAdapter(num_envs, device, id=id)
+
+    return make

@@ -1,0 +1,149 @@
+"""Passive T-maze: the cue at the first step says which way to turn at the end of a corridor.
+
+What must be remembered: one bit, for as many steps as the corridor is long (1 to 10,000,000). Rules of
+Ni et al. 2023, "When do transformers shine in RL?" (arXiv 2307.03864), class TMazeClassicPassive of their Memory-RL code.
+Not for the active T-maze, in which the cue lies behind the start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from rmt_rl.common.rng import counter_bits
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds
+
+RIGHT, UP, LEFT, DOWN = range(4)
+
+
+def turn(goal_B: torch.Tensor) -> torch.Tensor:
+    """The action that enters the arm of a goal, +1 or -1."""
+    return torch.where(goal_B > 0, UP, DOWN)
+
+
+class TMaze(TorchVectorEnv):
+    """Walk `length` cells to the right, then step into the arm that the cue named.
+
+    observation [2] float32: (0, cue) at the first step, cue = -1 or +1; (0, 0) in the corridor; (1, y) at the junction
+        (y = 0) and in the arms (y = +1 up, -1 down).
+    actions: 0 right, 1 up, 2 left, 3 down; a move into a wall is a step on the spot.
+    reward at step t = 1, 2, ...: -1/length while x < t, that is once the agent is late; 1 for standing in the right arm at
+        the last step. The episode ends at step length + 1, so one step lost means that the arm is out of reach.
+    `min_length`: every episode draws its length uniformly from min_length..length.
+    `end_at_turn`: the episode terminates when an arm is entered (1 if it is the right one) and is truncated after
+        2 * (length + 1) steps. Theirs has no such variant; it takes the exploration trap out and leaves the memory.
+
+    Floor 0.5: without memory the junction looks the same for both cues, so any turn is right half of the time. Ceiling 1.
+    With `end_at_turn` that does not hold for who sees the previous reward: a step lost for one of the cues makes every reward up
+    to the junction say which it was. Without it a lost step is a lost episode.
+    """
+
+    floor = 0.5
+    ceiling = 1.0
+    action_names = ("right", "up", "left", "down")
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        *,
+        length: int = 10,
+        min_length: int | None = None,
+        end_at_turn: bool = False,
+    ) -> None:
+        shortest = length if min_length is None else min_length
+        if not 1 <= shortest <= length:
+            raise ValueError(f"T-maze lengths are {shortest}..{length}; needed is 1 <= min_length <= length")
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(4))
+        self.shortest, self.longest, self.end_at_turn = shortest, length, end_at_turn
+        # who loses a step on purpose for one of the cues is fined at every step after, up to the junction
+        self.rewards_tell = end_at_turn
+        span = f"{length}" if shortest == length else f"{shortest} to {length}"
+        self.task = f"T-maze: remember one bit for {span} steps"
+        self._dx = torch.tensor([1, 0, -1, 0], device=self.device)
+        self._dy = torch.tensor([0, 1, 0, -1], device=self.device)
+        self._seed: torch.Tensor | None = None
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        if options:
+            raise ValueError(f"options {sorted(options)} are not supported by T-maze's reset; pass none")
+        if seed is not None or self._seed is None:
+            self._seed = torch.tensor(row_seeds(seed, self.num_envs), device=self.device)
+            self._episode = torch.zeros_like(self._seed)
+        else:
+            self._episode = self._episode + 1
+        self._goal, self._length = self._draw()
+        self._x = torch.zeros_like(self._seed)
+        self._y = torch.zeros_like(self._seed)
+        self._t = torch.zeros_like(self._seed)
+        return self._observe(), {}
+
+    def step(
+        self, action_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        if self._seed is None:
+            raise RuntimeError("step was called before reset; call reset first")
+        action_B = self._read_action(action_B, 4)
+        self._t = self._t + 1
+        self._move(action_B)
+        in_arm, late = self._y != 0, self._x < self._t
+        if self.end_at_turn:
+            terminated, truncated = in_arm, ~in_arm & (self._t >= 2 * (self._length + 1))
+            ended = terminated | truncated
+        else:
+            terminated, truncated = self._t > self._length, torch.zeros_like(in_arm)
+            ended = terminated
+        success = terminated & (self._y == self._goal)
+        penalty = -1.0 / self._length.double()
+        reward = torch.where(terminated, success.double(), torch.where(late, penalty, 0.0))
+        final_obs = self._observe()
+        obs = final_obs if self.device.type == "cpu" and not bool(ended.any()) else self._begin(ended, final_obs)
+        return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
+
+    def oracle(self) -> torch.Tensor:
+        if self._seed is None:
+            raise RuntimeError("oracle was called before reset; call reset first")
+        return torch.where(self._x < self._length, RIGHT, turn(self._goal))
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._seed is None:
+            raise RuntimeError("state_dict was called before reset; there is no state yet")
+        return {name: getattr(self, f"_{name}") for name in ("seed", "episode", "goal", "length", "x", "y", "t")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if any(value.shape != (self.num_envs,) for value in state.values()):
+            raise ValueError(f"the state is for {len(state['seed'])} rows; this environment has {self.num_envs}")
+        for name in ("seed", "episode", "goal", "length", "x", "y", "t"):
+            setattr(self, f"_{name}", state[name].to(self.device))
+
+    def _move(self, action_B: torch.Tensor) -> None:
+        x, y = self._x + self._dx[action_B], self._y + self._dy[action_B]
+        in_corridor = (y == 0) & (x >= 0) & (x <= self._length)
+        in_crossing = (x == self._length) & (y.abs() <= 1)
+        free = in_corridor | in_crossing
+        self._x, self._y = torch.where(free, x, self._x), torch.where(free, y, self._y)
+
+    def _begin(self, ended: torch.Tensor, final_obs: torch.Tensor) -> torch.Tensor:
+        self._episode = self._episode + ended
+        goal, length = self._draw()
+        self._goal = torch.where(ended, goal, self._goal)
+        self._length = torch.where(ended, length, self._length)
+        self._x, self._y, self._t = (torch.where(ended, 0, v) for v in (self._x, self._y, self._t))
+        return torch.where(ended[:, None], self._observe(), final_obs)
+
+    def _draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._seed is not None
+        bits = counter_bits(self._seed, self._episode)
+        goal = (bits & 1) * 2 - 1
+        return goal, self.shortest + (bits >> 1) % (self.longest - self.shortest + 1)
+
+    def _observe(self) -> torch.Tensor:
+        at_end = self._x == self._length
+        cue = torch.where(self._t == 0, self._goal, self._y)
+        return torch.stack([at_end, cue], dim=1).float()

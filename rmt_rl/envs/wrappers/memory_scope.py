@@ -1,0 +1,96 @@
+"""Memory that outlives an episode: any environment as one whose episodes are trials of several episodes, or never end.
+
+A policy's memory is reset where an episode of its environment ends. This wrapper moves that border (Duan et al. 2016, "RL^2",
+arXiv 1611.02779; Wang et al. 2016, arXiv 1611.05763): to the learner a trial is one episode, so that advantages reach across
+the episodes inside it and memory is carried through their ends. Not for tasks whose hidden variables live as long as a trial;
+those are the environment's own business.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.state import map_obs, where_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv
+
+NEW_KEYS = ("previous_reward", "episode_start")
+
+
+class MemoryScope(TorchVectorEnv):
+    """`env` with borders between memories every `episodes` episodes of a row; None = never.
+
+    observation: a dictionary of what `env` shows (its own keys, or "observation") and, because an agent that remembers must be
+        able to see where an episode ended and what it brought, "previous_reward" [1] float32 and "episode_start" 0 or 1.
+    terminated, truncated, final_obs, success: of trials; the success of a trial is that of its last episode.
+    info["episode_over"], info["episode_success"]: [B] bool, of the episodes inside.
+    floor: None where `env.rewards_tell`.
+    """
+
+    def __init__(self, env: TorchVectorEnv, episodes: int | None) -> None:
+        space = env.single_observation_space
+        entries = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"observation": space}
+        if clash := [key for key in NEW_KEYS if key in entries]:
+            raise ConfigError(
+                f"memory.scope: the task's observations have a key {clash[0]!r} already, which the scope adds"
+            )
+        entries["previous_reward"] = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        entries["episode_start"] = gymnasium.spaces.Discrete(2)
+        super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
+        self.env, self.episodes = env, episodes
+        self.floor, self.ceiling, self.measure = None if env.rewards_tell else env.floor, env.ceiling, env.measure
+        self.action_names, self.render_mode = env.action_names, env.render_mode
+        span = (
+            "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
+        )
+        self.task = f"{env.task}; memory is kept for {span}"
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        obs, _ = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # gymnasium's says int, its code lists too
+        self._episode = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        start = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        return self._observe(obs, torch.zeros(self.num_envs, device=self.device), start), {}
+
+    def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action_B)
+        ended = terminated | truncated
+        self._episode = self._episode + ended
+        over = torch.zeros_like(ended) if self.episodes is None else ended & (self._episode == self.episodes)
+        self._episode = torch.where(over, 0, self._episode)
+        last = map_obs(lambda final, new: where_rows(over, final, new), info["final_obs"], obs)
+        told: dict[str, Any] = {
+            "final_obs": self._observe(last, reward, ended & ~over),
+            "_final_obs": over,
+            "episode_over": ended,
+        }
+        told |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
+        if "success" in info:
+            told |= {"success": info["success"] & over, "episode_success": info["success"]}
+        new = self._observe(obs, torch.where(over, 0.0, reward), ended)
+        return new, reward, terminated & over, truncated & over, told
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    def oracle(self) -> torch.Tensor:
+        return self.env.oracle()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"env": self.env.state_dict(), "episode": self._episode}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.env.load_state_dict(state["env"])
+        self._episode = state["episode"].to(self.device)
+
+    def close(self, **options: Any) -> None:
+        self.env.close(**options)
+
+    def _observe(self, obs: Obs, reward: torch.Tensor, start: torch.Tensor) -> Obs:
+        shown = obs if isinstance(obs, dict) else {"observation": obs}
+        return {**shown, "previous_reward": reward.float()[:, None], "episode_start": start.long()}

@@ -1,0 +1,202 @@
+"""Trained policies on disk: a folder with config.json, model.safetensors and their checksums; nothing in it can run code.
+
+Written by huggingface_hub's `save_pretrained`, so that the folder can be pushed to the Hub as it is. Only the policy is saved here;
+what a stopped run needs to continue is in `runs/checkpoints.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from rmt_rl.common import rng
+from rmt_rl.common.device import choose_device
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import fsync, sha256_file
+from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.envs import EnvConfig
+from rmt_rl.config.fields import LARGEST_RETURN
+from rmt_rl.config.resolve import make_config
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.budget import fit_width
+from rmt_rl.policies.spaces import to_json
+from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv, make_spec
+from rmt_rl.policies.transformer import check_backend
+
+#: The files of a policy, and the one with their checksums.
+PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
+
+
+def make_policy(env: TorchVectorEnv, policy: str = "rmt", seed: int = 0, **given: Any) -> ActorCritic:
+    """A new policy for the rows of `env`: make_policy(env, "rmt", segment=16, memory_tokens=8).
+
+    given: options of the policy. seed: of the initial weights; torch's global stream is left alone.
+    """
+    config = make_config(env="gym", policy=policy, **{f"policy.{key}": value for key, value in given.items()}).policy
+    task = UnregisteredEnv(type(env).__name__, {"name": type(env).__name__})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.seed(seed, "weights"))
+        return ActorCritic(make_spec(env, task, fit_width(env, task, config))).to(env.device)
+
+
+def save_policy(policy: ActorCritic, folder: str | Path) -> None:
+    """Write the policy's weights, what it was built from, and the checksums of both; other files in `folder` stay.
+
+    A process that is killed on the way leaves the old files, or checksums that do not match, which `load_policy` detects.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in folder.glob(".new-*"):  # from a process that was killed here
+        shutil.rmtree(unfinished)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        policy.save_pretrained(new)
+        sums = {name: sha256_file(Path(new) / name) for name in PARTS}
+        (Path(new) / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+        for file in sorted(Path(new).iterdir()):
+            fsync(file)
+            os.replace(file, folder / file.name)
+        fsync(folder)
+
+
+def load_policy(path: str | Path, device: str | torch.device = "cpu", option: str = "policy") -> ActorCritic:
+    """The policy saved in the folder `path`, or in `path`/policy, ready to act on `device`.
+
+    option: the name of the command-line option that gave the path, for messages.
+    Raises ConfigError where there is no policy, where it is damaged, or where the device does not exist.
+    """
+    device = choose_device(device)
+    folder = policy_folder(path, option)
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
+        spec = PolicySpec.from_json(saved)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
+    check_backend(spec.policy, device)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the new weights are overwritten at once
+            policy = ActorCritic(spec)
+        policy.load_state_dict(load_file(folder / "model.safetensors"))
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ConfigError(
+            f"{folder / 'model.safetensors'}: does not fit config.json beside it or is damaged ({_short(error)})"
+        ) from error
+    _verify_checksums(folder)
+    return policy.to(device).eval()
+
+
+def _verify_checksums(folder: Path) -> None:
+    """One flipped bit would load as another weight. A folder without checksums, as from `push_to_hub`, is accepted."""
+    file = folder / SUMS
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise ConfigError(f"{file}: is not a file")
+    try:
+        sums = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in PARTS if sums[name] != sha256_file(folder / name)]
+    except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: is damaged ({_short(error)})") from error
+    if changed:
+        raise ConfigError(
+            f"{folder / changed[0]}: was changed after it was saved (sha256); if you changed it yourself, remove {SUMS} beside it"
+        )
+
+
+def policy_folder(path: str | Path, option: str = "policy") -> Path:
+    """The folder with config.json: `path` itself, or `policy` inside it, so that a run's folder works too."""
+    try:
+        for folder in (Path(path), Path(path) / "policy"):
+            if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+                return folder
+        found = "no such folder" if not Path(path).exists() else "no config.json and model.safetensors in it"
+    except OSError as error:
+        found = f"cannot be read: {error.strerror}"
+    raise ConfigError(f"{option}={path}: {found}; expected a folder such as runs/<name> or runs/<name>/policy")
+
+
+def env_config(policy: ActorCritic) -> EnvConfig:
+    """The options of the task that the policy was trained on; raises ConfigError where that task is not registered here."""
+    if isinstance(policy.spec.env, UnregisteredEnv):
+        raise ConfigError(
+            f"env={policy.spec.env.name}: the policy was trained on a task that is not registered; import the module that registers"
+            " it (plugins=<module>), or give env="
+        )
+    return policy.spec.env
+
+
+def memory_config(policy: ActorCritic) -> MemoryConfig:
+    """How long the policy's memory lasted when it was trained."""
+    return policy.spec.memory
+
+
+def return_conditioning(policy: ActorCritic) -> ReturnConditioning | None:
+    """The target return of the policy, or None where it is not return-conditioned."""
+    return policy.spec.returns
+
+
+def make_task(
+    policy: ActorCritic,
+    task: EnvConfig | None = None,
+    rows: int = 1,
+    device: str | torch.device = "cpu",
+    target_return: float | None = None,
+) -> TorchVectorEnv:
+    """`rows` rows of the environment in which the policy acts as in training: with its memory scope and its target return.
+
+    task: options of another task; None = the one that it was trained on. target_return: None = the one it was saved with.
+    """
+    returns = conditioned_on(policy, target_return)
+    return make_from_config(
+        task or env_config(policy), rows, device, memory_config(policy), evaluation=True, returns=returns
+    )
+
+
+def conditioned_on(policy: ActorCritic, target_return: float | None) -> ReturnConditioning | None:
+    """The policy's return conditioning with another target; raises ConfigError where it has none."""
+    returns = policy.spec.returns
+    if target_return is None:
+        return returns
+    if returns is None:
+        raise ConfigError(f"target_return={target_return}: the policy is not return-conditioned; leave it out")
+    if not (isinstance(target_return, (int, float)) and abs(target_return) <= LARGEST_RETURN):
+        raise ConfigError(
+            f"target_return={target_return!r}: expected a number from -{LARGEST_RETURN:g} to {LARGEST_RETURN:g}"
+        )
+    return dataclasses.replace(returns, target=float(target_return))
+
+
+def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None) -> None:
+    """Raises ConfigError where the spaces of the environment are not those that the policy was built for."""
+    name = f"env={task.name}" if task is not None else type(env).__name__
+    for kind in ("observation_space", "action_space"):
+        if to_json(getattr(env, f"single_{kind}")) != to_json(getattr(policy.spec, kind)):
+            raise ConfigError(
+                f"{name}: its {kind.replace('_', ' ')} differs from the one that the policy was trained on; expected an"
+                f" environment like {policy.spec.env.name} whose options differ in sizes and lengths only"
+            )
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -1,0 +1,103 @@
+"""What a policy is built from, as one frozen object; as plain values only in config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.envs import EnvConfig
+from rmt_rl.config.fields import show
+from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
+from rmt_rl.config.policies import PolicyConfig
+from rmt_rl.config.registry import GROUPS, load_entry_points
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.policies import spaces
+
+
+@dataclasses.dataclass(frozen=True)
+class UnregisteredEnv:
+    """The task of a policy, where the module that registers it is not imported. The policy acts all the same."""
+
+    name: str
+    saved: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """policy: options of the network. observation_space, action_space: of one row.
+
+    env, memory, returns: the task that the policy is trained on, how long its memory lasts there, and its target return, or None
+    where it is not return-conditioned.
+    """
+
+    policy: PolicyConfig
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+    env: EnvConfig | UnregisteredEnv
+    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
+    returns: ReturnConditioning | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which `from_json` reads again."""
+        return {
+            "format": FORMAT,
+            "policy": to_dict(self.policy),
+            "observation_space": spaces.to_json(self.observation_space),
+            "action_space": spaces.to_json(self.action_space),
+            "env": dict(self.env.saved) if isinstance(self.env, UnregisteredEnv) else to_dict(self.env),
+            "memory": to_dict(self.memory),
+            "returns": None if self.returns is None else to_dict(self.returns),
+        }
+
+    @staticmethod
+    def from_json(saved: Mapping[str, Any]) -> PolicySpec:
+        """The reverse of `to_json`, validated. Raises ConfigError, KeyError or TypeError where `saved` is something else."""
+        check_format(saved.get("format", 1), "spec.")
+        if unknown := saved.keys() - {"format", *(field.name for field in dataclasses.fields(PolicySpec))}:
+            raise ConfigError(f"spec.{show(sorted(map(str, unknown))[0])}: this version of rmt_rl does not know it")
+        returns = saved.get("returns")
+        return PolicySpec(
+            policy=part_from_dict("policy", saved["policy"]),
+            observation_space=spaces.from_json(saved["observation_space"]),
+            action_space=spaces.from_json(saved["action_space"]),
+            env=_env_from_json(saved["env"]),
+            memory=part_from_dict("memory", saved["memory"]),
+            returns=None if returns is None else part_from_dict("returns", returns),
+        )
+
+
+def _env_from_json(saved: Any) -> EnvConfig | UnregisteredEnv:
+    name = saved.get("name") if isinstance(saved, Mapping) else None
+    if isinstance(name, str) and name not in GROUPS["env"]:
+        load_entry_points()
+        if name not in GROUPS["env"]:
+            return UnregisteredEnv(name, saved)
+    env: EnvConfig = part_from_dict("env", saved)
+    return env
+
+
+def make_spec(
+    env: TorchVectorEnv,
+    env_config: EnvConfig,
+    policy_config: PolicyConfig,
+    memory: MemoryConfig | None = None,
+    returns: ReturnConditioning | None = None,
+) -> PolicySpec:
+    """What an `ActorCritic` for this environment is built from."""
+    # as they are read from a file again: in the same order of keys, without what no policy uses. Raises for unsupported spaces.
+    observations, actions = (
+        spaces.from_json(spaces.to_json(space)) for space in (env.single_observation_space, env.single_action_space)
+    )
+    return PolicySpec(
+        policy_config,
+        observations,
+        actions,
+        env_config,
+        memory or MemoryConfig(),
+        returns,
+    )

@@ -1,0 +1,305 @@
+"""One transformer block, taken apart into the pieces that the step, the read and the write of a memory share.
+
+`attention` is the one function behind which the kernels stand; `Block` is the layer; what a token may look at is the
+caller's business (`rmt.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.policies.linear import Linear
+
+Gating = Literal["none", "gru", "rezero"]
+Backend = Literal["sdpa", "flash", "flex"]
+
+
+# --------------------------------------------------------------------------------------------------------- the mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which token may look at which, where all rows of a batch are alike. Sizes in tokens:
+
+    keys     [ left | read | steps | write ]
+    queries         [ read | steps | write ]   without the read tokens where `read_queries` is false
+
+    Everybody but the read tokens sees what is `left` (cache of earlier steps); read tokens see the read tokens; step i
+    sees the read tokens and steps j <= i; write tokens see all, except the read tokens where `write_sees_read` is false.
+    """
+
+    left: int
+    read: int
+    steps: int
+    write: int
+    read_queries: bool = True
+    write_sees_read: bool = True
+
+    def without_read_queries(self) -> Layout:
+        return dataclasses.replace(self, read_queries=False)
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  a layout is a few numbers, and there are few
+    def dense(self, device: torch.device) -> torch.Tensor:
+        """[queries, keys], true where the query may look; not to be written to."""
+        read, write_from = self.read, self.read + self.steps
+        query = torch.arange(0 if self.read_queries else read, write_from + self.write, device=device)[:, None]
+        key = torch.arange(-self.left, write_from + self.write, device=device)
+        is_left, is_read = key < 0, (key >= 0) & (key < read)
+        seen = torch.where(query < read, is_read, is_left | is_read | (key <= query) | (query >= write_from))
+        if not self.write_sees_read:
+            seen = seen & ~((query >= write_from) & is_read)
+        return seen
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | Layout | None,
+    backend: Backend = "sdpa",
+) -> torch.Tensor:
+    """Softmax attention, [P, Q, H, d] over [P, K, H, d] -> [P, Q, H, d].
+
+    mask: None = everything may be seen; [Q, K] or [P, 1, Q, K], true = may be seen; or a Layout.
+    backend: who computes it where the mask is a Layout; everything else is torch's own (sdpa).
+    """
+    if isinstance(mask, Layout):
+        if backend == "flash":
+            return _by_three_calls(query, key, value, mask, _flash_attn())
+        if backend == "flex":
+            return _flex(query, key, value, mask)
+        mask = mask.dense(query.device)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _by_three_calls(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, call: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """A Layout by kernels that know only "everything" and "causal, aligned at the bottom right" (flash-attn >= 2.1)."""
+    left, read, steps = layout.left, layout.read, layout.steps
+    first_step = read if layout.read_queries else 0
+    parts = []
+    if first_step:
+        here = slice(left, left + read)
+        parts.append(call(query[:, :read], key[:, here], value[:, here], causal=False))
+    end = left + read + steps
+    parts.append(call(query[:, first_step : first_step + steps], key[:, :end], value[:, :end], causal=True))
+    if layout.write:
+        write = query[:, first_step + steps :]
+        if layout.write_sees_read:
+            parts.append(call(write, key, value, causal=False))
+        else:
+            k, v = (torch.cat([x[:, :left], x[:, left + read :]], dim=1) for x in (key, value))
+            parts.append(call(write, k, v, causal=False))
+    return torch.cat(parts, dim=1)
+
+
+def _flash_attn() -> Callable[..., torch.Tensor]:
+    from flash_attn import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
+
+    return flash_attn_func
+
+
+def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout) -> torch.Tensor:
+    if query.device.type != "cuda":
+        raise RuntimeError(
+            "policy.attention=flex needs a CUDA device: torch's flex_attention has no backward pass on a CPU"
+        )
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    out: torch.Tensor = _compiled_flex()(q, k, v, block_mask=_block_mask(layout, query.device)).transpose(1, 2)
+    return out
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _block_mask(layout: Layout, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    seen = layout.dense(device)
+    Q, K = seen.shape
+    return create_block_mask(lambda b, h, q, k: seen[q, k], None, None, Q, K, device=str(device))
+
+
+def check_backend(policy_config: Any, device: torch.device) -> None:
+    """Raises ConfigError where the policy's attention cannot be computed on this device."""
+    backend = getattr(policy_config, "attention", "sdpa")
+    if backend == "sdpa":
+        return
+    if device.type != "cuda":
+        raise ConfigError(
+            f"policy.attention={backend}: needs a CUDA device, found {device}; take policy.attention=sdpa"
+        )
+    if backend == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError("policy.attention=flash: needs the package flash-attn; pip install 'rmt_rl[flash]'")
+
+
+# --------------------------------------------------------------------------------------------------------- rotation
+
+
+def rotary_table(first: int, last: int, size: int) -> torch.Tensor:
+    """Angles for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
+    frequency = 10_000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angle = torch.arange(first, last + 1)[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """x [..., K, H, d] turned by the angles of its positions, table [..., K, d]."""
+    cos, sin = table.unsqueeze(-2).chunk(2, dim=-1)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------------------ block
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (LayerNorm, SiLU, no biases): x + attention, then x + feed-forward.
+
+    SiLU and LayerNorm because on a CPU their backward passes cost half of GELU's and RMSNorm's.
+
+    Callers project with `qkv`, decide themselves which keys a query may see, and end with `finish`.
+
+    sharpness: attention scores at the start are so many times those of torch's initialisation of a linear layer, whose deviation
+        of 0.33 spreads attention evenly
+    gating: what stands for "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv 2003.04887);
+        gru = GTrXL's gate (Parisotto et al. 2019, arXiv 1910.06764)
+    null_key_value: one learned key and value per head that everybody sees: attention to nothing
+    value_residual: layers after the first mix the first layer's values in (Zhou et al. 2024, arXiv 2410.17897), by a learned
+        gate for each head
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        sharpness: float = 4.5,
+        gating: Gating = "none",
+        null_key_value: bool = False,
+        value_residual: bool = False,
+        dropout: float = 0.0,
+        backend: Backend = "sdpa",
+    ) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.backend = heads, dropout, backend
+        self.attention_norm = nn.LayerNorm(width, bias=False)
+        self.project = Linear(width, 3 * width, bias=False)
+        self.output = Linear(width, width, bias=False)
+        self.forward_norm = nn.LayerNorm(width, bias=False)
+        self.up = Linear(width, 4 * width, bias=False)
+        self.down = Linear(4 * width, width, bias=False)
+        with torch.no_grad():
+            self.project.weight[: 2 * width] *= sharpness**0.5
+        gate = {"none": None, "gru": GRUGate, "rezero": ReZero}[gating]
+        self.attention_gate = gate(width) if gate else None
+        self.forward_gate = gate(width) if gate else None
+        self.null = nn.Parameter(torch.randn(2 * width)) if null_key_value else None
+        self.mix_values = nn.Linear(width, heads) if value_residual else None
+
+    def qkv(self, h: torch.Tensor, first_value: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries [..., D], and keys and values together [..., 2D], of the normalised input h [..., D].
+
+        first_value: the first layer's values [..., D] of the same tokens; needed after the first layer of a value residual.
+        """
+        D = h.shape[-1]
+        query, key_value = self.project(h).split([D, 2 * D], dim=-1)
+        if self.mix_values is not None and first_value is not None:
+            share = self.mix_values(h).sigmoid().repeat_interleave(D // self.heads, dim=-1)
+            key_value = torch.cat([key_value[..., :D], torch.lerp(key_value[..., D:], first_value, share)], dim=-1)
+        return query, key_value
+
+    def finish(self, x: torch.Tensor, attended: torch.Tensor, drop: bool = False) -> torch.Tensor:
+        """The residual stream after attention and feed-forward. drop: whether dropout applies; never when acting."""
+        x = _join(self.attention_gate, x, self._drop(self.output(attended), drop))
+        return _join(self.forward_gate, x, self._drop(self.down(F.silu(self.up(self.forward_norm(x)))), drop))
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key_value: torch.Tensor,
+        mask: torch.Tensor | Layout | None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+        weights: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Softmax attention: query [P, Q, D], key_value [P, K, 2D] -> [P, Q, D].
+
+        mask: as in `attention`. rotation: tables of the angles of queries [..., Q, d] and keys [..., K, d].
+        weights: a list to which the attention weights [P, H, Q, K] (null key first) are appended.
+        """
+        q = query.unflatten(-1, (self.heads, -1))
+        k, v = (x.unflatten(-1, (self.heads, -1)) for x in key_value.chunk(2, dim=-1))
+        if rotation is not None:
+            q, k = rotate(q, rotation[0]), rotate(k, rotation[1])
+        if self.null is not None:
+            null_k, null_v = (x.view(1, 1, self.heads, -1).expand(len(k), -1, -1, -1) for x in self.null.chunk(2))
+            k, v = torch.cat([null_k, k], dim=1), torch.cat([null_v, v], dim=1)
+            mask = _see_null(mask, q.device)
+        if weights is not None:
+            weights.append(_weights(q, k, mask))
+        return attention(q, k, v, mask, self.backend).flatten(2)
+
+    def _drop(self, x: torch.Tensor, drop: bool) -> torch.Tensor:
+        return F.dropout(x, self.dropout) if drop and self.dropout else x
+
+
+def _join(gate: nn.Module | None, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x + y if gate is None else gate(x, y)
+
+
+def _see_null(mask: torch.Tensor | Layout | None, device: torch.device) -> torch.Tensor | None:
+    dense = mask.dense(device) if isinstance(mask, Layout) else mask
+    return None if dense is None else F.pad(dense, (1, 0), value=True)
+
+
+def _weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | Layout | None) -> torch.Tensor:
+    scores = torch.einsum("pqhd,pkhd->phqk", q, k) / q.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~(mask.dense(q.device) if isinstance(mask, Layout) else mask), -torch.inf)
+    return scores.softmax(-1)
+
+
+class ReZero(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(x, y, self.scale)
+
+
+class GRUGate(nn.Module):
+    """GTrXL's gate: (1 - z) x + z h with z = sigmoid(W y + U x - b), b = 2 at the start, so that x passes at first.
+
+    r = sigmoid(W y + U x); h = tanh(W y + U (r x)). As in their equations y has passed a ReLU.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.from_y = Linear(width, 3 * width, bias=False)
+        self.from_x = Linear(width, 2 * width, bias=False)
+        self.from_rx = Linear(width, width, bias=False)
+        self.bias = nn.Parameter(torch.full((width,), 2.0))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        y_r, y_z, y_h = self.from_y(F.relu(y)).chunk(3, dim=-1)
+        x_r, x_z = self.from_x(x).chunk(2, dim=-1)
+        z = torch.sigmoid(y_z + x_z - self.bias)
+        h = torch.tanh(y_h + self.from_rx(torch.sigmoid(y_r + x_r) * x))
+        return torch.lerp(x, h, z)

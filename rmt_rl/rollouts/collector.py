@@ -1,0 +1,159 @@
+"""Collects rollouts: steps a batch of environments with a policy for T steps, with the memory that goes on between rollouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from rmt_rl.common import rng
+from rmt_rl.common.finite import NotFinite, finite, first_nonfinite
+from rmt_rl.common.state import Obs, detach, map_obs, map_state, select_rows, state_from_tree, state_to_tree
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
+from rmt_rl.rollouts.statistics import Episodes
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """T steps of B rows under one policy.
+
+    obs: observation before each step, [B, T, ...]
+    action: [B, T] or [B, T, components]
+    log_prob: [B, T] of the action under the policy that chose it
+    value: [B, T] of obs
+    next_value: [B, T] of the state after the step under the memory that saw it; at the end of an episode that of the final
+        observation, not of the next episode's first
+    reward, terminated, truncated: [B, T]
+    first: [B, T] nothing before this step may influence it
+    state: the policy's state before the first step, detached
+    nonfinite: the first NaN or infinity that the environment returned, in words; such a rollout is not learned from
+    """
+
+    obs: Any
+    action: torch.Tensor
+    log_prob: torch.Tensor
+    value: torch.Tensor
+    next_value: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    first: torch.Tensor
+    state: Any
+    nonfinite: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of all rows."""
+        return self.reward.numel()
+
+
+class Collector:
+    """The environment, the policy, and what goes on from one rollout to the next: observations, memory, running episodes.
+
+    seed: of the environment's first reset. generator: of the sampled actions.
+    """
+
+    def __init__(self, env: TorchVectorEnv, policy: ActorCritic, seed: int, generator: torch.Generator) -> None:
+        self.env, self.policy, self.seed, self.generator, self.steps = env, policy, seed, generator, 0
+        self._reset(seed)
+
+    def _reset(self, seed: int) -> None:
+        rows, device = self.env.num_envs, self.env.device
+        self.obs: Obs = self.env.reset(seed=seed)[0]
+        if found := first_nonfinite("observation", self.obs):
+            raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
+        self.state: PolicyState = detach(self.policy.initial_state(rows))
+        self.first = torch.ones(rows, dtype=torch.bool, device=device)
+        self.episode_return = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.episode_length = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def collect(self, steps: int, skip_nonfinite: bool = False) -> tuple[Rollout, Episodes]:
+        """`steps` steps of every row under the policy's current weights, and the episodes that ended meanwhile.
+
+        Raises NotFinite where the environment returns a NaN or an infinity; with skip_nonfinite the rollout says so instead.
+        """
+        # contiguous, as after resuming a run: other strides may select other kernels, which round differently
+        self.state = start = map_state(torch.Tensor.contiguous, self.state)
+        rows, ended = [], []
+        nonfinite: str | None = None
+        for step in range(steps):
+            obs, first = self.obs, self.first
+            action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)
+            self.obs, reward, terminated, truncated, info = self.env.step(action)
+            found = first_nonfinite("observation", self.obs) or first_nonfinite("reward", reward.float())
+            if not found and bool(truncated.any()):
+                found = first_nonfinite("last observation", info["final_obs"])
+            if found:
+                nonfinite = nonfinite or f"{found}, {self.steps + (step + 1) * len(reward):,} steps into the run"
+                if not skip_nonfinite:
+                    raise NotFinite(f"{nonfinite}: the environment returned it; no optimizer step was made with it")
+                # the rollout is discarded, but memory and the next actions need finite numbers
+                self.obs, reward = map_obs(finite, self.obs), finite(reward)
+            self.first = terminated | truncated
+            final_value = self._final_value(info, truncated)
+            rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
+            ended.append(self._count(reward, info.get("episode_over", self.first), info))
+        after = self.policy.value(self.obs, self.state)  # unused in rows whose episode ended
+        obs_list, *columns = zip(*rows, strict=True)
+        action, log_prob, value, reward, terminated, truncated, first, final_value = (
+            torch.stack(c, dim=1) for c in columns
+        )
+        next_value = torch.where(truncated, final_value, torch.cat([value[:, 1:], after[:, None]], dim=1))
+        obs = map_obs(lambda *x: torch.stack(x, dim=1), *obs_list)
+        self.steps += reward.numel()
+        rollout = Rollout(
+            obs, action, log_prob, value, next_value, reward, terminated, truncated, first, start, nonfinite
+        )
+        return rollout, Episodes(*(torch.cat(column).cpu() for column in zip(*ended, strict=True)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next rollout depends on except the policy; "env" is None where the environment cannot be saved."""
+        shared = {"generator": self.generator.get_state(), "steps": self.steps, "env": None}
+        try:
+            env = self.env.state_dict()
+        except NotImplementedError:
+            return shared
+        return {
+            **shared,
+            "env": env,
+            "obs": self.obs,
+            "state": state_to_tree(self.state),
+            "first": self.first,
+            "episode_return": self.episode_return,
+            "episode_length": self.episode_length,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; without the environment's state all rows start new episodes."""
+        self.generator.set_state(state["generator"])
+        self.steps = int(state["steps"])
+        if state["env"] is None:
+            return self._reset(rng.seed(self.seed, f"resumed after {self.steps} steps"))
+        self.env.load_state_dict(state["env"])
+        self.obs = map_obs(lambda saved, now: state_from_tree(now, saved), state["obs"], self.obs)
+        self.state = state_from_tree(self.state, state["state"])
+        for name in ("first", "episode_return", "episode_length"):
+            setattr(self, name, state_from_tree(getattr(self, name), state[name]))
+
+    def _final_value(self, info: dict[str, Any], truncated: torch.Tensor) -> torch.Tensor:
+        """Values of the last observations of truncated episodes, under the memory of that episode; zero elsewhere."""
+        value = torch.zeros(len(truncated), device=truncated.device)
+        rows = truncated.nonzero().squeeze(1)
+        if len(rows):
+            final_obs = map_obs(lambda x: x[rows], info["final_obs"])
+            value[rows] = self.policy.value(final_obs, select_rows(self.state, rows))
+        return value
+
+    def _count(self, reward: torch.Tensor, ended: torch.Tensor, info: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        self.episode_return = self.episode_return + reward
+        self.episode_length = self.episode_length + 1
+        reported = info.get("episode_success", info.get("success"))
+        success = reported.double() if reported is not None else torch.full_like(self.episode_return, math.nan)
+        counted = self.episode_return[ended], self.episode_length[ended], success[ended]
+        self.episode_return = torch.where(ended, 0.0, self.episode_return)
+        self.episode_length = torch.where(ended, 0, self.episode_length)
+        return counted

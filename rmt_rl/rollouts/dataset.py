@@ -1,0 +1,176 @@
+"""Recorded episodes: read from a Minari dataset or from whoever plays them, kept on disk, drawn in batches of whole episodes.
+
+The steps of all episodes lie end to end in memory-mapped tensors (torchrl's replay storage), so that a dataset may be larger
+than the machine's memory. A batch is one row of T steps in which some episodes stand one after the other, each from its first
+step on: what must be remembered is in the data, and nothing is padded, because every backbone takes resets anywhere.
+
+Not torchrl's MinariExperienceReplay: that of 0.14.1 returns zeros (its memory-mapped copy is made after filling, without data).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.state import Obs
+from rmt_rl.config.algos import RATEConfig
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.fields import show
+from rmt_rl.envs.gym.translate import Arrays
+from rmt_rl.envs.wrappers.return_to_go import KEY
+from rmt_rl.policies.encoders import WIDEST_BOUNDS
+from rmt_rl.rollouts.episodes import check_room
+
+#: Steps that are written to disk at a time.
+CHUNK = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """T steps and how they ended. obs: arrays [T, ...], one before each action; action: [T, ...]; reward: [T] float64."""
+
+    obs: Arrays
+    action: np.ndarray
+    reward: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some episodes, each from its first step, one after the other in one row of T steps.
+
+    obs: [1, T, ...]. action: [1, T, ...]. first: [1, T] where an episode begins.
+    """
+
+    obs: Obs
+    action: torch.Tensor
+    first: torch.Tensor
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of all episodes."""
+        return self.first.shape[1]
+
+
+class Dataset:
+    """Recorded episodes on disk.
+
+    begin, length: [E] the number of an episode's first step, and how many it has. total: [E] undiscounted returns, float64.
+    space, action_space: of one step's observation, as recorded, and of its action. returns: bounds of the return to go.
+    """
+
+    def __init__(
+        self, episodes: Iterable[Episode], steps: int, space: spaces.Space[Any], actions: spaces.Space[Any]
+    ) -> None:
+        """`episodes` have `steps` steps together; they are kept in a temporary folder, for as long as this object lives."""
+        self.space, self.action_space = space, actions
+        self.folder = tempfile.mkdtemp(prefix="rmt_rl-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self.folder))
+        lengths: list[int] = []
+        totals, low, high = [], [], []
+        waiting, count = [], 0
+        self._sum = hashlib.blake2b(digest_size=32)
+        for episode in episodes:
+            to_go = episode.reward[::-1].cumsum()[::-1]
+            obs = episode.obs if isinstance(episode.obs, dict) else {"observation": episode.obs}
+            with np.errstate(over="ignore"):  # `returns` says so in a sentence, where they are used
+                shown = to_go.astype(np.float32)
+            fields = {**{f"obs/{k}": v for k, v in obs.items()}, "action": episode.action, "to_go": shown}
+            if not lengths:
+                # a memory-mapped file on a full disk ends the process, so this is asked before
+                check_room(self.folder, steps * sum(value[:1].nbytes for value in fields.values()), "TMPDIR")
+            fields = {key: np.ascontiguousarray(value) for key, value in fields.items()}
+            for value in fields.values():
+                self._sum.update(str((value.shape, value.dtype)).encode() + value.tobytes())
+            waiting.append({key: torch.from_numpy(value) for key, value in fields.items()})
+            lengths.append(len(to_go))
+            totals.append(to_go[0])
+            low.append(to_go.min())
+            high.append(to_go.max())
+            count += len(to_go)
+            if count >= CHUNK:
+                self._write(waiting)
+                waiting, count = [], 0
+        if waiting:
+            self._write(waiting)
+        self.length = torch.tensor(lengths)
+        self.begin = self.length.cumsum(0) - self.length
+        self.total = torch.tensor(totals, dtype=torch.float64)
+        # 0 is what is left at the end. Without it the small differences of an expert's returns would fill the whole range, and
+        # a policy would read off them how many steps are left instead of looking.
+        self.low, self.high = float(min(0.0, *low)), float(max(0.0, *high))
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.length)
+
+    def fingerprint(self) -> str:
+        """A sum over all numbers of all episodes, in their order."""
+        return self._sum.hexdigest()
+
+    def __str__(self) -> str:
+        best = float(self.total.max())
+        return f"{len(self):,} episodes, {int(self.length.sum()):,} steps, returns {float(self.total.min()):.4g} to {best:.4g}"
+
+    def returns(self, algo: RATEConfig, begun: bool, saved: ReturnConditioning | None) -> ReturnConditioning | None:
+        """What a policy is asked for. begun: it has been trained before, and `saved` is what it was asked for then."""
+        if begun and algo.returns != (saved is not None):
+            raise ConfigError(
+                f"algo.returns={show(algo.returns)}: the policy of init was {'' if saved else 'not '}asked for returns before;"
+                f" expected algo.returns={show(saved is not None)}"
+            )
+        if not algo.returns:
+            return None
+        bounds = saved or self
+        if not bounds.high - bounds.low <= WIDEST_BOUNDS:
+            raise ConfigError(
+                f"algo.returns=true: returns of {bounds.low:.3g} to {bounds.high:.3g} are too far apart to be told; expected at"
+                f" most {WIDEST_BOUNDS:.0g}: scale the rewards, or take algo.returns=false"
+            )
+        target = float(self.total.max()) if algo.target_return is None else algo.target_return
+        return ReturnConditioning(target=target, low=bounds.low, high=bounds.high)
+
+    def batch(self, episodes: torch.Tensor, limit: int | None, returns: bool, device: torch.device) -> Batch:
+        """The first `limit` steps (None = all) of the episodes with these numbers. returns: with the return to go."""
+        index, first = spans(self.begin, self.length, episodes, limit)
+        steps = self._steps[index]
+        names = list(self.space) if isinstance(self.space, spaces.Dict) else ["observation"]
+        obs = {name: steps[f"obs/{name}"].to(device)[None] for name in names}
+        if returns:
+            obs[KEY] = steps["to_go"].to(device)[None, :, None]
+        shown: Obs = obs if returns or isinstance(self.space, spaces.Dict) else obs["observation"]
+        return Batch(shown, steps["action"].to(device)[None], first.to(device)[None])
+
+    def _write(self, waiting: list[dict[str, torch.Tensor]]) -> None:
+        steps = {key: torch.cat([fields[key] for fields in waiting]) for key in waiting[0]}
+        self._steps.extend(TensorDict(steps, batch_size=[len(steps["to_go"])]))
+
+
+def spans(
+    begin: torch.Tensor, length: torch.Tensor, episodes: torch.Tensor, limit: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers [T] of the first `limit` steps of some episodes, one after the other, and [T] which of them are the first."""
+    steps = length[episodes] if limit is None else length[episodes].clamp(max=limit)
+    row = torch.repeat_interleave(torch.arange(len(episodes)), steps)
+    within = torch.arange(int(steps.sum())) - (steps.cumsum(0) - steps)[row]
+    return begin[episodes][row] + within, within == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ Minari
+
+
+def but_last(obs: Any) -> Any:
+    """Observations without the last one, after which no action follows."""
+    return {key: value[:-1] for key, value in obs.items()} if isinstance(obs, dict) else obs[:-1]

@@ -1,0 +1,221 @@
+"""Plays whole episodes: the one loop behind evaluation, recording and pictures.
+
+Episode k is the first episode of seed `base + k`, whatever the number of rows, so no short episode counts twice because it ended
+early, and a deterministic policy has the same score with 1 row and with 64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from rmt_rl.common import rng
+from rmt_rl.common.state import map_obs, where_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.rollouts.statistics import Episodes, Score, score
+
+#: (observation, first) -> action [B, ...]; an actor keeps its own memory.
+Actor = Callable[[Obs, torch.Tensor], torch.Tensor]
+
+#: Seconds without output after which a long evaluation reports that it is still running.
+PATIENCE = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of B rows. obs, first: before it. action, reward, terminated, truncated, info: of it. next_obs: after the autoreset.
+
+    running: [B] rows whose first episode includes this step.
+    """
+
+    obs: Obs
+    first: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    info: dict[str, Any]
+    next_obs: Obs
+    running: torch.Tensor
+
+    @property
+    def ended(self) -> torch.Tensor:
+        """[B] rows whose episode ends with this step."""
+        return self.terminated | self.truncated
+
+    @property
+    def last_obs(self) -> Obs:
+        """The observation after the step; in rows whose episode ends, its last one, before the autoreset."""
+        return map_obs(partial(where_rows, self.ended), self.info["final_obs"], self.next_obs)
+
+
+def first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> Iterator[Step]:
+    """The steps of the first episode of every row, until the last one ends."""
+    obs, _ = env.reset(seed=seed)
+    first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    running = first.clone()
+    while bool(running.any()):
+        action = act(obs, first)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        step = Step(obs, first, action, reward, terminated, truncated, info, next_obs, running)
+        yield step
+        obs, first, running = next_obs, step.ended, running & ~step.ended
+
+
+def evaluate(
+    policy: ActorCritic, env: TorchVectorEnv, episodes: int, seed: int = 0, deterministic: bool = True
+) -> Score:
+    """The score of `episodes` new episodes, played with frozen weights on the rows of `env`."""
+    generator = rng.generator(seed, "evaluate-act", env.device)
+    base = rng.seed(seed, "evaluate")
+    waves = []
+    for begin in range(0, episodes, env.num_envs):
+        actor = remember(policy, env.num_envs, deterministic, generator)
+        wave = _totals(env, actor, base + begin)
+        n = min(env.num_envs, episodes - begin)
+        waves.append([column[:n].cpu() for column in wave])
+    return score(Episodes(*(torch.cat(column) for column in zip(*waves, strict=True))))
+
+
+def _totals(env: TorchVectorEnv, act: Actor, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return, length and success (NaN = not reported) of the first episode of every row."""
+    returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
+    lengths, success = torch.zeros_like(returns, dtype=torch.int64), torch.full_like(returns, math.nan)
+    last_report = time.monotonic()
+    for step in first_episodes(env, act, seed):
+        returns += torch.where(step.running, step.reward, 0.0)
+        lengths += step.running
+        if "success" in step.info:
+            success = torch.where(step.running & step.ended, step.info["success"].double(), success)
+        if time.monotonic() - last_report > PATIENCE:  # episodes may be long, or never end
+            last_report = time.monotonic()
+            _report_running(step, int(lengths.max()))
+    return returns, lengths, success
+
+
+def _report_running(step: Step, steps: int) -> None:
+    running = int((step.running & ~step.ended).sum())
+    rows = len(step.running)
+    if running == rows:
+        end = "no episode has ended yet; if none can, set a limit (env=gym: 'env.options={max_episode_steps: 1000}')"
+    else:
+        end = f"{rows - running} of {rows} episodes have ended"
+    print(f"still playing: {steps:,} steps, {end}", flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """One episode of T steps. obs: arrays [T + 1, ...], the last one after the last action; action [T, ...]; reward [T] float64.
+
+    success: None where the environment does not report it.
+    """
+
+    obs: Any
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: bool
+    truncated: bool
+    success: bool | None
+    seed: int
+
+
+def record(env: TorchVectorEnv, make_actor: Callable[[], Actor], episodes: int, seed: int) -> Iterator[list[Recorded]]:
+    """`episodes` new episodes of `env`, as many at a time as it has rows, each time with a new actor."""
+    base = rng.seed(seed, "record")
+    for begin in range(0, episodes, env.num_envs):
+        yield _record_first(env, make_actor(), base + begin)[: episodes - begin]
+
+
+def _record_first(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:
+    # one tensor per step and column, on the CPU; the observations are one longer than the rest
+    observations: list[Obs] = []
+    columns: dict[str, list[torch.Tensor]] = {name: [] for name in ("action", "reward", "flags", "running", "success")}
+    for step in first_episodes(env, act, seed):
+        observations += [step.last_obs] if observations else [step.obs, step.last_obs]
+        columns["action"].append(clip_action(step.action, env).cpu())
+        columns["reward"].append(step.reward.double().cpu())
+        columns["flags"].append(torch.stack([step.terminated, step.truncated], -1).cpu())
+        columns["running"].append(step.running.cpu())
+        if "success" in step.info:
+            columns["success"].append(step.info["success"].cpu())
+    obs_BT = map_obs(lambda *x: torch.stack([v.cpu() for v in x], 1), *observations)
+    action_BT, reward_BT, flags_BT, running_BT = (
+        torch.stack(columns[name], 1).numpy() for name in ("action", "reward", "flags", "running")
+    )
+    success_BT = torch.stack(columns["success"], 1).numpy() if columns["success"] else None
+    # each row is cut at the end of its first episode
+    return [
+        Recorded(
+            obs=_row(obs_BT, row, T + 1),
+            action=action_BT[row, :T],
+            reward=reward_BT[row, :T],
+            terminated=bool(flags_BT[row, T - 1, 0]),
+            truncated=bool(flags_BT[row, T - 1, 1]),
+            success=None if success_BT is None else bool(success_BT[row, T - 1]),
+            seed=seed + row,
+        )
+        for row, T in enumerate(running_BT.sum(1).tolist())
+    ]
+
+
+def _row(obs_BT: Any, row: int, steps: int) -> Any:
+    if isinstance(obs_BT, dict):
+        return {key: value[row, :steps].numpy() for key, value in obs_BT.items()}
+    return obs_BT[row, :steps].numpy()
+
+
+def check_room(folder: str | Path, needed: int, variable: str) -> None:
+    """Raises OSError where a disk has less than `needed` bytes. variable: the shell variable that names another disk."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"{folder} has {free:,} bytes free, {needed:,} are needed; set {variable} to another disk")
+
+
+def clip_action(action_B: torch.Tensor, env: TorchVectorEnv) -> torch.Tensor:
+    """The action that the environment carries out: continuous actions are clipped to their bounds."""
+    space = env.single_action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        return action_B
+    low, high = (torch.from_numpy(bound).to(action_B) for bound in (space.low, space.high))
+    return action_B.clamp(low, high)
+
+
+def remember(policy: ActorCritic, rows: int, deterministic: bool, generator: torch.Generator) -> Actor:
+    """The policy as an actor, with the state of `rows` rows before their first step."""
+    state = policy.initial_state(rows)
+
+    def act(obs: Obs, first: torch.Tensor) -> torch.Tensor:
+        nonlocal state
+        action, state = policy.act(obs, state, first, deterministic, generator)
+        return action
+
+    return act
+
+
+def policy_actor(policy: ActorCritic, env: TorchVectorEnv, seed: int, deterministic: bool) -> Callable[[], Actor]:
+    """A trained policy."""
+    generator = rng.generator(seed, "record-act", env.device)
+    return lambda: remember(policy, env.num_envs, deterministic, generator)
+
+
+def oracle_actor(env: TorchVectorEnv) -> Callable[[], Actor]:
+    """The optimal rule with the hidden information; raises ConfigError where the task has none."""
+    env.reset(seed=0)
+    env.oracle()
+    return lambda: lambda obs, first: env.oracle()
+
+
+def random_actor(env: TorchVectorEnv, seed: int) -> Callable[[], Actor]:
+    """Actions drawn from the action space."""
+    env.action_space.seed(seed)
+    return lambda: lambda obs, first: torch.from_numpy(np.asarray(env.action_space.sample())).to(env.device)

@@ -1,0 +1,194 @@
+"""Reads Minari datasets, and checks every episode: an untrusted file may claim anything."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import operator
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.gym.translate import Translation, action_space
+from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
+
+#: What the metadata of a dataset must tell.
+NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
+
+
+#: Bytes of an episode, unpacked: a file of some kilobytes can tell of terabytes of zeros.
+LARGEST_EPISODE = 2**32
+
+
+def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
+    """The Minari dataset with the id `data`, or in the folder `data`. fits: raises ConfigError where its spaces are no use.
+
+    Raises ConfigError, which names the dataset, the episode and the field, where something is missing or makes no sense.
+    """
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+    from PIL import EpsImagePlugin
+
+    # minari decodes pictures with Pillow, which hands PostScript, a language, to a program
+    EpsImagePlugin.gs_binary = False
+    path = None
+    try:
+        path = Path(data) if Path(data).is_dir() else Path(minari.storage.get_dataset_path(data))
+        path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
+        metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"data={data}: no Minari dataset is there; local ones are {_local()}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"data={data}: {path}: metadata.json cannot be read: {_short(error)}") from error
+    if not isinstance(metadata, dict) or (missing := [name for name in NEEDED if name not in metadata]):
+        # without its spaces minari would make the environment that the file names, which runs code that the file chooses
+        raise ConfigError(
+            f"data={data}: metadata.json lacks {missing[0] if isinstance(metadata, dict) else 'everything'}"
+        )
+    try:
+        storage = MinariStorage.read(path)
+        translated = Translation(storage.observation_space)
+        actions = action_space(storage.action_space)
+        fits(translated.space, actions)
+        count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])
+    except ConfigError as error:
+        raise ConfigError(f"data={data}: {error}") from error
+    except Exception as error:  # whatever a damaged file makes minari raise
+        raise ConfigError(f"data={data}: cannot be read as a Minari dataset: {_short(error)}") from error
+    if not 1 <= count <= steps:
+        raise ConfigError(
+            f"data={data}: has {count} episodes of {steps} steps together; expected one of one step at least"
+        )
+
+    def episodes() -> Iterator[Episode]:
+        found, recorded, sizes = 0, iter(storage.get_episodes(range(count))), _sizes(path)
+        for number in range(count):
+            where = f"data={data}: episode {number}"
+            try:
+                if (size := next(sizes)) > LARGEST_EPISODE:
+                    raise ConfigError(f"{where}: has {size:,} bytes; at most {LARGEST_EPISODE:,} are read")
+                episode = _checked(next(recorded), translated, storage.action_space, actions, where)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever a damaged file makes h5py, minari or Pillow raise
+                raise ConfigError(f"{where}: cannot be read: {_short(error)}") from error
+            found += len(episode.reward)
+            if found > steps:
+                raise ConfigError(f"{where}: there are more steps than the {steps:,} that metadata.json tells of")
+            yield episode
+        if found != steps:
+            raise ConfigError(f"data={data}: has {found:,} steps, but metadata.json tells of {steps:,}")
+
+    try:
+        return Dataset(episodes(), steps, translated.space, actions)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {_short(error)}") from error
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """Bytes of episode 0, 1, ..., which HDF5 knows before it reads them; 0 of another format.
+
+    Raises ValueError where an episode lies elsewhere: HDF5 follows links to any file that its author names.
+    """
+    import h5py
+
+    if not (path / "main_data.hdf5").is_file():
+        yield from itertools.repeat(0)
+
+    def size(group: Any, name: str) -> int:
+        link = group.get(name, getlink=True)
+        # KeyError where nothing is there
+        item = group[name] if link is None or isinstance(link, h5py.HardLink) else None
+        if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
+            raise ValueError(f"{name} is a link to something else, which is not followed")
+        return int(item.nbytes) if isinstance(item, h5py.Dataset) else sum(size(item, part) for part in item)
+
+    with h5py.File(path / "main_data.hdf5", "r") as file:
+        for number in itertools.count():
+            yield size(file, f"episode_{number}")
+
+
+def _local() -> str:
+    import minari
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ", ".join(sorted(minari.list_local_datasets())) or "none"
+        except Exception as error:  # minari stumbles over any folder that looks like a dataset and is none
+            return f"not known ({_short(error)})"
+
+
+def _checked(
+    raw: dict[str, Any], translated: Translation, recorded: spaces.Space[Any], actions: spaces.Space[Any], where: str
+) -> Episode:
+    reward = np.asarray(raw["rewards"])
+    if reward.dtype.kind not in "biuf":
+        raise ConfigError(f"{where}: rewards are of type {reward.dtype}; expected real numbers")
+    reward = reward.astype(np.float64)
+    T = reward.size
+    if reward.ndim != 1 or T < 1:
+        raise ConfigError(
+            f"{where}: rewards have shape {reward.shape}; expected one number a step, and a step at least"
+        )
+    if not np.isfinite(reward).all():
+        at = int(np.flatnonzero(~np.isfinite(reward))[0])
+        raise ConfigError(f"{where}: rewards: step {at} is {reward[at]}; expected finite numbers")
+    for name in ("terminations", "truncations"):
+        flags = np.asarray(raw[name])
+        if flags.shape != (T,) or flags[:-1].any():
+            raise ConfigError(f"{where}: {name}: expected {T} flags of which only the last may be true")
+    obs = translated(raw["observations"])
+    parts = obs if isinstance(obs, dict) else {"": obs}
+    known = translated.space.spaces if isinstance(translated.space, spaces.Dict) else {"": translated.space}
+    for name, value in parts.items():
+        field = f"observations {name!r}" if name else "observations"
+        # Minari keeps the last observation too, before which nothing was done
+        if value.shape != (T + 1, *(known[name].shape or ())):
+            raise ConfigError(
+                f"{where}: {field} have shape {value.shape}; expected {(T + 1, *(known[name].shape or ()))}"
+            )
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            at = int(np.flatnonzero(~np.isfinite(value.reshape(T + 1, -1)).all(1))[0])
+            raise ConfigError(f"{where}: {field}: step {at} is not finite")
+        lowest, highest = _ends(known[name])
+        if lowest is not None and not (inside := (value >= lowest) & (value <= highest)).all():
+            at = int(np.flatnonzero(~inside.reshape(T + 1, -1).all(1))[0])
+            raise ConfigError(f"{where}: {field}: step {at} is outside {known[name]}")
+    action = np.asarray(raw["actions"])
+    if action.shape != (T, *(actions.shape or ())):
+        raise ConfigError(f"{where}: actions have shape {action.shape}; expected {(T, *(actions.shape or ()))}")
+    if isinstance(actions, spaces.Box):
+        good = np.isfinite(action)
+        action = np.clip(action.astype(np.float32), actions.low, actions.high)  # as the environment did
+    elif action.dtype.kind not in "iub":
+        raise ConfigError(f"{where}: actions are of type {action.dtype}; expected whole numbers")
+    else:
+        action = action.astype(np.int64) - np.asarray(recorded.start, np.int64)  # type: ignore[attr-defined,arg-type]
+        lowest, highest = _ends(actions)
+        good = (action >= lowest) & (action <= highest)
+    if not good.all():
+        at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
+        raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
+    return Episode(but_last(obs), action, reward)
+
+
+def _ends(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    """The least and the largest value of a space of whole numbers; None, None of others."""
+    if isinstance(space, spaces.Discrete):
+        return 0, space.n - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return 0, space.nvec - 1
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 1
+    whole = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
+    return (space.low, space.high) if whole else (None, None)  # type: ignore[attr-defined]
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

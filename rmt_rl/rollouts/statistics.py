@@ -1,0 +1,136 @@
+"""Statistics of finished episodes: of a whole evaluation, and of the latest ones while training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from typing import Any
+
+import torch
+
+from rmt_rl.envs.base import TorchVectorEnv
+
+#: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
+RECENT = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """One number for each finished episode, in the order in which they ended.
+
+    returns, lengths, success: [E] float64, int64, float64; success is NaN where the environment does not report it.
+    """
+
+    returns: torch.Tensor
+    lengths: torch.Tensor
+    success: torch.Tensor
+
+
+class EpisodeStats:
+    """Means over the latest episodes."""
+
+    def __init__(self) -> None:
+        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
+
+    def add(self, episodes: Episodes) -> None:
+        columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
+        self._episodes.extend(zip(*columns, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._episodes.clear()
+        self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
+
+    def means(self) -> dict[str, float | None]:
+        n = len(self._episodes)
+        success, returns, lengths = (
+            (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
+        )
+        reported = success is not None and not math.isnan(success)
+        return {"success": success if reported else None, "return": returns, "length": lengths}
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The result of an evaluation.
+
+    success: share of the episodes that reached the goal, or None where the environment does not report it
+    ci95: 95 % interval of success (Wilson 1927), or None
+    mean_return, return_ci95: mean of the undiscounted returns and its 95 % interval (normal; None with one episode)
+    mean_length: steps per episode
+    episodes: number of episodes
+    each: return, length and success of every episode
+    """
+
+    success: float | None
+    ci95: tuple[float, float] | None
+    mean_return: float
+    return_ci95: tuple[float, float] | None
+    mean_length: float
+    episodes: int
+    each: Episodes = dataclasses.field(repr=False, compare=False)
+
+    def to_json(self, each: bool = False) -> dict[str, Any]:
+        """Plain values. each: with the return, length and success of every episode."""
+        values: dict[str, Any] = {
+            "return": self.mean_return,
+            "success": self.success,
+            "ci95": self.ci95,
+            "return_ci95": self.return_ci95,
+            "mean_length": self.mean_length,
+            "episodes": self.episodes,
+        }
+        if each:
+            values["returns"] = self.each.returns.tolist()
+            values["lengths"] = [int(length) for length in self.each.lengths.tolist()]
+            if self.success is not None:
+                values["successes"] = [bool(success) for success in self.each.success.tolist()]
+        return values
+
+    def better_than(self, other: Score | None) -> bool:
+        """Whether the success rate is higher, or the mean return where success is not reported or equal."""
+        return other is None or self.rank() > other.rank()
+
+    def rank(self) -> tuple[float, float]:
+        return (-math.inf if self.success is None else self.success, self.mean_return)
+
+
+def score(episodes: Episodes) -> Score:
+    """Means and intervals over some episodes."""
+    n = len(episodes.returns)
+    rate, interval = None, None
+    if not bool(episodes.success.isnan().any()):
+        rate = float(episodes.success.mean())
+        interval = success_interval(round(rate * n), n)
+    mean = float(episodes.returns.mean())
+    half = 1.96 * float(episodes.returns.std()) / math.sqrt(n) if n > 1 else None
+    return_interval = None if half is None else (mean - half, mean + half)
+    return Score(rate, interval, mean, return_interval, float(episodes.lengths.double().mean()), n, episodes)
+
+
+def success_interval(successes: int, episodes: int) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson 1927), from scipy."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, episodes).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def format_score(score: Score, env: TorchVectorEnv) -> str:
+    """One line for people: the score together with floor and ceiling."""
+    from rmt_rl.envs.wrappers.memory_scope import MemoryScope
+
+    line = f"return {score.mean_return:.3f}"
+    if score.return_ci95 is not None:
+        line += f" [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
+    if score.success is not None and score.ci95 is not None:
+        line = f"success {score.success:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]  {line}"
+    known = [
+        f"{name} {value:.3f}" for name, value in (("floor", env.floor), ("ceiling", env.ceiling)) if value is not None
+    ]
+    beside = f"  ({', '.join(known)})" if known else ""
+    word = "trials" if isinstance(env, MemoryScope) and env.episodes != 1 else "episodes"
+    return f"{line}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"

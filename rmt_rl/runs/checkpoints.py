@@ -1,0 +1,250 @@
+"""Checkpoints of a run: all that decides how it goes on, so that a run that was killed ends in the same bits.
+
+    <run>/checkpoints/step-<N>/state.safetensors   every tensor
+                               state.json          every other value, and where the tensors belong
+                               manifest.json       size and sha256 of both, and of itself; written last
+
+Each is written to a folder of another name, forced to the disk, and then given its own: what is called step-<N> was complete
+once, and what happened to it later shows in its sums. Nothing that is read can run code. Not for policies, which are for
+other programs too: that is `checkpoint.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import fsync, sha256
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.files import part_from_dict
+
+#: Counts up when files of the old form cannot be read any more.
+FORMAT = 1
+#: How many checkpoints stay.
+KEPT = 2
+FILES = ("state.json", "state.safetensors")
+NAME = re.compile(r"step-(0|[1-9][0-9]{0,14})")
+#: What stands in state.json in place of a tensor, beside its name.
+TENSOR = "<tensor>"
+LARGEST_MANIFEST, LARGEST_TEXT = 2**20, 2**28
+
+Tree = Any  # dictionaries and lists of tensors and of what JSON holds
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, which belongs to this object as long as it lives: nobody else can open it."""
+
+    def __init__(self, run: Path) -> None:
+        """Raises ConfigError where another process has the run, or where the folder cannot be used."""
+        self.run, self.folder = run, run / "checkpoints"
+        self._lock = filelock.FileLock(run / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ConfigError(f"{run}: another process is training there; wait for it, or stop it") from error
+        except OSError as error:
+            raise ConfigError(f"{run}: cannot be opened: {error.strerror}") from error
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def steps(self) -> list[int]:
+        """What there is, the oldest first; damaged ones are not known yet."""
+        if not self.folder.is_dir():
+            return []
+        matches = (NAME.fullmatch(name) for name in os.listdir(self.folder))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, steps: int, tree: Tree, about: dict[str, Any]) -> None:
+        """Write checkpoint `steps`; it and the one before stay (KEPT). about: for the manifest, plain values.
+
+        Raises OSError where the disk refuses; all that was there before is still there then.
+        """
+        if steps in self.steps() and _is_whole(self.folder / f"step-{steps}", steps):
+            return  # made again it would be out of the way for a moment, and a death then would leave nothing
+        text, tensors = _pack(tree)
+        contents = {"state.json": text, "state.safetensors": safetensors.save(tensors)}
+        manifest = _dump(
+            _signed(
+                {
+                    "format": FORMAT,
+                    "steps": steps,
+                    **about,
+                    "files": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in contents.items()},
+                }
+            )
+        )
+        self._sweep()
+        place, new, old = (self.folder / name for name in (f"step-{steps}", f".new-{steps}", f".old-{steps}"))
+        if not self.folder.exists():
+            os.mkdir(self.folder)
+            fsync(self.run)
+        try:
+            os.mkdir(new)
+            for name, data in {**contents, "manifest.json": manifest}.items():
+                _write(new / name, data)
+            fsync(new)
+            if place.exists():  # damaged, and made again by a run that went on from the one before
+                os.rename(place, old)
+            os.rename(new, place)
+            fsync(self.folder)
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        # those after this one were damaged when the run went on from one before them
+        for surplus in [s for s in self.steps() if s > steps] + [s for s in self.steps() if s <= steps][:-KEPT]:
+            os.rename(self.folder / f"step-{surplus}", self.folder / f".old-{surplus}")
+        self._sweep()
+
+    def newest(self) -> tuple[int, Tree, dict[str, Any], list[str]]:
+        """Steps, tree and manifest of the newest one that is whole, and what is wrong with those after it.
+
+        Raises ConfigError where there is none.
+        """
+        wrong: list[str] = []
+        for steps in reversed(self.steps()):
+            try:
+                return steps, *_read(self.folder / f"step-{steps}", steps), wrong
+            except (Damaged, OSError) as error:
+                wrong.append(f"checkpoints/step-{steps}: {error}")
+        found = "; ".join(wrong) or "no checkpoints/step-<N> in it"
+        raise ConfigError(f"resume={self.run}: nothing whole to go on from: {found}")
+
+    def _sweep(self) -> None:
+        """Remove what a save that was killed left, and what is not needed any more."""
+        if self.folder.is_dir():
+            for name in os.listdir(self.folder):
+                if name.startswith((".new-", ".old-")):
+                    shutil.rmtree(self.folder / name)
+
+
+
+
+
+
+
+
+
+
+def _is_whole(place: Path, steps: int) -> bool:
+    try:
+        _read(place, steps)
+    except (Damaged, OSError):
+        return False
+    return True
+
+
+def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:
+    manifest = _manifest(place, steps)
+    if (size := manifest["files"]["state.json"]["bytes"]) > LARGEST_TEXT:
+        raise Damaged(f"state.json has {size:,} bytes; at most {LARGEST_TEXT:,} are read")
+    contents = {}
+    for name in FILES:
+        expected = manifest["files"][name]
+        contents[name] = _bytes(place / name, expected["bytes"], exactly=True)
+        if sha256(contents[name]) != expected["sha256"]:
+            raise Damaged(f"{name} is not what was written (sha256)")
+    try:
+        return _unpack(json.loads(contents["state.json"]), safetensors.load(contents["state.safetensors"])), manifest
+    except (KeyError, RecursionError, SafetensorError, TypeError, ValueError) as error:
+        raise Damaged(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+
+
+def _manifest(place: Path, steps: int) -> dict[str, Any]:
+    text = _bytes(place / "manifest.json", LARGEST_MANIFEST)
+    try:
+        found = json.loads(text)
+        # written by another version it may have another form, but it says so in any
+        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+            raise Damaged(f"is of format {found['format']}, written by a newer rmt_rl; this one reads up to {FORMAT}")
+        whole = _dump(found) == text and _signed(found) == found and found["steps"] == steps
+        whole = whole and all(
+            type(found["files"][name]["bytes"]) is int and found["files"][name]["sha256"] for name in FILES
+        )
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise Damaged("manifest.json is not what was written") from error
+    if not whole:
+        raise Damaged("manifest.json is not what was written")
+    return dict(found)
+
+
+def _signed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the sum of all else in it."""
+    body = {key: value for key, value in manifest.items() if key != "sha256"}
+    return {**body, "sha256": sha256(_dump(body))}
+
+
+def _dump(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+
+
+
+
+def _pack(tree: Tree) -> tuple[bytes, dict[str, torch.Tensor]]:
+    tensors: dict[str, torch.Tensor] = {}
+
+    def plain(value: Any, path: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            # a copy: what is shared or not contiguous cannot be written
+            tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+            return {TENSOR: path}
+        if isinstance(value, dict):
+            return {key: plain(entry, f"{path}/{key}") for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(entry, f"{path}/{i}") for i, entry in enumerate(value)]
+        return value
+
+    return _dump(plain(tree, "")), tensors
+
+
+def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Tree:
+    if isinstance(value, dict):
+        if set(value) == {TENSOR}:
+            return tensors[value[TENSOR]]
+        return {key: _unpack(entry, tensors) for key, entry in value.items()}
+    return [_unpack(entry, tensors) for entry in value] if isinstance(value, list) else value
+
+
+def _bytes(path: Path, size: int, exactly: bool = False) -> bytes:
+    """What is in the file, which has `size` bytes at most, or exactly so many; looked at before it is read."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError as error:
+        raise Damaged(f"{path.name} is missing") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise Damaged(f"{path.name} is no file")
+    if found.st_size > size or (exactly and found.st_size != size):
+        raise Damaged(f"{path.name} has {found.st_size:,} bytes; expected {'' if exactly else 'at most '}{size:,}")
+    return path.read_bytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+

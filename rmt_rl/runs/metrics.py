@@ -1,0 +1,139 @@
+"""The numbers of a run, on screen and in files: progress bar, metrics.jsonl, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rmt_rl.common.errors import ConfigError, RunError
+
+#: Seconds between two plain lines where the output is not a terminal.
+PLAIN_INTERVAL = 5.0
+
+
+class Metrics:
+    """Appends one row of numbers per update to metrics.jsonl, and to TensorBoard and wandb where they are enabled."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], begun: int = 0, length: int | None = None) -> None:
+        """begun: steps of the checkpoint that is resumed, and `length` the bytes of metrics.jsonl then; later rows are removed."""
+        if length is not None:
+            os.truncate(folder / "metrics.jsonl", length)
+        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)  # unbuffered: a full disk raises here and not later
+        self._tensorboard = _tensorboard(folder, None if length is None else begun) if config["tensorboard"] else None
+        self._wandb = _wandb(folder, config) if config["wandb"] else None
+
+    def write(self, steps: int, row: dict[str, float | None]) -> None:
+        numbers = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
+        line = json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            raise RunError(
+                f"{self._file.name}: cannot be written: {error.strerror}; free space, then resume the run"
+            ) from error
+        if self._tensorboard is not None:
+            for key, value in numbers.items():
+                self._tensorboard.add_scalar(key, value, steps)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=steps)
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl, all of them on the disk."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def check_loggers(tensorboard: bool, wandb: bool) -> None:
+    """Raise ConfigError before a run starts where the package of a requested logger is missing."""
+    import importlib.util
+
+    for wanted, package in ((tensorboard, "tensorboard"), (wandb, "wandb")):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
+
+
+def _tensorboard(folder: Path, begun: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # points after the checkpoint are removed
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=None if begun is None else begun + 1)
+
+
+def _wandb(folder: Path, config: dict[str, Any]) -> Any:
+    import wandb
+
+    return wandb.init(project="rmt_rl", name=folder.name, dir=str(folder), config=config)
+
+
+class Progress:
+    """One live bar on a terminal, plain lines elsewhere: steps, steps per second, scores, time left.
+
+    total: steps of the whole run. start: steps before it was resumed.
+    """
+
+    def __init__(self, total: int, start: int = 0) -> None:
+        self.total, self.start, self.started, self._last_line = total, start, time.monotonic(), -PLAIN_INTERVAL
+        self._bar: Any = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(BarColumn(bar_width=12), TextColumn("{task.description}"))
+            self._task = self._bar.add_task("", total=total)
+            self._bar.start()
+
+    def update(self, steps: int, shown: dict[str, float | None]) -> None:
+        """Show the steps so far and the numbers of `shown` that are known."""
+        line = self._line(steps, shown)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, description=line)
+        elif time.monotonic() - self.started - self._last_line >= PLAIN_INTERVAL or steps >= self.total:
+            self._last_line = time.monotonic() - self.started
+            print(line, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal its cursor back."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, steps: int, shown: dict[str, float | None]) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        done = steps - self.start
+        remaining = (self.total - steps) * seconds / max(done, 1)
+        # 80 columns hold the bar and this line up to a billion steps
+        parts = [f"{_short(steps)}/{_short(self.total)} steps", f"{done / seconds:,.0f}/s"]
+        parts += [f"{name} {value:.3f}" for name, value in shown.items() if value is not None]
+        return "  ".join([*parts, f"{_clock(max(remaining, 0))} left"])
+
+
+def _short(steps: int) -> str:
+    """1,250,000 as 1.25M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if steps >= size:
+            return f"{steps / size:.4g}{unit}"
+    return str(steps)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
