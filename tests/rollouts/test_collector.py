@@ -1,4 +1,4 @@
-"""What a rollout says about the steps that it was made of, checked against a slow second look at the same steps."""
+"""The columns of a rollout against a slow recomputation from the same steps."""
 
 import dataclasses
 import random
@@ -10,7 +10,8 @@ import torch
 from rmt_rl import config
 from rmt_rl.common.state import map_obs, map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
 ROWS, STEPS = 6, 24
@@ -27,28 +28,28 @@ every_policy = pytest.mark.parametrize("policy_name", POLICIES)
 
 
 def record(env):
-    """Make `env.step` note all that it hands out, in the list that is returned."""
+    """Make `env.step` append everything that it returns to the list that is returned here."""
     steps, step = [], env.step
 
-    def noted(action):
+    def recorded(action):
         steps.append(step(action))
         return steps[-1]
 
-    env.step = noted
+    env.step = recorded
     return steps
 
 
 def make_policy(env, env_config, policy_config):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        policy = ActorCritic(policy_spec(env, env_config, policy_config))
+        policy = ActorCritic(make_spec(env, env_config, policy_config))
         for parameter in policy.parameters():  # heads start so small that a wrong memory would hardly show
             parameter.data += 0.3 * torch.randn_like(parameter)
     return policy
 
 
 def make_collector(policy_name="rmt", task=TRUNCATING, rows=ROWS):
-    """A collector and the list of what its environment hands out."""
+    """A collector and the list of what its environment returns."""
     env = make_from_config(task, rows)
     steps = record(env)
     policy = make_policy(env, task, POLICIES[policy_name])
@@ -62,7 +63,7 @@ def tensors(state):
 
 
 def memories(policy, rollout):
-    """The state after every step of the rollout, found by the learner's door, one step at a time."""
+    """The state after every step of the rollout, computed by `unroll` one step at a time."""
     state, after = rollout.state, []
     for t in range(rollout.action.shape[1]):
         here = slice(t, t + 1)
@@ -75,7 +76,7 @@ def memories(policy, rollout):
 # ----------------------------------------------------------------------------------------------------------- columns
 
 
-def test_columns_are_what_the_environment_handed_out():
+def test_columns_are_what_the_environment_returned():
     collector, steps = make_collector()
     begin = collector.obs
     rollout, _ = collector.collect(STEPS)
@@ -132,7 +133,7 @@ def test_next_value_at_truncation_is_that_of_the_final_observation_under_the_mem
         other_memory.append((fresh - expected)[truncated])
         other_obs.append((collector.policy.value(steps[t][0], state) - expected)[truncated])
     assert checked >= 5
-    # the claim is not empty: with another memory, or the next episode's observation, the values would be others
+    # the claim is not empty: with another memory, or the next episode's observation, the values would differ
     if policy_name != "mlp":
         assert float(torch.cat(other_memory).abs().min()) > 1e-4
     assert float(torch.cat(other_obs).abs().min()) > 1e-4
@@ -153,9 +154,9 @@ def test_next_value_at_the_end_of_the_rollout_is_the_first_value_of_the_next_one
     before, _ = collector.collect(5)
     for _ in range(8):
         rollout, _ = collector.collect(5)
-        goes_on = ~(before.terminated | before.truncated)[:, -1]
-        torch.testing.assert_close(before.next_value[goes_on, -1], rollout.value[goes_on, 0], rtol=0, atol=1e-6)
-        found += int(goes_on.sum())
+        continues = ~(before.terminated | before.truncated)[:, -1]
+        torch.testing.assert_close(before.next_value[continues, -1], rollout.value[continues, 0], rtol=0, atol=1e-6)
+        found += int(continues.sum())
         before = rollout
     assert found > 8
 
@@ -190,7 +191,7 @@ def test_two_short_rollouts_equal_one_long_one_bit_for_bit(policy_name):
         assert torch.equal(torch.cat([getattr(e, name) for e in episodes]), getattr(all_episodes, name)), name
     assert all(torch.equal(a, b) for a, b in zip(tensors(short.state), tensors(long.state), strict=True))
     next_value = torch.cat([part.next_value for part in parts], dim=1)
-    used = ~whole.terminated  # where an episode terminated nobody asks for it
+    used = ~whole.terminated  # not used where an episode terminated
     torch.testing.assert_close(next_value[used], whole.next_value[used], rtol=0, atol=1e-6)
 
 
@@ -206,7 +207,7 @@ def test_the_state_of_a_rollout_is_the_one_before_its_first_step(policy_name):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_of_a_rollout_can_be_taken_out_and_computed_alone():
+def test_one_row_of_a_rollout_computed_alone_gives_the_same_values():
     collector, _ = make_collector(task=MIXED)
     collector.collect(7)
     rollout, _ = collector.collect(9)
@@ -222,7 +223,7 @@ def test_nothing_in_a_rollout_carries_gradient():
     collector, _ = make_collector()
     for _ in range(2):
         rollout, _ = collector.collect(4)
-        values = [getattr(rollout, f.name) for f in dataclasses.fields(rollout) if f.name != "state"]
+        values = [getattr(rollout, f.name) for f in dataclasses.fields(rollout) if f.name not in ("state", "nonfinite")]
         assert not any(x.requires_grad for x in [*values, *tensors(rollout.state)])
 
 
@@ -232,7 +233,7 @@ def test_nothing_in_a_rollout_carries_gradient():
 @pytest.mark.parametrize("task", [MIXED, TRUNCATING])
 def test_episodes_are_counted_as_a_simple_loop_counts_them(task):
     collector, steps = make_collector(task=task)
-    parts = [collector.collect(n)[1] for n in (1, 7, 24, 3, 96)]  # episodes run on from one rollout to the next
+    parts = [collector.collect(n)[1] for n in (1, 7, 24, 3, 96)]  # episodes continue from one rollout to the next
     returns, lengths, success = [0.0] * ROWS, [0] * ROWS, []
     ended_returns, ended_lengths = [], []
     for _, reward, terminated, truncated, info in steps:
@@ -256,7 +257,7 @@ def test_no_episode_ended_gives_empty_columns():
     assert [len(column) for column in (episodes.returns, episodes.lengths, episodes.success)] == [0, 0, 0]
 
 
-def test_success_is_nan_where_the_environment_does_not_say():
+def test_success_is_nan_where_the_environment_does_not_report_it():
     task = config.GymConfig(id="CartPole-v1", options={"max_episode_steps": 4})
     env = make_from_config(task, 2)
     collector = Collector(env, make_policy(env, task, POLICIES["lstm"]), 0, torch.Generator().manual_seed(0))
@@ -271,7 +272,7 @@ def test_success_is_nan_where_the_environment_does_not_say():
 # ------------------------------------------------------------------------------------------------------------- random
 
 
-def test_collecting_touches_no_global_stream():
+def test_collecting_draws_from_no_global_random_stream():
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     collector, _ = make_collector()
     collector.collect(STEPS)
@@ -280,7 +281,7 @@ def test_collecting_touches_no_global_stream():
     assert random.getstate() == before[2]
 
 
-def test_what_is_collected_follows_from_seed_and_generator():
+def test_a_rollout_is_determined_by_seed_and_generator():
     rollouts = [make_collector()[0].collect(STEPS)[0] for _ in range(2)]
     assert torch.equal(rollouts[0].action, rollouts[1].action)
     env = make_from_config(TRUNCATING, ROWS)

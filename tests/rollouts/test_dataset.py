@@ -1,4 +1,4 @@
-"""Recorded episodes: what is read is what was recorded, and what makes no sense is named."""
+"""Recorded episodes are read as they were recorded, and invalid ones raise an error that names dataset, episode and field."""
 
 import gc
 import json
@@ -16,14 +16,14 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from rmt_rl.algos.rate import RATELearner
+from rmt_rl.rollouts.minari_reader import read_minari
 
 from rmt_rl import config
-from rmt_rl.algos.data import load
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_env
 from rmt_rl.rollouts.dataset import Dataset, Episode, spans
 from rmt_rl.rollouts.episodes import oracle_actor, record
-from rmt_rl.rollouts.minari_io import read_minari
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,11 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     return root
+
+
+def load(env: str, **given) -> Dataset:
+    """The data of a run with algo=rate."""
+    return RATELearner.load_data(config.make_config(env=env, algo="rate", **given))
 
 
 def episode(steps: int, start: float = 0.0) -> Episode:
@@ -67,7 +72,7 @@ def test_spans_of_many_episodes_are_those_of_a_loop() -> None:
         assert int(first.sum()) == 25 and index[first].tolist() == begin[drawn].tolist()
 
 
-def test_what_is_written_to_disk_is_not_held_in_memory_and_goes_with_the_dataset() -> None:
+def test_steps_are_kept_in_files_that_are_removed_with_the_dataset() -> None:
     data = Dataset((episode(100) for _ in range(400)), 40_000, *SPACES)
     folder = Path(data.folder)
     assert sum(file.stat().st_size for file in folder.rglob("*.memmap")) >= 40_000 * (4 + 8 + 4)
@@ -90,11 +95,11 @@ def write(
         )
         for e in episodes
     ]
-    about = {"author": "x", "author_email": "x", "code_permalink": "x", "algorithm_name": "x", "description": "x"}
-    with warnings.catch_warnings():  # of what a dataset should say beside
+    metadata = {"author": "x", "author_email": "x", "code_permalink": "x", "algorithm_name": "x", "description": "x"}
+    with warnings.catch_warnings():  # about optional metadata
         warnings.simplefilter("ignore", UserWarning)
         minari.create_dataset_from_buffers(
-            id, buffers, observation_space=observation_space, action_space=action_space, **about, **options
+            id, buffers, observation_space=observation_space, action_space=action_space, **metadata, **options
         )
 
 
@@ -117,7 +122,7 @@ def cartpole(episodes: int = 3) -> list[dict]:
 def test_a_dataset_of_minari_itself_is_read_as_it_was_recorded() -> None:
     recorded, env = cartpole(), gymnasium.make("CartPole-v1")
     write("cartpole/alternating-v0", recorded, env.observation_space, env.action_space)
-    data = load(config.TrainConfig(env=config.GymConfig(), algo=config.RATEConfig(), data="cartpole/alternating-v0"))
+    data = load("gym", data="cartpole/alternating-v0")
     assert data.length.tolist() == [len(e["rewards"]) for e in recorded]
     for k, e in enumerate(recorded):
         batch = data.batch(torch.tensor([k]), None, False, torch.device("cpu"))
@@ -151,7 +156,7 @@ def test_an_oracle_is_recorded_from_its_first_step_to_its_last() -> None:
         assert e.obs.shape == (T + 1, 2) and e.obs[0, 1] in (-1, 1)
         assert e.action.tolist()[:-1] == [0] * (T - 1) and e.reward.tolist() == [0.0] * (T - 1) + [1.0]
         assert (e.terminated, e.truncated, e.success) == (True, False, True)
-        assert e.obs[-1].tolist() == [1.0, e.obs[0, 1]]  # in the arm that the cue named
+        assert e.obs[-1].tolist() == [1.0, e.obs[0, 1]]  # in the arm of the cue
 
 
 def test_recorded_episodes_do_not_depend_on_the_number_of_rows() -> None:
@@ -164,7 +169,7 @@ def test_recorded_episodes_do_not_depend_on_the_number_of_rows() -> None:
             assert np.array_equal(ours.obs, theirs.obs) and np.array_equal(ours.action, theirs.action)
 
 
-# ------------------------------------------------------------------------------------------------------- what is broken
+# ------------------------------------------------------------------------------------------------------ damaged files
 
 
 def broken(change) -> None:
@@ -283,7 +288,7 @@ def episode_elsewhere(path: Path) -> None:
 def test_a_damaged_dataset_is_one_line(datasets: Path, damage, message: str) -> None:
     broken(lambda episodes: None)
     damage(datasets / "cartpole" / "broken-v0")
-    gc.collect()  # else a buffer of an earlier test may be freed where no recursion is left, which breaks multiprocessing's heap
+    gc.collect()  # otherwise a buffer of an earlier test may be freed at the recursion limit, which breaks multiprocessing's heap
     with pytest.raises(ConfigError) as caught:
         read_minari("cartpole/broken-v0")
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -295,15 +300,15 @@ def test_a_dataset_that_does_not_exist_is_one_line_that_names_those_that_do() ->
         read_minari("cartpole/expert-v0")
 
 
-def test_a_dataset_of_another_task_is_refused() -> None:
+def test_a_dataset_of_another_task_is_rejected() -> None:
     broken(lambda episodes: None)
     with pytest.raises(ConfigError, match=r"its observation space is Box.* but that of env=tmaze is Box"):
-        load(config.TrainConfig(env=config.TMazeConfig(), algo=config.RATEConfig(), data="cartpole/broken-v0"))
+        load("tmaze", data="cartpole/broken-v0")
 
 
 def test_a_task_without_an_oracle_needs_data() -> None:
     with pytest.raises(ConfigError, match="has no oracle; learn from recorded episodes"):
-        load(config.TrainConfig(env=config.BanditConfig(), algo=config.RATEConfig()))
+        load("bandit")
 
 
 def test_observations_outside_their_space_are_named() -> None:
@@ -323,7 +328,7 @@ def test_numbers_outside_their_bounds_are_clipped_as_the_environment_did() -> No
 
 
 def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow hands PostScript to Ghostscript, and minari hands everything to Pillow."""
+    """Pillow runs Ghostscript on PostScript, and minari decodes pictures with Pillow."""
     picture = np.zeros((2, 48, 48, 3), np.uint8)
     write(
         "odd/eps-v0",
@@ -351,7 +356,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pyt
     assert not ran.exists()
 
 
-def test_returns_that_are_too_far_apart_to_be_told_are_refused() -> None:
+def test_returns_that_are_too_far_apart_for_the_encoder_are_rejected() -> None:
     data = Dataset([Episode(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([2e6]))], 1, *SPACES)
     with pytest.raises(ConfigError, match="too far apart to be told"):
         data.returns(config.RATEConfig(), begun=False, saved=None)

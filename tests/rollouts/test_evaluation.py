@@ -1,4 +1,4 @@
-"""A score is that of fresh episodes, each counted once, whatever the number of rows."""
+"""Evaluation: a score counts every new episode once, whatever the number of rows."""
 
 import dataclasses
 import json
@@ -8,13 +8,15 @@ import random
 import numpy as np
 import pytest
 import torch
+from rmt_rl.rollouts.episodes import evaluate
+from rmt_rl.rollouts.statistics import Episodes, Score, format_score, success_interval
 
 from rmt_rl import config
 from rmt_rl.common import rng
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.envs.tmaze.passive import DOWN, RIGHT, UP
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
-from rmt_rl.rollouts.evaluation import Score, evaluate, report, success_interval
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 
 POLICIES = {
     "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
@@ -27,17 +29,17 @@ TURN = config.TMazeConfig(length=4, min_length=1, end_at_turn=True)
 
 
 def make_policy(policy_name="rmt", task=TURN):
-    """An untrained policy that does one thing here and another there."""
+    """An untrained policy whose actions depend on the observation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        policy = ActorCritic(policy_spec(make_from_config(task), task, POLICIES[policy_name]))
+        policy = ActorCritic(make_spec(make_from_config(task), task, POLICIES[policy_name]))
         for parameter in policy.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
     return policy
 
 
 class Player:
-    """Walks to the right and turns up: no network, no memory; `evaluate` asks for no more than this."""
+    """Walks to the right and turns up: no network, no memory; `evaluate` needs only these two methods."""
 
     def initial_state(self, batch):
         return torch.zeros(batch)
@@ -46,15 +48,15 @@ class Player:
         return torch.where(obs[:, 0] == 1, UP, RIGHT), state
 
 
-def noting_resets(env):
-    """The seeds that `env.reset` is given, in the list that is returned."""
+def record_resets(env):
+    """Make `env.reset` append the seeds that it is given to the list that is returned here."""
     seeds, reset = [], env.reset
 
-    def noted(*, seed):
+    def recorded(*, seed):
         seeds.extend(seed + row for row in range(env.num_envs))
         return reset(seed=seed)
 
-    env.reset = noted
+    env.reset = recorded
     return seeds
 
 
@@ -83,7 +85,7 @@ def test_the_scores_above_are_not_all_failures_of_one_length():
 
 
 def test_short_episodes_are_not_counted_twice():
-    """Forty rows end their short episodes long before the long ones: who counts what ends first, counts those."""
+    """Forty rows end their short episodes long before the long ones; counting whatever ends first would be biased to short ones."""
     n, env = 40, make_from_config(MIXED, 40)
     score = evaluate(Player(), env, n)
     base = rng.seed(0, "evaluate")
@@ -93,7 +95,7 @@ def test_short_episodes_are_not_counted_twice():
 
 
 @pytest.mark.parametrize("rows, episodes", [(1, 1), (4, 3), (4, 4), (4, 5), (3, 10)])
-def test_exactly_as_many_episodes_are_counted_as_were_asked_for(rows, episodes):
+def test_exactly_the_requested_number_of_episodes_is_counted(rows, episodes):
     score = evaluate(Player(), make_from_config(MIXED, rows), episodes)
     base = rng.seed(0, "evaluate")
     _, length = first_episodes(MIXED, range(base, base + episodes))
@@ -101,22 +103,22 @@ def test_exactly_as_many_episodes_are_counted_as_were_asked_for(rows, episodes):
     assert score.mean_length == float((length + 1).double().mean())
 
 
-def test_who_carries_the_cue_in_its_state_reaches_the_ceiling():
-    """So the state of one step is the one that the next step is given, in every row."""
+def test_a_policy_that_keeps_the_cue_in_its_state_reaches_the_ceiling():
+    """The state after one step is passed to the next step, in every row."""
 
-    class Rememberer(Player):
+    class KeepsCue(Player):
         def act(self, obs, state, first, deterministic, generator):
             state = torch.where(first, obs[:, 1], state)
             turn = torch.where(state > 0, UP, DOWN)
             return torch.where(obs[:, 0] == 1, turn, RIGHT), state
 
-    score = evaluate(Rememberer(), make_from_config(MIXED, 8), 30)
+    score = evaluate(KeepsCue(), make_from_config(MIXED, 8), 30)
     assert score.success == score.mean_return == 1.0
     assert score.ci95 == success_interval(30, 30)
 
 
-def test_memory_begins_anew_with_every_episode():
-    """What was played before, in this evaluation or another, changes nothing."""
+def test_memory_is_reset_for_every_episode():
+    """Episodes played before, in this evaluation or another, change nothing."""
     policy, env = make_policy(), make_from_config(TURN, 4)
     once = evaluate(policy, env, 12)
     assert evaluate(policy, env, 12) == once
@@ -127,7 +129,7 @@ def test_memory_begins_anew_with_every_episode():
 
 def test_every_episode_has_a_seed_of_its_own():
     env = make_from_config(MIXED, 4)
-    seeds = noting_resets(env)
+    seeds = record_resets(env)
     evaluate(Player(), env, 10)
     base = rng.seed(0, "evaluate")
     assert seeds == list(range(base, base + 12))
@@ -143,7 +145,7 @@ def test_another_seed_plays_other_episodes():
     seeds = []
     for seed in (0, 1):
         env = make_from_config(MIXED, 4)
-        seeds.append(noting_resets(env))
+        seeds.append(record_resets(env))
         evaluate(Player(), env, 8, seed=seed)
     assert not set(seeds[0]) & set(seeds[1])
 
@@ -152,7 +154,7 @@ def test_another_seed_plays_other_episodes():
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_evaluating_touches_no_global_stream_and_no_weight(deterministic):
+def test_evaluating_changes_no_global_random_stream_and_no_weight(deterministic):
     policy, env = make_policy(), make_from_config(TURN, 8)
     weights = [p.detach().clone() for p in policy.parameters()]
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -167,17 +169,17 @@ def test_evaluating_touches_no_global_stream_and_no_weight(deterministic):
 def test_every_seed_has_its_own_stream_of_actions():
     streams = []
 
-    class Noting(Player):
+    class Recording(Player):
         def act(self, obs, state, first, deterministic, generator):
             streams.append(generator.initial_seed())
             return super().act(obs, state, first, deterministic, generator)
 
     for seed in (0, 1):
-        evaluate(Noting(), make_from_config(MIXED, 2), 2, seed=seed)
+        evaluate(Recording(), make_from_config(MIXED, 2), 2, seed=seed)
     assert len(set(streams)) == 2
 
 
-def test_sampled_actions_follow_from_the_seed():
+def test_sampled_actions_are_determined_by_the_seed():
     policy, env = make_policy(), make_from_config(TURN, 8)
     scores = [evaluate(policy, env, 64, seed=seed, deterministic=False) for seed in (0, 0, 1)]
     assert scores[0] == scores[1]
@@ -228,44 +230,45 @@ def test_returns_are_undiscounted_sums_over_the_first_episode_only():
 def test_first_is_true_at_the_first_step_and_after_every_end():
     seen = []
 
-    class Noting(Player):
+    class Recording(Player):
         def act(self, obs, state, first, deterministic, generator):
             seen.append(first.tolist())
             return super().act(obs, state, first, deterministic, generator)
 
-    evaluate(Noting(), make_from_config(config.TMazeConfig(length=2), 2), 4)
+    evaluate(Recording(), make_from_config(config.TMazeConfig(length=2), 2), 4)
     assert seen == [[True, True], [False, False], [False, False]] * 2
 
 
-def test_the_policy_is_asked_as_it_was_ordered():
+def test_the_option_deterministic_reaches_the_policy():
     seen = set()
 
-    class Noting(Player):
+    class Recording(Player):
         def act(self, obs, state, first, deterministic, generator):
             seen.add(deterministic)
             return super().act(obs, state, first, deterministic, generator)
 
     for deterministic in (True, False):
-        evaluate(Noting(), make_from_config(MIXED, 2), 2, deterministic=deterministic)
+        evaluate(Recording(), make_from_config(MIXED, 2), 2, deterministic=deterministic)
     assert seen == {True, False}
 
 
-# ------------------------------------------------------------------------------------------- environments that are mute
+# ------------------------------------------------------------------------------------------------- score as text
 
 
-def test_success_is_none_where_the_environment_does_not_say():
+def test_success_is_none_where_the_environment_does_not_report_it():
     task = config.GymConfig(id="CartPole-v1", options={"max_episode_steps": 4})
     env = make_from_config(task, 2)
     score = evaluate(make_policy("mlp", task), env, 3)
     env.close()
     assert (score.success, score.ci95) == (None, None)
     assert score.mean_return == score.mean_length == 4.0
-    assert report(score, env) == "return 4.000 [4.000, 4.000]  over 3 episodes of 4.0 steps"
+    assert format_score(score, env) == "return 4.000 [4.000, 4.000]  over 3 episodes of 4.0 steps"
 
 
-def test_the_report_puts_floor_and_ceiling_beside_the_score():
-    score = Score(0.5, (0.25, 0.75), 0.5, (0.2, 0.8), 11.0, 20)
-    assert report(score, make_from_config(MIXED)) == (
+def test_the_text_has_floor_and_ceiling_beside_the_score():
+    none = Episodes(*torch.empty(3, 0))
+    score = Score(0.5, (0.25, 0.75), 0.5, (0.2, 0.8), 11.0, 20, none)
+    assert format_score(score, make_from_config(MIXED)) == (
         "success 0.500 [0.250, 0.750]  return 0.500 [0.200, 0.800]  over 20 episodes of 11.0 steps"
         "  (floor 0.500, ceiling 1.000)"
     )
@@ -274,7 +277,7 @@ def test_the_report_puts_floor_and_ceiling_beside_the_score():
 def test_a_score_is_plain_json():
     score = evaluate(Player(), make_from_config(MIXED, 2), 2)
     assert json.loads(json.dumps(score.to_json(), allow_nan=False))["return"] == score.mean_return
-    assert set(score.to_json()) == {f.name for f in dataclasses.fields(Score)} - {"mean_return"} | {"return"}
+    assert set(score.to_json()) == {f.name for f in dataclasses.fields(Score)} - {"mean_return", "each"} | {"return"}
 
 
 def test_the_score_of_one_episode_is_plain_json_too():

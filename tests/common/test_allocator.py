@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import torch
-from rmt_rl.allocator import give_back_freed_memory, keep_freed_memory
+from rmt_rl.common.allocator import give_back_freed_memory, keep_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:

@@ -1,0 +1,72 @@
+"""What a run prints before and after training."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.files import as_typed
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.rollouts.statistics import Score, format_score
+from rmt_rl.runs.plots import learning_curve
+
+
+def banner(
+    config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path, data: Any
+) -> str:
+    """The run in some lines: task, floor, policy, memory, training, data, device, folder."""
+    parameters = sum(p.numel() for p in policy.parameters())
+    lines = [("task", env.task or f"{config.env}")]
+    if env.floor is not None and env.ceiling is not None:
+        lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
+    lines += [
+        ("policy", f"{config.policy.name}, width {config.policy.width}, {parameters:,} parameters"),
+        ("memory", policy.backbone.description),
+        ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.summary()}"),
+        *([("data", f"{config.data or 'recorded now from the oracle'}: {data}")] if data is not None else []),
+        ("device", f"{device}, {config.threads} thread{'s' if config.threads > 1 else ''}"),
+        ("folder", str(folder)),
+    ]
+    return "\n".join(f"{name:>9}  {text}" for name, text in lines)
+
+
+def format_summary(
+    folder: Path, config: TrainConfig, env: TorchVectorEnv, final: Score | None, best: Score | None, best_steps: int
+) -> str:
+    """The result, the files that were written, and commands to type next."""
+    if final is None:
+        lines = [f"stopped early; what was learned is saved in {folder}"]
+    else:
+        lines = [format_score(final, env)]
+        if best is not None:
+            lines = [f"final policy: {lines[0]}", f"best policy, of step {best_steps:,}: {format_score(best, env)}"]
+    picture = learning_curve(folder, env.floor, env.ceiling, env.measure)
+    if picture is not None:
+        lines.append(f"learning curve: {picture}")
+    # a bare "python" would be another one where the environment is not activated
+    python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
+    lines.append("next:")
+    if final is None:
+        lines.append(f"  {python} -m rmt_rl.train {shlex.quote(f'resume={folder}')}    # continue this run")
+    lines += [
+        f"  {python} -m rmt_rl.evaluate {shlex.quote(f'policy={folder}')}",
+        f"  {python} -m rmt_rl.train {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
+        "    # the same task with another memory",
+    ]
+    return "\n".join(lines)
+
+
+def _task(config: TrainConfig) -> str:
+    """The task of the run as it is typed in a shell."""
+    words = [f"env={config.env.name}", *as_typed("env", config.env), *as_typed("memory", config.memory)]
+    if config.algo.offline:
+        words += [f"algo={config.algo.name}", *([shlex.quote(f"data={config.data}")] if config.data else [])]
+    return " ".join(words)

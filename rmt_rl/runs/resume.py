@@ -1,0 +1,107 @@
+"""Where a run starts or continues: its newest checkpoint, or the beginning."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.files import part_from_dict
+from rmt_rl.runs.checkpoints import Checkpoints
+from rmt_rl.runs.folder import read_result
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumePoint:
+    """The newest complete checkpoint of a run, or its beginning.
+
+    tree: what was saved; None at the beginning. metrics: bytes of metrics.jsonl then. damaged: what is wrong with later checkpoints.
+    returns: the target return of the policy. best: step and score of the best evaluation during training.
+    """
+
+    checkpoints: Checkpoints
+    steps: int = 0
+    tree: Any = None
+    manifest: dict[str, Any] | None = None
+    damaged: tuple[str, ...] = ()
+    metrics: int | None = None
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    returns: ReturnConditioning | None = None
+    best: dict[str, Any] | None = None
+
+    @staticmethod
+    def new(folder: Path) -> ResumePoint:
+        """The beginning of a run."""
+        return ResumePoint(Checkpoints(folder))
+
+    @staticmethod
+    def newest(folder: Path) -> ResumePoint:
+        """The newest complete checkpoint; raises ConfigError where there is none, or where the run is finished."""
+        for name in ("config.yaml", "metrics.jsonl", "result.json", ".result.json", "checkpoints", "policy", "best"):
+            if (folder / name).is_symlink():
+                raise ConfigError(f"{folder / name}: is a link; links are not followed, because the run writes there")
+        checkpoints = Checkpoints(folder)
+        try:
+            return ResumePoint._newest(checkpoints)
+        except BaseException:
+            checkpoints.close()
+            raise
+
+    @staticmethod
+    def _newest(checkpoints: Checkpoints) -> ResumePoint:
+        folder = checkpoints.run
+        result = folder / "result.json"
+        if result.is_file() and not read_result(result).get("interrupted"):
+            raise ConfigError(f"resume={folder}: the run is finished; init={folder} starts a new run with its weights")
+        steps, tree, manifest, damaged = checkpoints.newest()
+        try:
+            metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
+            returns = None if tree["returns"] is None else part_from_dict("returns", tree["returns"])
+            best = tree.get("best")  # absent in checkpoints of format 1
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise _does_not_fit(checkpoints, steps, error) from error
+        file = folder / "metrics.jsonl"
+        found = file.stat().st_size if file.is_file() else -1
+        if not 0 <= metrics <= found:
+            found_text = "is missing" if found < 0 else f"has {found:,} bytes"
+            raise ConfigError(f"{file}: {found_text}, and had {metrics:,} at checkpoints/step-{steps}; restore it")
+        return ResumePoint(checkpoints, steps, tree, manifest, tuple(damaged), metrics, wall_s, cpu_s, returns, best)
+
+    def restore(self, learner: Any) -> None:
+        """Give `learner` its saved state; raises ConfigError where it does not fit."""
+        try:
+            learner.load_state_dict(self.tree["learner"])
+        except (ConfigError, RunError):
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise _does_not_fit(self.checkpoints, self.steps, error) from error
+
+    def resume_messages(self, manifest: dict[str, Any]) -> list[str]:
+        """Lines for people: where the run continues, which checkpoints are damaged, and whether the bits stay the same."""
+        if self.manifest is None:
+            return []
+        lines = [f"not used: {damaged}" for damaged in self.damaged]
+        lines.append(f"continuing from checkpoints/step-{self.steps}")
+        manifest = dict(manifest)
+        if self.manifest.get("config") != manifest.pop("config"):
+            lines.append("config.yaml was edited: the run continues, but not to the same bits")
+        lines += [
+            f"{key} was {self.manifest.get(key)} and is {now}: the run continues, but not to the same bits"
+            for key, now in manifest.items()
+            if self.manifest.get(key) != now
+        ]
+        if manifest["resume"] == "from_reset":
+            lines.append(
+                "the environment cannot save its state: all rows start new episodes (resume: from_reset)"
+            )
+        return lines
+
+
+def _does_not_fit(checkpoints: Checkpoints, steps: int, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"resume={checkpoints.run}: checkpoints/step-{steps} does not fit this version of rmt_rl or the run's config.yaml"
+        f" ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    )

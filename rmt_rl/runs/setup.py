@@ -1,0 +1,288 @@
+"""What surrounds the training loop: building its parts, evaluation during training, and the end of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rmt_rl.algos.base import Learner
+from rmt_rl.common import rng
+from rmt_rl.common.device import choose_device
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.files import sha256_file
+from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.config.files import save_yaml, to_dict
+from rmt_rl.config.registry import entry_of
+from rmt_rl.config.resolve import validate
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.gym.workers import EnvironmentFault
+from rmt_rl.envs.objects import close_unless_borrowed
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.budget import fit_width
+from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
+from rmt_rl.policies.spec import make_spec
+from rmt_rl.policies.transformer import check_backend
+from rmt_rl.rollouts.episodes import evaluate
+from rmt_rl.rollouts.statistics import Score
+from rmt_rl.runs.callbacks import Run, notify
+from rmt_rl.runs.console import banner, format_summary
+from rmt_rl.runs.folder import make_run_folder, versions, write_result
+from rmt_rl.runs.metrics import Metrics, check_loggers
+from rmt_rl.runs.resume import ResumePoint
+
+
+class Clock:
+    """Wall and CPU seconds of a run, those before it was resumed included."""
+
+    def __init__(self, wall: float, cpu: float) -> None:
+        self._wall, self._cpu = time.monotonic() - wall, time.process_time() - cpu
+
+    def wall(self) -> float:
+        return round(time.monotonic() - self._wall, 3)
+
+    def cpu(self) -> float:
+        return time.process_time() - self._cpu
+
+
+@dataclasses.dataclass(frozen=True)
+class RunParts:
+    """Everything that a run is made of. manifest: what must stay the same for the same bits, for the checkpoints."""
+
+    config: TrainConfig
+    env: TorchVectorEnv
+    learner: Learner
+    folder: Path
+    resumed: ResumePoint
+    metrics: Metrics
+    clock: Clock
+    manifest: dict[str, Any]
+    device: torch.device
+
+    def save(self, steps: int, evaluator: Evaluator) -> None:
+        """Write a checkpoint; a full disk is reported and the run continues."""
+        returns = self.learner.policy.spec.returns
+        try:
+            tree = {
+                "learner": self.learner.state_dict(),
+                "returns": None if returns is None else to_dict(returns),
+                "metrics": self.metrics.length(),
+                "wall_s": self.clock.wall(),
+                "cpu_s": self.clock.cpu(),
+                "best": evaluator.best,
+            }
+            self.resumed.checkpoints.save(steps, tree, self.manifest)
+        except OSError as error:
+            print(f"checkpoints/step-{steps} was not written: {error.strerror}; the run continues without it", flush=True)
+
+    @contextlib.contextmanager
+    def save_on_environment_fault(self, steps: int, evaluator: Evaluator) -> Iterator[None]:
+        """Write a checkpoint before a failed environment ends the run: everything but its running episodes can be resumed."""
+        try:
+            yield
+        except EnvironmentFault:
+            self.save(steps, evaluator)
+            raise
+
+
+def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> RunParts:
+    """Build or restore all parts of a run; `stack` closes them. Raises ConfigError before anything is written."""
+    check_loggers(config.tensorboard, config.wandb)
+    device = choose_device(config.device)
+    resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume))
+    if resumed is not None:
+        stack.callback(resumed.checkpoints.close)
+
+    # data, environment, policy, learner
+    learner_class: type[Learner] = entry_of(config.algo).load()
+    initial = load_initial(config, device) if resumed is None else None
+    if initial is not None:
+        config = validate(dataclasses.replace(config, policy=initial.config))
+    check_backend(config.policy, device)
+    data = learner_class.load_data(config)
+    returns = learner_class.return_conditioning(config, data, initial) if resumed is None else resumed.returns
+    env = make_from_config(config.env, config.algo.training_rows(), device, config.memory, returns=returns)
+    stack.callback(close_unless_borrowed, config.env, env)
+    config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
+    policy = make_run_policy(config, env, returns, device)
+    if initial is not None:
+        check_fits(initial, env, config.env)
+        policy.load_state_dict(initial.state_dict())
+    learner = learner_class(config, env, policy, data)
+
+    # a new folder, or the state of the checkpoint
+    if resumed is None:
+        folder = make_run_folder(config, root)
+        save_yaml(dataclasses.replace(config, resume=None), folder / "config.yaml")
+        resumed = ResumePoint.new(folder)
+        stack.callback(resumed.checkpoints.close)
+    else:
+        folder = resumed.checkpoints.run
+        resumed.restore(learner)
+    exact = "exact" if learner.resumes_exactly else "from_reset"
+    manifest = {**versions(device), "config": sha256_file(folder / "config.yaml"), "resume": exact}
+    messages = resumed.resume_messages(manifest)
+    print("\n".join([banner(config, env, policy, device, folder, data), *messages]), flush=True)
+    metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
+    stack.callback(metrics.close)
+    clock = Clock(resumed.wall_s, resumed.cpu_s)
+    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device)
+
+
+def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
+    """The policy of `init=`; raises ConfigError where it remembers for another time than this run asks for."""
+    if config.init is None:
+        return None
+    initial = load_policy(config.init, device, "init")
+    if memory_config(initial) != config.memory:
+        scope, expected = config.memory.scope, memory_config(initial).scope
+        raise ConfigError(
+            f"memory.scope={scope}: the policy of init was trained with another one; expected memory.scope={expected}"
+        )
+    return initial
+
+
+def make_run_policy(
+    config: TrainConfig, env: TorchVectorEnv, returns: ReturnConditioning | None, device: torch.device
+) -> ActorCritic:
+    """A new policy; its weights depend on the run's seed alone, and torch's global stream is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.seed(config.seed, "weights"))
+        return ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+
+
+def crossed_multiple(every: int | None, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies between two step counts. It depends on steps alone, so a resumed run saves at the same."""
+    return every is not None and now // every > before // every
+
+
+class Evaluator:
+    """Evaluations during training, on their own environment and seeds, so that they change no bit of the training.
+
+    best: step and score of the best one so far, whose policy is saved in best/.
+    """
+
+    def __init__(self, parts: RunParts) -> None:
+        self._parts, self._env = parts, None
+        self.best: dict[str, Any] | None = parts.resumed.best
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._env is not None:
+            close_unless_borrowed(self._parts.config.env, self._env)
+
+    def evaluate(self, run: Run, callbacks: Sequence[Any]) -> dict[str, float | None]:
+        """Play new episodes with the current weights, keep the best policy, and stop the run where `until` is reached."""
+        config, policy = self._parts.config, run.policy
+        if self._env is None:
+            self._env: Any = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
+        seed = rng.seed(config.seed, "validation")
+        score = evaluate(policy, self._env, config.validation_episodes, seed)
+        if self.best is None or score.rank() > tuple(_rank(self.best)):
+            save_policy(policy, self._parts.folder / "best")
+            self.best = {"steps": run.steps, "success": score.success, "mean_return": score.mean_return}
+        for name in ("success", "mean_return"):
+            wanted, reached = getattr(config.until, name), getattr(score, name)
+            if wanted is not None and reached is None:
+                raise ConfigError(f"until.{name}={wanted}: env={config.env.name} reports no success; use until.mean_return")
+            if wanted is not None and reached >= wanted:
+                run.stop(f"until.{name}={wanted} reached")
+        notify(callbacks, "on_evaluate", run, score)
+        return {"eval_success": score.success, "eval_return": score.mean_return}
+
+
+def _rank(best: Mapping[str, Any]) -> tuple[float, float]:
+    success = -math.inf if best["success"] is None else float(best["success"])
+    return success, float(best["mean_return"])
+
+
+def finish_run(
+    parts: RunParts, run: Run, evaluator: Evaluator, stop_signal: int | None, callbacks: Sequence[Any]
+) -> dict[str, Any]:
+    """Save the policy, score it on new episodes, write result.json, print the summary; the fields of a `TrainResult`."""
+    config, folder, policy = parts.config, parts.folder, run.policy
+    selected = parts.learner.select_weights()
+    parts.metrics.close()
+    cpu = parts.clock.cpu()
+    result: dict[str, Any] = {
+        "env": config.env.name,
+        "algo": config.algo.name,
+        "policy": config.policy.name,
+        "seed": config.seed,
+        "steps": run.steps,
+        "wall_s": round(parts.clock.wall(), 2),
+        "cpu_s": round(cpu, 2),
+        "steps_per_cpu_s": round(run.steps / cpu, 1),
+        "interrupted": stop_signal is not None,
+        "signal": stop_signal,
+        "stopped": run.stopped,
+        **selected,
+        "eval": None,
+        "best": None,
+        "floor": parts.env.floor,
+        "ceiling": parts.env.ceiling,
+    }
+    final, best = None, None
+    try:
+        save_policy(policy, folder / "policy")
+        if stop_signal is None:
+            try:
+                final, best = _final_scores(parts, evaluator)
+            except KeyboardInterrupt:
+                result |= {"interrupted": True, "signal": int(signal.SIGINT)}
+        if final is not None:
+            result["eval"] = final.to_json(each=True)
+        if best is not None and evaluator.best is not None:
+            result["best"] = {"steps": evaluator.best["steps"], "eval": best.to_json(each=True)}
+        write_result(result, folder)
+        best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
+        text = format_summary(folder, config, parts.env, final, best, best_steps)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}; free space, then resume={folder}") from error
+    print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)
+    notify(callbacks, "on_end", run, result)
+    return {
+        "policy": policy.eval(),
+        "folder": folder,
+        "metrics": read_metrics(folder),
+        "score": final,
+        "best": best,
+        "summary": result,
+    }
+
+
+def _final_scores(parts: RunParts, evaluator: Evaluator) -> tuple[Score, Score | None]:
+    """The final policy, and the best one by the evaluations during training, on the same new episodes."""
+    config, policy = parts.config, parts.learner.policy
+    rows = 64 if config.algo.offline else parts.env.num_envs
+    env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
+    try:
+        final = evaluate(policy, env, config.evaluate_episodes, config.seed)
+        if evaluator.best is None:
+            return final, None
+        best = load_policy(parts.folder / "best", parts.device)
+        return final, evaluate(best, env, config.evaluate_episodes, config.seed)
+    finally:
+        close_unless_borrowed(config.env, env)
+
+
+def read_metrics(folder: Path) -> dict[str, np.ndarray]:
+    """metrics.jsonl as one float64 array per number, NaN where a row has none."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {
+        name: np.array([math.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
+        for name in names
+    }

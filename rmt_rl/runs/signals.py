@@ -1,0 +1,46 @@
+"""Ctrl-C, SIGTERM and SIGUSR1 during training."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class OnSignal:
+    """Ctrl-C or SIGTERM: stop after this update; a second one exits at once. SIGUSR1: write a checkpoint after this update.
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing. The previous handlers are restored at
+    the end.
+    """
+
+    def __init__(self) -> None:
+        #: The signal that requested the stop.
+        self.stop: int | None = None
+        self._checkpoint = False
+
+    def checkpoint_requested(self) -> bool:
+        """Whether a checkpoint was requested since the last call."""
+        requested, self._checkpoint = self._checkpoint, False
+        return requested
+
+    def __enter__(self) -> OnSignal:
+        handled = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+        main = threading.current_thread() is threading.main_thread()
+        self._before = {s: signal.signal(s, self._handle) for s in handled} if main else {}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            self._checkpoint = True
+            return
+        if self.stop is not None:
+            raise SystemExit(128 + number)
+        self.stop = number
+        print("\nstopping after this update, then saving; press again to exit at once", flush=True)
