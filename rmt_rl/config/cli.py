@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
-from rmt_rl.config.files import load_yaml, plain_value, read_yaml
+from rmt_rl.config.files import FORMAT, check_format, load_yaml, plain_value, read_yaml
 from rmt_rl.config.registry import choose, load_plugins
 from rmt_rl.config.resolve import change, find_option, make_config, unknown_option, validate
 
@@ -46,6 +46,7 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> TrainConfig:
             raise ConfigError(
                 f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`"
             )
+        check_format(file.get("format", FORMAT), f"config={show(path)}: ")
         file = {key: value for key, value in file.items() if key != "format"}
     usual = groups(TrainConfig)
     named = {
@@ -109,7 +110,7 @@ def _parse_saved(argv: Sequence[str], cls: type[ConfigT], prog: str) -> ConfigT:
     """
     given = split_arguments(argv)
     overrides: tuple[str, ...] = ()
-    if "env_overrides" in {name for name in cls.__dataclass_fields__}:  # type: ignore[attr-defined]
+    if "env_overrides" in cls.__dataclass_fields__:
         overrides = tuple(f"{key}={given.pop(key)}" for key in list(given) if key.startswith("env."))
     values = _read_text(given, options(cls), {}, prog)
     for name, known in options(cls).items():
@@ -165,7 +166,7 @@ def _value(key: str, allowed: Option, text: str) -> Any:
         try:
             value = plain_value(text)
         except ValueError:
-            value = object()  # which `read` refuses
+            value = object()  # which `read` rejects
         inner = key.split(".")[2:]
         nested = value
         for name in reversed(inner):

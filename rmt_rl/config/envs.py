@@ -315,12 +315,3 @@ class GymConfig(EnvConfig):
         changed = [name for name in ("deadline", "on_fault") if getattr(self, name) != getattr(GymConfig, name)]
         if changed and self.workers != "async":
             yield f"env.{changed[0]}: applies to worker processes only; expected env.workers=async"
-
-
-# ------------------------------------------------------------------------------------------------------ algorithms
-
-
-# ---------------------------------------------------------------------------------------------------- the commands
-
-
-# ------------------------------------------------------------------------------------------------------ the checks

@@ -55,7 +55,7 @@ def wants_help(argv: Sequence[str]) -> bool:
 def help_text(command: type = TrainConfig, argv: Sequence[str] = ()) -> str:
     """The help of a command. argv: the arguments beside --help, such as env=tmaze, policy or policy=rmt.
 
-    Raises ConfigError where an argument is not a group or a choice of one.
+    Raises ConfigError where an argument is not a group of the command or a choice of one.
     """
     load_entry_points()
     asked = [argument for argument in argv if argument not in ("-h", "--help")]
@@ -67,9 +67,11 @@ def help_text(command: type = TrainConfig, argv: Sequence[str] = ()) -> str:
     listed = []
     for argument in asked:
         group, equals, name = argument.partition("=")
-        if group not in GROUPS:
+        if group not in _groups(command):
+            known = ", ".join(_groups(command)) or "no groups"
             raise ConfigError(
-                f"{show(argument)}: --help explains a group, such as policy, or a choice, such as policy=rmt"
+                f"{show(argument)}: --help describes a group, such as env, or a choice, such as env=tmaze;"
+                f" {PROGRAMS[command]} has {known}"
             )
         if equals:
             choose(group, name)
@@ -83,6 +85,11 @@ def help_text(command: type = TrainConfig, argv: Sequence[str] = ()) -> str:
     return _overview(command)
 
 
+def _groups(command: type) -> dict[str, str]:
+    """The groups of a command with their default choices; commands for saved policies take env.* options, without a default."""
+    return groups(command) or ({"env": ""} if "env_overrides" in command.__dataclass_fields__ else {})  # type: ignore[attr-defined]
+
+
 def _overview(command: type) -> str:
     prog = PROGRAMS[command]
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[command], "", "examples:"]
@@ -90,32 +97,48 @@ def _overview(command: type) -> str:
     lines += ["", "options, with their defaults:"]
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
-    shown = groups(command) or ({"env": ""} if "env_overrides" in command.__dataclass_fields__ else {})  # type: ignore[attr-defined]
+    shown = _groups(command)
     for group in shown:
         if list(GROUPS[group]) == [group]:  # nothing to choose
             lines += _option_lines(GROUPS[group][group].config, f"{group}.")
+    if shown:
+        lines += _group_lines(shown)
     lines += [
         "",
-        "groups: `--help policy` describes the choices, `--help policy=rmt` the options of one, with the values it will use",
+        *_wrap(
+            f"plugins=my_module,... imports modules that register environments, policies or algorithms.{_more(command)}"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _group_lines(shown: dict[str, str]) -> list[str]:
+    group, example = ("policy", "policy=rmt") if "policy" in shown else ("env", "env=tmaze")
+    lines = [
+        "",
+        f"groups: `--help {group}` describes the choices, `--help {example}` the options of one, with the values it will use",
     ]
     for group, usual in shown.items():
         if list(GROUPS[group]) != [group]:
             text = f"  {group}=" + " | ".join(f"{name} (default)" if name == usual else name for name in GROUPS[group])
-            lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 8)
-    if command is TrainConfig:
-        lines += [
-            "",
-            "plugins=my_module,... imports modules that register environments, policies or algorithms; config=<file> reads",
-            f"options from a YAML file. The values above are those of env={groups(command)['env']}; `--help env=tmaze`",
-            "shows those of another task.",
-        ]
-    return "\n".join(lines)
+            lines += _wrap(text, 8)
+    return lines
+
+
+def _more(command: type) -> str:
+    if command is not TrainConfig:
+        return ""
+    usual = groups(command)["env"]
+    return (
+        " config=<file> reads options from a YAML file; options that are typed win over it."
+        f" The values above are those of env={usual}; `--help env=tmaze` shows those of another task."
+    )
 
 
 def _list_group(group: str) -> str:
     lines = [f"{group}=<name>, one of:"]
     for name, entry in GROUPS[group].items():
-        lines += textwrap.wrap(f"  {name:<22} {_summary(entry.config)}", WIDTH, subsequent_indent=" " * 25)
+        lines += _wrap(f"  {name:<22} {_summary(entry.config)}", 25)
     return "\n".join([*lines, "", f"`--help {group}={next(iter(GROUPS[group]))}` describes the options of one."])
 
 
@@ -127,12 +150,13 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
         entry = choose(group, name)
         parts += [
             "",
-            f"{group}={name}: {_summary(entry.config)}",
+            *_wrap(f"{group}={name}: {_summary(entry.config)}", 4),
             *_option_lines(entry.config, f"{group}.", getattr(config, group)),
         ]
-        if entry.recipe and command is TrainConfig:
+        if command is TrainConfig and group == "env":
             changes = " ".join(f"{key}={show(value)}" for key, value in entry.recipe.items())
-            parts += textwrap.wrap(f"  this task changes defaults: {changes}", WIDTH, subsequent_indent="    ")
+            parts += [*_option_lines(TrainConfig, config=config, only=("steps",))]
+            parts += _wrap(f"  recipe of this task: {changes}" if changes else "", 4)
     return "\n".join(parts[1:])
 
 
@@ -140,16 +164,18 @@ def _summary(cls: type) -> str:
     return (cls.__doc__ or "").partition("\n")[0]
 
 
-def _option_lines(cls: type, prefix: str = "", config: Any = None) -> list[str]:
-    """One line per option: its name, the value that is used, its help."""
+def _option_lines(cls: type, prefix: str = "", config: Any = None, only: Sequence[str] = ()) -> list[str]:
+    """One line for each option: its name, the value that is used, its help. only: the names to show, or none for all."""
     table = {}
     for item in fields(cls):
-        if (usual := item.metadata.get("group")) and usual != item.name:
+        if not only and (usual := item.metadata.get("group")) and usual != item.name:
             table[f"{item.name}={usual}"] = item.metadata["help"]
     for name, known in options(cls).items():
         value = known.default if config is None else getattr(config, name)
-        table[f"{prefix}{name}={'<required>' if value is MISSING else show(value)}"] = known.help
-    lines = []
-    for setting, text in table.items():
-        lines += textwrap.wrap(f"  {setting:<30} {text}", WIDTH, subsequent_indent=" " * 33)
-    return lines
+        if not only or name in only:
+            table[f"{prefix}{name}={'<required>' if value is MISSING else show(value)}"] = known.help
+    return [line for setting, text in table.items() for line in _wrap(f"  {setting:<30} {text}", 33)]
+
+
+def _wrap(text: str, indent: int = 0) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)

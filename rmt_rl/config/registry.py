@@ -13,12 +13,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
+import os
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.fields import Config, did_you_mean, options, show
+from rmt_rl.config.fields import Config, did_you_mean, options, read, show
 
 ClassT = TypeVar("ClassT", bound=type)
 
@@ -65,10 +68,6 @@ def register_policy(name: str, config: type[Config]) -> Callable[[ClassT], Class
 
     It is called as cls(config) with an instance of `config`, a frozen dataclass derived from `PolicyConfig` with a field `width`.
     """
-    if "width" not in options(config):
-        raise ConfigError(
-            f"policy={name}: {config.__name__} has no option width; expected `width: int = rmt_rl.option(64, ...)`"
-        )
     return _decorator("policy", name, config)
 
 
@@ -84,6 +83,8 @@ def register_algo(name: str, config: type[Config]) -> Callable[[ClassT], ClassT]
 def _decorator(
     group: str, name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
 ) -> Callable[[ClassT], ClassT]:
+    _check_registration(group, name, config)
+
     def register(target: ClassT) -> ClassT:
         add(group, name, config, target, recipe)
         return target
@@ -91,26 +92,73 @@ def _decorator(
     return register
 
 
+def _check_registration(group: str, name: Any, config: Any) -> None:
+    """Raise ConfigError where a registration from outside cannot work, with what to write instead."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"{group}={show(name)}: expected a name of letters, digits and - . _")
+    base, owner = _base(group), getattr(config, "__name__", show(config))
+    # a subclass without the decorator would inherit the options of its parent
+    own = isinstance(config, type) and "__dataclass_fields__" in vars(config)
+    if not (own and issubclass(config, base) and config.__dataclass_params__.frozen):
+        raise ConfigError(
+            f"{group}={name}: {owner} is not a frozen dataclass derived from rmt_rl.{base.__name__};"
+            f" expected @dataclass(frozen=True) above class {owner}(rmt_rl.{base.__name__})"
+        )
+    _check_options(f"{group}={name}: {owner}", config)
+    if group == "policy" and "width" not in options(config):
+        raise ConfigError(
+            f"policy={name}: {owner} has no option width; expected `width: int = rmt_rl.option(64, <help>)`"
+        )
+
+
+def _check_options(owner: str, config: type[Config]) -> None:
+    """Every field is an option that can be typed on a command line and has an allowed default."""
+    for item in dataclasses.fields(config):
+        if item.name == "name":
+            raise ConfigError(
+                f"{owner}.name: `name` is what the user types to choose it; expected another name of the option"
+            )
+        if "help" not in item.metadata:
+            raise ConfigError(
+                f"{owner}.{item.name} is not an option; expected {item.name}: <type> = rmt_rl.option(<default>, <help>)"
+            )
+    for key, known in options(config).items():
+        if known.kind not in (bool, int, float, str, dict):
+            raise ConfigError(f"{owner}.{key} is of type {known.kind.__name__}; expected bool, int, float, str or dict")
+        if known.default is dataclasses.MISSING:
+            raise ConfigError(f"{owner}.{key} has no default; expected rmt_rl.option(<default>, <help>)")
+        read(f"{owner}.{key}", known, known.default)
+
+
+def _base(group: str) -> type[Config]:
+    """The class from which the options of a group derive. These modules import this one."""
+    from rmt_rl.config.algos import AlgoConfig
+    from rmt_rl.config.envs import EnvConfig
+    from rmt_rl.config.policies import PolicyConfig
+
+    return {"env": EnvConfig, "policy": PolicyConfig, "algo": AlgoConfig}[group]
+
+
 def add(
     group: str, name: str, config: type[Config], target: Any, recipe: Mapping[str, Any] | None = None
 ) -> type[Config]:
-    """Register `name`; raises ConfigError where the name is taken or the dataclass cannot hold options."""
+    """Register `name`; raises ConfigError where another class has it."""
     known = GROUPS[group].get(name)
-    # a module that is imported twice, as a script and as a plugin, registers the same class again
-    if known is not None and _origin(known.config) != _origin(config):
-        raise ConfigError(f"{group}={name}: is registered already, by {_origin(known.config)}; choose another name")
-    if not (dataclasses.is_dataclass(config) and issubclass(config, Config)):
-        base = {"env": "EnvConfig", "policy": "PolicyConfig", "algo": "AlgoConfig"}.get(group, "Config")
-        raise ConfigError(
-            f"{group}={name}: {config.__name__} is not a frozen dataclass derived from rmt_rl.{base}; options need one"
-        )
+    if known is not None and not _same_class(known.config, config):
+        owner = f"{known.config.__module__}.{known.config.__qualname__}"
+        raise ConfigError(f"{group}={name}: is registered already, by {owner}; choose another name")
     config.name = name
     GROUPS[group][name] = Entry(config, target, dict(recipe or {}))
     return config
 
 
-def _origin(cls: type) -> str:
-    return cls.__qualname__
+def _same_class(one: type, other: type) -> bool:
+    """Whether two classes are one in the source: a file that runs as a script and is a plugin too is imported twice."""
+    modules = {one.__module__, other.__module__}
+    if one.__qualname__ != other.__qualname__ or (len(modules) == 2 and "__main__" not in modules):
+        return False
+    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
+    return len({None if file is None else os.path.realpath(file) for file in files}) == 1
 
 
 def builtin(group: str, name: str, target: str, recipe: Mapping[str, Any] | None = None) -> Callable[[ClassT], ClassT]:
@@ -124,6 +172,8 @@ def builtin(group: str, name: str, target: str, recipe: Mapping[str, Any] | None
 
 
 def names(group: str) -> Iterable[str]:
+    """The registered names of a group, those of installed packages included."""
+    load_entry_points()
     return GROUPS[group]
 
 
@@ -139,7 +189,8 @@ def choose(group: str, name: Any) -> Entry:
     inside = [(key, known) for entry in GROUPS[group].values() for key, known in options(entry.config).items()]
     for key in dict.fromkeys(key for key, known in inside if name in known.choices):
         hint = hint or f"; did you mean {group}.{key}={show(name)}?"
-    raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{hint}")
+    plugin = ", or one that plugins=<module> registers" if group in ("env", "algo", "policy") else ""
+    raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{plugin}{hint}")
 
 
 def entry_of(config: Config) -> Entry:
@@ -148,7 +199,10 @@ def entry_of(config: Config) -> Entry:
         entry = parts.get(type(config).name)
         if entry is not None and entry.config is type(config):
             return entry
-    raise ConfigError(f"{type(config).__name__}: is not registered; expected one of the dataclasses of rmt_rl.config")
+    raise ConfigError(
+        f"{type(config).__name__}: is not registered; expected a dataclass of rmt_rl.config, or one that rmt_rl.register_env,"
+        " register_policy or register_algo names"
+    )
 
 
 _entry_points_loaded = False
@@ -161,7 +215,7 @@ def load_entry_points() -> None:
         return
     _entry_points_loaded = True
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _import(point.value.partition(":")[0], f"entry point {point.name}")
+        _import(point.module, f"entry point {point.name} of {ENTRY_POINTS}")
 
 
 def load_plugins(modules: str) -> None:

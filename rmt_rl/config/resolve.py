@@ -30,7 +30,7 @@ def make_config(file: Mapping[str, Any] | None = None, /, **given: Any) -> Train
     usual = groups(TrainConfig)
     layers = [_flatten(file or {}, usual), _flatten(given, usual)]
     names = usual | layers[0].names | layers[1].names
-    bases = layers[0].bases | layers[1].bases
+    bases = {group: base for group, base in layers[0].bases.items() if group not in layers[1].names} | layers[1].bases
     classes = {
         group: type(bases[group]) if group in bases else choose(group, name).config for group, name in names.items()
     }
@@ -42,7 +42,7 @@ def make_config(file: Mapping[str, Any] | None = None, /, **given: Any) -> Train
     values = {key: value for key, value in recipe.items() if find_option(key, options(TrainConfig), classes)}
     for layer in layers:
         values |= _complete(_read_all(layer.values, classes), classes)
-    parts = {}
+    parts: dict[str, Any] = {}
     for group, cls in classes.items():
         changed = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
         parts[group] = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
