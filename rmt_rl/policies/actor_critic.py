@@ -236,7 +236,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
             names = [name for name in self._shapes if name] or "one tensor"
             found = list(obs) if isinstance(obs, dict) else "one tensor"
             raise ValueError(
-                f"obs is {found}; expected {names}: rmt_rl.policies.saving.make_task(policy) makes an environment with this observation"
+                f"obs is {found}; expected {names}: rmt_rl.make_task(policy) makes an environment that shows it"
             )
         for name, shape in {"first": (), **self._shapes}.items():
             what = "first" if name == "first" else f"obs {name!r}" if name else "obs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from rmt_rl.config.policies import MLPConfig
 from rmt_rl.policies.base import Backbone, NoState, parameter_device_and_type
 from rmt_rl.policies.linear import Linear
 
@@ -12,10 +13,12 @@ from rmt_rl.policies.linear import Linear
 class MLP(Backbone[NoState]):
     """`layers` residual hidden layers on the present input."""
 
-    def __init__(self, width: int, layers: int) -> None:
+    def __init__(self, config: MLPConfig) -> None:
         super().__init__()
+        width = config.width
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width, bias=False), Linear(width, width), nn.SiLU()) for _ in range(layers)
+            nn.Sequential(nn.LayerNorm(width, bias=False), Linear(width, width), nn.SiLU())
+            for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width, bias=False)
         self.description = "none: the control that shows what the task gives away without memory"

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rmt_rl.common.state import map_state, select_rows, where_rows
+from rmt_rl.config.policies import GRUConfig, LSTMConfig
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
 
 
@@ -27,15 +28,17 @@ class RecurrentState:
 
 
 class Recurrent(Backbone[RecurrentState]):
-    """nn.LSTM or nn.GRU of the given width; the memory of an episode starts at zero."""
+    """nn.LSTM or nn.GRU of the given width; the state of an episode starts at zero."""
 
-    def __init__(self, width: int, layers: int, kind: str) -> None:
+    def __init__(self, config: LSTMConfig | GRUConfig) -> None:
         super().__init__()
-        self.rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](width, width, layers)
-        self.has_cell = kind == "lstm"
+        width, layers = config.width, config.layers
+        self.has_cell = isinstance(config, LSTMConfig)
+        self.rnn = (nn.LSTM if self.has_cell else nn.GRU)(width, width, layers)
         self.norm = nn.LayerNorm(width, bias=False)
         parts = 2 if self.has_cell else 1
-        self.description = f"{kind.upper()} state of {parts * layers * width} numbers, carried from step to step"
+        kind = "LSTM" if self.has_cell else "GRU"
+        self.description = f"{kind} state of {parts * layers * width} numbers, carried from step to step"
 
     def initial_state(self, batch: int) -> RecurrentState:
         hidden = torch.zeros(batch, self.rnn.num_layers, self.rnn.hidden_size, **parameter_device_and_type(self))

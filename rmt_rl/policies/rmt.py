@@ -7,9 +7,14 @@ A segment is the sequence [cache C | read memory M | steps S | write memory M]:
     step i        all     all    j <= i           no
     write         all     all    all              all
 
-What the write tokens become is the read memory of the next segment; the cache holds keys and values of the C steps before
-the segment. Steps never see the future and read tokens never see the segment, so acting step by step with a cache of keys
-and values gives what the learner computes at once.
+The output of the write tokens is the memory that the next segment reads. The cache holds keys and values of the C steps before
+the segment. Steps never see the future and read tokens never see the segment, so acting step by step with cached keys and
+values computes what the learner computes at once.
+
+There is one loop over the layers, `_layers`: N new tokens attend to cached keys and values and to each other.
+
+    acting      `_read`, M read tokens where a segment begins; `step`, one step; `_write`, M write tokens where a segment ends
+    learning    `_segment`, [read | steps | write] in one pass, for many segments side by side
 
 How we differ from the paper: inputs are vectors, not tokens; attention inside a segment is causal; a segment is S steps *of
 one episode*: every row has its own clock, which restarts with the episode. So an episode's outcome does not depend on
@@ -17,62 +22,35 @@ where in a rollout, or in which row, it happens to start, rows can be taken out 
 memory is never written by a segment that spans two episodes. `memory_update="gate"` is ours.
 
 M = 0 and C > 0 is a Transformer-XL (Dai et al. 2019, arXiv 1901.02860), with gating="gru" a GTrXL (Parisotto et al. 2019, arXiv
-1910.06764), and M = 0, C = 0 sees the present segment only.
+1910.06764), and M = 0, C = 0 sees the current segment only.
 
-How `unroll` works: the rows are cut at resets and at segment ends into pieces. Pieces that hand memory on are processed
-level by level, k-th segments of all episodes side by side; all the others, on which nothing depends, in one go at the end.
+Shapes: B rows, T steps of a rollout, S steps of a segment, M memory tokens, C cached steps, L layers, H heads, D width,
+P pieces of segments, N new tokens, K cached columns that the new tokens see.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rmt_rl.common.allocator import give_back_freed_memory
 from rmt_rl.common.state import map_state, select_rows, where_rows
+from rmt_rl.config.policies import RMTConfig, TransformerConfig
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
 from rmt_rl.policies.memory_update import UPDATES
-from rmt_rl.policies.segments import Group, Pieces, cut
-from rmt_rl.policies.transformer import Backend, Block, Gating, Layout, rotary_table
+from rmt_rl.policies.rmt_state import Attention, Columns, Pass, RMTState, gather_states
+from rmt_rl.policies.rows import Rows
+from rmt_rl.policies.segments import Group, split_at_boundaries
+from rmt_rl.policies.transformer import Block, Layout, rotary_table, rotate
 
 #: Bytes of a segment's input from which on replay gives freed memory back between segments; it takes a millisecond or more.
 WORTH_GIVING_BACK = 2**18
-
-
-@dataclasses.dataclass(frozen=True)
-class RMTState:
-    """memory: [B, M, D] read memory of the present segment.
-    age: [B] steps of the episode that are past. Slot of the next step: age % S; number of its segment: age // S.
-    cache: [B, L, C+M+S, 2D] keys and values, without rotation: of the C steps before the segment, the newest last and zero where
-        the episode is younger; of the read tokens (out of date at slot 0, renewed by the next step); of the steps of the
-        segment, zero from the next slot on.
-    shifted: [B, L, D/2] token shift's half of the last step's input to each layer, zero at slot 0; [B, L, 0] without it.
-    """
-
-    memory: torch.Tensor
-    age: torch.Tensor
-    cache: torch.Tensor
-    shifted: torch.Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Attention:
-    """Where one step looked, for every layer and head; the four sum to 1 along the last axis taken together.
-
-    read: [B, L, H, M] memory tokens. cache: [B, L, H, C] steps before the segment, the newest last.
-    steps: [B, L, H, S] steps of the segment, itself included. null: [B, L, H, 1] the null key, or [B, L, H, 0] without one.
-    """
-
-    read: torch.Tensor
-    cache: torch.Tensor
-    steps: torch.Tensor
-    null: torch.Tensor
 
 
 class RMT(Backbone[RMTState]):
@@ -97,67 +75,46 @@ class RMT(Backbone[RMTState]):
 
     rotary: torch.Tensor
 
-    def __init__(
-        self,
-        width: int,
-        layers: int,
-        heads: int,
-        segment: int,
-        memory_tokens: int,
-        *,
-        sharpness: float = 4.5,
-        memory_update: Literal["replace", "gate", "mrv"] = "replace",
-        cache: int = 0,
-        cache_gradient: int = 0,
-        positions: Literal["learned", "rotary", "none"] = "learned",
-        write_from: Literal["memory", "learned"] = "memory",
-        memory_place: Literal["both", "front"] = "both",
-        memory_norm: bool = False,
-        bptt_segments: int | None = None,
-        gating: Gating = "none",
-        null_key_value: bool = False,
-        value_residual: bool = False,
-        token_shift: bool = False,
-        dropout: float = 0.0,
-        replay: bool = False,
-        attention: Backend = "sdpa",
-    ) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.width, self.segment, self.memory_tokens = width, segment, memory_tokens
-        self.cache_steps, self.cache_gradient, self.bptt_segments = cache, min(cache, cache_gradient), bptt_segments
-        self.positions, self.write_from, self.memory_norm, self.replay = positions, write_from, memory_norm, replay
-        self.value_residual = value_residual
-        self.front, self.shift = memory_place == "front", width // 2 if token_shift else 0
+        config = config.as_rmt()  # a Transformer-XL or a window is an RMT without memory tokens
+        width, heads, M = config.width, config.heads, config.memory_tokens
+        self.width, self.segment, self.memory_tokens, self.cache_steps = width, config.segment, M, config.cache
+        self.cache_gradient, self.bptt_segments = min(config.cache, config.cache_gradient), config.bptt_segments
+        self.positions, self.write_from, self.memory_norm = config.positions, config.write_from, config.memory_norm
+        self.replay, self.value_residual = config.replay, config.value_residual
+        self.front, self.shift = config.memory_place == "front", width // 2 if config.token_shift else 0
+        self.columns = Columns(config.cache, M, config.segment)
         blocks = [
             Block(
                 width,
                 heads,
-                sharpness=sharpness,
-                gating=gating,
-                null_key_value=null_key_value,
-                value_residual=value_residual and layer > 0,
-                dropout=dropout,
-                backend=attention,
+                sharpness=config.sharpness,
+                gating=config.gating,
+                null_key_value=config.null_key_value,
+                value_residual=config.value_residual and layer > 0,
+                dropout=config.dropout,
+                backend=config.attention,
             )
-            for layer in range(layers)
+            for layer in range(config.layers)
         ]
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.norm = nn.RMSNorm(width)
-        if positions == "learned":
-            self.position = nn.Parameter(0.1 * torch.randn(segment, width))
-        if positions == "rotary":
-            table = rotary_table(-cache, segment, width // heads).to(torch.get_default_dtype())
+        if config.positions == "learned":
+            self.position = nn.Parameter(0.1 * torch.randn(config.segment, width))
+        if config.positions == "rotary":
+            table = rotary_table(-config.cache, config.segment, width // heads).to(torch.get_default_dtype())
             self.register_buffer("rotary", table, persistent=False)
         # distinct vectors: equal ones would stay equal, and M tokens would hold no more than one
-        self.initial_memory = nn.Parameter(torch.randn(memory_tokens, width))
-        self.read_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
+        self.initial_memory = nn.Parameter(torch.randn(M, width))
+        self.read_position = nn.Parameter(0.1 * torch.randn(M, width))
         if not self.front:
-            self.write_position = nn.Parameter(0.1 * torch.randn(memory_tokens, width))
-        self.update = UPDATES[memory_update](width, heads)
+            self.write_position = nn.Parameter(0.1 * torch.randn(M, width))
+        self.update = UPDATES[config.memory_update](width, heads)
         for block in blocks:
             for linear in (block.output, block.down):
-                nn.init.normal_(linear.weight, std=0.1 / layers**0.5)  # each block starts near the identity
-        self.description = _describe(memory_tokens, width, segment, memory_update, cache)
+                nn.init.normal_(linear.weight, std=0.1 / config.layers**0.5)  # each block starts near the identity
+        self.description = _describe(config)
 
     def initial_state(self, batch: int) -> RMTState:
         C, M, S, D, L = self.cache_steps, self.memory_tokens, self.segment, self.width, len(self.blocks)
@@ -169,141 +126,196 @@ class RMT(Backbone[RMTState]):
             shifted=torch.zeros(batch, L, self.shift, **like),
         )
 
-    # ------------------------------------------------------------------------------------------------------- acting
+    # --------------------------------------------------------------------------------------------------- the layers
 
-    def step(self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor) -> tuple[torch.Tensor, RMTState]:
-        return self._step(x_BD, state, first_B, None)
+    def _layers(self, x_PND: torch.Tensor, run: Pass) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """All layers on N new tokens, which attend to cached keys and values and to each other.
 
-    def explain(self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor) -> Attention:
-        """Where the step that `step` would make looks."""
-        weights: list[torch.Tensor] = []
-        self._step(x_BD, state, first_B, weights)
-        w = torch.stack(weights, dim=1)[:, :, :, 0]  # [B, L, H, (null) C+M+S]
-        C, M, S = self.cache_steps, self.memory_tokens, self.segment
-        null, cache, read, steps = w.split([w.shape[-1] - C - M - S, C, M, S], dim=-1)
-        return Attention(read, cache, steps, null)
-
-    def _step(
-        self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor, weights: list[torch.Tensor] | None
-    ) -> tuple[torch.Tensor, RMTState]:
-        state = self._begin(state, first_B)
-        slot = state.age % self.segment
-        past = self._past(state.age)
-        here = (
-            torch.arange(past.shape[1], device=slot.device) == (self.cache_steps + self.memory_tokens + slot)[:, None]
-        )
-        kept, now, seen = past[..., None].to(x_BD.dtype), here[..., None].to(x_BD.dtype), (past | here)[:, None, None]
-        angles = self._angles(self.cache_steps, self.segment, 0)
-        rotation = None if angles is None else (self.rotary[self.cache_steps + slot][:, None], angles)
-        x = (x_BD + self.position[slot] if self.positions == "learned" else x_BD)[:, None]
-        before = state.shifted * (slot > 0)[:, None, None] if self.shift else state.shifted
-        caches, shifted, first_value = [], [], None
+        Returns the outputs [P, steps + write, D]; for every layer, the new tokens' own keys and values [P, N, 2D], and with
+        token shift the half of the steps' input that is shifted, [P, steps, D/2].
+        """
+        x, key_values, halves = x_PND, [], []
+        first_value: torch.Tensor | None = None
         for layer, block in enumerate(self.blocks):
-            h = block.attention_norm(x)
-            if self.shift:
-                shifted.append(h[:, 0, -self.shift :])
-                h = torch.cat([h[..., : -self.shift], before[:, layer, None]], dim=-1)
-            query, key_value = block.qkv(h, first_value)
-            first_value = key_value[..., self.width :] if first_value is None else first_value
-            # products, not torch.where, which is 5 times slower here; what is left of a reset row is finite by now
-            caches.append(torch.addcmul(key_value * now, state.cache[:, layer], kept))
-            x = block.finish(x, block.attend(query, caches[-1], seen, rotation, weights))
-        after = RMTState(
-            state.memory,
-            state.age + 1,
-            torch.stack(caches, dim=1),
-            torch.stack(shifted, dim=1) if self.shift else state.shifted,
-        )
-        return self.norm(x[:, 0]), self._end(after)
+            if self.replay and torch.is_grad_enabled():
+                x, key_value, half = checkpoint(self._layer, layer, block, x, first_value, run, use_reentrant=False)
+            else:
+                x, key_value, half = self._layer(layer, block, x, first_value, run)
+            if self.value_residual and first_value is None:
+                first_value = key_value[..., self.width :]
+            key_values.append(key_value)
+            if half is not None:
+                halves.append(half)
+        return self.norm(x), key_values, halves
 
-    def _past(self, age_B: torch.Tensor) -> torch.Tensor:
-        """[B, C+M+S], where in the cache something stands that the next step may look at."""
-        M, S = self.memory_tokens, self.segment
-        place = torch.arange(-self.cache_steps - M, S, device=age_B.device)
-        cached = (age_B // S * S).clamp(max=self.cache_steps)
-        return (place < (age_B % S)[:, None]) & (place >= -(M + cached)[:, None])
+    def _layer(
+        self, layer: int, block: Block, x_PND: torch.Tensor, first_value: torch.Tensor | None, run: Pass
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """One layer of `_layers`: its output, its keys and values, and token shift's half."""
+        h, half = block.attention_norm(x_PND), None
+        # token shift: half of every step's input is that of the step before
+        if self.shift and run.steps:
+            begin, end = run.reads, run.reads + run.steps
+            half = h[:, begin:end, -self.shift :]
+            before = torch.zeros_like(half[:, :1]) if run.shifted is None else run.shifted[:, layer, None]
+            steps = torch.cat([h[:, begin:end, : -self.shift], torch.cat([before, half[:, :-1]], dim=1)], dim=-1)
+            h = torch.cat([h[:, :begin], steps, h[:, end:]], dim=1)
+        qkv, mask, skip = block.qkv(h, first_value), run.mask, 0
+        key_value = qkv[..., self.width :]
+        # in the last layer nobody looks at what the read tokens become
+        if run.reads and layer + 1 == len(self.blocks):
+            skip, x_PND = run.reads, x_PND[:, run.reads :]
+            if not x_PND.shape[1]:
+                return x_PND, key_value, half
+            mask = mask.without_read_queries() if isinstance(mask, Layout) else mask[..., skip:, :]  # type: ignore[index]
+        context = run.context[layer] if run.context else None
+        attended = block.attend(qkv, context, mask, run.angles, skip, run.weights)
+        return block.residual_ffn(x_PND, attended, run.dropout), key_value, half
 
-    def _begin(self, state: RMTState, first_B: torch.Tensor) -> RMTState:
-        """Forget what `first` discards, and read the memory where a segment begins."""
-        C, M = self.cache_steps, self.memory_tokens
-        memory, age, cache, shifted = state.memory, torch.where(first_B, 0, state.age), state.cache, state.shifted
-        if rows := _Rows(first_B):
-            memory = rows.put(memory, self.initial_memory)
-            cache, shifted = (rows.put(x, x.new_zeros(())) for x in (cache, shifted))
-        if M and (rows := _Rows(age % self.segment == 0)):
-            read = self._read(rows.take(memory))
-            cache = torch.cat([cache[:, :, :C], rows.put(cache[:, :, C : C + M], read), cache[:, :, C + M :]], dim=2)
-        return RMTState(memory, age, cache, shifted)
+    def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+        """The columns of the cache as new tokens see them: rotated keys, and values, of every layer."""
+        C, M, S, cache = self.cache_steps, self.memory_tokens, self.segment, cache[:, :, columns]
+        if not cache.shape[2]:
+            return ()
+        key, value = cache.unflatten(-1, (2 * self.blocks[0].heads, -1)).chunk(2, dim=-2)
+        if self.positions == "rotary":
+            angles = self.rotary
+            key = rotate(key, torch.cat([angles[:C], angles[C : C + 1].expand(M, -1), angles[C : C + S]])[columns])
+        return list(zip(key.unbind(1), value.unbind(1), strict=True))
 
-    def _end(self, state: RMTState) -> RMTState:
-        """Where a segment is full: write the memory, and let its steps move on into the cache."""
-        C, M = self.cache_steps, self.memory_tokens
-        rows = _Rows(state.age % self.segment == 0)
-        if not rows:
-            return state
-        memory, cache, age = state.memory, state.cache, rows.take(state.age)
-        full = rows.take(cache)
-        if M:
-            memory = rows.put(memory, self._stop(self._write(rows.take(memory), full, age), age // self.segment))
-        parts = [cache[:, :, : C + M], rows.put(cache[:, :, C + M :], cache.new_zeros(()))]
-        if C:
-            left = self._stop(self._hand_on(full[:, :, :C], full[:, :, C + M :]), age // self.segment)
-            parts = [rows.put(cache[:, :, :C], left), cache[:, :, C : C + M], parts[1]]
-        shifted = rows.put(state.shifted, cache.new_zeros(())) if self.shift else state.shifted
-        return RMTState(memory, state.age, torch.cat(parts, dim=2), shifted)
-
-    def _read(self, memory_BMD: torch.Tensor) -> torch.Tensor:
-        """Keys and values of the read tokens in every layer, [B, L, M, 2D]."""
-        if not self.memory_tokens:
-            return memory_BMD.new_zeros(len(memory_BMD), len(self.blocks), 0, 2 * self.width)
-        x, cache, first_value = memory_BMD + self.read_position, [], None
-        for layer, block in enumerate(self.blocks):
-            query, key_value = block.qkv(block.attention_norm(x), first_value)
-            first_value = key_value[..., self.width :] if first_value is None else first_value
-            cache.append(key_value)
-            if layer + 1 < len(self.blocks):
-                x = block.finish(x, block.attend(query, key_value, None))
-        return torch.stack(cache, dim=1)
-
-    def _write(self, memory_BMD: torch.Tensor, cache: torch.Tensor, age_B: torch.Tensor) -> torch.Tensor:
-        """The memory after a full segment, [B, M, D], from the keys and values [B, L, C+M+S, 2D]; age after its last step."""
-        C, M, S = self.cache_steps, self.memory_tokens, self.segment
-        mask = None
-        if C or self.front:
-            seen = self._past(age_B - 1)
-            seen[:, -1] = True  # the last step itself
-            if self.front:
-                seen[:, C : C + M] = False
-            mask = F.pad(seen, (0, M), value=True)[:, None, None]
-        angles = self._angles(C, S, M)
-        rotation = None if angles is None else (angles[-M:], angles)
-        x, first_value = self._write_tokens(memory_BMD), None
-        for layer, block in enumerate(self.blocks):
-            query, key_value = block.qkv(block.attention_norm(x), first_value)
-            first_value = key_value[..., self.width :] if first_value is None else first_value
-            keys_values = torch.cat([cache[:, layer], key_value], dim=1)
-            x = block.finish(x, block.attend(query, keys_values, mask, rotation))
-        return self._update(memory_BMD, self.norm(x))
+    def _angles(self, reads: int = 0, slots: torch.Tensor | None = None, writes: int = 0) -> torch.Tensor | None:
+        """Rotary angles of new tokens: read tokens at slot 0, steps at `slots` [N] or [P, N], write tokens at slot S."""
+        if self.positions != "rotary":
+            return None
+        C, angles = self.cache_steps, self.rotary
+        steps = angles[:0] if slots is None else angles[C + slots]
+        if not reads and not writes:
+            return steps
+        rows = steps.shape[:-2]
+        read, write = angles[C : C + 1].expand(*rows, reads, -1), angles[-1:].expand(*rows, writes, -1)
+        return torch.cat([read, steps, write], dim=-2)
 
     def _write_tokens(self, memory_BMD: torch.Tensor) -> torch.Tensor:
         position = self.read_position if self.front else self.write_position
         return memory_BMD + position if self.write_from == "memory" else position.expand_as(memory_BMD)
 
-    def _update(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        memory: torch.Tensor = self.update(old, new)
-        return F.rms_norm(memory, (self.width,)) if self.memory_norm else memory
+    # ------------------------------------------------------------------------------------------------------- acting
 
-    def _hand_on(self, left: torch.Tensor | None, steps: torch.Tensor) -> torch.Tensor:
-        """The cache [P, L, C, 2D] after a full segment, from that before it (None where the episode began with it)."""
-        C, S, k = self.cache_steps, self.segment, self.cache_gradient
-        if left is None or S >= C:
-            left = F.pad(steps[:, :, max(0, S - C) :], (0, 0, max(0, C - S), 0))
-        else:
-            left = torch.cat([left[:, :, S:], steps], dim=2)
-        return torch.cat([left[:, :, : C - k].detach(), left[:, :, C - k :]], dim=2) if k else left.detach()
+    def step(self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor) -> tuple[torch.Tensor, RMTState]:
+        return self._step(x_BD, state, first_B)
 
-    def _stop(self, x: torch.Tensor, segments_B: torch.Tensor) -> torch.Tensor:
-        """x, cut off from the graph in rows whose episode is a multiple of bptt_segments old."""
+    def explain(self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor) -> Attention:
+        """Where the step that `step` would make looks."""
+        C, M, S = self.cache_steps, self.memory_tokens, self.segment
+        weights: list[torch.Tensor] = []
+        _, after = self._step(x_BD, state, first_B, weights)
+        w = rearrange(weights, "l b h 1 k -> b l h k")  # keys [null | cache | read | steps | the new step]
+        null, cache, read, steps, new = w.split([w.shape[-1] - C - M - S - 1, C, M, S, 1], dim=-1)
+        here = torch.arange(S, device=w.device) == ((after.age - 1) % S)[:, None, None, None]
+        return Attention(read, cache, torch.where(here, new, steps), null)
+
+    def _step(
+        self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor, weights: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, RMTState]:
+        state = self._begin(state, first_B)
+        slot_B1 = (state.age % self.segment)[:, None]
+        exists = self.columns.cache_mask(state.age // self.segment, slot_B1[:, 0])
+        # the step sees what exists in the cache, and itself
+        run = Pass(
+            steps=1,
+            context=self._context(state.cache, slice(None)),
+            mask=F.pad(exists, (0, 1), value=True)[:, None, None],
+            angles=self._angles(slots=slot_B1),
+            shifted=state.shifted,
+            weights=weights,
+        )
+        x_B1D = x_BD[:, None] + self.position[slot_B1] if self.positions == "learned" else x_BD[:, None]
+        y_B1D, key_values, halves = self._layers(x_B1D, run)
+        # its keys and values go to its slot; products, not torch.where, which is 5 times slower: all values are finite here
+        column = torch.arange(exists.shape[1], device=exists.device)
+        here = (column == self.cache_steps + self.memory_tokens + slot_B1)[:, None, :, None].to(x_BD.dtype)
+        kept = exists[:, None, :, None].to(x_BD.dtype)
+        cache = torch.addcmul(torch.stack(key_values, dim=1) * here, state.cache, kept)
+        shifted = torch.cat(halves, dim=1) if self.shift else state.shifted
+        state = RMTState(state.memory, state.age + 1, cache, shifted)
+        # where the segment is full, the memory is written
+        rows = Rows(state.age % self.segment == 0)
+        if rows:
+            full = map_state(rows.take, state)
+            state = self._enter(state, self._next_segment(full, self._write(full)), rows)
+        return y_B1D[:, 0], state
+
+    def _begin(self, state: RMTState, first_B: torch.Tensor | None = None, dropout: bool = False) -> RMTState:
+        """Discard the state where `first` is true, and read the memory where a segment begins."""
+        C, M, S = self.cache_steps, self.memory_tokens, self.segment
+        age = state.age if first_B is None else torch.where(first_B, 0, state.age)
+        segment = age // S
+        begins = Rows(age % S == 0)
+        young = Rows(segment * S < C) if C else None
+        if not begins and not young:
+            return state
+        # by selection, never by multiplication: what is discarded may be NaN, and its gradient is exactly zero
+        memory, shifted, (xl_cache, read, steps) = state.memory, state.shifted, self.columns.split(state.cache)
+        zero = steps.new_zeros(())
+        if first_B is not None and (first := Rows(first_B)):
+            memory, steps = first.put(memory, self.initial_memory), first.put(steps, zero)
+        if young:
+            exists = young.take(self.columns.cache_mask(segment, age % S))[:, None, :C, None]
+            xl_cache = young.put(xl_cache, torch.where(exists, young.take(xl_cache), zero))
+        if begins and self.shift:
+            shifted = begins.put(shifted, zero)
+        if begins and M:
+            read = begins.put(read, self._read(begins.take(memory), dropout))
+        return RMTState(memory, age, torch.cat([xl_cache, read, steps], dim=2), shifted)
+
+    def _read(self, memory_BMD: torch.Tensor, dropout: bool) -> torch.Tensor:
+        """Keys and values of the read tokens in every layer, [B, L, M, 2D]."""
+        M = self.memory_tokens
+        run = Pass(reads=M, angles=self._angles(reads=M), dropout=dropout)
+        return torch.stack(self._layers(memory_BMD + self.read_position, run)[1], dim=1)
+
+    def _write(self, state: RMTState) -> torch.Tensor:
+        """Outputs of the write tokens [B, M, D] after a full segment; `state` is that after its last step."""
+        C, M, S = self.cache_steps, self.memory_tokens, self.segment
+        if not M:
+            return state.memory
+        mask = None
+        if C or self.front:
+            exists = self.columns.cache_mask(state.age // S - 1, torch.full_like(state.age, S))
+            if self.front:
+                exists[:, C : C + M] = False
+            mask = F.pad(exists, (0, M), value=True)[:, None, None]
+        run = Pass(context=self._context(state.cache, slice(None)), mask=mask, angles=self._angles(writes=M))
+        return self._layers(self._write_tokens(state.memory), run)[0]
+
+    # --------------------------------------------------------------------------------------- from segment to segment
+
+    def _next_segment(self, state: RMTState, written_BMD: torch.Tensor) -> RMTState:
+        """The state at the start of the next segment, with the XL cache as its only columns: [B, L, C, 2D].
+
+        state: after the last step of a segment; written: outputs of its write tokens.
+        """
+        segments, memory = state.age // self.segment, state.memory
+        xl_cache = state.cache[:, :, :0]
+        if self.memory_tokens:
+            memory = self.update(memory, written_BMD)
+            memory = F.rms_norm(memory, (self.width,)) if self.memory_norm else memory
+            memory = self._truncate_gradient(memory, segments)
+        if self.cache_steps:
+            xl_cache = self._truncate_gradient(self.columns.next_cache(state.cache, self.cache_gradient), segments)
+        return RMTState(memory, state.age, xl_cache, torch.zeros_like(state.shifted))
+
+    def _enter(self, state: RMTState, following: RMTState, rows: Rows) -> RMTState:
+        """`state`, in which `rows` enter their next segment as `_next_segment` has made it."""
+        xl_cache, read, steps = self.columns.split(state.cache)
+        if self.cache_steps:
+            xl_cache = rows.put(xl_cache, following.cache)
+        cache = torch.cat([xl_cache, read, rows.put(steps, steps.new_zeros(()))], dim=2)
+        shifted = rows.put(state.shifted, following.shifted) if self.shift else state.shifted
+        return RMTState(rows.put(state.memory, following.memory), state.age, cache, shifted)
+
+    def _truncate_gradient(self, x: torch.Tensor, segments_B: torch.Tensor) -> torch.Tensor:
+        """x, without gradient in rows whose episode is a multiple of bptt_segments old."""
         if self.bptt_segments is None or not torch.is_grad_enabled():
             return x
         return where_rows(segments_B % self.bptt_segments == 0, x.detach(), x)
@@ -311,285 +323,123 @@ class RMT(Backbone[RMTState]):
     # ----------------------------------------------------------------------------------------------------- learning
 
     def unroll(self, x_BTD: torch.Tensor, state: RMTState, first_BT: torch.Tensor) -> tuple[torch.Tensor, RMTState]:
+        """Splits rows at resets and segment ends into pieces, and processes those that hand memory on level by level, the k-th
+        segments of all episodes side by side; all the others, on which nothing depends, follow at once."""
         B, T, D = x_BTD.shape
-        S, C, M = self.segment, self.cache_steps, self.memory_tokens
-        pieces = cut(first_BT, state.age, S)
-        slot = pieces.slot_BT.flatten()
-        x_PSD = x_BTD.new_zeros(pieces.count * S, D).index_copy(0, slot, x_BTD.reshape(B * T, D)).view(-1, S, D)
-        x_groups = x_PSD.split([group.end - group.begin for group in pieces.groups])
-        initial = self.initial_memory[None]
-        initial_cache = self._read(initial)
-        outputs: list[torch.Tensor] = []
-        written: list[_Written] = []
-        ends: list[tuple[torch.Tensor, RMTState]] = []
-        for group, x in zip(pieces.groups, x_groups, strict=True):
-            n, here = group.end - group.begin, slice(group.begin, group.end)
-            segment = pieces.segment[here]
-            read, known, left = None, None, None
-            if group.kind == "fresh":
-                memory, read = initial.expand(n, -1, -1), initial_cache.expand(n, -1, -1, -1)
-            elif group.kind == "carried":
-                carried = select_rows(state, pieces.row[here])
-                memory, left, known = carried.memory, self._carried_left(carried), self._known(carried)
-            else:
-                memory, left = _gather(written, group.sources, pieces.source[here])
-            arguments = (
-                x[:, : group.length],
-                memory,
-                read,
-                known,
-                *self._visible(left, segment),
-                group.hands_on,
-            )
-            if self.replay and torch.is_grad_enabled():
-                y, caches, shifted = checkpoint(self._replayed, *arguments, use_reentrant=False)
-            else:
-                y, caches, shifted = self._segment(*arguments)
-            outputs.append(_pad(y[:, : group.length], S))
-            after = _Written(group.begin, memory, left)
-            if group.hands_on:
-                left_after = self._hand_on(left, torch.stack([c[:, M:] for c in caches], dim=1)) if C else None
-                after = _Written(
-                    group.begin,
-                    self._stop(self._update(memory, y[:, group.length :]), segment + 1),
-                    None if left_after is None else self._stop(left_after, segment + 1),
-                )
-                written.append(after)
-            if len(group.ends):
-                ends.append(self._ends(pieces, group, _Written(group.begin, memory, left), after, caches, shifted))
-        y_BTD = torch.cat(outputs).view(-1, D).index_select(0, slot).view(B, T, D)
-        return y_BTD, self._final_state(ends)
+        # put every step into its piece
+        pieces = split_at_boundaries(first_BT, state.age, self.segment)
+        place = pieces.place_BT.flatten()
+        x = x_BTD.new_zeros(pieces.count * self.segment, D).index_copy(0, place, rearrange(x_BTD, "b t d -> (b t) d"))
+        sizes = [group.end - group.begin for group in pieces.groups]
+        x_groups = rearrange(x, "(p s) d -> p s d", p=pieces.count).split(sizes)
 
-    def _replayed(
-        self, x_PSD: torch.Tensor, *arguments: Any
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """`_segment` for who wants little memory: what the segment before has freed is given back first."""
-        if x_PSD.device.type == "cpu" and x_PSD.nbytes >= WORTH_GIVING_BACK:
-            give_back_freed_memory()
-        return self._segment(x_PSD, *arguments)
+        # process the groups, each from the states that its pieces begin with
+        fresh = self._begin(self.initial_state(1))
+        outputs: list[torch.Tensor] = []
+        written: list[tuple[int, RMTState]] = []
+        ended: list[tuple[torch.Tensor, RMTState]] = []
+        for group, size, x_PSD in zip(pieces.groups, sizes, x_groups, strict=True):
+            here = slice(group.begin, group.end)
+            if group.kind == "fresh":
+                before = map_state(lambda v, n=size: v.expand(n, *v.shape[1:]), fresh)
+            elif group.kind == "carried":
+                before = self._begin(select_rows(state, pieces.row[here]), dropout=self.training)
+            else:
+                before = gather_states(written, group.sources, pieces.source[here])
+            arguments = (x_PSD[:, : group.length], pieces.length[here], before, group)
+            if self.replay and torch.is_grad_enabled():
+                y, after, last = checkpoint(self._segment, *arguments, use_reentrant=False)
+            else:
+                y, after, last = self._segment(*arguments)
+            padding = self.segment - y.shape[1]
+            outputs.append(F.pad(y, (0, 0, 0, padding)) if padding else y)
+            if after is not None:
+                written.append((group.begin, after))
+            if last is not None:
+                ended.append((pieces.row[here][group.ends], last))
+
+        # put outputs and final states back into the order of rows and steps
+        y_BTD = torch.cat(outputs).view(-1, D).index_select(0, place).view(B, T, D)
+        order, states = torch.argsort(torch.cat([rows for rows, _ in ended])), [last for _, last in ended]
+        if len(states) == 1:  # pieces of a group are in the order of their rows
+            return y_BTD, states[0]
+        return y_BTD, map_state(lambda *parts: torch.cat(parts)[order], states[0], *states[1:])
 
     def _segment(
-        self,
-        x_PSD: torch.Tensor,
-        memory: torch.Tensor,
-        read: torch.Tensor | None,
-        known: _Known | None,
-        left: torch.Tensor | None,
-        seen_left: torch.Tensor | None,
-        writes: bool,
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """Outputs of the steps and, if `writes`, of the write tokens behind them; then, of every layer, the keys and values of
-        read tokens and steps, [P, M+S, 2D], and the shifted half of the steps' input, [P, S, D/2].
+        self, x_PSD: torch.Tensor, length_P: torch.Tensor, state: RMTState, group: Group
+    ) -> tuple[torch.Tensor, RMTState | None, RMTState | None]:
+        """The steps of one group of pieces, which begin with `state`, and their write tokens, in one pass.
 
-        read: keys and values of the read tokens where they are known; otherwise they are computed here.
-        left: keys and values of the steps before the segment, [P, L, K, 2D]; seen_left: [P, K] which exist, None = all.
+        Returns the outputs of the steps [P, n, D]; the state that every piece hands on, as `_next_segment` gives it, or None
+        if none is needed; and the state of the pieces with which a row ends, or None if there are none.
         """
-        M, S, K = self.memory_tokens, x_PSD.shape[1], 0 if left is None else left.shape[2]
-        parts = [x_PSD + self.position[:S] if self.positions == "learned" else x_PSD]
-        if read is None:
-            parts.insert(0, memory + self.read_position)
+        C, M, S, n = self.cache_steps, self.memory_tokens, self.segment, x_PSD.shape[1]
+        # with replay, what earlier segments have freed goes back to the system first
+        if self.replay and torch.is_grad_enabled() and x_PSD.device.type == "cpu" and x_PSD.nbytes >= WORTH_GIVING_BACK:
+            give_back_freed_memory()
+        carried = group.kind == "carried"
+        reads = M if group.kind == "continued" else 0
+        writes = M if group.writes_memory else 0
+
+        # the new tokens [read | steps | write]
+        step = torch.arange(n, device=x_PSD.device)
+        slots = ((state.age % S)[:, None] + step).clamp(max=S - 1) if carried else step
+        tokens = [x_PSD + self.position[slots] if self.positions == "learned" else x_PSD]
+        if reads:
+            tokens.insert(0, state.memory + self.read_position)
         if writes:
-            parts.append(self._write_tokens(memory))
-        x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        begin = M if read is None else 0  # of the steps among the queries
-        layout = Layout(K, M, S, M if writes else 0, read is None, not self.front)
-        angles = self._angles(K, S, layout.write)
-        mask = layout if seen_left is None else _mask(layout, seen_left)
+            tokens.append(self._write_tokens(state.memory))
+        tokens_PND = torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0]
 
-        def run(
-            layer: int, x: torch.Tensor, first_value: torch.Tensor | None
-        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-            block, h, half = self.blocks[layer], self.blocks[layer].attention_norm(x), x.new_zeros(())
-            if self.shift:
-                half = h[:, begin : begin + S, -self.shift :]
-                h = _shift(h, begin, half, known, layer)
-            query, key_value = block.qkv(h, first_value)
-            value = key_value[..., self.width :]
-            if read is not None:
-                key_value = torch.cat([read[:, layer], key_value], dim=1)
-            if known is not None:
-                key_value = torch.where(known.here, known.keys_values[:, layer], key_value)
-            cache = key_value[:, : M + S]
-            if left is not None:
-                key_value = torch.cat([left[:, layer], key_value], dim=1)
-            seen = mask
-            if layer + 1 == len(self.blocks):  # nobody looks at what the read tokens become
-                query, x = query[:, begin:], x[:, begin:]
-                seen = mask[..., begin:, :] if isinstance(mask, torch.Tensor) else mask.without_read_queries()
-            rotation = None if angles is None else (angles[-query.shape[1] :], angles)
-            return block.finish(x, block.attend(query, key_value, seen, rotation), self.training), cache, half, value
+        # which keys they see; in the layout, the segment's earlier steps in the context count as steps
+        columns, exists = self.columns.visible(state.age, group.kind)
+        earlier = max(0, columns.stop - C - M)
+        layout = Layout(max(0, C - columns.start), M, earlier + n, writes, bool(reads), not self.front)
+        mask: Layout | torch.Tensor = layout
+        if exists is not None:
+            if carried:  # write tokens do not see the padding behind a shorter piece
+                exists = torch.cat([exists, step < length_P[:, None]], dim=1)
+            mask = layout.where(exists, tokens_PND.shape[1])
+        elif earlier:
+            mask = layout.dense(x_PSD.device)[earlier:]
 
-        caches, shifted, first_value = [], [], None
-        for layer in range(len(self.blocks)):
-            if self.replay and torch.is_grad_enabled():
-                x, cache, half, value = checkpoint(run, layer, x, first_value, use_reentrant=False)
-            else:
-                x, cache, half, value = run(layer, x, first_value)
-            caches.append(cache)
-            shifted.append(half)
-            if self.value_residual and first_value is None:
-                first_value = value
-        return self.norm(x), caches, shifted
+        # all layers, and the states afterwards
+        context, shifted = self._context(state.cache, columns), state.shifted if carried else None
+        run = Pass(reads, n, context, mask, self._angles(reads, slots, writes), shifted, self.training)
+        y, key_values, halves = self._layers(tokens_PND, run)
+        return y[:, :n], *self._states_after(group, state, length_P, y[:, n:], key_values, halves)
 
-    def _angles(self, left: int, steps: int, write: int) -> torch.Tensor | None:
-        """Rotary angles of the keys [left | read | steps | write]; those of queries are the last of them."""
-        if self.positions != "rotary":
-            return None
-        C, at = self.cache_steps, self.rotary
-        read_at, write_at = at[C : C + 1].expand(self.memory_tokens, -1), at[-1:].expand(write, -1)
-        return torch.cat([at[C - left : C], read_at, at[C : C + steps], write_at])
-
-    def _known(self, state: RMTState) -> _Known:
-        M, S = self.memory_tokens, self.segment
-        slot = (state.age % S)[:, None]
-        place = torch.arange(-M, S, device=slot.device)
-        # at slot 0 nothing is known, not even the read tokens
-        here = F.pad((place < slot) & (slot > 0), (0, M))[..., None]
-        keys_values = F.pad(state.cache[:, :, self.cache_steps :], (0, 0, 0, M))
-        return _Known(keys_values, here, state.shifted, ((place[M:] == slot) & (slot > 0))[..., None])
-
-    def _carried_left(self, state: RMTState) -> torch.Tensor | None:
-        C = self.cache_steps
-        if not C:
-            return None
-        exists = self._past(state.age)[:, None, :C, None]
-        return state.cache[:, :, :C] * exists.to(state.cache.dtype)
-
-    def _visible(
-        self, left: torch.Tensor | None, segment_P: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The cached steps that at least one piece has, and [P, K] who has which, None where all have all."""
-        if left is None:
-            return None, None
-        count, longest = (segment_P * self.segment).clamp(max=self.cache_steps), self.cache_steps
-        if left.device.type == "cpu":  # to ask a GPU would make the host wait
-            shortest, longest = (int(n) for n in torch.aminmax(count))
-            if shortest == longest:
-                return (left[:, :, self.cache_steps - longest :] if longest else None), None
-        place = torch.arange(-longest, 0, device=left.device)
-        return left[:, :, self.cache_steps - longest :], place >= -count[:, None]
-
-    def _ends(
+    def _states_after(
         self,
-        pieces: Pieces,
         group: Group,
-        before: _Written,
-        after: _Written,
-        caches: list[torch.Tensor],
-        shifted: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, RMTState]:
-        """The rows that end in this group, and their state."""
-        C, M, S, ends = self.cache_steps, self.memory_tokens, self.segment, group.ends
-        rows, full = pieces.row[group.begin + ends], pieces.full[group.begin + ends]
-        age = pieces.age_B[rows]
-        slot = age % S
-        cache = _pad(torch.stack([c[ends] for c in caches], dim=1), M + S)
-        kept = torch.arange(-M, S, device=full.device) < slot[:, None]
-        cache = torch.where(kept[:, None, :, None], cache, cache.new_zeros(()))
-        if C:
-            zeros = cache.new_zeros(1, 1, 1, 1).expand(len(rows), len(self.blocks), C, 2 * self.width)
-            left, left_after = (zeros if w.left is None else w.left[ends] for w in (before, after))
-            cache = torch.cat([where_rows(full, left_after, left), cache], dim=2)
-        last = cache.new_zeros(len(rows), len(self.blocks), self.shift)
-        if self.shift:
-            place = (slot - 1).clamp(min=0)[:, None, None, None].expand(-1, len(self.blocks), 1, self.shift)
-            half = torch.stack([s[ends] for s in shifted], dim=1).gather(2, place).squeeze(2)
-            last = where_rows(slot > 0, half, last)
-        return rows, RMTState(where_rows(full, after.memory[ends], before.memory[ends]), age, cache, last)
-
-    def _final_state(self, ends: list[tuple[torch.Tensor, RMTState]]) -> RMTState:
-        order = torch.argsort(torch.cat([rows for rows, _ in ends]))
-        first, *rest = (state for _, state in ends)
-        if not rest:  # pieces of a group are in the order of their rows
-            return first
-        return map_state(lambda *parts: torch.cat(parts)[order], first, *rest)
+        state: RMTState,
+        length_P: torch.Tensor,
+        written_PMD: torch.Tensor,
+        key_values: list[torch.Tensor],
+        halves: list[torch.Tensor],
+    ) -> tuple[RMTState | None, RMTState | None]:
+        """The two states that `_segment` returns."""
+        after, ended, ends = dataclasses.replace(state, age=state.age + length_P), None, group.ends
+        # append the steps to the cache: of all pieces if an XL cache needs them, otherwise of those with which a row ends
+        if self.cache_steps and group.writes_memory:
+            after = self.columns.append(state, length_P, None, key_values, halves)
+            ended = select_rows(after, ends) if len(ends) else None
+        elif len(ends):
+            ended = self.columns.append(state, length_P, ends, key_values, halves)
+        if not group.writes_memory:
+            return None, ended
+        # enter the next segment
+        after = self._next_segment(after, written_PMD)
+        if ended is not None and (rows := Rows(ended.age % self.segment == 0)):
+            ended = self._enter(ended, map_state(rows.take, select_rows(after, ends)), rows)
+        return after, ended
 
 
-class _Known(NamedTuple):
-    """What is known of a segment that began before the unroll.
-
-    keys_values: [P, L, M+S+M, 2D], and here: [P, M+S+M, 1] where; shifted: [P, L, D/2], and shift_to: [P, S, 1] the slot that it
-    goes to.
-    """
-
-    keys_values: torch.Tensor
-    here: torch.Tensor
-    shifted: torch.Tensor
-    shift_to: torch.Tensor
-
-
-class _Written(NamedTuple):
-    """Memory [P, M, D] and cached steps [P, L, C, 2D] (None = none yet) of the pieces from number `begin` on."""
-
-    begin: int
-    memory: torch.Tensor
-    left: torch.Tensor | None
-
-
-def _gather(
-    written: list[_Written], sources: tuple[int, int], index: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Memory and cached steps that the pieces with the numbers `index`, within `sources`, handed on."""
-    parts = [w for w in written if sources[0] < w.begin + len(w.memory) and w.begin < sources[1]]
-    index = index - parts[0].begin
-    left = [w.left for w in parts if w.left is not None]
-    return (
-        torch.cat([w.memory for w in parts]).index_select(0, index),
-        torch.cat(left).index_select(0, index) if left else None,
-    )
-
-
-def _shift(h: torch.Tensor, begin: int, half: torch.Tensor, known: _Known | None, layer: int) -> torch.Tensor:
-    """h with the last half of each step's input replaced by that of the step before it; memory tokens keep theirs."""
-    end = begin + half.shape[1]
-    before = F.pad(half[:, :-1], (0, 0, 1, 0))
-    if known is not None:
-        before = torch.where(known.shift_to, known.shifted[:, layer, None], before)
-    steps = torch.cat([h[:, begin:end, : -half.shape[-1]], before], dim=-1)
-    return torch.cat([h[:, :begin], steps, h[:, end:]], dim=1)
-
-
-def _pad(x: torch.Tensor, length: int) -> torch.Tensor:
-    """[..., n, D] -> [..., length, D] with zeros behind."""
-    return x if x.shape[-2] == length else F.pad(x, (0, 0, 0, length - x.shape[-2]))
-
-
-def _mask(layout: Layout, seen_left: torch.Tensor) -> torch.Tensor:
-    """The layout [Q, K] without the cached steps that a piece does not have: [P, 1, Q, K]."""
-    dense = layout.dense(seen_left.device)
-    exists = F.pad(seen_left, (0, dense.shape[1] - layout.left), value=True)
-    return (dense & exists[:, None])[:, None]
-
-
-def _describe(memory_tokens: int, width: int, segment: int, memory_update: str, cache: int) -> str:
+def _describe(config: RMTConfig) -> str:
     parts = []
-    if memory_tokens:
-        parts.append(f"{memory_tokens} memory tokens x {width}, written every {segment} steps ({memory_update})")
-    if cache:
-        parts.append(f"keys and values of the {cache} steps before the segment")
-    return ", ".join(parts) or f"none beyond the segment of {segment} steps"
-
-
-class _Rows:
-    """Some rows of a batch: on a CPU by their indices, so that only they are worked on; on a GPU by a mask, because to ask
-    which they are would make the host wait for the device at every step."""
-
-    def __init__(self, mask_B: torch.Tensor) -> None:
-        self.mask = mask_B
-        indices = (
-            mask_B.device.type == "cpu" and not torch.compiler.is_compiling()
-        )  # a program has one way for all values
-        self.index = mask_B.nonzero().squeeze(1) if indices else None
-
-    def __bool__(self) -> bool:
-        return self.index is None or len(self.index) > 0
-
-    def take(self, x: torch.Tensor) -> torch.Tensor:
-        """The rows; on a GPU all of them."""
-        return x if self.index is None else x[self.index]
-
-    def put(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """x with the rows replaced by `value`, which is as `take` gives them or broadcasts."""
-        if self.index is None:
-            return where_rows(self.mask, value, x)
-        return x.index_copy(0, self.index, value.expand(len(self.index), *x.shape[1:]))
+    if config.memory_tokens:
+        written = f"written every {config.segment} steps ({config.memory_update})"
+        parts.append(f"{config.memory_tokens} memory tokens x {config.width}, {written}")
+    if config.cache:
+        parts.append(f"keys and values of the {config.cache} steps before the segment")
+    return ", ".join(parts) or f"none beyond the segment of {config.segment} steps"

@@ -1,7 +1,7 @@
 """Trained policies on disk: a folder with config.json, model.safetensors and their checksums; nothing in it can run code.
 
-Written by huggingface_hub's `save_pretrained`, so that the folder can be pushed to the Hub as it is. Only the policy is saved here;
-what a stopped run needs to continue is in `runs/checkpoints.py`.
+Written by huggingface_hub's `save_pretrained`, so that the folder can be pushed to the Hub as it is. Only the policy is saved
+here; what a stopped run needs to continue is in `runs/checkpoints.py`.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def env_config(policy: ActorCritic) -> EnvConfig:
     """The options of the task that the policy was trained on; raises ConfigError where that task is not registered here."""
     if isinstance(policy.spec.env, UnregisteredEnv):
         raise ConfigError(
-            f"env={policy.spec.env.name}: the policy was trained on a task that is not registered; import the module that registers"
-            " it (plugins=<module>), or give env="
+            f"env={policy.spec.env.name}: the policy was trained on a task that is not registered; import the module that"
+            " registers it (plugins=<module>), or give env="
         )
     return policy.spec.env
 

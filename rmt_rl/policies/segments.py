@@ -1,7 +1,9 @@
-"""Cuts rows of steps into the pieces that a segment-wise backbone processes side by side.
+"""Splits rows of steps at episode and segment boundaries, into pieces that a segment-wise backbone processes side by side.
 
 A row is cut where an episode begins (`first`) and where a segment of S steps is full. Only pieces that hand memory on to a
 later piece have to be processed in order; their *level* is how many segments of the same episode lie before them.
+
+Every piece is left-aligned: its first step stands at place 0, also where the piece begins in the middle of a segment.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Literal
 
 import torch
 
+Kind = Literal["carried", "fresh", "continued"]
+
 _LAST = 1 << 40  # sorts behind every level
 
 
@@ -18,19 +22,20 @@ _LAST = 1 << 40  # sorts behind every level
 class Group:
     """Pieces number begin..end-1, processed at once.
 
-    kind: carried = begins in the incoming state; fresh = begins with an episode; continued = reads the memory that an
-        earlier piece wrote
-    length: slots to process: those of the longest piece, or the whole segment where the first slots lie in the past
-    hands_on: whether the memory after these pieces is needed
-    sources: begin and end of the pieces whose memory these read (continued pieces only)
+    kind: carried = begins in the incoming state; fresh = begins with an episode; continued = begins with a segment, from the
+        state that an earlier piece handed on
+    length: steps of the longest piece
+    writes_memory: whether a later piece, or the final state, needs the memory after the segment of these pieces. All pieces of
+        such a group end with their segment, except in a carried group, where some may not
+    sources: begin and end of the pieces from which these continue (continued pieces only)
     ends: pieces of the group with which a row ends, counted from `begin`
     """
 
-    kind: Literal["carried", "fresh", "continued"]
+    kind: Kind
     begin: int
     end: int
     length: int
-    hands_on: bool
+    writes_memory: bool
     sources: tuple[int, int]
     ends: torch.Tensor
 
@@ -41,27 +46,24 @@ class Pieces:
 
     count: P
     row: [P] which row the piece was cut from
-    source: [P] the piece whose memory this one reads (meaningful in continued pieces only)
-    segment: [P] number of the segment within its episode, from 0
-    full: [P] the piece ends with its segment
-    slot_BT: [B, T] where step t of row b stands among the P * S slots
-    age_B: [B] steps of the last episode that are past after T steps
+    source: [P] the piece from which this one continues (meaningful in continued pieces only)
+    length: [P] steps of the piece
+    place_BT: [B, T] where step t of row b stands among the P * S places
     """
 
     count: int
     row: torch.Tensor
     source: torch.Tensor
-    segment: torch.Tensor
-    full: torch.Tensor
-    slot_BT: torch.Tensor
-    age_B: torch.Tensor
+    length: torch.Tensor
+    place_BT: torch.Tensor
     groups: list[Group]
 
 
-def cut(first_BT: torch.Tensor, age_B: torch.Tensor, segment: int) -> Pieces:
+def split_at_boundaries(first_BT: torch.Tensor, age_B: torch.Tensor, segment: int) -> Pieces:
     """Pieces of B rows, in whose episodes `age_B` steps are past, with segments of `segment` steps."""
     B, T = first_BT.shape
     device = first_BT.device
+    # the age of every step's episode, and from it slot, segment and level
     t = torch.arange(T, device=device)
     reset_BT = torch.where(first_BT, t, -1).cummax(dim=1).values  # the latest reset at or before t
     carried_BT = reset_BT < 0
@@ -69,50 +71,59 @@ def cut(first_BT: torch.Tensor, age_B: torch.Tensor, segment: int) -> Pieces:
     slot_BT, segment_BT = age_BT % segment, age_BT // segment
     level_BT = segment_BT - torch.where(carried_BT, age_B[:, None] // segment, 0)
 
+    # begin and end of every piece, in the order of the rows
     begins = ((slot_BT == 0) | (t == 0)).flatten()
     begin = begins.nonzero().squeeze(1)
     last = torch.cat([begin[1:], begin.new_full((1,), B * T)]) - 1
     count = len(begin)
-    row = begin // T
-    length = slot_BT.flatten()[last] + 1
-    full = length == segment
+    length = last - begin + 1
+    full = slot_BT.flatten()[last] == segment - 1
     row_ends = (last + 1) % T == 0
-    hands_on = full & (row_ends | ~first_BT.flatten()[(last + 1) % (B * T)])
+    writes_memory = full & (row_ends | ~first_BT.flatten()[(last + 1) % (B * T)])
     level = level_BT.flatten()[begin]
     carried = carried_BT.flatten()[begin] & (begin % T == 0)
 
-    key = torch.where(hands_on, level + 1, torch.where(level == 0, _LAST, _LAST + 1))
+    # the order of processing: carried pieces, then those that hand on level by level, then all the others
+    key = torch.where(writes_memory, level + 1, torch.where(level == 0, _LAST, _LAST + 1))
     key = torch.where(carried, 0, key)
     order = torch.argsort(key, stable=True)
     number = torch.empty_like(order).index_copy(0, order, torch.arange(count, device=device))
-    piece_BT = number[begins.cumsum(0) - 1]
+
+    # where every step goes
+    piece = begins.cumsum(0) - 1
+    place = number[piece] * segment + torch.arange(B * T, device=device) - begin[piece]
     return Pieces(
         count=count,
-        row=row[order],
+        row=(begin // T)[order],
         source=number[(order - 1).clamp(min=0)],
-        segment=segment_BT.flatten()[begin][order],
-        full=full[order],
-        slot_BT=piece_BT.view(B, T) * segment + slot_BT,
-        age_B=age_BT[:, -1] + 1,
-        groups=_group(key[order], length[order], row_ends[order], segment),
+        length=length[order],
+        place_BT=place.view(B, T),
+        groups=_group(key[order], length[order], row_ends[order]),
     )
 
 
-def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor, segment: int) -> list[Group]:
+def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor) -> list[Group]:
+    """Groups of pieces that are sorted by `key`."""
     keys, counts = key.unique_consecutive(return_counts=True)
     groups, begin = [], 0
     begins: dict[int, int] = {}
     for value, n in zip(keys.tolist(), counts.tolist(), strict=True):
         here = slice(begin, begin + n)
-        kind: Literal["carried", "fresh", "continued"] = (
-            "carried" if value == 0 else "fresh" if value in (1, _LAST) else "continued"
-        )
-        ends = row_ends[here].nonzero().squeeze(1)
-        longest = segment if kind == "carried" else int(length[here].max())
-        # level k reads what level k - 1 wrote; the pieces at the end read what any level wrote
+        kind: Kind = "carried" if value == 0 else "fresh" if value in (1, _LAST) else "continued"
+        # level k continues what level k - 1 handed on; the pieces at the end continue what any level handed on
         first_source = begins.get(value - 1, 0) if 2 < value < _LAST else 0
         last_source = begin if value < _LAST else begins.get(_LAST, begin)
-        groups.append(Group(kind, begin, begin + n, longest, value < _LAST, (first_source, last_source), ends))
+        groups.append(
+            Group(
+                kind=kind,
+                begin=begin,
+                end=begin + n,
+                length=int(length[here].max()),
+                writes_memory=value < _LAST,
+                sources=(first_source, last_source),
+                ends=row_ends[here].nonzero().squeeze(1),
+            )
+        )
         begins[value] = begin
         begin += n
     return groups

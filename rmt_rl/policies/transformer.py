@@ -1,7 +1,7 @@
-"""One transformer block, taken apart into the pieces that the step, the read and the write of a memory share.
+"""One transformer block, and the attention kernels behind it.
 
-`attention` is the one function behind which the kernels stand; `Block` is the layer; what a token may look at is the
-caller's business (`rmt.py`).
+`attention` chooses the kernel, `Layout` is the mask where all rows are alike, `Block` is the layer. The caller (`rmt.py`)
+decides which keys a token may see.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from einops import einsum
 from torch import nn
 from torch.nn import functional as F
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.policies.linear import Linear
-
-Gating = Literal["none", "gru", "rezero"]
-Backend = Literal["sdpa", "flash", "flex"]
-
 
 # --------------------------------------------------------------------------------------------------------- the mask
 
@@ -59,13 +56,22 @@ class Layout:
             seen = seen & ~((query >= write_from) & is_read)
         return seen
 
+    def where(self, exists_PK: torch.Tensor, queries: int) -> torch.Tensor:
+        """Mask [P, 1, queries, keys] of the last `queries` queries, for rows that lack some keys.
+
+        exists_PK: whether a row has each of the first K keys; it has all keys behind them.
+        """
+        dense = self.dense(exists_PK.device)
+        exists_PK = F.pad(exists_PK, (0, dense.shape[1] - exists_PK.shape[1]), value=True)
+        return (dense[len(dense) - queries :] & exists_PK[:, None])[:, None]
+
 
 def attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | Layout | None,
-    backend: Backend = "sdpa",
+    backend: str = "sdpa",
 ) -> torch.Tensor:
     """Softmax attention, [P, Q, H, d] over [P, K, H, d] -> [P, Q, H, d].
 
@@ -174,7 +180,7 @@ class Block(nn.Module):
 
     SiLU and LayerNorm because on a CPU their backward passes cost half of GELU's and RMSNorm's.
 
-    Callers project with `qkv`, decide themselves which keys a query may see, and end with `finish`.
+    Callers project with `qkv`, decide which keys a query may see, call `attend`, and end with `residual_ffn`.
 
     sharpness: attention scores at the start are so many times those of torch's initialisation of a linear layer, whose deviation
         of 0.33 spreads attention evenly
@@ -191,11 +197,11 @@ class Block(nn.Module):
         heads: int,
         *,
         sharpness: float = 4.5,
-        gating: Gating = "none",
+        gating: str = "none",
         null_key_value: bool = False,
         value_residual: bool = False,
         dropout: float = 0.0,
-        backend: Backend = "sdpa",
+        backend: str = "sdpa",
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.backend = heads, dropout, backend
@@ -213,40 +219,47 @@ class Block(nn.Module):
         self.null = nn.Parameter(torch.randn(2 * width)) if null_key_value else None
         self.mix_values = nn.Linear(width, heads) if value_residual else None
 
-    def qkv(self, h: torch.Tensor, first_value: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries [..., D], and keys and values together [..., 2D], of the normalised input h [..., D].
+    def qkv(self, h: torch.Tensor, first_value: torch.Tensor | None = None) -> torch.Tensor:
+        """Queries, keys and values [..., 3D] of the normalised input h [..., D].
 
         first_value: the first layer's values [..., D] of the same tokens; needed after the first layer of a value residual.
         """
         D = h.shape[-1]
-        query, key_value = self.project(h).split([D, 2 * D], dim=-1)
+        qkv: torch.Tensor = self.project(h)
         if self.mix_values is not None and first_value is not None:
             share = self.mix_values(h).sigmoid().repeat_interleave(D // self.heads, dim=-1)
-            key_value = torch.cat([key_value[..., :D], torch.lerp(key_value[..., D:], first_value, share)], dim=-1)
-        return query, key_value
+            qkv = torch.cat([qkv[..., : 2 * D], torch.lerp(qkv[..., 2 * D :], first_value, share)], dim=-1)
+        return qkv
 
-    def finish(self, x: torch.Tensor, attended: torch.Tensor, drop: bool = False) -> torch.Tensor:
+    def residual_ffn(self, x: torch.Tensor, attended: torch.Tensor, drop: bool = False) -> torch.Tensor:
         """The residual stream after attention and feed-forward. drop: whether dropout applies; never when acting."""
         x = _join(self.attention_gate, x, self._drop(self.output(attended), drop))
         return _join(self.forward_gate, x, self._drop(self.down(F.silu(self.up(self.forward_norm(x)))), drop))
 
     def attend(
         self,
-        query: torch.Tensor,
-        key_value: torch.Tensor,
+        qkv: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor] | None,
         mask: torch.Tensor | Layout | None,
-        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+        angles: torch.Tensor | None = None,
+        skip: int = 0,
         weights: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Softmax attention: query [P, Q, D], key_value [P, K, 2D] -> [P, Q, D].
+        """N new tokens attend to cached keys and values and to each other, [P, N, 3D] -> [P, N - skip, D].
 
-        mask: as in `attention`. rotation: tables of the angles of queries [..., Q, d] and keys [..., K, d].
-        weights: a list to which the attention weights [P, H, Q, K] (null key first) are appended.
+        context: cached keys, rotated already, and values, each [P, K, H, d]. mask: as in `attention`, of K + N keys.
+        angles: [N, d] or [P, N, d] of the new tokens, for rotary positions. skip: so many tokens in front attend to nothing.
+        weights: a list to which the attention weights [P, H, N - skip, K + N] (null key first) are appended.
         """
-        q = query.unflatten(-1, (self.heads, -1))
-        k, v = (x.unflatten(-1, (self.heads, -1)) for x in key_value.chunk(2, dim=-1))
-        if rotation is not None:
-            q, k = rotate(q, rotation[0]), rotate(k, rotation[1])
+        heads = qkv.unflatten(-1, (3 * self.heads, -1))
+        if angles is None:
+            q, k, v = heads.chunk(3, dim=-2)
+        else:
+            qk, v = heads.split([2 * self.heads, self.heads], dim=-2)
+            q, k = rotate(qk, angles).chunk(2, dim=-2)
+        if context is not None:
+            k, v = torch.cat([context[0], k], dim=1), torch.cat([context[1], v], dim=1)
+        q = q[:, skip:]
         if self.null is not None:
             null_k, null_v = (x.view(1, 1, self.heads, -1).expand(len(k), -1, -1, -1) for x in self.null.chunk(2))
             k, v = torch.cat([null_k, k], dim=1), torch.cat([null_v, v], dim=1)
@@ -269,7 +282,7 @@ def _see_null(mask: torch.Tensor | Layout | None, device: torch.device) -> torch
 
 
 def _weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | Layout | None) -> torch.Tensor:
-    scores = torch.einsum("pqhd,pkhd->phqk", q, k) / q.shape[-1] ** 0.5
+    scores = einsum(q, k, "p q h d, p k h d -> p h q k") / q.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~(mask.dense(q.device) if isinstance(mask, Layout) else mask), -torch.inf)
     return scores.softmax(-1)
