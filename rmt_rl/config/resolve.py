@@ -40,8 +40,11 @@ def make_config(file: Mapping[str, Any] | None = None, /, **given: Any) -> Train
     recipe = {} if "env" in bases else choose("env", names["env"]).recipe
     recipe = {key: value for key, value in recipe.items() if key.partition(".")[0] not in bases}
     values = {key: value for key, value in recipe.items() if find_option(key, options(TrainConfig), classes)}
+    nested: dict[str, Any] = {}
+    for group, cls in classes.items():
+        nested |= _dictionaries(group, bases[group] if group in bases else cls())
     for layer in layers:
-        values |= _complete(_read_all(layer.values, classes), classes)
+        values |= _complete(_read_all(layer.values, options(TrainConfig), classes, nested | values), classes)
     parts: dict[str, Any] = {}
     for group, cls in classes.items():
         changed = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
@@ -53,7 +56,7 @@ def make_config(file: Mapping[str, Any] | None = None, /, **given: Any) -> Train
 def change(base: ConfigT, group: str, given: Mapping[str, Any]) -> ConfigT:
     """`base`, a dataclass of `group`, with the options `given` by their full names changed; validated."""
     cls = type(base)
-    values = _complete(_read_all(given, {group: cls}, base), {group: cls})
+    values = _complete(_read_all(given, {}, {group: cls}, _dictionaries(group, base)), {group: cls})
     changed = {key.partition(".")[2]: value for key, value in values.items()}
     return validate(dataclasses.replace(base, **changed), f"{group}.")
 
@@ -64,7 +67,10 @@ def validate(config: ConfigT, prefix: str = "") -> ConfigT:
     config: a command's dataclass, or one of a group, with a `prefix` such as "env." then. Validating twice changes nothing.
     """
     cls = type(config)
-    values = {name: read(prefix + name, allowed, getattr(config, name)) for name, allowed in options(cls).items()}
+    known = options(cls)
+    values = {name: read(prefix + name, allowed, getattr(config, name)) for name, allowed in known.items()}
+    given = {name: value for name, value in values.items() if value != known[name].default}
+    values |= cls.complete(given)
     for name, usual in groups(cls).items():
         part: Any = getattr(config, name)
         if part is None and name == usual:  # a group with one choice
@@ -76,8 +82,7 @@ def validate(config: ConfigT, prefix: str = "") -> ConfigT:
             )
         values[name] = validate(part, f"{name}.")
     if prefix:
-        entry_of(config)
-        values |= cls.complete({key: value for key, value in values.items() if value != options(cls)[key].default})
+        entry_of(config)  # raises for a dataclass that is not registered
     if isinstance(config, EvaluateConfig):
         values["num_envs"] = min(values["num_envs"], values["episodes"])
     config = dataclasses.replace(config, **values)
@@ -123,6 +128,13 @@ class _Layer:
     bases: dict[str, Any]
     values: dict[str, Any]
 
+    def add(self, key: str, value: Any) -> None:
+        if key in self.values:
+            raise ConfigError(
+                f"{show(key)}={show(value)}: is given twice, {show(key)}={show(self.values[key])} before; expected once"
+            )
+        self.values[key] = value
+
     def first_of(self, group: str) -> str | None:
         """What the layer gives for a group, as typed, or None."""
         if group in self.names:
@@ -136,21 +148,29 @@ def _flatten(given: Mapping[str, Any], usual: Mapping[str, str]) -> _Layer:
         if not isinstance(key, str):
             raise ConfigError(f"{show(key)}: no such option; names of options are text")
         if key not in usual:
-            layer.values[key] = value
+            layer.add(key, value)
         elif isinstance(value, Config):
             layer.bases[key], layer.names[key] = value, value.name
         elif isinstance(value, Mapping):
             if "name" in value:
                 layer.names[key] = value["name"]
-            layer.values.update({f"{key}.{name}": entry for name, entry in value.items() if name != "name"})
+            for name, entry in value.items():
+                if name != "name":
+                    layer.add(f"{key}.{name}", entry)
         else:
             layer.names[key] = value
     return layer
 
 
-def _read_all(given: Mapping[str, Any], classes: Mapping[str, type], base: Any = None) -> dict[str, Any]:
-    """The options in their fields' types. Keys below a dictionary option are merged into it."""
-    top = options(TrainConfig) if base is None else {}
+def _dictionaries(group: str, part: Config) -> dict[str, Any]:
+    """The options of a dataclass that are dictionaries, by their full names."""
+    return {f"{group}.{key}": getattr(part, key) for key, known in options(type(part)).items() if known.kind is dict}
+
+
+def _read_all(
+    given: Mapping[str, Any], top: Mapping[str, Option], classes: Mapping[str, type], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options in their fields' types. Dictionaries, and keys inside them, are merged into those of `before`."""
     values: dict[str, Any] = {}
     for key, value in given.items():
         allowed = find_option(key, top, classes)
@@ -161,7 +181,7 @@ def _read_all(given: Mapping[str, Any], classes: Mapping[str, type], base: Any =
             values[key] = read(key, allowed, value)
             continue
         if path not in values:
-            values[path] = copy.deepcopy(getattr(base, path.partition(".")[2], {}))
+            values[path] = copy.deepcopy(before.get(path, {}))
         for name in reversed(inner):
             value = {name: value}
         _merge(key, values[path], read(key, allowed, value))

@@ -1,0 +1,181 @@
+"""Claims about configurations in files: they survive, old ones keep their meaning, and no file can do harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rmt_rl import config as cfg
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import parse
+from rmt_rl.config.files import FORMAT, part_from_dict
+from rmt_rl.config.policies import PolicyConfig
+from rmt_rl.config.registry import GROUPS, Entry
+
+DATA = Path(__file__).parent / "data"
+
+
+def one_line(error: ConfigError) -> str:
+    message = str(error)
+    assert message and message.isprintable() and len(message.splitlines()) == 1
+    return message
+
+
+CONFIGS = [
+    ["policy=lstm", "seed=7", "run=1e5", "algo.learning_rate=1e-5"],
+    ["env=gym", "env.options={a: 1.5, b: [true, null, 'x y', 1e-7], c: {d: '1e5'}}", "policy=mlp"],
+    ["env.id=MiniGrid-MemoryS17Random-v0", "run=it's: über #1"],
+    ["env=tmaze", "until.success=0.9", "evaluate_every=5000", "memory.scope=trial", "memory.episodes=2"],
+]
+
+
+@pytest.mark.parametrize("argv", CONFIGS)
+def test_a_configuration_survives_yaml_and_json(argv: list[str], tmp_path: Path) -> None:
+    config = parse(argv)
+    cfg.save_yaml(config, tmp_path / "config.yaml")
+    assert cfg.load_yaml(tmp_path / "config.yaml") == config
+    assert cfg.from_dict(json.loads(json.dumps(cfg.to_dict(config)))) == config
+
+
+def test_a_file_may_write_small_numbers_without_a_point(tmp_path: Path) -> None:
+    cfg.save_yaml(parse(["algo.learning_rate=0.5"]), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text().replace("learning_rate: 0.5", "learning_rate: 1e-4")
+    (tmp_path / "config.yaml").write_text(text)
+    assert cfg.load_yaml(tmp_path / "config.yaml").algo.learning_rate == 1e-4
+
+
+def test_a_dictionary_with_an_unknown_option_or_a_wrong_value_is_rejected() -> None:
+    whole = cfg.to_dict(parse(["env=tmaze"]))
+    for changed, message in (
+        (whole | {"sede": 1}, "sede: no such option; did you mean seed?"),
+        ({k: v for k, v in whole.items() if k != "env"}, "env=null: expected one of"),
+        (whole | {"env": whole["env"] | {"lenght": 1}}, "env.lenght: no such option; did you mean length?"),
+        (whole | {"env": {"length": 3}}, "env=null: expected one of"),
+        (whole | {"env": {"name": ["tmaze"]}}, "env=['tmaze']: expected one of"),
+        (whole | {"env": "tmaze"}, "env=tmaze: expected a dictionary"),
+        (whole | {"seed": "x"}, "seed=x: expected a whole number"),
+        (whole | {3: 4}, "3: no such option"),
+        ([], "configuration=[]: expected a dictionary"),
+        (None, "configuration=null: expected a dictionary"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            cfg.from_dict(changed)
+        assert one_line(caught.value).startswith(message)
+
+
+# -------------------------------------------------------------------------------------------- files of other versions
+
+
+OLD = {
+    "format1-minigrid-memory-rmt-ppo.yaml": [],
+    "format1-tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7"],
+    "format1-gym-mlp-rate.yaml": ["env=gym", "env.options.a=1", "algo=rate", "policy=mlp", "data=x/y-v0"],
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_file_of_the_first_format_means_what_it_meant(name: str) -> None:
+    """The files were written by the first version, from these arguments, before `until` and `evaluate_every` existed."""
+    old = yaml.safe_load((DATA / name).read_text())
+    assert not old.keys() & {"format", "until", "evaluate_every", "validation_episodes"}
+    assert cfg.load_yaml(DATA / name) == parse(OLD[name])
+
+
+@pytest.mark.parametrize("group", [None, *GROUPS])
+def test_a_missing_field_takes_its_default(group: str | None) -> None:
+    config = cfg.make_config(env="tmaze")
+    whole = cfg.to_dict(config)
+    part = whole if group is None else whole[group]
+    for name in cfg.options(type(config if group is None else getattr(config, group))):
+        without = {key: value for key, value in part.items() if key != name}
+        assert cfg.from_dict(without if group is None else whole | {group: without}) == config
+
+
+def test_a_missing_field_takes_the_value_that_keeps_the_meaning_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class YoungConfig(PolicyConfig):
+        width: int = cfg.option(5, "an old option", low=1, high=9)
+        norm: bool = cfg.option(True, "a newer option; networks saved before had no norm", absent=False)
+
+    YoungConfig.name = "young"
+    monkeypatch.setitem(GROUPS["policy"], "young", Entry(YoungConfig, ""))
+    assert part_from_dict("policy", {"name": "young"}) == YoungConfig(norm=False)
+    assert part_from_dict("policy", {"name": "young", "norm": True}) == YoungConfig(norm=True)
+    assert cfg.make_config(policy="young").policy == YoungConfig(norm=True)
+    assert cfg.make_config(policy={"name": "young"}).policy == YoungConfig(norm=True)
+
+
+@pytest.mark.parametrize("version", [FORMAT + 1, 0, -1, True, None, "2", 1.0, [1]])
+def test_a_file_of_an_unknown_format_is_rejected_by_name(version: Any, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(cfg.to_dict(parse([])) | {"format": version}))
+    expected = (
+        f"format={cfg.show(version)}: this version of rmt_rl reads formats 1 to {FORMAT}; a newer rmt_rl wrote the file"
+    )
+    with pytest.raises(ConfigError) as caught:
+        cfg.load_yaml(file)
+    assert one_line(caught.value) == f"{file}: {expected}"
+    with pytest.raises(ConfigError) as caught:
+        parse([f"config={file}"])
+    assert one_line(caught.value).endswith(f"config.yaml: {expected}")
+
+
+def test_a_saved_file_names_its_format() -> None:
+    assert cfg.to_dict(parse([]))["format"] == FORMAT
+
+
+# -------------------------------------------------------------------------------------------------- untrusted files
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch ran']",
+        "seed: !!python/name:os.system",
+        "seed: [",
+        "- 1",
+        "seed: 2026-99-99",
+        "seed: " + "[" * 1000,
+        "seed: \x00",
+        "",
+    ],
+)
+def test_an_untrusted_file_is_rejected_and_runs_nothing(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        cfg.load_yaml("config.yaml")
+    assert one_line(caught.value).startswith("config.yaml: ")
+    with pytest.raises(ConfigError) as caught:
+        parse(["config=config.yaml"])
+    assert "config.yaml: " in one_line(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_file_cannot_name_a_plugin(tmp_path: Path) -> None:
+    """Importing a module runs it; only what is typed may do that."""
+    (tmp_path / "config.yaml").write_text("plugins: antigravity")
+    with pytest.raises(ConfigError, match="plugins=antigravity: no such option"):
+        parse([f"config={tmp_path / 'config.yaml'}"])
+
+
+def test_a_file_cannot_unfold_to_more_than_was_written(tmp_path: Path) -> None:
+    laughs = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
+    (tmp_path / "config.yaml").write_text(f"a0: &a0 [x]\n{laughs}")
+    with pytest.raises(ConfigError, match="aliases"):
+        cfg.load_yaml(tmp_path / "config.yaml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("absent.yaml", "binary.yaml"):
+        with pytest.raises(ConfigError, match=name) as caught:
+            cfg.load_yaml(tmp_path / name)
+        one_line(caught.value)

@@ -1,0 +1,180 @@
+"""Claims about `make_config`: the command line, a YAML file and Python give the same run, and what wins over what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rmt_rl import config as cfg
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import parse
+from rmt_rl.config.envs import BanditConfig, GymConfig, TMazeConfig
+from rmt_rl.config.fields import Option
+from rmt_rl.config.policies import LSTMConfig, RMTConfig
+from rmt_rl.config.registry import GROUPS
+from rmt_rl.train import resolve
+
+RECIPES = {name: entry.recipe for name, entry in GROUPS["env"].items() if entry.recipe}
+CHOICES = [(group, name) for group in ("env", "policy", "algo") for name in GROUPS[group]]
+
+
+def from_file(folder: Path, options: dict[str, Any], *argv: str) -> cfg.TrainConfig:
+    file = folder / "options.yaml"
+    file.write_text(yaml.safe_dump(options))
+    return parse([f"config={file}", *argv])
+
+
+def other_values(known: Option) -> Iterator[Any]:
+    """Allowed values of an option beside its default."""
+    bounds = [known.kind(bound) for bound in known.bounds.values() if bound is not None and known.kind in (int, float)]
+    middle = [known.default + 1, known.default * 2] if isinstance(known.default, int) else []
+    for value in (*known.choices, True, False, *middle, *bounds, {"a": {"b": 1}}, "module:Other-v0"):
+        if type(value) is known.kind and value != known.default and known.allows(value):
+            yield value
+
+
+def is_accepted(**options: Any) -> bool:
+    try:
+        cfg.make_config(**options)
+    except ConfigError:
+        return False
+    return True
+
+
+# ----------------------------------------------------------------------------------------- three ways in, one result
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_python_the_command_line_and_a_file_give_equal_runs(group: str, name: str, tmp_path: Path) -> None:
+    """For the choice alone, and for every option of it that can be changed alone."""
+    chosen = cfg.make_config(**{group: name})
+    assert chosen == parse([f"{group}={name}"])
+    assert chosen == from_file(tmp_path, {group: name}) == from_file(tmp_path, {group: {"name": name}})
+    changed = 0
+    for option, known in cfg.options(GROUPS[group][name].config).items():
+        full = f"{group}.{option}"
+        used = getattr(getattr(chosen, group), option)
+        value = next((v for v in other_values(known) if v != used and is_accepted(**{group: name, full: v})), None)
+        if value is None:  # only together with another option
+            continue
+        changed += 1
+        expected = cfg.make_config(**{group: name, full: value})
+        assert expected == cfg.make_config(**{group: {"name": name, option: value}}) != chosen
+        assert expected == parse([f"{group}={name}", f"{full}={cfg.show(value)}"])
+        assert expected == from_file(tmp_path, {group: {"name": name, option: value}})
+        assert expected == from_file(tmp_path, {group: name, full: value})
+        assert expected == from_file(tmp_path, {group: name}, f"{full}={cfg.show(value)}")
+    assert changed
+
+
+def test_the_other_options_are_given_in_the_same_three_ways(tmp_path: Path) -> None:
+    expected = cfg.make_config(env="tmaze", seed=3, evaluate_every=500, **{"until.success": 0.9})
+    assert expected == parse(["env=tmaze", "seed=3", "evaluate_every=500", "until.success=0.9"])
+    given = {"env": "tmaze", "seed": 3, "evaluate_every": 500, "until": {"success": 0.9}}
+    assert expected == from_file(tmp_path, given) == cfg.make_config(given)
+
+
+@pytest.mark.parametrize("name", GROUPS["env"])
+def test_a_saved_configuration_is_a_file_of_options(name: str, tmp_path: Path) -> None:
+    config = cfg.make_config(env=name, policy="gru", seed=3)
+    cfg.save_yaml(config, tmp_path / "config.yaml")
+    assert parse([f"config={tmp_path / 'config.yaml'}"]) == config
+
+
+@pytest.mark.parametrize("name", GROUPS["env"])
+def test_train_resolves_its_options_like_the_command_line(name: str) -> None:
+    assert resolve(None, {"env": name, "seed": 3}) == parse([f"env={name}", "seed=3"])
+
+
+# -------------------------------------------------------------------------------------------------- what wins over what
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_wins_over_the_defaults(name: str) -> None:
+    config = cfg.make_config(env=name)
+    for key, value in RECIPES[name].items():
+        group, _, option = key.rpartition(".")
+        assert getattr(getattr(config, group) if group else config, option) == value
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_file_wins_over_a_recipe(name: str, tmp_path: Path) -> None:
+    config = from_file(tmp_path, {"env": name, "algo": {"num_envs": 24, "gamma": 0.5}, "steps": 77})
+    assert (config.algo.num_envs, config.steps, config.algo.gamma) == (24, 77, 0.5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_the_user_types_wins_over_a_recipe(name: str) -> None:
+    config = parse([f"env={name}", "algo.num_envs=24", "steps=77", "algo.gamma=0.5"])
+    assert (config.algo.num_envs, config.steps, config.algo.gamma) == (24, 77, 0.5)
+
+
+def test_what_the_user_types_wins_over_the_file(tmp_path: Path) -> None:
+    file = {"env": {"name": "tmaze", "length": 20, "end_at_turn": True}, "steps": 5, "seed": 2, "policy": "lstm"}
+    config = from_file(tmp_path, file, "env.length=30", "steps=6", "policy=gru")
+    assert (config.env, config.steps, config.seed) == (TMazeConfig(length=30, end_at_turn=True), 6, 2)
+    assert config.policy.name == "gru"
+
+
+def test_the_options_of_a_choice_in_the_file_are_not_dropped_silently_where_another_is_typed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"env\.length=20: env=dark-room has no such option"):
+        from_file(tmp_path, {"env": {"name": "tmaze", "length": 20}}, "env=dark-room")
+
+
+def test_what_is_typed_wins_over_a_dataclass_in_the_file() -> None:
+    file = {"env": TMazeConfig(length=20), "policy": LSTMConfig(width=16)}
+    assert cfg.make_config(file, env="gym").env == GymConfig()
+    assert cfg.make_config(file, policy=LSTMConfig(width=8)).policy == LSTMConfig(width=8)
+    assert cfg.make_config(file, **{"env.length": 30}).env == TMazeConfig(length=30)
+
+
+def test_a_task_in_the_file_brings_its_recipe_and_a_typed_one_replaces_it(tmp_path: Path) -> None:
+    assert from_file(tmp_path, {"env": "bandit"}).steps == RECIPES["bandit"]["steps"]
+    assert from_file(tmp_path, {"env": "bandit"}, "env=tmaze").steps == cfg.TrainConfig.steps
+
+
+def test_a_dataclass_is_complete() -> None:
+    """No recipe changes a group that is given as a dataclass, nor anything where the task is one."""
+    policy = cfg.make_config(policy=RMTConfig(segment=16))
+    assert policy.policy == RMTConfig(segment=16) != cfg.make_config(**{"policy.segment": 16}).policy
+    assert policy.algo.num_envs == RECIPES["minigrid-memory"]["algo.num_envs"]  # the recipe of the rest stays
+    assert cfg.make_config(env=BanditConfig()) == dataclasses.replace(cfg.make_config(env="tmaze"), env=BanditConfig())
+
+
+def test_single_options_change_a_dataclass() -> None:
+    config = cfg.make_config(policy=RMTConfig(segment=16), **{"policy.width": 32})
+    assert config.policy == RMTConfig(segment=16, width=32)
+
+
+def test_dictionaries_are_merged_and_what_is_given_is_not_changed() -> None:
+    given = {"a": {"b": 1}}
+    expected = GymConfig(options={"a": {"b": 1, "c": 2}})
+    assert cfg.make_config({"env": {"name": "gym", "options": given}}, **{"env.options.a.c": 2}).env == expected
+    assert cfg.make_config(env=GymConfig(options=given), **{"env.options.a.c": 2}).env == expected
+    assert cfg.make_config(env={"name": "gym", "options": given}, **{"env.options.a.c": 2}).env == expected
+    assert given == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"env": "tmazee"}, "did you mean tmaze?"),
+        ({"env": {"name": "tmaze", "lenght": 3}}, "env.lenght=3: env=tmaze has no such option"),
+        ({"env": 3}, "env=3: expected one of"),
+        ({"env": {"name": "tmaze", "length": 3}, "env.length": 4}, "env.length=4: is given twice, env.length=3 before"),
+        ({"stpes": 3}, "stpes=3: no such option"),
+        ({"steps": "many"}, "steps=many: expected a whole number"),
+        ({"policy.width": True}, "policy.width=true: expected a whole number"),
+        ({"init": "runs/a", "policy": "rmt"}, "policy=rmt: the policy of init comes with its own options"),
+        ({"init": "runs/a", "policy.width": 8}, "policy.width=8: the policy of init comes with its own options"),
+    ],
+)
+def test_a_mistake_in_python_is_reported_in_one_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cfg.make_config(**given)
+    assert message in str(caught.value) and str(caught.value).isprintable()
