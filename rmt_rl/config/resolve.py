@@ -184,7 +184,7 @@ def _read_all(
             values[path] = copy.deepcopy(before.get(path, {}))
         for name in reversed(inner):
             value = {name: value}
-        _merge(key, values[path], read(key, allowed, value))
+        _merge(key, values[path], copy.deepcopy(read(key, allowed, value)))
     return values
 
 
