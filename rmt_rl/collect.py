@@ -1,7 +1,7 @@
 """Records episodes as a Minari dataset: `python -m rmt_rl.collect policy=<folder|oracle|random> env=… out=<id>`.
 
 Episode k is the first episode of seed `base + k`, whatever the number of rows, as in `evaluate`. The dataset holds the
-environment's own observations, as any Minari dataset does; the return to go is computed when it is learned from.
+environment's own observations, as any Minari dataset does; the return to go is computed when the data are loaded.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command(argv: list[str]) -> int:
     from rmt_rl.config.cli import PLAYERS, in_main_thread, parse_collect, resolve_env
     from rmt_rl.config.help import help_text, wants_help
-    from rmt_rl.rollouts.minari_writer import dataset_place, write_minari
 
     if wants_help(argv):
         print(help_text(CollectConfig, argv))
         return 0
     if in_main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM removes temporary files, too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM then removes temporary files, too
     options = parse_collect(argv)
     require_packages("collect", "offline", "minari", "h5py")
+    from rmt_rl.rollouts.minari_writer import dataset_place, write_minari
+
     dataset_place(options.out)
     from rmt_rl.common.device import choose_device
     from rmt_rl.envs.registry import make_from_config
@@ -44,7 +45,7 @@ def command(argv: list[str]) -> int:
     configure_process(options.threads)
     device = choose_device(options.device)
     rows = min(options.num_envs, options.episodes)
-    # what acts: a rule or a policy; `recorded` is the environment whose observations go into the dataset
+    # the actor: a rule or a policy. `recorded` is the environment whose observations are written to the dataset.
     if options.policy in PLAYERS[CollectConfig]:
         task = resolve_env(None, options.env, options.env_overrides)
         env = recorded = make_from_config(task, rows, device)
@@ -59,7 +60,7 @@ def command(argv: list[str]) -> int:
         recorded = make_from_config(task, 1, device)
         if env.single_observation_space != recorded.single_observation_space:
             raise ConfigError(
-                f"policy={options.policy}: observes more than the task shows, a return to go or the start of an episode in a trial;"
+                f"policy={options.policy}: observes more than the task shows, a return to go or the episodes of a trial;"
                 " expected a policy trained by algo=ppo with memory.scope=episode, without init= of a return-conditioned policy"
             )
     names = getattr(recorded.single_observation_space, "spaces", {})

@@ -36,9 +36,9 @@ def evaluate(
 
         rmt_rl.evaluate("runs/tmaze-rmt-ppo-s0", episodes=100, **{"env.length": 10_000})
 
-    policy: a policy, or the folder of one. env: None = the task that it was trained on; a name, a dataclass of rmt_rl.config, or an
-    environment, or a class or function that makes one. given: options of the task, as "env.length". num_envs: episodes played at
-    the same time. Raises ConfigError where the policy cannot act in the environment.
+    policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
+    an environment, or a class or function that makes one. num_envs: episodes played at the same time. given: options of the task,
+    such as "env.length". Raises ConfigError where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import Config
     from rmt_rl.config.registry import choose

@@ -1,12 +1,12 @@
-"""Write one acting step of a trained policy as a program that needs no rmt_rl: `python -m rmt_rl.export policy=<path>`.
+"""Export one acting step of a trained policy as a program without rmt_rl: `python -m rmt_rl.export policy=<path>`.
 
 The program takes and returns tensors only:
 
     inputs   observation (one tensor, or one for each key of a dictionary), first [B] bool, then the state, leaf by leaf
-    outputs  the action that the policy finds most likely, then the state after the step, in the same order
+    outputs  the most likely action, then the state after the step, in the same order
 
-B is fixed when it is exported. The initial state, and the names and shapes of all inputs and outputs, stand in `io.json` and
-`initial_state.safetensors` beside it.
+B is fixed at export. The names and shapes of all inputs and outputs are in `io.json`, the initial state is in
+`initial_state.safetensors`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import require_packages
-from rmt_rl.common.state import leaves, rebuild
 from rmt_rl.config.commands import ExportConfig
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
     import numpy as np
     import torch
     from torch import nn
+
+    from rmt_rl.common.state import leaves, rebuild
 
     state = policy.initial_state(batch)
     names = list(leaves(state))
@@ -72,7 +73,7 @@ def export(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     try:
         return _write(policy, folder, batch, onnx)
     except BaseException:
-        shutil.rmtree(folder)  # nothing half-done that would be in the way of the next try
+        shutil.rmtree(folder)  # an incomplete folder would block the next attempt
         raise
 
 
@@ -80,9 +81,11 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     import torch
     from safetensors.torch import save_file
 
+    from rmt_rl.common.state import leaves
+
     module, inputs, input_names, output_names = step_module(policy.cpu().eval(), batch)
     with torch.no_grad(), warnings.catch_warnings():
-        # nn.LSTM and nn.GRU sort their weights anew on every call, which is no state of theirs
+        # nn.LSTM and nn.GRU reassign a list of their weights on every call; it is not state
         warnings.filterwarnings("ignore", message="The tensor attributes .*_flat_weights")
         program = torch.export.export(module, inputs, strict=False)
         outputs = program.module()(*inputs)
@@ -90,9 +93,9 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     torch.export.save(program, written[0])
     if onnx:
         written.append(folder / "step.onnx")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that are not needed
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports packages that are not needed
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own parts, none of which a user can act on
+            warnings.simplefilter("ignore")  # about internals of the exporter, on which users cannot act
             torch.onnx.export(
                 program,
                 (),

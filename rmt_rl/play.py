@@ -1,7 +1,7 @@
 """Draws episodes into a file: `python -m rmt_rl.play policy=<folder> | env=<task> [policy=random|human-keys] [name=value ...]`.
 
-Beside the task stand the policy's action probabilities and, for a transformer, where it looks: a row for each layer and head, a
-column for each memory token, cached step and step of the segment. Opens no window.
+Beside the task it draws the policy's action probabilities and, for a transformer, its attention weights: a row for each layer and
+head, a column for each memory token, cached step and step of the segment. Opens no window.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from rmt_rl.policies.actor_critic import ActorCritic
 
 
-#: Seconds of silence after which `play` says that it is still drawing.
+#: Seconds without output after which `play` reports that it is still drawing.
 PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a player did: an action [1, ...], and of a policy its probabilities [A] and its attention [L * H, M + C + S]."""
+    """An action [1, ...] and, for a policy, its probabilities [A] and attention weights [L * H, M + C + S].
+
+    columns: M, C, S.
+    """
 
     action: torch.Tensor
     probabilities: np.ndarray | None = None
@@ -41,7 +44,7 @@ class Choice:
     columns: tuple[int, int, int] = (0, 0, 0)
 
 
-#: (observation, first) -> what to do; a player keeps its own memory.
+#: (observation, first) -> choice; a player keeps its own memory.
 Player = Callable[["Obs", "torch.Tensor"], Choice]
 
 
@@ -59,13 +62,13 @@ def policy_player(policy: ActorCritic, seed: int, deterministic: bool) -> Player
         nonlocal state
         probabilities = policy.step(obs, state, first)[0].softmax(-1)[0].numpy() if discrete else None
         try:
-            looked = policy.explain(obs, state, first)
-        except TypeError:  # a policy without attention says so
-            looked = None
+            attention = policy.explain(obs, state, first)
+        except TypeError:  # a policy without attention
+            attention = None
         action, state = policy.act(obs, state, first, deterministic, generator)
-        if looked is None:
+        if attention is None:
             return Choice(action, probabilities)
-        spans = (looked.read, looked.cache, looked.steps)
+        spans = (attention.read, attention.cache, attention.steps)
         columns = tuple(span.shape[-1] for span in spans)
         return Choice(action, probabilities, torch.cat(spans, dim=-1)[0].flatten(0, 1).numpy(), columns)  # type: ignore[arg-type]
 
@@ -93,7 +96,7 @@ def human_player(env: TorchVectorEnv) -> Player:
     def act(obs: Obs, first: torch.Tensor) -> Choice:
         while True:
             print(
-                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs)}; {names}; an empty line ends",
+                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs)}; {names}; an empty line ends the game",
                 flush=True,
             )
             text = sys.stdin.readline().strip()
@@ -109,11 +112,11 @@ def human_player(env: TorchVectorEnv) -> Player:
 def _plain(obs: Obs) -> Any:
     if isinstance(obs, dict):
         return {name: _plain(part) for name, part in obs.items()}
-    # a picture in numbers fills the terminal and tells nobody anything
+    # the numbers of a picture would fill the terminal
     return obs[0].tolist() if obs[0].numel() <= 400 else f"{tuple(obs[0].shape)} numbers"
 
 
-def _in_words(env: TorchVectorEnv, action: torch.Tensor) -> str:
+def _action_text(env: TorchVectorEnv, action: torch.Tensor) -> str:
     import gymnasium
     import numpy as np
 
@@ -127,7 +130,7 @@ def _names(env: TorchVectorEnv) -> tuple[str, ...]:
 
 
 def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Figure) -> Iterator[None]:
-    """Plays, and leaves each step drawn on `figure`; the picture of an episode's last step comes twice, then with its outcome."""
+    """Plays, and draws each step on `figure`; the last step of an episode is drawn twice, the second time with the result."""
     import torch
 
     from rmt_rl.envs.wrappers.memory_scope import MemoryScope
@@ -140,8 +143,8 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
             choice = player(obs, first)
         except EOFError:
             return
-        does = _in_words(env, choice.action)
-        _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}; next: {does}")
+        chosen = _action_text(env, choice.action)
+        _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}; next: {chosen}")
         yield
         obs, reward, terminated, truncated, info = env.step(choice.action)
         first = terminated | truncated
@@ -171,7 +174,7 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
         names = _names(env)
         colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
         axes.barh(range(len(names)), choice.probabilities, color=colors)
-        if len(names) <= 20:  # more names would be written over each other
+        if len(names) <= 20:  # more names would overlap
             axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
@@ -190,7 +193,7 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
 
 
 def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path) -> int:
-    """Write the picture; returns how many frames it has."""
+    """Write the picture; returns the number of its frames."""
     from matplotlib.animation import FFMpegWriter, PillowWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -204,16 +207,16 @@ def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path)
             f"fps={options.fps}: a GIF counts in hundredths of a second, and viewers slow down; expected at most 50"
         )
     writer = (FFMpegWriter if path.suffix == ".mp4" else PillowWriter)(fps=options.fps)  # type: ignore[arg-type]  # any number
-    shown, spoke = 0, time.monotonic()
+    shown, last_report = 0, time.monotonic()
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         for _ in frames(env, player, options, figure):
-            if shown == 0:  # not before, because a writer that was given nothing cannot be finished
+            if shown == 0:  # not before the loop, because a writer without frames cannot be finished
                 writer.setup(figure, str(unfinished), dpi=90)
             writer.grab_frame()
             shown += 1
-            if time.monotonic() - spoke > PATIENCE:
-                spoke = time.monotonic()
+            if time.monotonic() - last_report > PATIENCE:
+                last_report = time.monotonic()
                 print(f"drawn: {shown} frames", flush=True)
         if shown:
             writer.finish()
@@ -274,7 +277,7 @@ def command(argv: list[str]) -> int:
 
 
 def _with_pixels(task: Any) -> Any:
-    """A gymnasium environment that draws itself, where it can and was not told otherwise."""
+    """The task with render_mode=rgb_array, where a gymnasium environment supports it and no render_mode is given."""
     import dataclasses
 
     import gymnasium

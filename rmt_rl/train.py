@@ -75,20 +75,18 @@ def train(
                 row = learner.update(batch, run.steps / config.steps)
                 before, run.steps = run.steps, run.steps + batch.steps
                 row |= learner.statistics()
-                # evaluate; a run that ends anyway evaluates its last weights, too
-                ends = run.steps >= config.steps or signals.stop is not None
-                if config.evaluate_every and (ends or crossed_multiple(config.evaluate_every, before, run.steps)):
+                # evaluate; at the last step, too
+                due = run.steps >= config.steps or crossed_multiple(config.evaluate_every, before, run.steps)
+                if config.evaluate_every is not None and due:
                     row |= evaluator.evaluate(run, callbacks)
                 # log
                 run.row = {"steps": run.steps, **row}
                 parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()})
-                progress.update(
-                    run.steps, {name: row[name] for name in (*learner.shown, "eval_success") if name in row}
-                )
+                progress.update(run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown)
                 notify(callbacks, "on_update", run)
                 # save
-                ends = ends or run.stopped is not None or signals.stop is not None
                 due = crossed_multiple(config.checkpoint_steps, before, run.steps)
+                ends = run.steps >= config.steps or run.stopped is not None or signals.stop is not None
                 if signals.checkpoint_requested() or due or ends:
                     parts.save(run.steps, evaluator)
         return TrainResult(**finish_run(parts, run, evaluator, signals.stop, callbacks))

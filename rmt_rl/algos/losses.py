@@ -20,10 +20,10 @@ def value_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def standardise(advantage: torch.Tensor, floor: float) -> torch.Tensor:
-    """Mean 0, and deviation 1 over all elements unless their deviation is below `floor`, by which they are divided then.
+    """Advantages with mean 0 and deviation 1 over all elements; a deviation below `floor` is replaced by `floor`.
 
-    The floor is ours. When every episode of a batch ends alike, what is left of the advantages is the error of the value
-    function; blown up to deviation 1 it can throw a solved policy away in one update (docs/tmaze.md).
+    The floor is ours. When all episodes of a batch have the same result, the advantages contain only the error of the
+    value function; scaled up to deviation 1 it can destroy a solved policy in one update (docs/tmaze.md).
     """
     return (advantage - advantage.mean()) / advantage.std(correction=min(1, advantage.numel() - 1)).clamp(min=floor)
 

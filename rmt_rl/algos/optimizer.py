@@ -1,4 +1,4 @@
-"""What PPO and RATE share: step sizes over the run, gradients checked before the optimizer step, and the saved optimizer state."""
+"""What PPO and RATE share: step sizes, gradients checked before the optimizer step, and the saved optimizer state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def schedule(kind: str, progress: float) -> float:
 def guarded_gradient(
     optimizer: torch.optim.Optimizer, loss: torch.Tensor, policy: nn.Module, max_norm: float, guard: Guard
 ) -> torch.Tensor | None:
-    """Compute the gradient of `loss`, scaled down to `max_norm`, for the next `optimizer.step()`; returns its norm before scaling.
+    """Compute the gradient of `loss` for the next `optimizer.step()`, scaled down to `max_norm`; returns its norm before that.
 
     Returns None where the gradient is not finite and `guard` allows to skip it; raises NotFinite where it does not.
     """
@@ -43,7 +43,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The reverse of `optimizer_state`; raises ValueError where it belongs to other parameters."""
+    """The reverse of `optimizer_state`; raises ValueError where the shapes of the parameters differ."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, averages in state.items():
         for name, value in averages.items():

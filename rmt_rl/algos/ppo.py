@@ -25,13 +25,13 @@ RATIO_TOLERANCE = 1e-5
 
 
 class PPO:
-    """The update of PPO, and what goes on between updates: the optimizer, the scale of returns, the number of updates.
+    """The update of PPO, and its state between updates: the optimizer, the scale of returns, the number of updates.
 
         ppo = PPO(policy, PPOConfig())
         rollout, episodes = collector.collect(32)
         metrics = ppo.update(rollout, progress=0.0)
 
-    seed: of the order of the minibatches and of dropout.
+    seed: for the order of the minibatches and for dropout.
     """
 
     def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
@@ -88,7 +88,7 @@ class PPO:
         check_weights(self.policy)
         self._between_updates(rollout)
         self.updates += 1
-        # what to log
+        # means over the minibatches, for the log
         means: dict[str, float] = {}
         if metrics:  # empty when all minibatches were skipped
             stacked = torch.stack([torch.stack(list(row.values())) for row in metrics])
@@ -109,9 +109,11 @@ class PPO:
         rows: torch.Tensor,
         entropy_coef: float,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of some rows, Schulman et al. 2017, eq. 9, plus kl_coef * KL(old || new); and what to log.
+        """The loss of the given rows and the numbers to log.
 
-        The entropy bonus and the auxiliary losses of the backbone are part of it.
+            L = L_clip + c_v * L_value - c_e * entropy + c_kl * KL(old || new) + auxiliary losses of the backbone
+
+        Source: Schulman et al. 2017, eq. 9 without the last two terms.
         """
         o = self.options
         obs = map_obs(lambda x: x[rows], rollout.obs)
@@ -140,9 +142,9 @@ class PPO:
 
     @torch.no_grad()
     def _check_ratio(self, rollout: Rollout) -> None:
-        """Acting and learning must compute the same policy; if not, every update is wrong in a way that no curve shows."""
+        """Raises RuntimeError where `unroll` and `step` compute different policies: every update would be wrong."""
         learning = self.policy.training
-        self.policy.eval()  # acting never drops, learning may
+        self.policy.eval()  # acting uses no dropout, learning may
         parameters, _, _ = self.policy.unroll(rollout.obs, rollout.action, rollout.state, rollout.first)
         self.policy.train(learning)
         log_ratio = self.policy.head.log_prob(parameters, rollout.action) - rollout.log_prob
@@ -150,7 +152,8 @@ class PPO:
         if not worst <= RATIO_TOLERANCE:
             raise RuntimeError(
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
-                f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree: run python -m rmt_rl.policies.check on it"
+                f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree; check it with"
+                " python -m rmt_rl.policies.check"
             )
 
 

@@ -34,14 +34,14 @@ from rmt_rl.rollouts.minari_reader import read_minari
 
 #: Validations per run.
 VALIDATIONS = 20
-#: Episodes validated at a time, if a batch is as large.
+#: Episodes validated at a time; at most one batch.
 VALIDATION_BATCH = 256
-#: Episodes that are recorded where no data are given, and how many at a time.
+#: Episodes recorded where no data are given, and the number played at the same time.
 EPISODES, ROWS = 2_000, 250
 
 
 class _Part(NamedTuple):
-    """Steps that make one optimizer step: the objective, and the sums of loss and of correct actions over its steps."""
+    """The steps of one optimizer step: the objective, and the sums of loss and of correct actions over its steps."""
 
     objective: torch.Tensor
     loss: float
@@ -50,7 +50,7 @@ class _Part(NamedTuple):
 
 
 class RATELearner(Learner):
-    """Imitates recorded episodes; holds the optimizer, the data and the best weights so far: what `train` runs for algo=rate."""
+    """Imitates recorded episodes; holds the optimizer, the data and the best weights so far. `train` uses it for algo=rate."""
 
     shown = ("loss", "accuracy")
 
@@ -87,7 +87,7 @@ class RATELearner(Learner):
         return data.returns(run.algo, initial is not None, None if initial is None else initial.spec.returns)
 
     def collect(self, progress: float) -> Batch:
-        """A batch of whole episodes, or of their beginnings (`length`, `cut`)."""
+        """A batch of whole episodes, or of their first steps (`length`, `cut`)."""
         o = self.options
         drawn = self.training[torch.randint(len(self.training), (o.batch,), generator=self.generator)]
         return self.data.batch(drawn, self._limit(drawn, progress), o.returns, self.device)
@@ -97,7 +97,7 @@ class RATELearner(Learner):
         o = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = schedule(o.schedule, progress) * o.learning_rate
-        # one optimizer step per part of the batch; the gradient does not pass from one part to the next
+        # one optimizer step per part of the batch; no gradient flows from one part to the next
         loss, right, count, norms = 0.0, 0.0, 0, []
         with rng.as_global(self.dropout):
             for part in self._segments(batch) if o.detach_memory else self._episodes(batch):
@@ -164,7 +164,7 @@ class RATELearner(Learner):
         self._validations, self.best, self.best_loss = int(state["checks"]), state["best"], float(state["best_loss"])
 
     def _limit(self, episodes: torch.Tensor, progress: float) -> int | None:
-        """Steps after which the episodes of a batch are cut; None = not at all."""
+        """Number of steps after which the episodes of a batch are cut; None = they are not cut."""
         o = self.options
         if o.cut == "none":
             return o.length
@@ -178,7 +178,7 @@ class RATELearner(Learner):
         return min(longest, segments * self._segment())
 
     def _segment(self) -> int:
-        return int(self.policy.config.segment)
+        return int(self.policy.config.segment)  # type: ignore[attr-defined]  # `RATEConfig.problems_with` checks it
 
     def _losses(
         self, obs: Any, action: torch.Tensor, state: Any, first: torch.Tensor
@@ -202,10 +202,10 @@ class RATELearner(Learner):
         length = torch.diff(begin, append=begin.new_tensor([batch.first.shape[1]]))
         state, running = self.policy.initial_state(len(begin)), torch.arange(len(begin), device=begin.device)
         for k in range(math.ceil(int(length.max()) / S)):
-            # episodes that have a k-th segment, with the detached memory of the segment before
+            # the episodes that have a k-th segment, with the detached memory of the previous segment
             stays = length[running] > k * S
             running, state = running[stays], detach(select_rows(state, stays.nonzero().squeeze(1)))
-            # their steps; a shorter last segment repeats its last step, which does not count
+            # the steps of the segment; a shorter last segment repeats its last step, which gets no weight
             step = k * S + torch.arange(S, device=begin.device)
             inside = step < length[running][:, None]
             index = begin[running][:, None] + torch.minimum(step, length[running][:, None] - 1)

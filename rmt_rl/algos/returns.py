@@ -1,4 +1,4 @@
-"""Returns and advantages of a rollout, and how large returns are over a run."""
+"""Advantages of a rollout, and the scale of returns over a run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def gae(
         A_t     = delta_t + gamma * lambda * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}
 
     next_value_BT: V(s_{t+1}) in the same episode. Where an episode is truncated this is the value of its final
-        observation, not of the next episode's first: truncation cuts the sum, but the future is still worth something.
-    Source: Schulman et al. 2016 (arXiv 1506.02438), eq. 11 and 16, with the ends spelled out.
+        observation, not of the next episode's first: truncation ends the sum, but the state after it still has a value.
+    Source: Schulman et al. 2016 (arXiv 1506.02438), eq. 11 and 16. The terms for termination and truncation are ours.
     """
     delta_TB = (reward_BT + gamma * next_value_BT * ~terminated_BT - value_BT).t()
     keep_TB = gamma * gae_lambda * (~(terminated_BT | truncated_BT)).to(value_BT.dtype).t()
@@ -38,18 +38,21 @@ def gae(
 class ReturnDeviation:
     """Standard deviation of the discounted return, over all steps of a run so far.
 
-    The return that is meant is the one of the past, G_t = r_t + gamma * G_{t-1}, from the start of the episode. Rewards divided
-    by its deviation make value targets of about 1 on any task, so that one weight of the value loss serves all.
-    Source: the reward scaling of PPO's reference code as told by Engstrom et al. 2020 (arXiv 2005.12729), section 3; gymnasium's
-    NormalizeReward is the same. Means and squares of batches are put together as Chan et al. 1979 do.
+    The return is that of the past, from the start of the episode:
+
+        G_t = r_t + gamma * G_{t-1}
+
+    Rewards divided by its deviation give value targets of about 1 on any task, so one weight of the value loss fits all tasks.
+    Source: the reward scaling of PPO's reference code, as described by Engstrom et al. 2020 (arXiv 2005.12729), section 3;
+    gymnasium's NormalizeReward is the same. Means and squares of batches are combined as in Chan et al. 1979.
     """
 
     def __init__(self, gamma: float) -> None:
         self.gamma, self.steps, self.mean, self.squares = gamma, 0, 0.0, 0.0
-        self.past_B: torch.Tensor | None = None  # G of each row's running episode
+        self.past_B: torch.Tensor | None = None  # G of each row's current episode
 
     def add(self, reward_BT: torch.Tensor, first_BT: torch.Tensor) -> float:
-        """The deviation with these steps counted in, or 1 as long as all returns were equal. first_BT: an episode starts here."""
+        """Add steps and return the deviation, or 1 while all returns are equal. first_BT: an episode starts here."""
         past_B = torch.zeros_like(reward_BT[:, 0], dtype=torch.float64) if self.past_B is None else self.past_B
         columns = []
         for reward_B, first_B in zip(reward_BT.double().unbind(1), first_BT.unbind(1), strict=True):
@@ -58,9 +61,9 @@ class ReturnDeviation:
         self.past_B = past_B
         returns = torch.stack(columns)
         steps, mean = returns.numel(), float(returns.mean())
-        total, apart = self.steps + steps, mean - self.mean
-        self.squares += float((returns - mean).square().sum()) + apart**2 * self.steps * steps / total
-        self.mean += apart * steps / total
+        total, difference = self.steps + steps, mean - self.mean
+        self.squares += float((returns - mean).square().sum()) + difference**2 * self.steps * steps / total
+        self.mean += difference * steps / total
         self.steps = total
         return (self.squares / self.steps) ** 0.5 or 1.0
 

@@ -12,10 +12,10 @@ _TRIM_LIMIT = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to give tensors of up to 32 MiB back to the system after every use.
+    """Configure glibc to keep freed tensors of up to 32 MiB in the process. Does nothing without glibc.
 
-    By default every large temporary of a forward pass is a fresh mapping, and its pages are faulted in one by one: a
-    [2048, 64] x [64, 256] product ran at 18 instead of 57 GFLOP/s on our machine. Elsewhere than on glibc this does nothing.
+    By default every large temporary of a forward pass is a new mapping, and its pages are faulted in one by one: a
+    [2048, 64] x [64, 256] product ran at 18 instead of 57 GFLOP/s on our machine.
     """
     libc = _glibc()
     if libc is not None:
@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Tell glibc to give all freed pages back to the system, those between tensors that live included; elsewhere nothing."""
+    """Return all freed pages to the system, also those between tensors in use. Does nothing without glibc."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)

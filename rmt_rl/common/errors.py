@@ -1,16 +1,11 @@
-"""The two errors that users see as one line."""
+"""The two errors that commands print as one line without a traceback."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 class RunError(RuntimeError):
-    """Why a run cannot go on, in one sentence, where neither its configuration nor this package is to blame."""
+    """A run cannot continue for a reason outside its configuration, such as a full disk or a crashed environment."""
 
 
 class ConfigError(ValueError):
-    """A mistake of the user, told in one line: the option, the value found, what is allowed."""
+    """A mistake in the options. The message is one line: the option, the value found, what is allowed."""

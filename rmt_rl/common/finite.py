@@ -1,4 +1,4 @@
-"""Numbers that are not finite are caught before a step of the optimizer is made of them, and named."""
+"""Detects NaN and infinity before `optimizer.step()`, and reports where it came from."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from rmt_rl.common.state import Obs
 
 
 class NotFinite(RunError):
-    """A NaN or an infinity where a number is needed; the message says where it was first seen."""
+    """A NaN or an infinity; the message names the place where it was first found."""
 
 
 class Guard:
-    """Decides what happens to a step that cannot be made: `allowed` in a row are left out, one more is an error.
+    """Counts skipped optimizer steps: `allowed` in a row are skipped, one more raises `NotFinite`.
 
-    A step of an optimizer counts as one, and so does a rollout of which none is made.
+    A skipped rollout counts as one step.
     """
 
     def __init__(self, allowed: int) -> None:
         self.allowed, self.in_a_row, self.skipped = allowed, 0, 0
 
     def stop_or_skip(self, what: str) -> None:
-        """Count a step that is left out because of `what`; raises NotFinite where there were too many of them."""
+        """Count a step that is skipped because of `what`; raises NotFinite where more than `allowed` were skipped in a row."""
         self.in_a_row += 1
         self.skipped += 1
         if self.in_a_row > self.allowed:
             times = f" ({self.in_a_row} in a row)" if self.allowed else ""
-            raise NotFinite(f"{what}{times}; no step was made of it, the weights are those of the step before")
+            raise NotFinite(f"{what}{times}; no optimizer step was made with it; the weights are unchanged")
 
     def passed(self) -> None:
         self.in_a_row = 0
 
     def counts(self) -> dict[str, float]:
-        """For metrics: how many were left out so far, where that is allowed."""
+        """For metrics: the number of skipped steps, where skipping is allowed."""
         return {"skipped": self.skipped} if self.allowed else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,16 +49,16 @@ class Guard:
 
 
 def finite(x: torch.Tensor) -> torch.Tensor:
-    """x with zeros in place of what is no number."""
+    """x with zeros in place of NaN and infinity."""
     return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def first_nonfinite(name: str, x: Obs) -> str | None:
-    """Which row of [B, ...] holds a number that is not finite, in words, or None; entries of dictionaries by their names."""
+    """The first row of x [B, ...] with a NaN or an infinity, as text, or None. In a dictionary, with the name of the entry."""
     if isinstance(x, dict):
         found = (first_nonfinite(f"{name} {key!r}", entry) for key, entry in x.items())
         return next((text for text in found if text), None)
-    # the sum is finite if all are, unless it overflows; one pass, where to look at each number would take several
+    # the sum is finite if all numbers are, unless it overflows; this is one pass, isfinite on all numbers takes several
     if not x.is_floating_point() or math.isfinite(float(x.sum())):
         return None
     bad = (~x.isfinite()).nonzero()
@@ -66,17 +66,17 @@ def first_nonfinite(name: str, x: Obs) -> str | None:
 
 
 def nonfinite_in_update(loss: torch.Tensor, named: Iterable[tuple[str, nn.Parameter]]) -> str:
-    """What is not finite in an update whose gradient norm is not."""
+    """What is not finite in an update whose gradient norm is not: the loss, or the gradient of a parameter by its name."""
     if not math.isfinite(float(loss)):
         return f"the loss is {float(loss)}"
     for name, parameter in named:
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             return f"the gradient of {name} is not finite, at a loss of {float(loss):.3g}"
-    return "the gradients are too large for their norm to be a number"
+    return "the norm of the gradients overflows"
 
 
 def check_weights(policy: nn.Module) -> None:
-    """Raises NotFinite where a step of the optimizer has left a weight that is not a number."""
+    """Raises NotFinite where a weight is NaN or infinite after an optimizer step."""
     weights = [parameter.detach() for parameter in policy.parameters()]
     if not math.isfinite(float(torch.stack(torch._foreach_norm(weights)).sum())):
         bad = [name for name, parameter in policy.named_parameters() if not bool(parameter.isfinite().all())]

@@ -1,4 +1,4 @@
-"""Settings of the whole process, for programs and not for the library; and packages that a request needs."""
+"""Settings of the whole process, for commands only; and a check for optional packages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def configure_process(threads: int) -> None:
 
 @contextlib.contextmanager
 def _exit_at_once_on_interrupt() -> Iterator[None]:
-    """Ctrl-C during an import exits here and now: an exception inside an import has unforeseeable effects."""
+    """Ctrl-C during an import ends the process at once: an exception inside an import can leave modules half initialised."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Random numbers that belong to somebody: named torch generators, and counter-based bits for batched environments.
+"""Named random streams: torch generators by name, and counter-based bits for batched environments.
 
 Nothing in this package draws from torch's, numpy's or Python's global stream.
 """
@@ -53,18 +53,18 @@ def generator(run_seed: int, name: str, device: str | torch.device = "cpu") -> t
 
 
 def global_generator(device: torch.device) -> torch.Generator:
-    """The stream that torch draws from where it is given none."""
+    """The generator that torch uses by default on a device."""
     return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
 
 
 @contextlib.contextmanager
 def as_global(generator: torch.Generator) -> Iterator[None]:
-    """Inside, what torch draws without being given a generator comes from this one; dropout knows no other way."""
-    everybodys = global_generator(generator.device)
-    before = everybodys.get_state()
-    everybodys.set_state(generator.get_state())
+    """Inside, torch's default generator is this one. Dropout accepts no generator, so this is the only way to seed it."""
+    default = global_generator(generator.device)
+    before = default.get_state()
+    default.set_state(generator.get_state())
     try:
         yield
     finally:
-        generator.set_state(everybodys.get_state())
-        everybodys.set_state(before)
+        generator.set_state(default.get_state())
+        default.set_state(before)

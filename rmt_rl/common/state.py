@@ -1,20 +1,16 @@
-"""The containers that cross borders, and the one function that works on any state.
+"""Functions on policy states and observations.
 
-A state is a frozen dataclass of tensors (or of such dataclasses), batch on axis 0 of every tensor. Because of that one
-`map_state` selects, stacks, detaches and moves the state of any policy.
+A state is a frozen dataclass of tensors (or of such dataclasses), batch on axis 0 of every tensor. Therefore one function,
+`map_state`, selects, stacks, detaches and moves the state of any policy.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-
-if TYPE_CHECKING:
-    import torch
-
 
 StateT = TypeVar("StateT")
 Obs = torch.Tensor | dict[str, torch.Tensor]
@@ -66,7 +62,7 @@ def state_to_tree(state: Any) -> Any:
 
 
 def state_from_tree(like: StateT, tree: Any) -> StateT:
-    """The state of the form of `like` that `state_to_tree` made a tree of; raises ValueError where it has another form."""
+    """The reverse of `state_to_tree`; raises ValueError where shapes or dtypes differ from those of `like`."""
     if not isinstance(like, torch.Tensor):
         fields = dataclasses.fields(like)  # type: ignore[arg-type]
         return type(like)(**{f.name: state_from_tree(getattr(like, f.name), tree[f.name]) for f in fields})
@@ -76,7 +72,7 @@ def state_from_tree(like: StateT, tree: Any) -> StateT:
 
 
 def where_rows(mask_B: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """x in the rows where the mask is true, y elsewhere; a NaN on the side that is not chosen does not leak."""
+    """x in the rows where the mask is true, y elsewhere. A NaN in the operand that is not selected has no effect."""
     return torch.where(mask_B.view(-1, *[1] * (y.dim() - 1)), x, y)
 
 

@@ -14,10 +14,13 @@ from rmt_rl.config.envs import EnvConfig
 from rmt_rl.config.registry import GROUPS, Entry, entry_of
 from rmt_rl.envs.base import TorchVectorEnv
 
+#: Name of the option dataclasses that are made here.
+OBJECT = "ObjectEnvConfig"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Instance:
-    """Hands out one environment object that the caller made and keeps."""
+    """A factory that returns one environment object, which the caller made and will close."""
 
     env: TorchVectorEnv
 
@@ -26,10 +29,10 @@ class _Instance:
 
 
 def env_config_of(env: Any) -> EnvConfig:
-    """Register an environment object, class or function for this process, and return its options, of which there are none.
+    """Register an environment object, class or function in this process; returns its option dataclass, which has no fields.
 
-    env: a `TorchVectorEnv`; or a class or function that makes one, called as f(num_envs, device); or a gymnasium.Env class, which
-    runs in num_envs copies behind env=gym. Raises ConfigError for anything else.
+    env: a `TorchVectorEnv`; or a class or function that makes one, called as f(num_envs, device); or a gymnasium.Env class,
+    of which the adapter of env=gym runs num_envs copies. Raises ConfigError for anything else.
     """
     factory: Callable[..., TorchVectorEnv]
     if isinstance(env, TorchVectorEnv):
@@ -43,17 +46,28 @@ def env_config_of(env: Any) -> EnvConfig:
             f"env={env!r}: expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv, a gymnasium.Env class, or a function"
             " f(num_envs, device) that makes a TorchVectorEnv"
         )
+    cls = cls if hasattr(cls, "__qualname__") else type(cls)  # functools.partial, for instance
     name = f"{cls.__module__}:{cls.__qualname__}"
-    config = dataclasses.make_dataclass("ObjectEnvConfig", [], bases=(EnvConfig,), frozen=True)
+    config = dataclasses.make_dataclass(OBJECT, [], bases=(EnvConfig,), frozen=True)
     config.name = name
     GROUPS["env"][name] = Entry(config, factory)
     return config()
 
 
 def close_unless_borrowed(config: EnvConfig, env: TorchVectorEnv) -> None:
-    """Close an environment, except an object that the caller of `train` made."""
-    if not isinstance(entry_of(config).target, _Instance):
+    """Close an environment, unless it is an object that the caller of `train` made."""
+    if not is_borrowed(config):
         env.close()
+
+
+def is_borrowed(config: EnvConfig) -> bool:
+    """Whether the options stand for one environment object that the caller made."""
+    return isinstance(entry_of(config).target, _Instance)
+
+
+def is_object(config: EnvConfig) -> bool:
+    """Whether the options stand for a Python object, class or function, which has no name on the command line."""
+    return type(config).__name__ == OBJECT
 
 
 def _checked(factory: Callable[..., Any]) -> Callable[..., TorchVectorEnv]:

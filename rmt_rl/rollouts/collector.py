@@ -1,4 +1,4 @@
-"""Collects rollouts: steps a batch of environments with a policy for T steps, with the memory that goes on between rollouts."""
+"""Collects rollouts: T steps of a batch of environments under a policy whose memory continues from rollout to rollout."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Rollout:
     next_value: [B, T] of the state after the step under the memory that saw it; at the end of an episode that of the final
         observation, not of the next episode's first
     reward, terminated, truncated: [B, T]
-    first: [B, T] nothing before this step may influence it
+    first: [B, T] an episode begins with this step; nothing before it may influence it
     state: the policy's state before the first step, detached
-    nonfinite: the first NaN or infinity that the environment returned, in words; such a rollout is not learned from
+    nonfinite: the first NaN or infinity that the environment returned, as text; such a rollout is skipped
     """
 
     obs: Any
@@ -51,13 +51,16 @@ class Rollout:
 
 
 class Collector:
-    """The environment, the policy, and what goes on from one rollout to the next: observations, memory, running episodes.
+    """The environment, the policy, and the state that continues between rollouts: observations, memory, running episodes.
 
-    seed: of the environment's first reset. generator: of the sampled actions.
+    seed: for the environment's first reset. generator: for the sampled actions.
     """
 
-    def __init__(self, env: TorchVectorEnv, policy: ActorCritic, seed: int, generator: torch.Generator) -> None:
-        self.env, self.policy, self.seed, self.generator, self.steps = env, policy, seed, generator, 0
+    def __init__(
+        self, env: TorchVectorEnv, policy: ActorCritic, seed: int = 0, generator: torch.Generator | None = None
+    ) -> None:
+        self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
+        self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
@@ -72,11 +75,11 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, steps: int, skip_nonfinite: bool = False) -> tuple[Rollout, Episodes]:
-        """`steps` steps of every row under the policy's current weights, and the episodes that ended meanwhile.
+        """`steps` steps of every row under the policy's current weights, and the episodes that ended during them.
 
-        Raises NotFinite where the environment returns a NaN or an infinity; with skip_nonfinite the rollout says so instead.
+        Raises NotFinite where the environment returns a NaN or an infinity; with skip_nonfinite `Rollout.nonfinite` reports it.
         """
-        # contiguous, as after resuming a run: other strides may select other kernels, which round differently
+        # contiguous, as after resuming a run: other strides may select kernels that round differently
         self.state = start = map_state(torch.Tensor.contiguous, self.state)
         rows, ended = [], []
         nonfinite: str | None = None
@@ -149,6 +152,7 @@ class Collector:
         return value
 
     def _count(self, reward: torch.Tensor, ended: torch.Tensor, info: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """Return, length and success of the episodes that end with this step."""
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
         reported = info.get("episode_success", info.get("success"))

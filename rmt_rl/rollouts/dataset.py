@@ -1,10 +1,10 @@
-"""Recorded episodes: read from a Minari dataset or from whoever plays them, kept on disk, drawn in batches of whole episodes.
+"""Recorded episodes on disk, drawn in batches of whole episodes.
 
-The steps of all episodes lie end to end in memory-mapped tensors (torchrl's replay storage), so that a dataset may be larger
-than the machine's memory. A batch is one row of T steps in which some episodes stand one after the other, each from its first
-step on: what must be remembered is in the data, and nothing is padded, because every backbone takes resets anywhere.
+The steps of all episodes are stored one after the other in memory-mapped tensors (torchrl's replay storage), so a dataset may
+be larger than the machine's memory. A batch is one row of T steps that holds some episodes one after the other, each from its
+first step. No padding is needed, because every backbone accepts resets at any step.
 
-Not torchrl's MinariExperienceReplay: that of 0.14.1 returns zeros (its memory-mapped copy is made after filling, without data).
+torchrl's MinariExperienceReplay is not used: version 0.14.1 returns zeros (it fills the storage before the memory-mapped copy).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHUNK = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """T steps and how they ended. obs: arrays [T, ...], one before each action; action: [T, ...]; reward: [T] float64."""
+    """T steps. obs: arrays [T, ...], one before each action; action: [T, ...]; reward: [T] float64."""
 
     obs: Arrays
     action: np.ndarray
@@ -73,7 +73,7 @@ class Dataset:
     def __init__(
         self, episodes: Iterable[Episode], steps: int, space: spaces.Space[Any], actions: spaces.Space[Any]
     ) -> None:
-        """`episodes` have `steps` steps together; they are kept in a temporary folder, for as long as this object lives."""
+        """`episodes` have `steps` steps in total. They are kept in a temporary folder, which is removed with this object."""
         self.space, self.action_space = space, actions
         self.folder = tempfile.mkdtemp(prefix="rmt_rl-")
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -85,11 +85,11 @@ class Dataset:
         for episode in episodes:
             to_go = episode.reward[::-1].cumsum()[::-1]
             obs = episode.obs if isinstance(episode.obs, dict) else {"observation": episode.obs}
-            with np.errstate(over="ignore"):  # `returns` says so in a sentence, where they are used
+            with np.errstate(over="ignore"):  # `returns` raises an error where they are used
                 shown = to_go.astype(np.float32)
             fields = {**{f"obs/{k}": v for k, v in obs.items()}, "action": episode.action, "to_go": shown}
             if not lengths:
-                # a memory-mapped file on a full disk ends the process, so this is asked before
+                # writing a memory-mapped file on a full disk kills the process, so free space is checked first
                 check_room(self.folder, steps * sum(value[:1].nbytes for value in fields.values()), "TMPDIR")
             fields = {key: np.ascontiguousarray(value) for key, value in fields.items()}
             for value in fields.values():
@@ -108,8 +108,8 @@ class Dataset:
         self.length = torch.tensor(lengths)
         self.begin = self.length.cumsum(0) - self.length
         self.total = torch.tensor(totals, dtype=torch.float64)
-        # 0 is what is left at the end. Without it the small differences of an expert's returns would fill the whole range, and
-        # a policy would read off them how many steps are left instead of looking.
+        # 0 is the return to go after the last step. Without it the small differences of an expert's returns would fill the whole
+        # range, and a policy could read the number of remaining steps from them instead of using the observation.
         self.low, self.high = float(min(0.0, *low)), float(max(0.0, *high))
 
     def __len__(self) -> int:
@@ -117,18 +117,18 @@ class Dataset:
         return len(self.length)
 
     def fingerprint(self) -> str:
-        """A sum over all numbers of all episodes, in their order."""
+        """A checksum of all numbers of all episodes, in their order."""
         return self._sum.hexdigest()
 
     def __str__(self) -> str:
         best = float(self.total.max())
         return f"{len(self):,} episodes, {int(self.length.sum()):,} steps, returns {float(self.total.min()):.4g} to {best:.4g}"
 
-    def returns(self, algo: RATEConfig, begun: bool, saved: ReturnConditioning | None) -> ReturnConditioning | None:
-        """What a policy is asked for. begun: it has been trained before, and `saved` is what it was asked for then."""
-        if begun and algo.returns != (saved is not None):
+    def returns(self, algo: RATEConfig, trained: bool, saved: ReturnConditioning | None) -> ReturnConditioning | None:
+        """The return conditioning of a policy on these data. trained: the policy comes from `init=`, and `saved` is its own."""
+        if trained and algo.returns != (saved is not None):
             raise ConfigError(
-                f"algo.returns={show(algo.returns)}: the policy of init was {'' if saved else 'not '}asked for returns before;"
+                f"algo.returns={show(algo.returns)}: the policy of init is {'' if saved else 'not '}return-conditioned;"
                 f" expected algo.returns={show(saved is not None)}"
             )
         if not algo.returns:
@@ -136,8 +136,8 @@ class Dataset:
         bounds = saved or self
         if not bounds.high - bounds.low <= WIDEST_BOUNDS:
             raise ConfigError(
-                f"algo.returns=true: returns of {bounds.low:.3g} to {bounds.high:.3g} are too far apart to be told; expected at"
-                f" most {WIDEST_BOUNDS:.0g}: scale the rewards, or take algo.returns=false"
+                f"algo.returns=true: returns of {bounds.low:.3g} to {bounds.high:.3g} differ by more than"
+                f" {WIDEST_BOUNDS:.0g}, the most that can be encoded; scale the rewards, or use algo.returns=false"
             )
         target = float(self.total.max()) if algo.target_return is None else algo.target_return
         return ReturnConditioning(target=target, low=bounds.low, high=bounds.high)
@@ -168,9 +168,6 @@ def spans(
     return begin[episodes][row] + within, within == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ Minari
-
-
 def but_last(obs: Any) -> Any:
-    """Observations without the last one, after which no action follows."""
+    """Observations without the last one, which no action follows."""
     return {key: value[:-1] for key, value in obs.items()} if isinstance(obs, dict) else obs[:-1]

@@ -1,7 +1,7 @@
-"""Plays whole episodes: the one loop behind evaluation, recording and pictures.
+"""Plays whole episodes: the loop that evaluation and recording share.
 
-Episode k is the first episode of seed `base + k`, whatever the number of rows, so no short episode counts twice because it ended
-early, and a deterministic policy has the same score with 1 row and with 64.
+Episode k is the first episode of seed `base + k`, whatever the number of rows. So short episodes are not counted more often than
+long ones, and a deterministic policy has the same score with 1 row and with 64.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATIENCE = 20.0
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of B rows. obs, first: before it. action, reward, terminated, truncated, info: of it. next_obs: after the autoreset.
+    """One step of B rows. obs, first: before the step. next_obs: after the step and the autoreset.
 
     running: [B] rows whose first episode includes this step.
     """

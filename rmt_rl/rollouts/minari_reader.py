@@ -1,4 +1,4 @@
-"""Reads Minari datasets, and checks every episode: an untrusted file may claim anything."""
+"""Reads Minari datasets and validates every episode, because the files may be untrusted."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.gym.translate import Translation, action_space
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 
-#: What the metadata of a dataset must tell.
+#: Required keys of metadata.json.
 NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
-
-
-#: Bytes of an episode, unpacked: a file of some kilobytes can tell of terabytes of zeros.
+#: Bytes of an unpacked episode: a compressed file of some kilobytes can hold terabytes of zeros.
 LARGEST_EPISODE = 2**32
 
 
 def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
-    """The Minari dataset with the id `data`, or in the folder `data`. fits: raises ConfigError where its spaces are no use.
+    """The Minari dataset with the id `data`, or in the folder `data`. fits: raises ConfigError where its spaces do not fit.
 
-    Raises ConfigError, which names the dataset, the episode and the field, where something is missing or makes no sense.
+    Raises ConfigError with the dataset, the episode and the field where something is missing or invalid.
     """
     import minari
     from minari.dataset.minari_storage import MinariStorage
     from PIL import EpsImagePlugin
 
-    # minari decodes pictures with Pillow, which hands PostScript, a language, to a program
+    # minari decodes pictures with Pillow, which runs Ghostscript on PostScript
     EpsImagePlugin.gs_binary = False
     path = None
     try:
@@ -46,7 +44,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"data={data}: {path}: metadata.json cannot be read: {_short(error)}") from error
     if not isinstance(metadata, dict) or (missing := [name for name in NEEDED if name not in metadata]):
-        # without its spaces minari would make the environment that the file names, which runs code that the file chooses
+        # without the spaces minari would build the environment that the file names, and the file could run any code
         raise ConfigError(
             f"data={data}: metadata.json lacks {missing[0] if isinstance(metadata, dict) else 'everything'}"
         )
@@ -58,11 +56,11 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
         count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])
     except ConfigError as error:
         raise ConfigError(f"data={data}: {error}") from error
-    except Exception as error:  # whatever a damaged file makes minari raise
+    except Exception as error:  # any error that a damaged file causes in minari
         raise ConfigError(f"data={data}: cannot be read as a Minari dataset: {_short(error)}") from error
     if not 1 <= count <= steps:
         raise ConfigError(
-            f"data={data}: has {count} episodes of {steps} steps together; expected one of one step at least"
+            f"data={data}: has {count} episodes of {steps} steps in total; expected at least one episode and one step each"
         )
 
     def episodes() -> Iterator[Episode]:
@@ -75,14 +73,14 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
                 episode = _checked(next(recorded), translated, storage.action_space, actions, where)
             except ConfigError:
                 raise
-            except Exception as error:  # whatever a damaged file makes h5py, minari or Pillow raise
+            except Exception as error:  # any error that a damaged file causes in h5py, minari or Pillow
                 raise ConfigError(f"{where}: cannot be read: {_short(error)}") from error
             found += len(episode.reward)
             if found > steps:
-                raise ConfigError(f"{where}: there are more steps than the {steps:,} that metadata.json tells of")
+                raise ConfigError(f"{where}: there are more steps than the {steps:,} of metadata.json")
             yield episode
         if found != steps:
-            raise ConfigError(f"data={data}: has {found:,} steps, but metadata.json tells of {steps:,}")
+            raise ConfigError(f"data={data}: has {found:,} steps, but {steps:,} according to metadata.json")
 
     try:
         return Dataset(episodes(), steps, translated.space, actions)
@@ -91,9 +89,9 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
 
 
 def _sizes(path: Path) -> Iterator[int]:
-    """Bytes of episode 0, 1, ..., which HDF5 knows before it reads them; 0 of another format.
+    """Bytes of episode 0, 1, ..., from HDF5 metadata before the data are read; 0 for other formats.
 
-    Raises ValueError where an episode lies elsewhere: HDF5 follows links to any file that its author names.
+    Raises ValueError where an episode is a link: HDF5 would follow it to any file.
     """
     import h5py
 
@@ -102,10 +100,10 @@ def _sizes(path: Path) -> Iterator[int]:
 
     def size(group: Any, name: str) -> int:
         link = group.get(name, getlink=True)
-        # KeyError where nothing is there
+        # raises KeyError where it does not exist
         item = group[name] if link is None or isinstance(link, h5py.HardLink) else None
         if item is None or (isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)):
-            raise ValueError(f"{name} is a link to something else, which is not followed")
+            raise ValueError(f"{name} is a link, and links are not followed")
         return int(item.nbytes) if isinstance(item, h5py.Dataset) else sum(size(item, part) for part in item)
 
     with h5py.File(path / "main_data.hdf5", "r") as file:
@@ -120,8 +118,8 @@ def _local() -> str:
         warnings.simplefilter("ignore")
         try:
             return ", ".join(sorted(minari.list_local_datasets())) or "none"
-        except Exception as error:  # minari stumbles over any folder that looks like a dataset and is none
-            return f"not known ({_short(error)})"
+        except Exception as error:  # minari fails on any folder that only looks like a dataset
+            return f"unknown ({_short(error)})"
 
 
 def _checked(
@@ -134,7 +132,7 @@ def _checked(
     T = reward.size
     if reward.ndim != 1 or T < 1:
         raise ConfigError(
-            f"{where}: rewards have shape {reward.shape}; expected one number a step, and a step at least"
+            f"{where}: rewards have shape {reward.shape}; expected one number per step, and at least one step"
         )
     if not np.isfinite(reward).all():
         at = int(np.flatnonzero(~np.isfinite(reward))[0])
@@ -148,7 +146,7 @@ def _checked(
     known = translated.space.spaces if isinstance(translated.space, spaces.Dict) else {"": translated.space}
     for name, value in parts.items():
         field = f"observations {name!r}" if name else "observations"
-        # Minari keeps the last observation too, before which nothing was done
+        # Minari also keeps the observation after the last action
         if value.shape != (T + 1, *(known[name].shape or ())):
             raise ConfigError(
                 f"{where}: {field} have shape {value.shape}; expected {(T + 1, *(known[name].shape or ()))}"
@@ -179,7 +177,7 @@ def _checked(
 
 
 def _ends(space: spaces.Space[Any]) -> tuple[Any, Any]:
-    """The least and the largest value of a space of whole numbers; None, None of others."""
+    """Lowest and highest value of a space of whole numbers; (None, None) for other spaces."""
     if isinstance(space, spaces.Discrete):
         return 0, space.n - 1
     if isinstance(space, spaces.MultiDiscrete):

@@ -18,95 +18,119 @@ if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.rollouts.episodes import Recorded
 
-#: What HDF5 takes for an episode beside its numbers: 15 kB with one kind of observation, more with several.
+#: Overhead of HDF5 per episode: 15 kB with one observation tensor, more with several.
 EPISODE_BYTES = 32 * 1024
 
 
 def write_minari(
     waves: Iterator[list[Recorded]], id: str, env: TorchVectorEnv, by: str, task: dict[str, Any]
 ) -> tuple[Path, dict[str, float]]:
-    """Write recorded episodes as the Minari dataset `id`; returns its folder and what its metadata say of the episodes.
+    """Write recorded episodes as the Minari dataset `id`; returns its folder and the statistics in its metadata.
 
-    The dataset appears when it is complete. Raises ConfigError where it exists already.
+    The dataset appears under its name only when it is complete. Raises ConfigError where it exists already.
     """
     import minari
-    from minari.data_collector import EpisodeBuffer
 
     from rmt_rl.rollouts.episodes import check_room
 
     place = dataset_place(id)
     root = Path(tempfile.mkdtemp(prefix=".recording-", dir=minari.storage.get_dataset_path()))
-    kept = os.environ.get("MINARI_DATASETS_PATH")
-    returns, lengths, successes = [], [], []
+    previous = os.environ.get("MINARI_DATASETS_PATH")
+    stats = _Statistics()
     try:
+        # minari writes into a temporary folder, of which the complete dataset is moved to its place
         os.environ["MINARI_DATASETS_PATH"] = str(root)
         dataset = None
         for wave in waves:
-            buffers = [
-                EpisodeBuffer(
-                    seed=episode.seed,
-                    observations=episode.obs,
-                    actions=episode.action,
-                    rewards=episode.reward,
-                    terminations=_flags(len(episode.reward), episode.terminated),
-                    truncations=_flags(len(episode.reward), episode.truncated),
-                    infos={},
-                )
-                for episode in wave
-            ]
-            # HDF5 on a full disk may end the process (a segmentation fault was seen), so this is asked before
+            # HDF5 on a full disk may crash the process (we saw a segmentation fault), so free space is checked first
             size = sum(_bytes(part) for episode in wave for part in (episode.obs, episode.action, episode.reward))
             check_room(root, size + len(wave) * EPISODE_BYTES, "MINARI_DATASETS_PATH")
-            returns += [float(episode.reward.sum()) for episode in wave]
-            lengths += [len(episode.reward) for episode in wave]
-            successes += [episode.success for episode in wave if episode.success is not None]
+            stats.add(wave)
             if dataset is None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # of an environment that minari could make by an id
-                    dataset = minari.create_dataset_from_buffers(
-                        id,
-                        buffers,
-                        observation_space=env.single_observation_space,
-                        action_space=env.single_action_space,
-                        algorithm_name=by,
-                        author="unknown",
-                        author_email="unknown",
-                        code_permalink="unknown",
-                        description=f"{env.task}. Recorded by rmt_rl.collect.",
-                        jpeg_encoding=False,  # minari's default loses what a cue looks like
-                    )
+                dataset = _create(id, wave, env, by)
             else:
-                dataset.storage.update_episodes(buffers)
+                dataset.storage.update_episodes([_buffer(episode) for episode in wave])
         assert dataset is not None
-        stats = {
-            "return_mean": float(np.mean(returns)),
-            "return_min": min(returns),
-            "return_max": max(returns),
-            "length_mean": float(np.mean(lengths)),
-        }
-        if successes:
-            stats["success"] = float(np.mean(successes))
-        dataset.storage.update_metadata({"rmt_rl": {"env": task, **stats}})
+        summary = stats.summary()
+        dataset.storage.update_metadata({"rmt_rl": {"env": task, **summary}})
         place.parent.mkdir(parents=True, exist_ok=True)
         (root / id).rename(place)
-    except (OSError, RuntimeError) as error:  # somebody may have been faster, too
-        # a full disk fails h5py once more, with a RuntimeError, when it closes its file on the way out
+    except (OSError, RuntimeError) as error:  # also where another process wrote the same dataset first
+        # on a full disk h5py raises a second error, a RuntimeError, while it closes its file
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         what = os.strerror(cause.errno) if cause.errno else " ".join(str(cause).split())
         raise ConfigError(f"out={id}: cannot be written: {what}") from error
     finally:
-        if kept is None:
+        if previous is None:
             os.environ.pop("MINARI_DATASETS_PATH", None)
         else:
-            os.environ["MINARI_DATASETS_PATH"] = kept
+            os.environ["MINARI_DATASETS_PATH"] = previous
         shutil.rmtree(root, ignore_errors=True)
-    return place, stats
+    return place, summary
+
+
+class _Statistics:
+    """Returns, lengths and successes of the episodes written so far."""
+
+    def __init__(self) -> None:
+        self.returns: list[float] = []
+        self.lengths: list[int] = []
+        self.successes: list[bool] = []
+
+    def add(self, wave: list[Recorded]) -> None:
+        self.returns += [float(episode.reward.sum()) for episode in wave]
+        self.lengths += [len(episode.reward) for episode in wave]
+        self.successes += [episode.success for episode in wave if episode.success is not None]
+
+    def summary(self) -> dict[str, float]:
+        values = {
+            "return_mean": float(np.mean(self.returns)),
+            "return_min": min(self.returns),
+            "return_max": max(self.returns),
+            "length_mean": float(np.mean(self.lengths)),
+        }
+        return values | ({"success": float(np.mean(self.successes))} if self.successes else {})
+
+
+def _create(id: str, wave: list[Recorded], env: TorchVectorEnv, by: str) -> Any:
+    """A new Minari dataset with the first episodes."""
+    import minari
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about the missing id of the environment
+        return minari.create_dataset_from_buffers(
+            id,
+            [_buffer(episode) for episode in wave],
+            observation_space=env.single_observation_space,
+            action_space=env.single_action_space,
+            algorithm_name=by,
+            author="unknown",
+            author_email="unknown",
+            code_permalink="unknown",
+            description=f"{env.task}. Recorded by rmt_rl.collect.",
+            jpeg_encoding=False,  # minari's default is lossy
+        )
+
+
+def _buffer(episode: Recorded) -> Any:
+    """An episode as Minari takes it."""
+    from minari.data_collector import EpisodeBuffer
+
+    return EpisodeBuffer(
+        seed=episode.seed,
+        observations=episode.obs,
+        actions=episode.action,
+        rewards=episode.reward,
+        terminations=_flags(len(episode.reward), episode.terminated),
+        truncations=_flags(len(episode.reward), episode.truncated),
+        infos={},
+    )
 
 
 def dataset_place(id: str) -> Path:
-    """Where the Minari dataset `id` will lie; raises ConfigError where it cannot be made or exists."""
+    """The folder of the Minari dataset `id`; raises ConfigError where the id is invalid or the dataset exists."""
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
 
@@ -114,14 +138,14 @@ def dataset_place(id: str) -> Path:
         parse_dataset_id(id)
         root = Path(minari.storage.get_dataset_path())
         place = root / id
-        there = place.exists()
+        exists = place.exists()
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"out={id}: expected a Minari id such as tmaze/oracle-v0 ({error})") from error
-    if there:
-        raise ConfigError(f"out={id}: {place} exists already and is not written over; take another name or version")
+    if exists:
+        raise ConfigError(f"out={id}: {place} exists already and is not overwritten; choose another name or version")
     for parent in (parent for parent in place.parents if root in parent.parents):
         if (parent / "data").exists() or not (parent.is_dir() or not parent.exists()):
-            raise ConfigError(f"out={id}: {parent} is no folder for datasets; take another name")
+            raise ConfigError(f"out={id}: {parent} is not a folder for datasets; choose another name")
     return place
 
 

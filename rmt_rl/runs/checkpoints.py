@@ -1,18 +1,16 @@
-"""Checkpoints of a run: all that decides how it goes on, so that a run that was killed ends in the same bits.
+"""Checkpoints of a run: everything that decides how it continues, so that a killed and resumed run ends in the same bits.
 
     <run>/checkpoints/step-<N>/state.safetensors   every tensor
-                               state.json          every other value, and where the tensors belong
+                               state.json          every other value, and the place of each tensor
                                manifest.json       size and sha256 of both, and of itself; written last
 
-Each is written to a folder of another name, forced to the disk, and then given its own: what is called step-<N> was complete
-once, and what happened to it later shows in its sums. Nothing that is read can run code. Not for policies, which are for
-other programs too: that is `checkpoint.py`.
+A checkpoint is written to a folder with a temporary name, forced to the disk and then renamed, so a folder step-<N> was complete
+once; later damage is detected by its checksums. Nothing that is read can run code. Trained policies are saved by
+`policies/saving.py`, in a format that other programs can read.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -28,31 +26,29 @@ from safetensors import torch as safetensors
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import fsync, sha256
-from rmt_rl.config.commands import ReturnConditioning
-from rmt_rl.config.files import part_from_dict
 
-#: Counts up when files of the old form cannot be read any more.
+#: Version of the format; increases when older files cannot be read any more.
 FORMAT = 1
-#: How many checkpoints stay.
+#: Number of checkpoints that are kept.
 KEPT = 2
 FILES = ("state.json", "state.safetensors")
 NAME = re.compile(r"step-(0|[1-9][0-9]{0,14})")
-#: What stands in state.json in place of a tensor, beside its name.
+#: The key in state.json that marks a tensor; its value is the tensor's name.
 TENSOR = "<tensor>"
 LARGEST_MANIFEST, LARGEST_TEXT = 2**20, 2**28
 
-Tree = Any  # dictionaries and lists of tensors and of what JSON holds
+Tree = Any  # dictionaries and lists of tensors and of values that JSON can hold
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of a run, which belongs to this object as long as it lives: nobody else can open it."""
+    """The checkpoints of a run. The object holds the lock of the run's folder, so only one process can train there."""
 
     def __init__(self, run: Path) -> None:
-        """Raises ConfigError where another process has the run, or where the folder cannot be used."""
+        """Raises ConfigError where another process holds the lock, or where the folder cannot be used."""
         self.run, self.folder = run, run / "checkpoints"
         self._lock = filelock.FileLock(run / ".lock")
         try:
@@ -66,19 +62,19 @@ class Checkpoints:
         self._lock.release()
 
     def steps(self) -> list[int]:
-        """What there is, the oldest first; damaged ones are not known yet."""
+        """Steps of the existing checkpoints, oldest first; some may be damaged."""
         if not self.folder.is_dir():
             return []
         matches = (NAME.fullmatch(name) for name in os.listdir(self.folder))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, steps: int, tree: Tree, about: dict[str, Any]) -> None:
-        """Write checkpoint `steps`; it and the one before stay (KEPT). about: for the manifest, plain values.
+    def save(self, steps: int, tree: Tree, info: dict[str, Any]) -> None:
+        """Write checkpoint `steps`, and keep it and the one before (KEPT). info: plain values for the manifest.
 
-        Raises OSError where the disk refuses; all that was there before is still there then.
+        Raises OSError where the disk is full or fails; the earlier checkpoints are unchanged then.
         """
-        if steps in self.steps() and _is_whole(self.folder / f"step-{steps}", steps):
-            return  # made again it would be out of the way for a moment, and a death then would leave nothing
+        if steps in self.steps() and _is_complete(self.folder / f"step-{steps}", steps):
+            return  # replacing it would leave a moment without a checkpoint
         text, tensors = _pack(tree)
         contents = {"state.json": text, "state.safetensors": safetensors.save(tensors)}
         manifest = _dump(
@@ -86,11 +82,12 @@ class Checkpoints:
                 {
                     "format": FORMAT,
                     "steps": steps,
-                    **about,
+                    **info,
                     "files": {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in contents.items()},
                 }
             )
         )
+        # write to a temporary folder, force it to the disk, rename it
         self._sweep()
         place, new, old = (self.folder / name for name in (f"step-{steps}", f".new-{steps}", f".old-{steps}"))
         if not self.folder.exists():
@@ -101,49 +98,41 @@ class Checkpoints:
             for name, data in {**contents, "manifest.json": manifest}.items():
                 _write(new / name, data)
             fsync(new)
-            if place.exists():  # damaged, and made again by a run that went on from the one before
+            if place.exists():  # damaged, and written again by a run that was resumed from the one before
                 os.rename(place, old)
             os.rename(new, place)
             fsync(self.folder)
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        # those after this one were damaged when the run went on from one before them
+        # remove old ones, and later ones, which were damaged when the run was resumed
         for surplus in [s for s in self.steps() if s > steps] + [s for s in self.steps() if s <= steps][:-KEPT]:
             os.rename(self.folder / f"step-{surplus}", self.folder / f".old-{surplus}")
         self._sweep()
 
     def newest(self) -> tuple[int, Tree, dict[str, Any], list[str]]:
-        """Steps, tree and manifest of the newest one that is whole, and what is wrong with those after it.
+        """Steps, tree and manifest of the newest complete checkpoint, and one message for each damaged one after it.
 
         Raises ConfigError where there is none.
         """
-        wrong: list[str] = []
+        damaged: list[str] = []
         for steps in reversed(self.steps()):
             try:
-                return steps, *_read(self.folder / f"step-{steps}", steps), wrong
+                return steps, *_read(self.folder / f"step-{steps}", steps), damaged
             except (Damaged, OSError) as error:
-                wrong.append(f"checkpoints/step-{steps}: {error}")
-        found = "; ".join(wrong) or "no checkpoints/step-<N> in it"
-        raise ConfigError(f"resume={self.run}: nothing whole to go on from: {found}")
+                damaged.append(f"checkpoints/step-{steps}: {error}")
+        found = "; ".join(damaged) or "no checkpoints/step-<N> in it"
+        raise ConfigError(f"resume={self.run}: no complete checkpoint to resume from: {found}")
 
     def _sweep(self) -> None:
-        """Remove what a save that was killed left, and what is not needed any more."""
+        """Remove unfinished folders of a killed save, and folders that are no longer needed."""
         if self.folder.is_dir():
             for name in os.listdir(self.folder):
                 if name.startswith((".new-", ".old-")):
                     shutil.rmtree(self.folder / name)
 
 
-
-
-
-
-
-
-
-
-def _is_whole(place: Path, steps: int) -> bool:
+def _is_complete(place: Path, steps: int) -> bool:
     try:
         _read(place, steps)
     except (Damaged, OSError):
@@ -158,7 +147,7 @@ def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:
     contents = {}
     for name in FILES:
         expected = manifest["files"][name]
-        contents[name] = _bytes(place / name, expected["bytes"], exactly=True)
+        contents[name] = _read_bytes(place / name, expected["bytes"], exactly=True)
         if sha256(contents[name]) != expected["sha256"]:
             raise Damaged(f"{name} is not what was written (sha256)")
     try:
@@ -168,25 +157,25 @@ def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:
 
 
 def _manifest(place: Path, steps: int) -> dict[str, Any]:
-    text = _bytes(place / "manifest.json", LARGEST_MANIFEST)
+    text = _read_bytes(place / "manifest.json", LARGEST_MANIFEST)
     try:
         found = json.loads(text)
-        # written by another version it may have another form, but it says so in any
+        # a newer version may use another form, but every form has a version number
         if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
             raise Damaged(f"is of format {found['format']}, written by a newer rmt_rl; this one reads up to {FORMAT}")
-        whole = _dump(found) == text and _signed(found) == found and found["steps"] == steps
-        whole = whole and all(
+        intact = _dump(found) == text and _signed(found) == found and found["steps"] == steps
+        intact = intact and all(
             type(found["files"][name]["bytes"]) is int and found["files"][name]["sha256"] for name in FILES
         )
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise Damaged("manifest.json is not what was written") from error
-    if not whole:
+    if not intact:
         raise Damaged("manifest.json is not what was written")
     return dict(found)
 
 
 def _signed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with the sum of all else in it."""
+    """The manifest with the checksum of its other entries."""
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     return {**body, "sha256": sha256(_dump(body))}
 
@@ -195,16 +184,13 @@ def _dump(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
 
-
-
-
-
 def _pack(tree: Tree) -> tuple[bytes, dict[str, torch.Tensor]]:
+    """The tree as JSON with the names of its tensors, and the tensors by name."""
     tensors: dict[str, torch.Tensor] = {}
 
     def plain(value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
-            # a copy: what is shared or not contiguous cannot be written
+            # a copy, because shared or non-contiguous tensors cannot be written
             tensors[path] = value.detach().to("cpu", copy=True).contiguous()
             return {TENSOR: path}
         if isinstance(value, dict):
@@ -217,6 +203,7 @@ def _pack(tree: Tree) -> tuple[bytes, dict[str, torch.Tensor]]:
 
 
 def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Tree:
+    """The reverse of `_pack`."""
     if isinstance(value, dict):
         if set(value) == {TENSOR}:
             return tensors[value[TENSOR]]
@@ -224,8 +211,8 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Tree:
     return [_unpack(entry, tensors) for entry in value] if isinstance(value, list) else value
 
 
-def _bytes(path: Path, size: int, exactly: bool = False) -> bytes:
-    """What is in the file, which has `size` bytes at most, or exactly so many; looked at before it is read."""
+def _read_bytes(path: Path, size: int, exactly: bool = False) -> bytes:
+    """The contents of a regular file of at most, or exactly, `size` bytes; checked before it is read."""
     try:
         found = os.lstat(path)
     except FileNotFoundError as error:
@@ -238,13 +225,12 @@ def _bytes(path: Path, size: int, exactly: bool = False) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write a new file and force it to the disk."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(file, left) :]
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[os.write(file, remaining) :]
         os.fsync(file)
     finally:
         os.close(file)
-
-

@@ -14,6 +14,7 @@ import torch
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.files import as_typed
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.objects import is_object
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollouts.statistics import Score, format_score
 from rmt_rl.runs.plots import learning_curve
@@ -22,7 +23,7 @@ from rmt_rl.runs.plots import learning_curve
 def banner(
     config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path, data: Any
 ) -> str:
-    """The run in some lines: task, floor, policy, memory, training, data, device, folder."""
+    """A summary of the run: task, floor, policy, memory, training, data, device, folder."""
     parameters = sum(p.numel() for p in policy.parameters())
     lines = [("task", env.task or f"{config.env}")]
     if env.floor is not None and env.ceiling is not None:
@@ -43,7 +44,7 @@ def format_summary(
 ) -> str:
     """The result, the files that were written, and commands to type next."""
     if final is None:
-        lines = [f"stopped early; what was learned is saved in {folder}"]
+        lines = [f"stopped early; the policy is saved in {folder}"]
     else:
         lines = [format_score(final, env)]
         if best is not None:
@@ -51,9 +52,12 @@ def format_summary(
     picture = learning_curve(folder, env.floor, env.ceiling, env.measure)
     if picture is not None:
         lines.append(f"learning curve: {picture}")
-    # a bare "python" would be another one where the environment is not activated
+    # "python" alone may be another interpreter where the virtual environment is not activated
     python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
     lines.append("next:")
+    if is_object(config.env):  # no name that could be typed in a shell
+        lines.append(f"  rmt_rl.evaluate({str(folder)!r}, env=...)    # in Python, with the same environment")
+        return "\n".join(lines)
     if final is None:
         lines.append(f"  {python} -m rmt_rl.train {shlex.quote(f'resume={folder}')}    # continue this run")
     lines += [

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def make_run_folder(config: TrainConfig, root: Path) -> Path:
     """A new folder under `root`; an existing one is never used."""
-    task = config.env.name.rpartition(":")[2]
+    # of an environment that is a Python object: the last part of the name of its class
+    task = config.env.name.rpartition(":")[2].rpartition(".")[2].strip("<>")
     name = config.run or f"{task}-{config.policy.name}-{config.algo.name}-s{config.seed}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def folder_exists(name: str, folder: Path) -> ConfigError:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """What must stay the same for the same bits."""
+    """Versions and settings that must stay the same for a resumed run to give the same bits."""
     import torch
 
     import rmt_rl

@@ -14,17 +14,20 @@ from rmt_rl.common.errors import ConfigError, RunError
 
 #: Seconds between two plain lines where the output is not a terminal.
 PLAIN_INTERVAL = 5.0
+#: Columns of the bar, and of the line beside it, so that both fit into a terminal of 80 columns.
+BAR, LINE = 12, 66
 
 
 class Metrics:
     """Appends one row of numbers per update to metrics.jsonl, and to TensorBoard and wandb where they are enabled."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], begun: int = 0, length: int | None = None) -> None:
-        """begun: steps of the checkpoint that is resumed, and `length` the bytes of metrics.jsonl then; later rows are removed."""
+    def __init__(self, folder: Path, config: dict[str, Any], start: int = 0, length: int | None = None) -> None:
+        """start: steps of the resumed checkpoint. length: bytes of metrics.jsonl at that checkpoint; later rows are removed."""
         if length is not None:
             os.truncate(folder / "metrics.jsonl", length)
-        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)  # unbuffered: a full disk raises here and not later
-        self._tensorboard = _tensorboard(folder, None if length is None else begun) if config["tensorboard"] else None
+        # unbuffered, so that a full disk raises in `write` and not later
+        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._tensorboard = _tensorboard(folder, None if length is None else start) if config["tensorboard"] else None
         self._wandb = _wandb(folder, config) if config["wandb"] else None
 
     def write(self, steps: int, row: dict[str, float | None]) -> None:
@@ -64,11 +67,11 @@ def check_loggers(tensorboard: bool, wandb: bool) -> None:
             raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
 
 
-def _tensorboard(folder: Path, begun: int | None) -> Any:
+def _tensorboard(folder: Path, start: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     # points after the checkpoint are removed
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=None if begun is None else begun + 1)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=None if start is None else start + 1)
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Any:
@@ -85,18 +88,20 @@ class Progress:
 
     def __init__(self, total: int, start: int = 0) -> None:
         self.total, self.start, self.started, self._last_line = total, start, time.monotonic(), -PLAIN_INTERVAL
+        self._shown: dict[str, float] = {}
         self._bar: Any = None
         if sys.stdout.isatty():
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
-            self._bar = RichProgress(BarColumn(bar_width=12), TextColumn("{task.description}"))
+            self._bar = RichProgress(BarColumn(bar_width=BAR), TextColumn("{task.description}"))
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
 
     def update(self, steps: int, shown: dict[str, float | None]) -> None:
-        """Show the steps so far and the numbers of `shown` that are known."""
-        line = self._line(steps, shown)
+        """Show the steps so far and the latest known value of each number."""
+        self._shown |= {name: value for name, value in shown.items() if value is not None}
+        line = self._line(steps)
         if self._bar is not None:
             self._bar.update(self._task, completed=steps, description=line)
         elif time.monotonic() - self.started - self._last_line >= PLAIN_INTERVAL or steps >= self.total:
@@ -110,19 +115,23 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Give the terminal its cursor back."""
+        """Stop the bar, which shows the terminal's cursor again."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _line(self, steps: int, shown: dict[str, float | None]) -> str:
+    def _line(self, steps: int) -> str:
+        """The line in at most LINE columns; without some numbers where it would be longer."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         done = steps - self.start
         remaining = (self.total - steps) * seconds / max(done, 1)
-        # 80 columns hold the bar and this line up to a billion steps
-        parts = [f"{_short(steps)}/{_short(self.total)} steps", f"{done / seconds:,.0f}/s"]
-        parts += [f"{name} {value:.3f}" for name, value in shown.items() if value is not None]
-        return "  ".join([*parts, f"{_clock(max(remaining, 0))} left"])
+        speed = f"{_short(round(done / seconds))}/s"
+        numbers = [f"{name} {_number(value)}" for name, value in self._shown.items()]
+        parts = [f"{_short(steps)}/{_short(self.total)} steps", speed, *numbers, f"{_clock(max(remaining, 0))} left"]
+        for surplus in [*numbers[1:-1], speed, *numbers[1:][-1:]]:
+            if len("  ".join(parts)) > LINE:
+                parts.remove(surplus)
+        return "  ".join(parts)
 
 
 def _short(steps: int) -> str:
@@ -131,6 +140,10 @@ def _short(steps: int) -> str:
         if steps >= size:
             return f"{steps / size:.4g}{unit}"
     return str(steps)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1_000 else f"{value:.4g}"
 
 
 def _clock(seconds: float) -> str:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-#: What a curve may be of, the best first.
+#: Quantities for the curve; the first one that the run has is drawn.
 LABELS = {
     "success": "success of the latest episodes",
     "return": "return of the latest episodes",
-    "validation_accuracy": "share of recorded actions foretold, on episodes that were held out",
-    "validation_loss": "loss on episodes that were held out",
+    "validation_accuracy": "accuracy on held-out episodes",
+    "validation_loss": "loss on held-out episodes",
 }
 
 
 def learning_curve(folder: Path, floor: float | None, ceiling: float | None, measure: str = "success") -> Path | None:
-    """Draw how a run went into report/learning_curve.png: success (return, where the environment tells no success) of the
-    episodes, or accuracy (loss, where actions are numbers) on recorded ones.
+    """Draw the learning curve to report/learning_curve.png; returns its path, or None where metrics.jsonl has nothing to draw.
 
-    measure: which of the two floor and ceiling are about.
-
-    Returns None, and draws nothing, where no episode ended.
+    The curve shows the first quantity of LABELS that the run has. measure: the quantity, success or return, of floor and ceiling.
     """
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     known = [name for name in LABELS if any(row.get(name) is not None for row in rows)]

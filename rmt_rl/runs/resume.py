@@ -17,8 +17,8 @@ from rmt_rl.runs.folder import read_result
 class ResumePoint:
     """The newest complete checkpoint of a run, or its beginning.
 
-    tree: what was saved; None at the beginning. metrics: bytes of metrics.jsonl then. damaged: what is wrong with later checkpoints.
-    returns: the target return of the policy. best: step and score of the best evaluation during training.
+    tree: the saved values; None at the beginning. metrics: bytes of metrics.jsonl at the checkpoint. damaged: one message per
+    damaged later checkpoint. returns: the target return of the policy. best: step and score of the best evaluation.
     """
 
     checkpoints: Checkpoints
@@ -71,7 +71,7 @@ class ResumePoint:
         return ResumePoint(checkpoints, steps, tree, manifest, tuple(damaged), metrics, wall_s, cpu_s, returns, best)
 
     def restore(self, learner: Any) -> None:
-        """Give `learner` its saved state; raises ConfigError where it does not fit."""
+        """Load the saved state into `learner`; raises ConfigError where it does not fit."""
         try:
             learner.load_state_dict(self.tree["learner"])
         except (ConfigError, RunError):
@@ -80,7 +80,7 @@ class ResumePoint:
             raise _does_not_fit(self.checkpoints, self.steps, error) from error
 
     def resume_messages(self, manifest: dict[str, Any]) -> list[str]:
-        """Lines for people: where the run continues, which checkpoints are damaged, and whether the bits stay the same."""
+        """What to print: where the run continues, which checkpoints are damaged, and whether the bits stay the same."""
         if self.manifest is None:
             return []
         lines = [f"not used: {damaged}" for damaged in self.damaged]
@@ -94,9 +94,7 @@ class ResumePoint:
             if self.manifest.get(key) != now
         ]
         if manifest["resume"] == "from_reset":
-            lines.append(
-                "the environment cannot save its state: all rows start new episodes (resume: from_reset)"
-            )
+            lines.append("the environment cannot save its state: all rows start new episodes (resume: from_reset)")
         return lines
 
 

@@ -26,7 +26,7 @@ from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.gym.workers import EnvironmentFault
-from rmt_rl.envs.objects import close_unless_borrowed
+from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
@@ -57,7 +57,7 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class RunParts:
-    """Everything that a run is made of. manifest: what must stay the same for the same bits, for the checkpoints."""
+    """The parts of a run. manifest: values that must stay the same for a resumed run to give the same bits."""
 
     config: TrainConfig
     env: TorchVectorEnv
@@ -83,7 +83,8 @@ class RunParts:
             }
             self.resumed.checkpoints.save(steps, tree, self.manifest)
         except OSError as error:
-            print(f"checkpoints/step-{steps} was not written: {error.strerror}; the run continues without it", flush=True)
+            message = f"checkpoints/step-{steps} was not written: {error.strerror}; the run continues without it"
+            print(message, flush=True)
 
     @contextlib.contextmanager
     def save_on_environment_fault(self, steps: int, evaluator: Evaluator) -> Iterator[None]:
@@ -98,6 +99,11 @@ class RunParts:
 def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> RunParts:
     """Build or restore all parts of a run; `stack` closes them. Raises ConfigError before anything is written."""
     check_loggers(config.tensorboard, config.wandb)
+    if config.evaluate_every is not None and is_borrowed(config.env):
+        raise ConfigError(
+            f"evaluate_every={config.evaluate_every}: evaluations need an environment of their own, but env= is a single object;"
+            " give a class or a function f(num_envs, device) that makes it"
+        )
     device = choose_device(config.device)
     resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume))
     if resumed is not None:
@@ -140,14 +146,14 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
 
 
 def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
-    """The policy of `init=`; raises ConfigError where it remembers for another time than this run asks for."""
+    """The policy of `init=`; raises ConfigError where its memory scope differs from that of this run."""
     if config.init is None:
         return None
     initial = load_policy(config.init, device, "init")
     if memory_config(initial) != config.memory:
         scope, expected = config.memory.scope, memory_config(initial).scope
         raise ConfigError(
-            f"memory.scope={scope}: the policy of init was trained with another one; expected memory.scope={expected}"
+            f"memory.scope={scope}: the policy of init was trained with another scope; expected memory.scope={expected}"
         )
     return initial
 
@@ -155,26 +161,28 @@ def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | Non
 def make_run_policy(
     config: TrainConfig, env: TorchVectorEnv, returns: ReturnConditioning | None, device: torch.device
 ) -> ActorCritic:
-    """A new policy; its weights depend on the run's seed alone, and torch's global stream is left alone."""
+    """A new policy; its weights depend on the run's seed only, and torch's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(config.seed, "weights"))
         return ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
 
 
 def crossed_multiple(every: int | None, before: int, now: int) -> bool:
-    """Whether a multiple of `every` lies between two step counts. It depends on steps alone, so a resumed run saves at the same."""
+    """Whether a multiple of `every` lies in (before, now]. It depends on steps only, so a resumed run saves at the same steps."""
     return every is not None and now // every > before // every
 
 
 class Evaluator:
     """Evaluations during training, on their own environment and seeds, so that they change no bit of the training.
 
-    best: step and score of the best one so far, whose policy is saved in best/.
+    best: step and score of the best one so far, whose policy is saved in best/. shown: the latest score, for the progress line.
     """
 
     def __init__(self, parts: RunParts) -> None:
-        self._parts, self._env = parts, None
+        self._parts = parts
+        self._env: TorchVectorEnv | None = None
         self.best: dict[str, Any] | None = parts.resumed.best
+        self.shown: dict[str, float | None] = {}
 
     def __enter__(self) -> Evaluator:
         return self
@@ -187,7 +195,7 @@ class Evaluator:
         """Play new episodes with the current weights, keep the best policy, and stop the run where `until` is reached."""
         config, policy = self._parts.config, run.policy
         if self._env is None:
-            self._env: Any = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
+            self._env = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
         seed = rng.seed(config.seed, "validation")
         score = evaluate(policy, self._env, config.validation_episodes, seed)
         if self.best is None or score.rank() > tuple(_rank(self.best)):
@@ -196,9 +204,11 @@ class Evaluator:
         for name in ("success", "mean_return"):
             wanted, reached = getattr(config.until, name), getattr(score, name)
             if wanted is not None and reached is None:
-                raise ConfigError(f"until.{name}={wanted}: env={config.env.name} reports no success; use until.mean_return")
+                task = f"env={config.env.name}"
+                raise ConfigError(f"until.{name}={wanted}: {task} reports no success; use until.mean_return")
             if wanted is not None and reached >= wanted:
                 run.stop(f"until.{name}={wanted} reached")
+        self.shown = {"eval": score.mean_return if score.success is None else score.success}
         notify(callbacks, "on_evaluate", run, score)
         return {"eval_success": score.success, "eval_return": score.mean_return}
 

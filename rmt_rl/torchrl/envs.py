@@ -29,12 +29,12 @@ class TorchRLEnv(EnvBase):
     action: [B] or [B, ...]; whole numbers for Discrete and MultiDiscrete
     reward: [B, 1] float32
     terminated, truncated, done: [B, 1] bool
-    success: [B, 1] bool, this step ended the episode at its goal; false where the environment does not say
+    success: [B, 1] bool, this step ended the episode at its goal; false where the environment does not report it
 
     ("next", "observation") of the step that ends an episode is the last observation of that episode. Our environments have
-    drawn the first one of the next episode by then; resetting the rows that ended, as collectors do, hands it out.
-    `set_seed` works at the next reset of all rows, and gives row i seed + i. A reset of only some rows inside their episodes
-    raises ValueError.
+    already drawn the first one of the next episode; resetting the rows that ended, as collectors do, returns it.
+    `set_seed` takes effect at the next reset of all rows; row i gets seed + i. Resetting some rows inside their episodes raises
+    ValueError.
     """
 
     def __init__(self, env: TorchVectorEnv) -> None:
@@ -62,18 +62,18 @@ class TorchRLEnv(EnvBase):
         return self._tensordict(info["final_obs"], reward=reward.float(), **flags)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        asked = None if tensordict is None else tensordict.get("_reset", None)
-        if asked is None or bool((asked & ~self._ended).any()):
-            if asked is not None and not bool(asked.all()):
-                rows = (asked & ~self._ended).flatten().nonzero().flatten().tolist()
+        requested = None if tensordict is None else tensordict.get("_reset", None)
+        if requested is None or bool((requested & ~self._ended).any()):
+            if requested is not None and not bool(requested.all()):
+                rows = (requested & ~self._ended).flatten().nonzero().flatten().tolist()
                 raise ValueError(
-                    f"rows {rows[:8]} are to be reset inside an episode, and this environment can reset all rows or those that "
-                    "ended; set a time limit in the environment, not by a transform or the collector"
+                    f"rows {rows[:8]} cannot be reset inside an episode: this environment resets all rows or those that ended; "
+                    "set a time limit in the environment, not by a transform or the collector"
                 )
             self._obs, _ = self._env.reset(seed=self._seed, **kwargs)
-            self._seed, asked = None, torch.ones_like(self._ended)
-        self._ended = self._ended & ~asked
-        return self._tensordict(self._obs, success=torch.zeros_like(asked))
+            self._seed, requested = None, torch.ones_like(self._ended)
+        self._ended = self._ended & ~requested
+        return self._tensordict(self._obs, success=torch.zeros_like(requested))
 
     def _tensordict(self, obs: Obs, **columns: torch.Tensor) -> TensorDictBase:
         entries = {key: column.view(-1, 1) for key, column in columns.items()}
@@ -88,16 +88,16 @@ class TorchRLEnv(EnvBase):
 
 
 class FromTorchRL(TorchVectorEnv):
-    """A torchrl environment of batch size [B], such as a `SerialEnv` or a `ParallelEnv`, as one of ours: the way back.
+    """A torchrl environment of batch size [B], such as a `SerialEnv` or a `ParallelEnv`, as one of ours.
 
     observation: one entry, or a dictionary of all leaves of the observation spec, nested keys joined by a dot. Bounded and
         Unbounded become Box, Categorical Discrete, MultiCategorical MultiDiscrete, OneHot and Binary MultiBinary.
     action: Discrete for Categorical and OneHot, MultiDiscrete for MultiCategorical, Box for Bounded
-    Rows are seeded by torchrl's own rule, and the state cannot be saved. Raises ConfigError where a spec or the batch size is
-    none of these.
+    Rows are seeded by torchrl's own rule, and the state cannot be saved. Raises ConfigError for other specs
+    and batch sizes.
     """
 
-    measure = "return"  # torchrl has no word for success
+    measure = "return"  # torchrl environments report no success
 
     def __init__(self, env: EnvBase) -> None:
         require_type(env, EnvBase, "torchrl.envs.SerialEnv(rows, make) gives")
@@ -120,7 +120,7 @@ class FromTorchRL(TorchVectorEnv):
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         if isinstance(seed, list):
-            raise ValueError("a seed for each row was given; torchrl seeds its rows from one number")
+            raise ValueError("a list of seeds was given; torchrl seeds its rows from one number")
         if seed is not None:
             self._env.set_seed(seed)
         self._root = self._env.reset(**(options or {}))
@@ -146,7 +146,7 @@ class FromTorchRL(TorchVectorEnv):
         self._env.close()
 
     def _observation(self, root: TensorDictBase) -> Obs:
-        # copies: torchrl may write into a root that it has handed out
+        # copies, because torchrl may write into a tensordict that it has returned
         found = {name: root[key].to(self._dtypes[name], copy=True) for name, key in self._keys.items()}
         return found if len(found) > 1 else next(iter(found.values()))
 
@@ -166,7 +166,7 @@ def _path(key: Any) -> tuple[str, ...]:
 
 
 def _space(spec: data.TensorSpec, name: str) -> spaces.Space[Any]:
-    """What one row of a torchrl spec [B, ...] is in gymnasium's words."""
+    """One row of a torchrl spec [B, ...] as a gymnasium space."""
     shape, dtype = tuple(spec.shape[1:]), torch.empty(0, dtype=spec.dtype).numpy().dtype
     if isinstance(spec, data.OneHot | data.Binary):
         return spaces.MultiBinary(shape)
@@ -187,7 +187,7 @@ def _space(spec: data.TensorSpec, name: str) -> spaces.Space[Any]:
 
 
 def _spec(space: gymnasium.Space[Any]) -> data.TensorSpec:
-    """One row's spec of a space that our environments may have."""
+    """The spec of one row for a space of our environments."""
     if isinstance(space, spaces.Dict):
         return data.Composite({key: _spec(entry) for key, entry in space.items()})
     if isinstance(space, spaces.Discrete):
@@ -198,7 +198,7 @@ def _spec(space: gymnasium.Space[Any]) -> data.TensorSpec:
         return data.Bounded(0, 1, shape=space.shape, dtype=torch.int8)
     if isinstance(space, spaces.Box):
         low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
-        # torchrl draws NaN where a bound is infinite
+        # torchrl samples NaN where a bound is infinite
         if np.isfinite(space.low).all() and np.isfinite(space.high).all():
             return data.Bounded(low, high, shape=low.shape, dtype=low.dtype)
         return data.Unbounded(shape=low.shape, dtype=low.dtype)

@@ -1,9 +1,4 @@
-"""Our environments and policies as parts of torchrl, `TorchRLEnv` and `TorchRLPolicy`, and torchrl's environments as ours,
-`FromTorchRL`. Needs the extra `torchrl`.
-
-For using the parts of one library with those of the other. `rmt_rl.train` does not come through here, because stepping a
-small network through torchrl's collector and losses costs several times what the network itself costs.
-"""
+"""Policies of rmt_rl as recurrent modules of torchrl."""
 
 from __future__ import annotations
 
@@ -19,7 +14,6 @@ from torch.nn import functional
 from rmt_rl.common.state import leaves, map_state
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.heads import CategoricalHead, GaussianHead
-from rmt_rl.policies.spaces import from_json
 from rmt_rl.torchrl.envs import observation_of, require_type
 
 try:
@@ -42,22 +36,22 @@ class TorchRLPolicy(TensorDictModuleBase):
     action distribution ("logits", or "loc" and "scale") and "state_value" [..., 1]. `actor` puts the distribution on top.
 
     has_memory: [..., 1] bool, false before the first step of an episode. There the policy's own initial memory is used, and
-        learned, whatever "_memory" holds; because this does not hang on is_init, it is right in every mode.
-    previous_action: [..., *action], of no influence before the first step of an episode
+        learned, whatever "_memory" holds. This does not depend on is_init, so it is right in every mode.
+    previous_action: [..., *action], without influence before the first step of an episode
     _memory: the tensors of the backbone's state, numbered; the underscore keeps them out of the batches of a collector
-    memory_at_start: what `keep_start` keeps of them
+    memory_at_start: the memory that `keep_start` keeps
 
     One step at a time, any batch axes: the memory is read, and written under "next". Under `set_recurrent_mode(True)` time is
     the last batch axis: the memory is read at the first step of a row and wherever is_init is true, carried in between, and
-    not written. So the "next" half of a batch, which begins one step after each reset, has the values that acting would give;
-    a GAE needs `deactivate_vmap=True` for that, and `set_recurrent_mode(True)` around its call.
+    not written. So the "next" half of a batch, which begins one step after each reset, has the same values as acting. A GAE
+    needs `deactivate_vmap=True` for that, and `set_recurrent_mode(True)` around its call.
     """
 
     def __init__(self, policy: ActorCritic) -> None:
         require_type(policy, ActorCritic, "rmt_rl.load_policy gives")
         super().__init__()
         self.policy = policy
-        space = from_json(policy.spec["observation_space"])
+        space = policy.spec.observation_space
         observation = [("observation", key) for key in space] if isinstance(space, spaces.Dict) else ["observation"]
         memory = [("_memory", str(i)) for i in range(len(_tensors(self._example())))]
         self.in_keys = [*observation, "previous_action", "has_memory", "is_init", *memory, "memory_at_start"]
@@ -65,7 +59,7 @@ class TorchRLPolicy(TensorDictModuleBase):
         self.out_keys = [*parameters, "state_value", ("next", "has_memory"), *(("next", *key) for key in memory)]
 
     def actor(self) -> ProbabilisticActor:
-        """This module with the action distribution on top: what a collector acts with and a loss calls its actor."""
+        """This module with the action distribution on top: the policy of a collector and the actor of a loss."""
         keys = [key for key in self.out_keys if key in ("logits", "loc", "scale")]
         return ProbabilisticActor(
             self,
@@ -75,7 +69,7 @@ class TorchRLPolicy(TensorDictModuleBase):
         )
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
-        """The transform that hands memory and previous action on from step to step, and forgets them at resets."""
+        """The transform that carries memory and previous action from step to step, and clears them at resets."""
         head = self.policy.head
         memory = [data.Unbounded(shape=x.shape[1:], dtype=x.dtype) for x in _tensors(self._example())]
         specs = {
@@ -86,25 +80,25 @@ class TorchRLPolicy(TensorDictModuleBase):
         return _Primer(data.Composite(specs), expand_specs=True)
 
     def postproc(self, estimator: BatchFunction) -> BatchFunction:
-        """What a collector takes as `postproc`: advantages by `estimator`, such as torchrl's GAE, then `keep_start`.
+        """The `postproc` of a collector: advantages by `estimator`, such as torchrl's GAE, then `keep_start`.
 
-        A GAE needs `value_network=` this module and `deactivate_vmap=True`, because a memory does not go through torch.vmap.
+        A GAE needs `value_network=` this module and `deactivate_vmap=True`, because torch.vmap does not support the memory.
         """
         return functools.partial(self._estimate_and_keep_start, estimator)
 
     def _estimate_and_keep_start(self, estimator: BatchFunction, batch: TensorDictBase) -> TensorDictBase:
-        # a copy, because collectors fill the same buffers again; without the values that the actor wrote, because an
-        # estimator wants them in both halves of a batch or in none
+        # a copy, because collectors reuse their buffers; without the values that the actor wrote, because an estimator needs
+        # them in both halves of a batch or in none
         with set_recurrent_mode(True):
             return self.keep_start(estimator(batch.copy().exclude("state_value")))
 
     def keep_start(self, batch: TensorDictBase) -> TensorDictBase:
-        """A batch [..., T] with one memory for each row, the one before its first step, instead of two for each step.
+        """A batch [..., T] with one memory per row, the one before its first step, instead of two per step.
 
-        That is all that a loss needs; whoever needs values of the "next" half has to get them before, see `postproc`. A
-        tensordict has no place for what belongs to a whole row, so the bytes of the memory are laid along the time axis:
-        "memory_at_start" [..., T, 1 + bytes], uint8, the leading one set at the first step. Rows can be taken out of such a
-        batch, but not cut; `forward` raises ValueError on rows that were.
+        A loss needs no more; values of the "next" half must be computed before, see `postproc`. A tensordict cannot hold one
+        value for a whole row, so the bytes of the memory are stored along the time axis: "memory_at_start"
+        [..., T, 1 + bytes], uint8, with a leading 1 at the first step. Rows of such a batch can be selected, but not cut;
+        `forward` raises ValueError for cut rows.
         """
         *rows, T = batch.shape
         start = _numbered(batch["_memory"][..., 0].detach())
@@ -144,8 +138,8 @@ class TorchRLPolicy(TensorDictModuleBase):
         read[:, 0] = True
         if not bool(read[:, 1:].any()):
             return self._unroll(given)
-        # A memory that is read in the middle of a row begins a row of its own; the ends of the short ones are filled with
-        # steps that come after, which changes nothing before them.
+        # A row is split where a memory is read in its middle. Short parts are padded with the steps that follow them, which
+        # changes nothing before them.
         begin = read.flatten().nonzero().squeeze(1)
         piece = read.flatten().cumsum(0) - 1
         place = torch.arange(B * T, device=begin.device) - begin[piece]
@@ -157,7 +151,7 @@ class TorchRLPolicy(TensorDictModuleBase):
         """given: [B, T]; memory is read at the first step only"""
         first, previous = ~given["has_memory"].squeeze(-1), given["previous_action"]
         state = PolicyState(self._first_memory(given), previous[:, 0])
-        # the last action has no influence but on the state after it, which nobody asks for
+        # the last action influences only the state after it, which is not used
         action = torch.cat([previous[:, 1:], previous[:, -1:]], dim=1)
         parameters, value, _ = self.policy.unroll(observation_of(given), action, state, first)
         return TensorDict(self._written(parameters, value), given.shape)
@@ -177,7 +171,7 @@ class TorchRLPolicy(TensorDictModuleBase):
         return self.policy.backbone.initial_state(len(given))
 
     def _unpacked(self, laid: torch.Tensor) -> list[torch.Tensor]:
-        """What `keep_start` laid along the time axis: laid [B, T, 1 + bytes]."""
+        """The memory that `keep_start` stored along the time axis: laid [B, T, 1 + bytes]."""
         like = _tensors(self._example())
         sizes = [x[0].numel() * x.element_size() for x in like]
         flat = laid[..., 1:].flatten(1)
@@ -185,7 +179,7 @@ class TorchRLPolicy(TensorDictModuleBase):
             raise ValueError("rows of a batch from keep_start were cut or joined along time; take whole rows")
         tensors = [x.new_empty(len(flat), *x.shape[1:]) for x in like]
         for x, part in zip(tensors, flat[:, : sum(sizes)].split(sizes, dim=1), strict=True):
-            _bytes(x, 1).copy_(part)  # not a view of the part, whose bytes need not lie where a number may begin
+            _bytes(x, 1).copy_(part)  # a copy, because the bytes of the part may not be aligned
         return tensors
 
     def _memory_of(self, tensors: Iterable[torch.Tensor]) -> Any:
@@ -211,13 +205,13 @@ def _named(head: CategoricalHead | GaussianHead, parameters: torch.Tensor) -> di
         loc, log_scale = (x.reshape(*leading, *head.shape) for x in parameters.chunk(2, dim=-1))
         return {"loc": loc, "scale": log_scale.exp()}
     most = max(head.sizes)
-    # components with fewer choices than others are filled up with impossible ones
+    # components with fewer choices than others are padded with choices of probability 0
     parts = [functional.pad(x, (0, most - x.shape[-1]), value=-torch.inf) for x in parameters.split(head.sizes, dim=-1)]
     return {"logits": torch.stack(parts, dim=-2).reshape(*leading, *head.shape, most)}
 
 
 def _distribution(axes: int, **parameters: torch.Tensor) -> distributions.Distribution:
-    """The distribution of actions with so many axes."""
+    """The distribution of actions with this number of axes."""
     each = (
         distributions.Categorical(logits=parameters["logits"])
         if "logits" in parameters
@@ -235,5 +229,5 @@ def _numbered(memory: TensorDictBase) -> list[torch.Tensor]:
 
 
 def _bytes(x: torch.Tensor, axes: int) -> torch.Tensor:
-    """A contiguous tensor as uint8, with all but its first axes made one; shares its storage."""
+    """A contiguous tensor as uint8, with all but its first axes flattened to one; shares its storage."""
     return x.unsqueeze(-1).flatten(axes).view(torch.uint8)

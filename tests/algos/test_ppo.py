@@ -12,7 +12,8 @@ from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, schedule
 from rmt_rl.common import rng
 from rmt_rl.common.state import map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
 ROWS = 8
@@ -34,38 +35,34 @@ every_env = pytest.mark.parametrize("env_name", ENVS)
 
 
 class Spy(ActorCritic):
-    """Notes what the learner unrolls."""
+    """Records what the learner unrolls."""
 
-    def unroll(self, obs, action, state, first_BT):
+    def unroll_with_losses(self, obs, action, state, first_BT):
         self.__dict__.setdefault("seen", []).append((obs, action, state, first_BT))
-        return super().unroll(obs, action, state, first_BT)
+        return super().unroll_with_losses(obs, action, state, first_BT)
 
 
 def make_policy(env, env_config, policy_config, seed=0, cls=ActorCritic):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = cls(policy_spec(env, env_config, policy_config))
+        policy = cls(make_spec(env, env_config, policy_config))
         for parameter in policy.parameters():  # heads start so small that a wrong memory would hardly show
             parameter.data += 0.2 * torch.randn_like(parameter)
     return policy
 
 
 def start(policy_name="rmt", env_name="mixed lengths", options=OPTIONS, seed=0, cls=ActorCritic, warm_up=(3,)):
-    """A learner before its first update and a collector in the middle of its rows' lives."""
+    """A learner before its first update, and a collector in the middle of its episodes."""
     env = make_from_config(ENVS[env_name], ROWS)
     policy = make_policy(env, ENVS[env_name], POLICIES[policy_name], seed, cls)
     collector = Collector(env, policy, seed, torch.Generator().manual_seed(seed))
     for steps in warm_up:
         collector.collect(steps)
-    return PPO(policy, options), collector
+    return PPO(policy, options, seed), collector
 
 
 def changed(**options):
     return dataclasses.replace(OPTIONS, **options)
-
-
-def update(ppo, rollout, progress=0.0, seed=0):
-    return ppo.update(rollout, progress, torch.Generator().manual_seed(seed))
 
 
 def weights(policy):
@@ -88,15 +85,15 @@ def worst_log_ratio(policy, rollout):
 @every_policy
 @every_env
 @pytest.mark.parametrize("warm_up, steps", [((), 7), ((3,), 7), ((7, 7), 13), ((1, 2, 5), 1)])
-def test_before_the_first_update_the_learner_computes_the_policy_that_acted(policy_name, env_name, warm_up, steps):
+def test_before_the_first_update_the_learner_computes_the_same_policy_as_acting(policy_name, env_name, warm_up, steps):
     ppo, collector = start(policy_name, env_name, warm_up=warm_up)
     rollout, _ = collector.collect(steps)
     assert worst_log_ratio(ppo.policy, rollout) <= RATIO_TOLERANCE
-    update(ppo, rollout)
+    ppo.update(rollout, 0.0)
 
 
-def test_the_cases_above_hold_what_they_should():
-    """Rows at many phases, episodes that begin inside a rollout, truncated episodes: else the claim is empty."""
+def test_the_cases_above_include_many_phases_and_truncated_episodes():
+    """Rows at many phases, episodes that begin inside a rollout, truncated episodes: otherwise the claim is empty."""
     _, collector = start("rmt", "mixed lengths", warm_up=(7, 7))
     assert len(set((collector.state.memory.age % 8).tolist())) >= 3
     assert bool(collector.collect(13)[0].first[:, 1:].any())
@@ -127,32 +124,32 @@ def poison(rollout):
 
 
 @pytest.mark.parametrize("fault", [corrupt_log_prob, shift_first, swap_states, shift_actions, poison])
-def test_a_mismatch_between_acting_and_learning_stops_before_any_weight_moves(fault):
+def test_a_mismatch_between_acting_and_learning_raises_before_any_weight_changes(fault):
     ppo, collector = start(warm_up=(7, 3))
     rollout, _ = collector.collect(7)
     before = weights(ppo.policy)
     with pytest.raises(RuntimeError, match=r"log-probabilities of `unroll` differ from those of `step`"):
-        update(ppo, fault(rollout))
+        ppo.update(fault(rollout), 0.0)
     assert same(weights(ppo.policy), before)
     assert not ppo.optimizer.state
     assert ppo.updates == 0
 
 
-def test_after_a_refused_rollout_a_good_one_is_still_checked_and_learned_from():
+def test_after_a_rejected_rollout_the_next_one_is_still_checked_and_learned_from():
     ppo, collector = start()
     rollout, _ = collector.collect(7)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="before the first update"):
-            update(ppo, corrupt_log_prob(rollout))
-    update(ppo, rollout)
+            ppo.update(corrupt_log_prob(rollout), 0.0)
+    ppo.update(rollout, 0.0)
     assert ppo.updates == 1
 
 
-def test_the_ratio_may_leave_one_once_weights_have_moved():
+def test_the_ratio_is_not_checked_after_the_first_update():
     ppo, collector = start(options=changed(learning_rate=1e-2))
     rollout, _ = collector.collect(7)
-    assert update(ppo, rollout)["approx_kl"] > 1e-5
-    update(ppo, corrupt_log_prob(collector.collect(7)[0]))
+    assert ppo.update(rollout, 0.0)["approx_kl"] > 1e-5
+    ppo.update(corrupt_log_prob(collector.collect(7)[0]), 0.0)
 
 
 @every_policy
@@ -161,7 +158,7 @@ def test_without_a_step_size_the_ratio_stays_one_through_all_epochs(policy_name,
     ppo, collector = start(policy_name, env_name, changed(epochs=4, minibatches=4, schedule="linear"))
     rollout, _ = collector.collect(11)
     before = weights(ppo.policy)
-    measured = update(ppo, rollout, progress=1.0)
+    measured = ppo.update(rollout, progress=1.0)
     assert measured["learning_rate"] == 0
     assert abs(measured["approx_kl"]) < 1e-8
     assert measured["clip_fraction"] == 0
@@ -173,7 +170,7 @@ def test_without_a_step_size_the_ratio_stays_one_through_all_epochs(policy_name,
 
 
 def numbered(rollout):
-    """The rollout with each row's number in all that the learner sees of it."""
+    """The rollout with each row's number in every tensor that the learner reads."""
     number = torch.arange(ROWS)
     state = map_state(lambda x: x.clone(), rollout.state)
     state.memory.memory[:] = number[:, None, None]
@@ -187,7 +184,7 @@ def numbered(rollout):
 def test_minibatches_split_rows_and_never_time():
     ppo, collector = start(options=changed(epochs=3, minibatches=4), cls=Spy)
     ppo.updates = 1  # made-up rows would not pass the ratio check
-    update(ppo, numbered(collector.collect(7)[0]))
+    ppo.update(numbered(collector.collect(7)[0]), 0.0)
     seen = ppo.policy.seen
     assert len(seen) == 3 * 4
     for obs, action, state, first in seen:
@@ -202,50 +199,50 @@ def test_minibatches_split_rows_and_never_time():
         assert sorted(rows) == list(range(ROWS)), "every row exactly once in each epoch"
 
 
-def test_every_row_is_judged_by_its_own_advantage_and_target(monkeypatch):
-    """Every step ends an episode that is worth the row's number, and nothing was expected."""
-    judged = {}
+def test_every_row_is_used_with_its_own_advantage_and_target(monkeypatch):
+    """Every step ends an episode with the row's number as its return, and all predicted values are zero."""
+    received = {}
     for name in ("clipped_surrogate", "value_loss"):
         original = getattr(ppo_module, name)
 
-        def note(x, y, *rest, name=name, original=original):
-            judged.setdefault(name, []).append(y)
+        def recorded(x, y, *rest, name=name, original=original):
+            received.setdefault(name, []).append(y)
             return original(x, y, *rest)
 
-        monkeypatch.setattr(ppo_module, name, note)
+        monkeypatch.setattr(ppo_module, name, recorded)
     ppo, collector = start(options=changed(normalize_advantage=False), cls=Spy)
     ppo.updates = 1  # made-up rows would not pass the ratio check
     rollout = numbered(collector.collect(7)[0])
     worth, nothing = rollout.log_prob, torch.zeros_like(rollout.value)
     always = torch.ones_like(rollout.terminated)
-    update(ppo, dataclasses.replace(rollout, reward=worth, value=nothing, terminated=always))
+    ppo.update(dataclasses.replace(rollout, reward=worth, value=nothing, terminated=always), 0.0)
     for k, (obs, *_) in enumerate(ppo.policy.seen):
-        assert torch.equal(judged["clipped_surrogate"][k], obs[..., 0])
-        assert torch.equal(judged["value_loss"][k], obs[..., 0])
+        assert torch.equal(received["clipped_surrogate"][k], obs[..., 0])
+        assert torch.equal(received["value_loss"][k], obs[..., 0])
 
 
 def test_epochs_shuffle_the_rows_anew():
     ppo, collector = start(options=changed(epochs=2, minibatches=1), cls=Spy)
-    update(ppo, collector.collect(7)[0])
+    ppo.update(collector.collect(7)[0], 0.0)
     _, first_epoch, second_epoch = (seen[0] for seen in ppo.policy.seen)
     assert not torch.equal(first_epoch, second_epoch)
 
 
-def test_advantages_are_standardised_over_the_minibatch_and_only_if_asked_for(monkeypatch):
+def test_advantages_are_standardised_over_the_minibatch_only_with_the_option(monkeypatch):
     seen = []
 
-    def note(log_ratio, advantage, clip):
+    def recorded(log_ratio, advantage, clip):
         seen.append(advantage)
         return original(log_ratio, advantage, clip)
 
     original = ppo_module.clipped_surrogate
-    monkeypatch.setattr(ppo_module, "clipped_surrogate", note)
-    for asked in (True, False):
+    monkeypatch.setattr(ppo_module, "clipped_surrogate", recorded)
+    for enabled in (True, False):
         seen.clear()
-        ppo, collector = start(options=changed(normalize_advantage=asked))
-        update(ppo, collector.collect(7)[0])
+        ppo, collector = start(options=changed(normalize_advantage=enabled))
+        ppo.update(collector.collect(7)[0], 0.0)
         assert len(seen) == 4
-        assert all((abs(float(x.std()) - 1) < 1e-4 and abs(float(x.mean())) < 1e-5) == asked for x in seen)
+        assert all((abs(float(x.std()) - 1) < 1e-4 and abs(float(x.mean())) < 1e-5) == enabled for x in seen)
 
 
 # ------------------------------------------------------------------------------------------------------ reproducible
@@ -253,8 +250,8 @@ def test_advantages_are_standardised_over_the_minibatch_and_only_if_asked_for(mo
 
 def learn(seed, policy_name="rmt"):
     ppo, collector = start(policy_name, seed=seed)
-    for number in range(2):
-        update(ppo, collector.collect(7)[0], seed=100 * seed + number)
+    for _ in range(2):
+        ppo.update(collector.collect(7)[0], 0.0)
     return weights(ppo.policy)
 
 
@@ -269,16 +266,17 @@ def test_an_update_draws_from_its_own_generator_only():
     ppo, collector = start()
     rollout, _ = collector.collect(7)
     before = torch.get_rng_state()
-    update(ppo, rollout)
+    ppo.update(rollout, 0.0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_rollout_is_only_read():
+def test_an_update_does_not_change_the_rollout():
     ppo, collector = start()
     rollout, _ = collector.collect(7)
-    fields = {f.name: getattr(rollout, f.name).clone() for f in dataclasses.fields(rollout) if f.name != "state"}
+    names = {f.name for f in dataclasses.fields(rollout)} - {"state", "nonfinite"}
+    fields = {name: getattr(rollout, name).clone() for name in names}
     cache = rollout.state.memory.cache.clone()
-    update(ppo, rollout)
+    ppo.update(rollout, 0.0)
     assert all(torch.equal(getattr(rollout, name), value) for name, value in fields.items())
     assert torch.equal(rollout.state.memory.cache, cache)
 
@@ -290,7 +288,7 @@ def test_the_stored_state_carries_no_gradient():
         assert not any(x.requires_grad for x in (state.action, state.memory.memory, state.memory.cache))
 
 
-# ----------------------------------------------------------------------------------------------------- what it reports
+# ---------------------------------------------------------------------------------------------- options and metrics
 
 
 @pytest.mark.parametrize(
@@ -309,8 +307,8 @@ def test_schedules_by_hand(kind, expected):
 def test_the_step_size_is_the_scheduled_one(rate, kind, progress, used):
     ppo, collector = start(options=changed(epochs=1, minibatches=1, learning_rate=rate, schedule=kind))
     before = weights(ppo.policy)
-    assert update(ppo, collector.collect(7)[0], progress)["learning_rate"] == pytest.approx(used)
-    # Adam's first step has the length of the step size in every weight that has much gradient
+    assert ppo.update(collector.collect(7)[0], progress)["learning_rate"] == pytest.approx(used)
+    # Adam's first step is about as long as the step size in every weight with a large gradient
     moved = max(float((a - b).abs().max()) for a, b in zip(weights(ppo.policy), before, strict=True))
     assert moved == pytest.approx(used, rel=0.02)
 
@@ -319,10 +317,10 @@ def after_an_update(measure, progress=0.0, **options):
     """`measure` of one rollout's metrics, in the last of some updates on it."""
     ppo, collector = start("lstm", options=changed(schedule="linear", minibatches=1, **options))
     rollout, _ = collector.collect(7)
-    return [update(ppo, rollout, progress)[measure] for _ in range(5)][-1]
+    return [ppo.update(rollout, progress)[measure] for _ in range(5)][-1]
 
 
-def test_the_entropy_bonus_keeps_the_policy_undecided_and_fades_with_the_schedule():
+def test_the_entropy_bonus_raises_the_entropy_and_follows_the_schedule():
     much, little = (after_an_update("entropy", entropy_coef=bonus) for bonus in (1.0, 0.0))
     assert much > little + 0.01
     # the bonus at half of the step size and half of its own size, with everything else equal
@@ -330,12 +328,12 @@ def test_the_entropy_bonus_keeps_the_policy_undecided_and_fades_with_the_schedul
     assert faded == pytest.approx(after_an_update("entropy", 0.0, entropy_coef=0.5, learning_rate=1e-3))
 
 
-def test_the_penalty_keeps_the_policy_near_the_one_that_acted():
+def test_the_kl_penalty_keeps_the_policy_near_the_one_that_acted():
     free, held = (after_an_update("approx_kl", kl_coef=weight, learning_rate=1e-2) for weight in (0.0, 30.0))
     assert held < 0.5 * free
 
 
-def test_the_value_loss_falls_if_it_has_weight():
+def test_the_value_loss_decreases_if_it_has_weight():
     without, learned = (after_an_update("value_loss", value_coef=weight, learning_rate=1e-2) for weight in (0.0, 1.0))
     assert learned < 0.7 * without
 
@@ -345,7 +343,7 @@ def test_normalized_rewards_make_the_same_updates_in_any_unit():
         ppo, collector = start(options=changed(normalize_reward=True))
         for _ in range(2):
             rollout, _ = collector.collect(7)
-            update(ppo, dataclasses.replace(rollout, reward=unit * rollout.reward))
+            ppo.update(dataclasses.replace(rollout, reward=unit * rollout.reward), 0.0)
         return list(ppo.policy.parameters())
 
     assert all(map(torch.equal, weights(1.0), weights(2.0**10)))
@@ -354,7 +352,7 @@ def test_normalized_rewards_make_the_same_updates_in_any_unit():
 def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_share():
     ppo, collector = start()
     rollout, _ = collector.collect(7)
-    measured = update(ppo, rollout)
+    measured = ppo.update(rollout, 0.0)
     assert all(isinstance(value, float) and value == value for value in measured.values())
     advantage = ppo_module.gae(
         *(rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated),
@@ -364,18 +362,17 @@ def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_
     assert measured["explained_variance"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_no_step_is_longer_than_the_gradient_is_allowed_to_be(monkeypatch):
-    """max_grad_norm reaches the optimizer: what it sees has at most that norm."""
+def test_the_optimizer_sees_gradients_of_at_most_max_grad_norm(monkeypatch):
     norms = []
     ppo, collector = start(options=changed(max_grad_norm=0.01))
     step = ppo.optimizer.step
 
-    def note():
+    def recorded():
         norms.append(float(torch.cat([p.grad.flatten() for p in ppo.policy.parameters()]).norm()))
         return step()
 
-    monkeypatch.setattr(ppo.optimizer, "step", note)
-    measured = update(ppo, collector.collect(7)[0])
+    monkeypatch.setattr(ppo.optimizer, "step", recorded)
+    measured = ppo.update(collector.collect(7)[0], 0.0)
     assert measured["gradient_norm"] > 0.01
     assert max(norms) <= 0.01 * 1.001
 
@@ -416,19 +413,19 @@ def test_no_gradient_crosses_the_beginning_of_an_episode():
 
 
 @every_policy
-def test_an_update_moves_every_weight_that_can_matter(policy_name):
-    """A parameter that never gets gradient is a connection that was forgotten."""
+def test_an_update_changes_every_weight(policy_name):
+    """A parameter without gradient is a missing connection."""
     ppo, collector = start(policy_name, warm_up=())
     rollout, _ = collector.collect(13)
     before = dict(zip([name for name, _ in ppo.policy.named_parameters()], weights(ppo.policy), strict=True))
     for _ in range(2):
-        update(ppo, rollout)
+        ppo.update(rollout, 0.0)
     still = [name for name, value in ppo.policy.named_parameters() if torch.equal(value, before[name])]
     assert still == []
 
 
-def test_one_update_raises_the_probability_of_what_went_well():
-    """`right` is rewarded by hand, and becomes likelier."""
+def test_one_update_raises_the_probability_of_a_rewarded_action():
+    """Action 0 is rewarded by hand and becomes more likely."""
     ppo, collector = start("lstm", options=changed(gamma=0.01, entropy_coef=0.0, value_coef=0.0, learning_rate=3e-3))
     rollout, _ = collector.collect(7)
     rollout = dataclasses.replace(rollout, reward=(rollout.action == 0).float(), value=torch.zeros_like(rollout.value))
@@ -439,16 +436,16 @@ def test_one_update_raises_the_probability_of_what_went_well():
         return float(nn.functional.softmax(logits, dim=-1)[..., 0].mean())
 
     before = probability()
-    update(ppo, rollout)
+    ppo.update(rollout, 0.0)
     assert probability() > before + 0.01
 
 
-def test_dropout_trains_and_is_off_in_the_check_of_the_ratio():
-    """Acting never drops; the check compares with acting, so it must not drop either, and learning must."""
+def test_dropout_is_on_in_learning_and_off_in_the_check_of_the_ratio():
+    """Acting uses no dropout; the check compares with acting, so it must not use it either, and learning must."""
     env, policy_config = make_from_config(config.TMazeConfig(), 8), config.RMTConfig(width=16, dropout=0.3)
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(env, config.TMazeConfig(), policy_config))
+    policy = ActorCritic(make_spec(env, config.TMazeConfig(), policy_config))
     ppo = PPO(policy, config.PPOConfig(num_envs=8, rollout=16))
     rollout, _ = Collector(env, policy, 0, rng.generator(0, "act")).collect(16)
-    ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))
+    ppo.update(rollout, 0.0)
     assert policy.training

@@ -1,4 +1,4 @@
-"""RATE: what it learns from, what reaches the memory, and that acting is what was learned."""
+"""RATE: its loss, the gradient of the memory, and equality of acting and learning."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from rmt_rl import config
-from rmt_rl.algos.data import load
-from rmt_rl.algos.rate import RATE
+from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common import rng
 from rmt_rl.common.state import map_obs
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.dataset import Dataset
 
 TASK = config.TMazeRATEConfig(length=20, min_length=9)
@@ -22,23 +22,29 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load(config.TrainConfig(env=TASK, algo=config.RATEConfig()))
+    return RATELearner.load_data(config.make_config(env=TASK, algo="rate"))
 
 
-def make(data: Dataset, policy: config.PolicyConfig | None = None, **options) -> RATE:
+def make(data: Dataset, policy: config.PolicyConfig | None = None, **options) -> RATELearner:
+    """A learner on the data, before its first update."""
     algo = config.RATEConfig(**{"batch": 8} | options)
     policy = policy or config.RMTConfig(width=16, layers=2, segment=SEGMENT, memory_tokens=3)
-    returns = data.returns(algo, begun=False, saved=None)
+    returns = data.returns(algo, trained=False, saved=None)
     env = make_from_config(TASK, 1, returns=returns)
     torch.manual_seed(0)
-    network = ActorCritic(policy_spec(env, TASK, policy, returns=returns))
-    return RATE(network, algo, data, 0, CPU)
+    network = ActorCritic(make_spec(env, TASK, policy, returns=returns))
+    return RATELearner(config.make_config(env=TASK, algo=algo, policy=policy), env, network, data)
+
+
+def learn(rate: RATELearner) -> dict:
+    """The row of one update at the beginning of the run."""
+    return rate.update(rate.collect(0.0), 0.0)
 
 
 def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:
     rate, episodes = make(data), torch.tensor([3, 0, 7])
     batch = data.batch(episodes, None, True, CPU)
-    losses, right, _ = rate._losses(batch.obs, batch.action, rate.policy.initial_state(1), batch.first)
+    losses, right, _, _ = rate._losses(batch.obs, batch.action, rate.policy.initial_state(1), batch.first)
     alone = []
     for episode in episodes:
         one = data.batch(episode[None], None, True, CPU)
@@ -50,9 +56,9 @@ def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:
 
 @pytest.mark.parametrize("update", ["replace", "gate", "mrv"])
 def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -> None:
-    """The released code cuts memory between segments, so that its retention valve never gets one."""
+    """In the released code the gradient stops between segments, so its retention valve never gets one."""
     rate = make(data, config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update=update))
-    rate.learn(0.0)
+    learn(rate)
     names = ("write_position", "read_position", "initial_memory", "update.")
     found = {n: p.grad for n, p in rate.policy.backbone.named_parameters() if n.startswith(names)}
     assert len(found) >= 3 + (update != "replace")
@@ -60,21 +66,21 @@ def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -
         assert gradient is not None and float(gradient.abs().max()) > 0, name
 
 
-def test_detached_memory_is_read_but_never_trained_to_be_written(data) -> None:
+def test_with_detached_memory_reading_is_trained_and_writing_is_not(data) -> None:
     policy = config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update="mrv")
     rate = make(data, policy, detach_memory=True)
     before = {name: p.detach().clone() for name, p in rate.policy.backbone.named_parameters()}
     for _ in range(3):
-        rate.learn(0.0)
+        learn(rate)
     after = dict(rate.policy.backbone.named_parameters())
     for name in ("write_position", "update.query.weight", "update.output.weight"):
         assert torch.equal(before[name], after[name]), name
     assert not torch.equal(before["read_position"], after["read_position"])
 
 
-def test_detached_or_not_the_loss_is_the_same_number(data) -> None:
-    """With a learning rate of next to nothing, a step for each segment changes nothing, and the cut only the gradient."""
-    rows = [make(data, detach_memory=detach, learning_rate=1e-12).learn(0.0)[1] for detach in (False, True)]
+def test_detached_memory_gives_the_same_loss(data) -> None:
+    """At a tiny learning rate one step per segment changes no weight, and the cut changes only the gradient."""
+    rows = [learn(make(data, detach_memory=detach, learning_rate=1e-12)) for detach in (False, True)]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
     assert rows[0]["accuracy"] == pytest.approx(rows[1]["accuracy"])
 
@@ -88,7 +94,7 @@ def test_detached_or_not_the_loss_is_the_same_number(data) -> None:
 def test_acting_step_by_step_gives_the_logits_of_learning(data, policy) -> None:
     rate = make(data, policy)
     rate.policy.eval()
-    returns = data.returns(rate.options, begun=False, saved=None)
+    returns = data.returns(rate.options, trained=False, saved=None)
     rows = 6
     env = make_from_config(TASK, rows, returns=returns)
     oracle = make_from_config(TASK, rows)
@@ -108,18 +114,18 @@ def test_acting_step_by_step_gives_the_logits_of_learning(data, policy) -> None:
         oracle.step(action)
         first = terminated | truncated
     together = map_obs(lambda *x: torch.stack(x, 1), *seen)
-    taught, _, _ = rate.policy.unroll(
+    learned, _, _ = rate.policy.unroll(
         together, torch.stack(actions, 1), rate.policy.initial_state(rows), torch.stack(firsts, 1)
     )
-    assert float((taught - torch.stack(logits, 1)).abs().max()) < 2e-5
+    assert float((learned - torch.stack(logits, 1)).abs().max()) < 2e-5
     assert together["return_to_go"][torch.stack(firsts, 1)].unique().tolist() == [1.0]
 
 
-def test_the_return_to_go_of_a_recorded_episode_is_what_its_player_is_shown(data) -> None:
-    """An agent that is asked for the return that the data has sees at every step what the learner saw."""
+def test_acting_with_the_return_of_the_data_shows_the_observations_of_the_recorded_episode(data) -> None:
+    """Acting conditioned on the return of the data gives at every step the observation that learning used."""
     rate = make(data)
     batch = data.batch(torch.tensor([0]), None, True, CPU)
-    env = make_from_config(TASK, 1, returns=data.returns(rate.options, begun=False, saved=None))
+    env = make_from_config(TASK, 1, returns=data.returns(rate.options, trained=False, saved=None))
     obs, _ = env.reset(seed=rng.seed(0, "record"))
     for t in range(batch.first.shape[1]):
         for key, value in obs.items():
@@ -127,7 +133,7 @@ def test_the_return_to_go_of_a_recorded_episode_is_what_its_player_is_shown(data
         obs, *_ = env.step(batch.action[0, t : t + 1])
 
 
-def test_batches_are_cut_at_segments_as_asked(data) -> None:
+def test_batches_are_cut_at_segments_according_to_the_options(data) -> None:
     episodes, longest = torch.arange(len(data)), int(data.length.max())
     assert make(data)._limit(episodes, 0.0) is None
     assert make(data, length=6)._limit(episodes, 0.0) == 6
@@ -138,19 +144,19 @@ def test_batches_are_cut_at_segments_as_asked(data) -> None:
     assert drawn == {4, 8, 12, 16, 20, longest}
 
 
-def test_the_weights_that_do_best_on_what_is_held_out_are_kept(data) -> None:
+def test_the_weights_with_the_lowest_validation_loss_are_selected(data) -> None:
     rate = make(data, validation=0.2)
-    assert len(rate.held_out) == 0.2 * len(data) and not set(rate.held_out.tolist()) & set(rate.learned.tolist())
-    rate.learn(0.0)
+    assert len(rate.held_out) == 0.2 * len(data) and not set(rate.held_out.tolist()) & set(rate.training.tolist())
+    learn(rate)
     best = {name: value.clone() for name, value in rate.best.items()}
     loss = rate.best_loss
     rate.policy.head.linear.bias.data[2] += 50.0  # training goes wrong
-    told = rate.finish()
-    assert told["validation_loss_kept"] == loss < told["validation_loss"]
+    result = rate.select_weights()
+    assert result["validation_loss_kept"] == loss < result["validation_loss"]
     assert all(torch.equal(best[name], value) for name, value in rate.policy.state_dict().items())
 
 
-def test_numbers_are_learned_by_their_squared_error() -> None:
+def test_continuous_actions_are_learned_by_their_squared_error() -> None:
     from gymnasium import spaces
 
     from rmt_rl.policies.heads import make_head
@@ -160,5 +166,5 @@ def test_numbers_are_learned_by_their_squared_error() -> None:
     assert head.imitation_loss(parameters, torch.tensor([[1.5, 1.0]])).tolist() == [(1.0 + 4.0) / 2]
 
 
-def test_something_is_always_left_to_learn_from(data) -> None:
-    assert len(make(data, validation=0.9999).learned) == 1
+def test_at_least_one_episode_is_used_for_training(data) -> None:
+    assert len(make(data, validation=0.9999).training) == 1
