@@ -1,4 +1,4 @@
-"""Batched environments on torch tensors; importing this registers ours with gymnasium and does not import torch."""
+"""Batched environments on torch tensors. Importing this registers the built-in tasks with gymnasium; it does not import torch."""
 
 from rmt_rl.envs.registry import make_env, make_from_config, register_with_gymnasium
 

@@ -1,15 +1,15 @@
-"""The environment contract: batched torch environments that are `gymnasium.vector.VectorEnv`s.
+"""The environment contract: a batch of environments on torch tensors that is a `gymnasium.vector.VectorEnv`.
 
-What every environment of this package promises, and `tests/contract/test_envs.py` checks over the registry:
+Every environment of this package satisfies these rules; `tests/contract/test_envs.py` checks them over the registry:
 
 - Observations, rewards and flags are torch tensors on one device, batch on axis 0.
-- Autoreset is SAME_STEP: the step that ends an episode returns the first observation of the next one, and the last
-  observation of the ended one stands in `info["final_obs"]`.
+- Autoreset is SAME_STEP: the step that ends an episode returns the first observation of the next one.
+  `info["final_obs"]` holds the last observation of the episode that ended.
 - Row i is seeded with `seed + i` and does not depend on the number of rows.
-- `state_dict` / `load_state_dict` continue to the same bits.
-- `floor` and `ceiling` are the best scores without memory and with perfect memory; `measure` says what is scored.
+- After `load_state_dict` an environment continues bit for bit from the saved state.
+- `floor` and `ceiling` are the best scores without memory and with perfect memory, in the unit that `measure` names.
 
-This file is not for wrapping foreign environments; that is `gym_adapter.py`.
+`gym/adapter.py` wraps environments of gymnasium.
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ class TorchVectorEnv(VectorEnv):
     `reset`, `step`, `state_dict` and `load_state_dict`.
 
     `step` returns (obs, reward [B], terminated [B], truncated [B], info) with
-        info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode goes on
-        info["_final_obs"]: [B] bool, which rows ended an episode at this step
-        info["success"]: [B] bool, ended and reached the goal; only where `measure` is "success"
-        info["episode_over"], info["episode_success"]: [B] bool, where one episode is a trial of several: those inside
-    Tensors that are handed out are never written to again.
+        info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode continues
+        info["_final_obs"]: [B] bool, the rows whose episode ended at this step
+        info["success"]: [B] bool, the episode ended and reached the goal; only where `measure` is "success"
+        info["episode_over"], info["episode_success"]: [B] bool, the same of the inner episodes, where an episode is a trial
+            of several (`MemoryScope`)
+    The environment never writes to a tensor after it has returned it.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012  gymnasium declares it so
+    metadata: dict[str, Any] = {  # noqa: RUF012  gymnasium declares it like this
         "autoreset_mode": AutoresetMode.SAME_STEP,
         "render_modes": [],
     }
 
-    #: What floor and ceiling are about: the rate of "success", or the mean "return".
+    #: The unit of floor and ceiling: the "success" rate, or the mean "return".
     measure: Literal["success", "return"] = "success"
     #: Score of the best policy without memory, or None where it is not known.
     floor: float | None = None
     #: Score of the best policy with perfect memory, or None where it is not known.
     ceiling: float | None = None
-    #: Whether the last reward tells what the observation does not: `floor` does not hold for an agent that is shown it.
-    rewards_tell: bool = False
-    #: The same of the sum of all rewards since the episode began.
-    returns_tell: bool = False
-    #: One line for people: what has to be remembered, and for how long.
+    #: Whether the previous reward can reveal hidden information. If so, `floor` does not hold for an agent that observes it.
+    reward_reveals_cue: bool = False
+    #: The same for the sum of the rewards since the start of the episode.
+    return_reveals_cue: bool = False
+    #: One line: what the agent must remember, and for how long.
     task: str = ""
-    #: The actions in words, for pictures; empty = their numbers.
+    #: Names of the actions for pictures; empty = their numbers.
     action_names: tuple[str, ...] = ()
 
     def __init__(
@@ -77,9 +78,9 @@ class TorchVectorEnv(VectorEnv):
         self.action_space = batch_space(single_action_space, num_envs)
 
     def oracle(self) -> torch.Tensor:
-        """[B] what to do now for somebody who knows what is hidden: who always does it reaches the ceiling.
+        """[B] the actions of an expert that knows the hidden state; always acting like this reaches the ceiling.
 
-        Raises ConfigError where a task has no such rule.
+        Raises ConfigError where the task has no expert.
         """
         raise ConfigError(
             f"{self.task or type(self).__name__}: has no oracle; learn from recorded episodes (data=), or record policy=random"
@@ -87,28 +88,28 @@ class TorchVectorEnv(VectorEnv):
         )
 
     def in_words(self, row: int) -> str:
-        """What a picture says of a row, the hidden things included; "" = nothing but what the agent sees."""
+        """The caption of a picture of a row, hidden state included; "" = none."""
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the future of every row: tensors, and values that JSON can hold."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its state is")
+        """Everything that determines the future of every row: tensors, and values that JSON can hold."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement state_dict")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; the number of rows must be the same."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how its state is restored")
+        """Continue exactly from a result of `state_dict`; the number of rows must be the same."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement load_state_dict")
 
     def _read_action(self, action_B: Any, num_actions: int) -> torch.Tensor:
-        """The actions as a tensor; numpy's are taken too, which is what `action_space.sample()` gives."""
+        """The actions as an int64 tensor [B]. Accepts numpy arrays too, which `action_space.sample()` returns."""
         try:
             action_B = torch.as_tensor(action_B, device=self.device)
-        except (TypeError, RuntimeError, ValueError) as error:  # what torch raises for text, None and ragged lists
+        except (TypeError, RuntimeError, ValueError) as error:  # torch raises these for text, None and ragged lists
             why = " ".join(str(error).split())
-            raise ValueError(f"action cannot be read ({why}); expected {self.num_envs} whole numbers") from error
+            raise ValueError(f"action cannot be read ({why}); expected {self.num_envs} integers") from error
         if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
-            raise ValueError(f"action has dtype {action_B.dtype}; expected whole numbers")
-        action_B = action_B.long()  # some dtypes have no minimum, and uint8 would pick rows as a mask
-        # Only on the CPU: on a GPU reading the maximum would wait for the device at every step.
+            raise ValueError(f"action has dtype {action_B.dtype}; expected integers")
+        action_B = action_B.long()  # some dtypes have no aminmax, and uint8 would index rows as a mask
+        # only on the CPU: on a GPU, reading the maximum would wait for the device at every step
         if action_B.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
         if action_B.device.type == "cpu":
@@ -119,18 +120,18 @@ class TorchVectorEnv(VectorEnv):
 
 
 def row_seeds(seed: int | list[int] | None, num_envs: int) -> list[int]:
-    """The seed of each row, by gymnasium's rule: an int means seed, seed+1, ...; None draws from the system."""
+    """The seed of each row, by gymnasium's rule: an int means seed, seed + 1, ...; None draws random seeds."""
     if seed is None:
         return torch.randint(0, 2**62, (num_envs,), generator=_system_generator()).tolist()
     if isinstance(seed, int):
         return [seed + i for i in range(num_envs)]
     if len(seed) != num_envs:
-        raise ValueError(f"{len(seed)} seeds were given for {num_envs} rows; give one int or a list of {num_envs}")
+        raise ValueError(f"seed is a list of {len(seed)} for {num_envs} rows; expected one int or a list of {num_envs}")
     return list(seed)
 
 
 def _system_generator() -> torch.Generator:
-    # A generator of its own, so that an unseeded reset does not move the caller's global torch stream.
+    # a separate generator, so that an unseeded reset does not advance torch's global one
     generator = torch.Generator()
     generator.seed()
     return generator

@@ -1,4 +1,16 @@
-"""Checks an environment: `python -m rmt_rl.envs.check <name | gymnasium id | module:Class>`."""
+"""Checks an environment: `python -m rmt_rl.envs.check <name | gymnasium id | module:Class> [option=value ...]`
+
+Every check is one claim of the contract in `rmt_rl/envs/base.py`, tested with random actions and a few hundred steps. A failed
+check prints what was found. The tests of this package run the same checks on every registered environment. A module:Class is a
+`TorchVectorEnv`, which is called with num_envs, or a `gymnasium.Env`, which runs behind the adapter of env=gym.
+
+    python -m rmt_rl.envs.check tmaze length=20
+    python -m rmt_rl.envs.check CartPole-v1
+    python -m rmt_rl.envs.check my_module:MyEnv size=7
+
+Exit status: 0, or 1 if a check failed, or 2 if nothing could be checked. The checks are not a proof: they only see what random
+actions reach, and they do not test whether a task needs memory.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +25,7 @@ import gymnasium
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import cli
 from rmt_rl.config.fields import did_you_mean
+from rmt_rl.config.files import plain_value
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS
@@ -24,23 +37,26 @@ from rmt_rl.envs.registry import make_env
 
 
 def check(make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None = None) -> Iterator[Result]:
-    """The results of all checks, one after the other. `make(num_envs)` makes the environment anew.
+    """The results of all checks, as they are made. `make(num_envs)` makes a new environment.
 
-    raw: makes the single environment that `make` has rows of, where there is one. The first thing that is wrong with it is told
-        alone, because every other check would stumble over it.
+    raw: makes the gymnasium.Env that `make` has rows of, if there is one. If one of its own checks fails, the other checks are
+    skipped, because most of them would fail for the same reason.
     """
     for claim, run in RAW_CHECKS if raw is not None else ():
         result = run_check(claim, lambda run=run: run(raw()))  # type: ignore[misc]
         yield result
         if result.verdict == "wrong":
-            yield Result("the other claims", "not checked", "mend this first")
+            yield Result("the other checks", "not checked", "fix this first")
             return
     for each in CHECKS:
         yield run_check(each.claim, lambda each=each: each.run(make))  # type: ignore[misc]
 
 
 def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasium.Env[Any, Any]] | None]:
-    """How to make the environment that a user names (one of ours, an id of gymnasium, or module:Class), and its raw form."""
+    """The `make` and `raw` of `check` for a registered task, an id of gymnasium, or module:Class. given: its options.
+
+    Raises ConfigError where there is no such environment.
+    """
     if name in GROUPS["env"]:
         inner = isinstance(given.get("id"), str) and name == "gym"
         raw = maker(given["id"], given.get("options") or {})[1] if inner else None
@@ -57,6 +73,7 @@ def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasiu
     if isinstance(cls, type) and issubclass(cls, gymnasium.Env):
         single: Any = cls
         id = f"rmt_rl-check/{attribute}-v0"
+        gymnasium.registry.pop(id, None)  # another class of the same name, from an earlier call
         gymnasium.register(id, entry_point=single)
         return lambda num_envs: make_env("gym", num_envs, id=id, options=given), lambda: single(**given)
     if cls is not None or (colon and attribute not in gymnasium.registry):
@@ -64,41 +81,41 @@ def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasiu
     register_package(name, name.split(":")[-1])
     if name.split(":")[-1] not in gymnasium.registry:
         hint = did_you_mean(name, [*GROUPS["env"], *gymnasium.registry])
-        raise ConfigError(f"{name}: expected one of our tasks, an id of gymnasium, or module:Class{hint}")
+        raise ConfigError(f"{name}: expected a task of rmt_rl, an id of gymnasium, or module:Class{hint}")
     raw = functools.partial(gymnasium.make, name, disable_env_checker=True, **given)
     return lambda num_envs: make_env("gym", num_envs, id=name, options=given), raw
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    """The exit status of the command."""
+    return cli.run(command, argv)
+
+
+def command(argv: list[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0 if argv else 2
-    try:
-        name, given = argv[0].removeprefix("env="), dict(_option(text) for text in argv[1:])
-        make, raw = maker(name, given)
-        _can_be_made(name, given, make, raw)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    name, given = argv[0].removeprefix("env="), dict(_option(text) for text in argv[1:])
+    make, raw = maker(name, given)
+    _require_constructible(name, given, make, raw)
     count = {"ok": 0, "not checked": 0, "wrong": 0}
     for result in check(make, raw):
         count[result.verdict] += 1
-        print(
-            f"{result.verdict:>11}  {result.claim}" + (f"\n{'':13}{result.found}" if result.found else ""), flush=True
-        )
+        found = f"\n{'':13}{result.found}" if result.found else ""
+        print(f"{result.verdict:>11}  {result.claim}{found}", flush=True)
     print(f"{name}: " + ", ".join(f"{number} {verdict}" for verdict, number in count.items()))
     return 1 if count["wrong"] else 0
 
 
-def _can_be_made(
+def _require_constructible(
     name: str, given: dict[str, Any], make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None
 ) -> None:
+    """Raise ConfigError where the environment cannot be made or has unsupported spaces: then every check would fail."""
     try:
         single = make(1) if raw is None else raw()
-        # raise ConfigError, because every check would stumble over it; a space that is missing is the first check's business
-        for name, translate in (("observation_space", Translation), ("action_space", action_space)):
-            if raw is not None and isinstance(space := getattr(single, name, None), gymnasium.Space):
+        for attribute, translate in (("observation_space", Translation), ("action_space", action_space)):
+            # a missing space is reported by the first check
+            if raw is not None and isinstance(space := getattr(single, attribute, None), gymnasium.Space):
                 translate(space)
         single.close()
     except ConfigError:
@@ -110,14 +127,12 @@ def _can_be_made(
 
 
 def _option(text: str) -> tuple[str, Any]:
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: expected option=value")
     try:
-        return key.removeprefix("env."), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.removeprefix("env."), plain_value(value)
+    except ValueError:
         raise ConfigError(f"{text}: expected a plain value, such as {key}=3") from None
 
 
@@ -126,4 +141,4 @@ def _kind(found: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main())

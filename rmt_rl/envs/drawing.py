@@ -1,7 +1,7 @@
-"""A task as a drawing: what a person would want to see of row 0, the hidden things included.
+"""Draws row 0 of a task for people, with its hidden state.
 
-One function for each kind of task, chosen by the environment's class; what has no drawing of its own shows its observation in
-numbers. Not for what an agent sees: a policy gets the observation, never the picture.
+One function per kind of task, chosen by the environment's class. Tasks without one show their frame, an image in the
+observation, or the observation as numbers. Policies never see these pictures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CORRIDOR, GOAL, AGENT = "0.88", "tab:green", "tab:blue"
 
 
 def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
-    """Row 0 of `env`, which has just shown `obs`, on empty axes."""
+    """Draw row 0 of `env` on empty axes. obs: the latest observation of `env`."""
     while isinstance(env, MemoryScope | MiniGridPixels | ReturnToGo):
         if isinstance(env, MiniGridPixels):
             obs = env.symbols
@@ -59,7 +59,7 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
 
 
 def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> None:
-    from minigrid.core.grid import Grid  # the package's own tiles, so that a picture looks as people know it
+    from minigrid.core.grid import Grid  # draws the same tiles as MiniGrid's own pictures
 
     world, (x, y), direction = env.world(0)
     assert isinstance(obs, dict)
@@ -84,9 +84,9 @@ def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
 
     state = {name: int(value[0]) for name, value in env.state_dict().items()}
     end = state["length"] + isinstance(env, TMazeActive)
-    tall = max(0.5, end / 12)  # a long corridor is drawn flat, or nothing of it would be seen
+    tall = max(0.5, end / 12)  # a long corridor would be too thin to see
     axes.add_patch(Rectangle((-0.5, -tall / 2), end + 1, tall, color=CORRIDOR))
-    wide, margin = max(1, end / 25), max(1, end / 20)  # for the same reason
+    wide, margin = max(1, end / 25), max(1, end / 20)  # the same for the arms
     for arm in (1, -1):
         color = GOAL if arm == state["goal"] else CORRIDOR
         axes.add_patch(Rectangle((end + 0.5 - wide, arm * tall - tall / 2), wide, tall, color=color))
@@ -96,7 +96,7 @@ def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
-    axes.set_xlabel(f"{walk}the agent sees {_numbers(obs)}; green: the right arm")
+    axes.set_xlabel(f"{walk}the agent observes {_numbers(obs)}; green: the correct arm")
 
 
 def _dark_room(axes: Axes, env: DarkRoom) -> None:
@@ -109,7 +109,7 @@ def _dark_room(axes: Axes, env: DarkRoom) -> None:
     axes.grid(color=CORRIDOR)
     axes.plot(state["goal_x"], state["goal_y"], "s", color=GOAL, markersize=18)
     axes.plot(state["x"], state["y"], "o", color=AGENT, markersize=12)
-    axes.set_xlabel(f"{env.in_words(0)}\nthe goal, green, is hidden from the agent")
+    axes.set_xlabel(f"{env.in_words(0)}\ngreen: the goal (hidden)")
 
 
 def _bandit(axes: Axes, env: Bandit) -> None:
@@ -121,12 +121,12 @@ def _bandit(axes: Axes, env: Bandit) -> None:
         bars[pulled].set_color(GOAL if paid else "tab:red")
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
-    axes.set_xlabel(f"{env.in_words(0)}; arms, the last one pulled in green where it paid, else red")
-    axes.set_ylabel("chance to pay (hidden)")
+    axes.set_xlabel(f"{env.in_words(0)}; arm (the last one: green = paid, red = did not pay)")
+    axes.set_ylabel("payout probability (hidden)")
 
 
 def _pixels(obs: Obs) -> np.ndarray | None:
-    """A picture [H, W] or [H, W, 3] that the agent sees, the first one, or None."""
+    """The first image [H, W] or [H, W, 3] in the observation of row 0, or None."""
     for part in obs.values() if isinstance(obs, dict) else [obs]:
         if part.dtype == torch.uint8 and part.ndim == 4 and part.shape[-1] in (1, 3) and min(part.shape[1:3]) >= 16:
             return part[0].squeeze(-1).cpu().numpy()
@@ -134,11 +134,11 @@ def _pixels(obs: Obs) -> np.ndarray | None:
 
 
 def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
-    lines = f"the agent sees\n{_numbers(obs)}".splitlines()
+    lines = f"the agent observes\n{_numbers(obs)}".splitlines()
     lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
     words = textwrap.fill(env.in_words(0), 28)
     axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14)
-    # little is written large
+    # short text in a larger font
     axes.text(
         0.5, 0.5, "\n".join(lines), ha="center", va="top" if words else "center", fontsize=8 if len(lines) > 4 else 12
     )

@@ -1,7 +1,7 @@
-"""Environments in which all chance of an episode is fixed by two numbers: the row's seed and the episode's number.
+"""Base class of tasks whose random numbers are a function of the row's seed and the episode's number.
 
-A new task of this kind is three functions of a state; reset, autoreset, saving and loading are here. Not for rules in
-which an episode is truncated: everything here ends as the task says.
+A task implements three functions of a state. Reset, autoreset, saving and loading are here. Episodes are never truncated:
+a subclass only reports termination.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ State = dict[str, torch.Tensor]
 
 
 class EpisodicEnv(TorchVectorEnv):
-    """A batch of environments whose state is a dict of tensors, batch on axis 0, that are never written to.
+    """A batch of environments whose state is a dict of tensors, batch on axis 0. A step makes new tensors.
 
-    seed, episode: [B] name the episode: counter_bits(seed, episode) is its key
-    key: [B] counter_bits(key, 0), counter_bits(key, 1), ... are all the random numbers of the episode
-    t: [B] how many steps of the episode are done
-    and what `_begin` adds. A subclass implements `_begin`, `_advance` and `_observe`.
+    seed, episode: [B] identify the episode: counter_bits(seed, episode) is its key
+    key: [B] counter_bits(key, 0), counter_bits(key, 1), ... are the random numbers of the episode
+    t: [B] number of steps done in the episode
+    `_begin` adds the tensors of the task. A subclass implements `_begin`, `_advance` and `_observe`.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class EpisodicEnv(TorchVectorEnv):
         self._state: State = {}
 
     def _begin(self, key_B: torch.Tensor) -> State:
-        """What the state holds at the start of an episode beside seed, episode, key and t."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how an episode begins")
+        """The state at the start of an episode, without seed, episode, key and t."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement _begin")
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
-        """(what changes in the state beside t, reward [B] float64, terminated [B], entries for info)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what an action does")
+        """(changed entries of the state except t, reward [B] float64, terminated [B], entries of info)."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement _advance")
 
     def _answer(self, state: State) -> torch.Tensor:
-        """[B] the right action; any action where none is right."""
+        """[B] the correct action; any action where none is correct."""
         return super().oracle()
 
     def _observe(self, state: State) -> torch.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} does not say what is observed")
+        raise NotImplementedError(f"{type(self).__name__} does not implement _observe")
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
@@ -70,7 +70,7 @@ class EpisodicEnv(TorchVectorEnv):
         changes, reward, terminated, info = self._advance(self._state, action_B)
         state = self._state | changes | {"t": self._state["t"] + 1}
         final_obs = obs = self._observe(state)
-        # on a GPU asking whether a row ended would wait for the device at every step
+        # on a GPU, reading whether a row ended would wait for the device at every step
         if self.device.type != "cpu" or bool(terminated.any()):
             first = self._first(state["seed"], state["episode"] + 1)
             state = {name: where_rows(terminated, first[name], value) for name, value in state.items()}
@@ -90,7 +90,7 @@ class EpisodicEnv(TorchVectorEnv):
         return self._in_words({name: value[row : row + 1] for name, value in self._state.items()})
 
     def _in_words(self, state: State) -> str:
-        """`in_words` of a state of one row."""
+        """`in_words` for a state of one row."""
         return ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class EpisodicEnv(TorchVectorEnv):
         if found != expected:
             rows = f"{len(state['seed'])} rows" if state else "no rows"
             raise ValueError(
-                f"the state is for {rows} and holds {found}; this environment has {self.num_envs} rows of {expected}"
+                f"the state has {rows} and shapes {found}; expected {self.num_envs} rows and shapes {expected}"
             )
         self._state = {name: value.to(self.device) for name, value in state.items()}
 
@@ -115,10 +115,10 @@ class EpisodicEnv(TorchVectorEnv):
 
 
 def draws(key_B: torch.Tensor, first: int, count: int) -> torch.Tensor:
-    """counter_bits(key, first), ..., counter_bits(key, first + count - 1) of every row: int64 [B, count]."""
+    """int64 [B, count]: counter_bits(key, first), ..., counter_bits(key, first + count - 1) of every row."""
     return counter_bits(key_B[:, None], torch.arange(first, first + count, device=key_B.device))
 
 
 def at(table_BN: torch.Tensor, index_B: torch.Tensor) -> torch.Tensor:
-    """table[b, index[b]] of every row; an index beyond either end means the end."""
+    """[B] table[b, index[b]] of every row; an index beyond either end is clamped to it."""
     return table_BN.gather(1, index_B.clamp(0, table_BN.shape[1] - 1)[:, None]).squeeze(1)

@@ -34,6 +34,7 @@ def env_config_of(env: Any) -> EnvConfig:
     env: a `TorchVectorEnv`; or a class or function that makes one, called as f(num_envs, device); or a gymnasium.Env class,
     of which the adapter of env=gym runs num_envs copies. Raises ConfigError for anything else.
     """
+    cls: Any
     factory: Callable[..., TorchVectorEnv]
     if isinstance(env, TorchVectorEnv):
         cls, factory = type(env), _Instance(env)
@@ -48,10 +49,11 @@ def env_config_of(env: Any) -> EnvConfig:
         )
     cls = cls if hasattr(cls, "__qualname__") else type(cls)  # functools.partial, for instance
     name = f"{cls.__module__}:{cls.__qualname__}"
-    config = dataclasses.make_dataclass(OBJECT, [], bases=(EnvConfig,), frozen=True)
+    config: Any = dataclasses.make_dataclass(OBJECT, [], bases=(EnvConfig,), frozen=True)
     config.name = name
     GROUPS["env"][name] = Entry(config, factory)
-    return config()
+    made: EnvConfig = config()
+    return made
 
 
 def close_unless_borrowed(config: EnvConfig, env: TorchVectorEnv) -> None:

@@ -1,4 +1,4 @@
-"""Makes environments by name or from their options. Importing this does not import torch."""
+"""Makes environments by name or from their option dataclasses. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
 
     from rmt_rl.envs.base import TorchVectorEnv
 
+#: Names of the built-in environments. Only these have a text as their target; those that users register have a class.
+BUILTIN = tuple(name for name, entry in GROUPS["env"].items() if isinstance(entry.target, str))
+
 #: Ids under which the built-in tasks are registered with gymnasium.
 GYMNASIUM_IDS = {
-    f"rmt_rl/{entry.config.__name__.removesuffix('Config')}-v0": name
-    for name, entry in GROUPS["env"].items()
-    if name != "gym"
+    f"rmt_rl/{GROUPS['env'][name].config.__name__.removesuffix('Config')}-v0": name for name in BUILTIN if name != "gym"
 }
 
 
 def make_env(
     name: str, num_envs: int = 1, device: str | torch.device = "cpu", memory: MemoryConfig | None = None, **given: Any
 ) -> TorchVectorEnv:
-    """`num_envs` rows of the environment called `name`; the options are the fields of its dataclass in rmt_rl.config.
+    """`num_envs` rows of the environment `name`. given: its options, the fields of its dataclass in rmt_rl.config.
 
     make_env("tmaze", 64, length=100)
     make_env("minigrid-memory", 64, id="MiniGrid-MemoryS13Random-v0", view=7)
     make_env("gym", 16, id="CartPole-v1", options={"max_episode_steps": 200})
     make_env("tmaze", 64, memory=MemoryConfig(scope="trial", episodes=4))    # memory across episodes
 
-    Raises ConfigError where a name, an option or a value does not exist.
+    Raises ConfigError for an unknown name or option and for a value that is not allowed.
     """
-    cls = choose("env", name).config
+    cls: Any = choose("env", name).config
     known = options(cls)
     for key in given:
         if key not in known:
@@ -56,10 +57,11 @@ def make_from_config(
     evaluation: bool = False,
     returns: ReturnConditioning | None = None,
 ) -> TorchVectorEnv:
-    """`num_envs` rows of the environment that a dataclass of rmt_rl.config describes.
+    """`num_envs` rows of the environment that an option dataclass of rmt_rl.config describes.
 
-    memory: when memory is reset; None = after every episode. evaluation: cut a run that never ends into trials.
-    returns: the target return of a return-conditioned policy; None = the policy is not conditioned.
+    memory: when the policy's memory is reset; None = after every episode. evaluation: with memory.scope=run, use trials
+    of memory.episodes episodes, because a run never ends. returns: the target return of a return-conditioned policy;
+    None = the policy is not return-conditioned.
     """
     env = validate(env, "env.")
     made: TorchVectorEnv = entry_of(env).load()(num_envs, device, **env.arguments())
@@ -72,7 +74,7 @@ def wrap(
     evaluation: bool = False,
     returns: ReturnConditioning | None = None,
 ) -> TorchVectorEnv:
-    """`env` with the return to go in its observation and with episodes joined to trials; see `make_from_config`."""
+    """`env` with the return-to-go in its observation and with episodes joined to trials; see `make_from_config`."""
     if returns is not None:
         from rmt_rl.envs.wrappers.return_to_go import ReturnToGo
 
@@ -92,10 +94,10 @@ def wrap(
 
 
 def register_with_gymnasium() -> None:
-    """Make the built-in tasks known to `gymnasium.make_vec(id, num_envs, device=..., **options)`.
+    """Register the built-in tasks for `gymnasium.make_vec(id, num_envs, device=..., **options)`.
 
-    They are batched only: `gymnasium.make` raises. MiniGridMemory's option `id` cannot be given to make_vec, whose own first
-    argument has that name; give size and random.
+    They are vector environments only: `gymnasium.make` raises. make_vec does not accept MiniGridMemory's option `id`,
+    because its own first argument has that name; use size and random.
     """
     for id, name in GYMNASIUM_IDS.items():
         if id not in gymnasium.registry:

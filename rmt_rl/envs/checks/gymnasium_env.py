@@ -1,4 +1,4 @@
-"""Checks of a single gymnasium.Env."""
+"""The checks of a single gymnasium.Env, before the adapter translates it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def returns_of_reset_and_step(env: gymnasium.Env[Any, Any]) -> None:
             _expect_reset(_reset(env))
 
 
-def observations_are_what_the_space_says(env: gymnasium.Env[Any, Any]) -> None:
+def observations_match_the_space(env: gymnasium.Env[Any, Any]) -> None:
     env.action_space.seed(0)
     obs, where = _reset(env)[0], "reset"
     for t in range(200):
@@ -47,14 +47,14 @@ def observations_are_what_the_space_says(env: gymnasium.Env[Any, Any]) -> None:
             obs, where = _reset(env)[0], "reset"
 
 
-def observations_are_not_written_again(env: gymnasium.Env[Any, Any]) -> None:
+def observations_are_never_modified(env: gymnasium.Env[Any, Any]) -> None:
     env.action_space.seed(0)
     obs = _reset(env)[0]
     for t in range(20):
         kept = copy.deepcopy(obs)
         new, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if not data_equivalence(obs, kept):
-            raise Broken(f"step {t + 1} wrote into the observation that was returned before it; return a copy")
+            raise Broken(f"step {t + 1} modified the previously returned observation; return a copy")
         obs = _reset(env)[0] if terminated or truncated else new
 
 
@@ -73,29 +73,29 @@ def _expect_reset(back: Any) -> None:
 
 
 def _mismatch(space: gymnasium.Space[Any], value: Any, name: str = "an observation") -> str:
-    """What is wrong with a value of a space, or nothing."""
+    """What is wrong with a value of a space, or ""."""
     if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
         parts: dict[Any, Any] = (
             dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else dict(enumerate(space))
         )
         if not isinstance(value, dict | tuple):
-            return f"{name} that is {describe_type(value)}; the space says {space}"
+            return f"{name} that is {describe_type(value)}; the space is {space}"
         found: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
         if set(found) != set(parts):
             return f"{name} with the parts {list(found)}; the space has {list(parts)}"
         return next((text for key in parts if (text := _mismatch(parts[key], found[key], f"{key!r}"))), "")
     if isinstance(space, gymnasium.spaces.Box):
         if not isinstance(value, np.ndarray):
-            return f"{name} that is {describe_type(value)}; the space says a numpy array {space.dtype} {space.shape}"
+            return f"{name} that is {describe_type(value)}; the space has numpy arrays {space.dtype} {space.shape}"
         if value.dtype != space.dtype or value.shape != space.shape:
-            return f"{name} of {value.dtype} {value.shape}; the space says {space.dtype} {space.shape}"
+            return f"{name} of {value.dtype} {value.shape}; the space has {space.dtype} {space.shape}"
         if np.isnan(value).any():
             return f"{name} with NaN"
     return "" if space.contains(value) else f"{name} outside its space {space}: {brief(value)}"
 
 
 RAW_CHECKS = (
-    ("reset and step return what gymnasium asks for", returns_of_reset_and_step),
-    ("observations are what the observation space says", observations_are_what_the_space_says),
-    ("observations are not written again", observations_are_not_written_again),
+    ("reset and step return what gymnasium requires", returns_of_reset_and_step),
+    ("observations match the observation space", observations_match_the_space),
+    ("returned observations are never modified", observations_are_never_modified),
 )

@@ -1,4 +1,4 @@
-"""Runs the checks of an environment."""
+"""Runs checks with a deadline, and what the checks of an environment share: random actions, comparison, exceptions."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ import torch
 
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 
+#: Makes a new environment with that many rows.
 Make = Callable[[int], TorchVectorEnv]
 
-
+#: Rows and steps of most checks.
 ROWS, STEPS = 4, 60
-
-
-#: Seconds after which a check is given up.
+#: Seconds after which a check fails.
 DEADLINE = 60
-
-
-#: Random steps of a row after which the search for the end of an episode is given up.
+#: Random steps after which a check stops waiting for the end of an episode.
 PATIENCE = 2_000
 
 
 class Broken(Exception):
-    """A claim does not hold; the message says what was found."""
+    """A claim does not hold; the message is what was found."""
 
 
 class NotChecked(Exception):
-    """A claim could not be looked at; the message says why."""
+    """A claim could not be checked; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Check:
 
 
 def actions(env: TorchVectorEnv, steps: int = STEPS) -> Iterator[torch.Tensor]:
-    """Random actions; a row's do not depend on how many rows there are. Half of the time a row does what it did before."""
+    """[B, ...] random actions of every step. Those of a row do not depend on the number of rows; half of them repeat the
+    previous one, so that random walks go further."""
     space = env.single_action_space
     draws = []
     for row in range(env.num_envs):
@@ -64,7 +62,7 @@ def parts(obs: Obs) -> dict[str, torch.Tensor]:
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors in nested tuples, lists and dictionaries, in one order."""
+    """All tensors in nested tuples, lists and dictionaries, in a fixed order."""
     if isinstance(value, torch.Tensor):
         return [value]
     inside = [value[key] for key in sorted(value)] if isinstance(value, dict) else value
@@ -72,8 +70,8 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def same(a: Any, b: Any) -> bool:
+    """Whether all tensors in `a` and `b` are equal; false where there are none, so that an empty comparison cannot pass."""
     left, right = tensors(a), tensors(b)
-    # nothing is not the same as nothing: a comparison that compares no tensor may not pass
     return bool(left) and len(left) == len(right) and all(map(_equal, left, right))
 
 
@@ -84,7 +82,7 @@ def _equal(x: torch.Tensor, y: torch.Tensor) -> bool:
 
 
 def play(env: TorchVectorEnv, steps: int = STEPS, **reset: Any) -> list[Any]:
-    """All that a reset and some steps hand out."""
+    """The results of a reset and some steps."""
     return [env.reset(**reset), *(env.step(action) for action in actions(env, steps))]
 
 
@@ -110,7 +108,7 @@ def brief(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What one check found: verdict "ok", "wrong" or "not checked", and a sentence but for "ok"."""
+    """The result of one check. verdict: "ok", "wrong" or "not checked"; found: the finding or the reason, empty if "ok"."""
 
     claim: str
     verdict: str
@@ -118,6 +116,7 @@ class Result:
 
 
 def run_check(claim: str, run: Callable[[], None]) -> Result:
+    """Run one check. Any exception of the environment is a finding."""
     try:
         with _deadline():
             run()
@@ -125,20 +124,20 @@ def run_check(claim: str, run: Callable[[], None]) -> Result:
         return Result(claim, "wrong", str(error))
     except NotChecked as error:
         return Result(claim, "not checked", str(error))
-    except (Exception, SystemExit) as error:  # whatever a stranger's environment raises is a finding
+    except (Exception, SystemExit) as error:
         return Result(claim, "wrong", f"{type(error).__name__}: {brief(error)} ({_where(error)})")
     return Result(claim, "ok")
 
 
 @contextlib.contextmanager
 def _deadline() -> Iterator[None]:
-    """Raise `Broken` in what takes too long; only the main thread of a Unix program can be interrupted."""
+    """Raise `Broken` after DEADLINE seconds; without effect outside the main thread and on platforms without timers."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 
     def late(signum: int, frame: Any) -> None:
-        raise Broken(f"nothing came back within {DEADLINE} s; it was at {frame.f_code.co_filename}:{frame.f_lineno}")
+        raise Broken(f"no result within {DEADLINE} s; stopped at {frame.f_code.co_filename}:{frame.f_lineno}")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, DEADLINE)

@@ -1,16 +1,4 @@
-"""Is this environment what a trainer needs? `python -m rmt_rl.envs.check <name | gymnasium id | module:Class> [option=value …]`
-
-Every check is one claim of the contract in `base.py`, with random actions and a few hundred steps; what is wrong is said in a
-sentence. The tests of this package run the same checks over its own registry. A module:Class may be a `TorchVectorEnv`, which is
-made with `num_envs`, or a `gymnasium.Env`, which then runs behind `gym_adapter.py`, as with env=gym.
-
-    python -m rmt_rl.envs.check tmaze length=20
-    python -m rmt_rl.envs.check CartPole-v1
-    python -m rmt_rl.envs.check my_module:MyEnv size=7
-
-Exit status: 0, or 1 where something is wrong, or 2 where nothing could be checked. Not a proof: what random actions do not
-reach is not seen, and whether a task needs memory is not asked.
-"""
+"""The checks of the environment contract (`rmt_rl/envs/base.py`). Each function raises `Broken` if its claim does not hold."""
 
 from __future__ import annotations
 
@@ -43,15 +31,10 @@ from rmt_rl.envs.checks.runner import (
 )
 from rmt_rl.envs.gym.adapter import GymAdapter
 
-# ------------------------------------------------------------------------- a gymnasium.Env, before anything translates it
-
-
-# ---------------------------------------------------------------------------------------------------------- the contract
-
 
 def rows_and_dtypes(make: Make) -> None:
     env = make(ROWS)
-    expect(env.num_envs == ROWS, f"num_envs is {env.num_envs} after {ROWS} were asked for")
+    expect(env.num_envs == ROWS, f"num_envs is {env.num_envs}; expected {ROWS}")
     mode = env.metadata.get("autoreset_mode")
     expect(mode is AutoresetMode.SAME_STEP, f'metadata["autoreset_mode"] is {mode}; expected SAME_STEP')
     for name in ("observation", "action"):
@@ -68,8 +51,8 @@ def rows_and_dtypes(make: Make) -> None:
         flags = {"terminated": terminated, "truncated": truncated, 'info["_final_obs"]': info["_final_obs"]}
         if "success" in info:
             flags['info["success"]'] = info["success"]
-        elif env.measure == "success" and not isinstance(env, GymAdapter):  # which has it at ends only
-            raise Broken('info has no success, which is the measure; say it, or set measure = "return"')
+        elif env.measure == "success" and not isinstance(env, GymAdapter):  # the adapter adds it at ends only
+            raise Broken('info has no "success", which is the measure; add it, or set measure = "return"')
         for name, flag in flags.items():
             _expect_tensor(env, flag, (ROWS,), torch.bool, name)
 
@@ -89,7 +72,7 @@ def _expect_tensor(env: TorchVectorEnv, found: Any, shape: tuple[int, ...], dtyp
     expect(isinstance(found, torch.Tensor), f"{what} is a {type(found).__name__}; expected a torch tensor")
     expect(tuple(found.shape) == shape, f"{what} has shape {tuple(found.shape)}; expected {shape}")
     expect(found.dtype == dtype, f"{what} has dtype {found.dtype}; expected {dtype}")
-    expect(found.device.type == env.device.type, f"{what} lies on {found.device}; expected {env.device}")
+    expect(found.device.type == env.device.type, f"{what} is on {found.device}; expected {env.device}")
 
 
 def inside_the_space(make: Make) -> None:
@@ -98,7 +81,7 @@ def inside_the_space(make: Make) -> None:
     for obs in (first[0], *(step[0] for step in steps), *(step[4]["final_obs"] for step in steps)):
         arrays = {name: part.cpu().numpy() for name, part in parts(obs).items()}
         if not env.observation_space.contains(arrays if isinstance(obs, dict) else arrays["observation"]):
-            raise Broken(f"an observation lies outside {env.single_observation_space}: {short(obs)}")
+            raise Broken(f"an observation is outside {env.single_observation_space}: {short(obs)}")
 
 
 def numbers_are_finite(make: Make) -> None:
@@ -116,7 +99,8 @@ def same_seed_same_episodes(make: Make) -> None:
         if not same(one, other):
             raise Broken(
                 f"two environments with seed 3 and equal actions differ at step {t}: {short(one)} and {short(other)};"
-                " draw from a generator of the seed only (gymnasium: super().reset(seed=seed), then self.np_random)"
+                " draw all random numbers from a generator with the seed (gymnasium: super().reset(seed=seed), then"
+                " self.np_random)"
             )
 
 
@@ -124,22 +108,25 @@ def another_seed_other_episodes(make: Make) -> None:
     rows = _enough_rows(make)
     env = make(rows)
     if same(play(env, 300, seed=3), play(make(rows), 300, seed=300)):
-        found = "seeds 3 and 300 give the same 300 steps: the seed is not used, or there is no chance in this task"
-        # a task of gymnasium may be without chance; one of memory would then need none
+        found = "seeds 3 and 300 give the same 300 steps: the seed is not used, or the task is not random"
+        # a gymnasium task may be deterministic; a deterministic memory task would need no memory
         raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
     if same(play(env, 300), play(env, 300)):
-        found = "two resets without a seed give the same 300 steps; expected the episodes that come next"
+        found = "two resets without a seed give the same 300 steps; expected the next episodes of each row"
         raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
 
 
 def _enough_rows(make: Make) -> int:
-    """So many that one hidden bit in each cannot agree by chance; a foreign environment may be slow, and is not accused."""
+    """Enough rows that one hidden bit per row does not agree by chance. Fewer for a gymnasium environment, which may be slow
+    and whose equal episodes count as "not checked"."""
     return ROWS if isinstance(make(1), GymAdapter) else 20
 
 
-def a_seeded_reset_starts_over(make: Make) -> None:
+def a_seeded_reset_starts_from_the_beginning(make: Make) -> None:
     env = make(ROWS)
-    expect(same(play(env, seed=3), play(env, seed=3)), "a second reset(seed=3) does not give the episodes of the first")
+    expect(
+        same(play(env, seed=3), play(env, seed=3)), "a second reset(seed=3) does not repeat the episodes of the first"
+    )
 
 
 def rows_are_independent(make: Make) -> None:
@@ -148,16 +135,17 @@ def rows_are_independent(make: Make) -> None:
         if not same(tensors(one), [tensor[:2] for tensor in tensors(other)]):
             raise Broken(f"the first two rows differ at step {t} between 2 and 5 rows with seed 5")
     listed, counted = play(make(3), seed=[5, 6, 7]), play(make(3), seed=5)
-    expect(same(listed, counted), "reset(seed=5) of 3 rows is not reset(seed=[5, 6, 7])")
+    expect(same(listed, counted), "reset(seed=5) and reset(seed=[5, 6, 7]) give different episodes")
     alone = make(1)
     second = [alone.reset(seed=6), *(alone.step(action[1:]) for action in actions(make(2)))]
     for t, (one, other) in enumerate(zip(second, few, strict=True)):
         if not same(tensors(one), [tensor[1:] for tensor in tensors(other)]):
-            raise Broken(f"row 1 of seed 5 differs at step {t} from one row of seed 6 that does the same")
+            raise Broken(f"row 1 of seed 5 differs at step {t} from a single row of seed 6 with the same actions")
     rows = _enough_rows(make)
-    if not isinstance(env := make(rows), GymAdapter):  # whose rows may be without chance
+    if not isinstance(env := make(rows), GymAdapter):  # its rows may be deterministic
         other = play(env, 300, seed=[5, *range(300, 299 + rows)])
-        expect(not same(other, play(make(rows), 300, seed=5)), "reset(seed=[5, 300, ...]) is reset(seed=[5, 6, ...])")
+        found = "reset(seed=[5, 300, ...]) and reset(seed=[5, 6, ...]) give the same episodes"
+        expect(not same(other, play(make(rows), 300, seed=5)), found)
 
 
 def autoreset_in_the_same_step(make: Make) -> None:
@@ -174,15 +162,15 @@ def autoreset_in_the_same_step(make: Make) -> None:
             if not same(row_of(obs, row), row_of(firsts[ends[row]], row)):
                 if isinstance(env, GymAdapter):
                     raise NotChecked(
-                        "the next episode hangs on what was done before, as where steps draw random numbers"
+                        "the next episode depends on earlier actions, as it does if steps draw random numbers"
                     )
                 raise Broken(
-                    f"row {row} shows {short(row_of(obs, row))} after the end at step {t + 1}; its next episode begins with"
+                    f"row {row} returns {short(row_of(obs, row))} after the end at step {t + 1}; its next episode starts with"
                     f" {short(row_of(firsts[ends[row]], row))}"
                 )
         if min(ends) >= 2:
             return
-    raise NotChecked(f"no two episodes of every row ended within {PATIENCE:,} random steps")
+    raise NotChecked(f"a row had fewer than two episode ends in {PATIENCE:,} random steps")
 
 
 def flags_and_last_observations_agree(make: Make) -> None:
@@ -197,7 +185,7 @@ def flags_and_last_observations_agree(make: Make) -> None:
         for row in (~info["_final_obs"]).nonzero().flatten().tolist():
             if not same(row_of(obs, row), row_of(info["final_obs"], row)):
                 raise Broken(
-                    f'info["final_obs"] differs from the observation in row {row}, whose episode goes on (step {t + 1})'
+                    f'info["final_obs"] differs from the observation in row {row}, whose episode continues (step {t + 1})'
                 )
         for row in info["_final_obs"].nonzero().flatten().tolist():
             firsts.append(row_of(obs, row))
@@ -205,26 +193,26 @@ def flags_and_last_observations_agree(make: Make) -> None:
         if len(firsts) >= (4 * ROWS if overwritten == len(firsts) else ROWS):
             break
     if len(firsts) < ROWS:
-        raise NotChecked(f"no {ROWS} episodes ended within {PATIENCE:,} random steps")
-    # a task may end as it begins, but hardly as the next episode does where episodes begin differently
+        raise NotChecked(f"fewer than {ROWS} episodes ended in {PATIENCE:,} random steps")
+    # an episode may end with the observation that it started with, but that is not the next first one if these differ
     alike = all(same(first, firsts[0]) for first in firsts)
     if overwritten == len(firsts) and not alike and not isinstance(env, GymAdapter):
         raise Broken(
-            f'info["final_obs"] is the first observation of the next episode in all of {len(firsts)} ends; keep the last one of'
-            " the ended episode there"
+            f'info["final_obs"] is the first observation of the next episode at all {len(firsts)} ends; expected the last'
+            " observation of the episode that ended"
         )
 
 
-def success_is_an_end(make: Make) -> None:
+def success_only_at_an_end(make: Make) -> None:
     env = make(ROWS)
     for t, (_, _, _, _, info) in enumerate(play(env, 300, seed=0)[1:]):
         if "success" in info and bool((info["success"] & ~info["_final_obs"]).any()):
-            raise Broken(f"success in a row whose episode goes on (step {t + 1})")
+            raise Broken(f"success is true in a row whose episode continues (step {t + 1})")
 
 
-def a_saved_state_continues(make: Make) -> None:
+def a_restored_state_continues(make: Make) -> None:
     def go_on(env: TorchVectorEnv) -> list[Any]:
-        # many episodes, so that what is drawn ahead runs out and the random streams themselves are needed
+        # many episodes, so that random numbers drawn in advance run out and the generators are used
         return [*(env.step(action) for action in actions(env)), *(env.reset() for _ in range(40)), *play(env)]
 
     env = make(ROWS)
@@ -234,72 +222,74 @@ def a_saved_state_continues(make: Make) -> None:
     except NotImplementedError as error:
         raise NotChecked(str(error)) from None
     expected = go_on(env)
-    for other, whose in ((make(ROWS), "a fresh environment"), (env, "the same environment, later")):
+    for other, which in ((make(ROWS), "a new environment"), (env, "the same environment, later,")):
         other.load_state_dict(state)
-        expect(same(go_on(other), expected), f"{whose} does not go on to the same bits after load_state_dict")
+        expect(same(go_on(other), expected), f"{which} does not continue bit for bit after load_state_dict")
 
 
-def nothing_is_written_again(make: Make) -> None:
+def tensors_are_never_modified(make: Make) -> None:
     env = make(ROWS)
     kept, copies = [], []
     for action in (None, *actions(env), None):
         given = None if action is None else action.clone()
         kept.append(env.reset(seed=0) if action is None else env.step(action))
         if given is not None:
-            expect(same(action, given), f"step {len(kept) - 1} wrote into the action that it was given")
+            expect(same(action, given), f"step {len(kept) - 1} modified its action argument")
         copies.append([tensor.clone() for tensor in tensors(kept[-1])])
     for t, (one, before) in enumerate(zip(kept, copies, strict=True)):
-        expect(same(one, before), f"a tensor that call {t} handed out was written to later; hand out copies")
+        expect(same(one, before), f"a tensor that call {t} returned was modified later; return copies")
 
 
-def no_global_stream(make: Make) -> None:
-    def streams() -> list[Any]:
+def no_global_generator(make: Make) -> None:
+    def states() -> list[Any]:
         of_numpy = [x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()]
         return [random.getstate(), of_numpy, torch.get_rng_state().tolist()]
 
-    before = streams()
+    before = states()
     play(make(ROWS), 20)  # without a seed
     play(make(ROWS), 20, seed=0)
-    for name, one, other in zip(("random", "numpy.random", "torch"), before, streams(), strict=True):
-        expect(one == other, f"the global random stream of {name} is used; keep a generator of your own, from the seed")
+    for name, one, other in zip(("random", "numpy.random", "torch"), before, states(), strict=True):
+        expect(one == other, f"the global generator of {name} is used; use a separate generator with the seed")
 
 
-def bad_actions_are_refused(make: Make) -> None:
+def invalid_actions_raise(make: Make) -> None:
     env, twin = make(ROWS), make(ROWS)
     env.reset(seed=0)
     twin.reset(seed=0)
     good = next(actions(env))
-    bad = {"of too few rows": good[:-1], "with an axis too many": good[:, None]}
+    bad = {"with too few rows": good[:-1], "with an extra axis": good[:, None]}
     if isinstance(env.single_action_space, gymnasium.spaces.Discrete):
         bad |= {
-            "too large": torch.full_like(good, int(env.single_action_space.n)),
-            "negative": torch.full_like(good, -1),
-            "of floats": good.double() + 0.5,
+            "above the range": torch.full_like(good, int(env.single_action_space.n)),
+            "below the range": torch.full_like(good, -1),
+            "of dtype float": good.double() + 0.5,
         }
     for what, action in bad.items():
         try:
             env.step(action.clone())
         except ValueError:
             continue
-        raise Broken(f"an action {what} is taken without a ValueError")
+        raise Broken(f"an action {what} does not raise ValueError")
     later = list(actions(env, 10))
     if not same(play(make(ROWS), 10, seed=0), play(make(ROWS), 10, seed=0)):
         raise NotChecked(
-            "refused; whether that changed anything cannot be seen where equal seeds give different episodes"
+            "they raise; whether they change anything cannot be checked, because equal seeds give different episodes"
         )
-    expect(all(same(env.step(a), twin.step(a)) for a in later), "a refused action changed the environment")
+    expect(
+        all(same(env.step(a), twin.step(a)) for a in later), "an action that raised an error changed the environment"
+    )
 
 
-def step_needs_a_reset(make: Make) -> None:
+def step_before_reset_raises(make: Make) -> None:
     env = make(ROWS)
     try:
         env.step(next(actions(env)))
     except Exception as error:
-        # whatever a stranger raises refuses it; ours say what to do
+        # any error is enough for a gymnasium environment; others must name the remedy
         if isinstance(env, GymAdapter) or (isinstance(error, RuntimeError) and "reset" in str(error)):
             return
         raise
-    raise Broken("step before the first reset is taken without an error")
+    raise Broken("step before the first reset raises no error")
 
 
 def the_oracle_succeeds(make: Make) -> None:
@@ -309,53 +299,51 @@ def the_oracle_succeeds(make: Make) -> None:
     for t in range(PATIENCE):
         try:
             action = env.oracle()
-        except ConfigError:  # says that there is none
+        except ConfigError:  # there is none
             return
         space: Any = env.single_action_space
         dtype = torch.from_numpy(np.empty(0, dtype=space.dtype)).dtype
         _expect_tensor(env, action, (ROWS, *(space.shape or ())), dtype, "oracle()")
         if not env.action_space.contains(action.cpu().numpy()):
-            raise Broken(f"oracle() gives an action outside {env.single_action_space} at step {t}: {action.tolist()}")
+            raise Broken(f"oracle() returns an action outside {env.single_action_space} at step {t}: {action.tolist()}")
         _, _, _, _, info = env.step(action)
         over = info["_final_obs"]
         if env.measure == "success" and env.ceiling == 1 and bool((over & ~info["success"]).any()):
-            raise Broken(f"the oracle fails in the episode that ends at step {t + 1}, though the ceiling is 1")
+            raise Broken(f"the oracle fails in the episode that ends at step {t + 1}, but the ceiling is 1")
         ended += int(over.sum())
         if ended >= 10 * ROWS:
             return
     if not ended:
-        raise NotChecked(f"no episode of the oracle ended within {PATIENCE:,} steps")
+        raise NotChecked(f"no episode of the oracle ended in {PATIENCE:,} steps")
 
 
 def floor_below_ceiling(make: Make) -> None:
     env = make(1)
-    expect(bool(env.task), "task is empty; say in one line what has to be remembered, and for how long")
+    expect(bool(env.task), "task is empty; expected one line: what the agent must remember, and for how long")
     for name, score in (("floor", env.floor), ("ceiling", env.ceiling)):
         if score is not None and env.measure == "success":
-            expect(0 <= score <= 1, f"{name} is {score}; the measure is a rate of success, between 0 and 1")
+            expect(0 <= score <= 1, f"{name} is {score}; a success rate is between 0 and 1")
     if env.floor is None or env.ceiling is None:
-        raise NotChecked("floor or ceiling is not known; a score will stand alone")
-    expect(env.floor <= env.ceiling, f"floor is {env.floor} and ceiling {env.ceiling}")
+        raise NotChecked("floor or ceiling is None; scores cannot be compared with them")
+    expect(env.floor <= env.ceiling, f"floor is {env.floor} and ceiling is {env.ceiling}")
 
 
 CHECKS = (
     Check("shapes, dtypes, devices and spaces are those of a TorchVectorEnv", rows_and_dtypes),
-    Check("observations lie inside the declared space", inside_the_space),
+    Check("observations are inside the observation space", inside_the_space),
     Check("observations and rewards are finite", numbers_are_finite),
     Check("the same seed gives the same episodes", same_seed_same_episodes),
-    Check("another seed gives other episodes", another_seed_other_episodes),
-    Check("a second seeded reset starts over", a_seeded_reset_starts_over),
-    Check("a row depends on its own seed only, whatever the number of rows", rows_are_independent),
-    Check("the step that ends an episode returns the first observation of the next", autoreset_in_the_same_step),
-    Check("final_obs and the flags agree", flags_and_last_observations_agree),
-    Check("success comes with the end of an episode", success_is_an_end),
-    Check("a saved state continues to the same bits", a_saved_state_continues),
-    Check("tensors that were handed out are never written again", nothing_is_written_again),
-    Check("no global random stream is touched", no_global_stream),
-    Check("a bad action raises a ValueError and changes nothing", bad_actions_are_refused),
-    Check("a step before the first reset is refused", step_needs_a_reset),
-    Check(
-        "the oracle, where there is one, acts inside the space and succeeds where the ceiling is 1", the_oracle_succeeds
-    ),
-    Check("floor and ceiling are known", floor_below_ceiling),
+    Check("different seeds give different episodes", another_seed_other_episodes),
+    Check("a second reset with the same seed starts from the beginning", a_seeded_reset_starts_from_the_beginning),
+    Check("a row depends only on its own seed, not on the number of rows", rows_are_independent),
+    Check("the step that ends an episode returns the first observation of the next one", autoreset_in_the_same_step),
+    Check("final_obs and the episode flags agree", flags_and_last_observations_agree),
+    Check("success is true only at the end of an episode", success_only_at_an_end),
+    Check("a restored state continues bit for bit", a_restored_state_continues),
+    Check("returned tensors are never modified", tensors_are_never_modified),
+    Check("no global random generator is used", no_global_generator),
+    Check("an invalid action raises ValueError and changes nothing", invalid_actions_raise),
+    Check("step before the first reset raises an error", step_before_reset_raises),
+    Check("the oracle, if any, returns valid actions and succeeds where the ceiling is 1", the_oracle_succeeds),
+    Check("floor and ceiling are known and ordered", floor_below_ceiling),
 )

@@ -1,0 +1,1 @@
+"""gymnasium environments behind the contract of `rmt_rl/envs/base.py`."""

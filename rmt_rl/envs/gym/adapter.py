@@ -1,8 +1,8 @@
 """Any gymnasium environment behind the contract of `base.py`: torch tensors in, torch tensors out.
 
-gymnasium makes and steps the rows; this file translates spaces, observations and actions, and turns gymnasium's errors
-into one sentence each. Not for environments that are registered as vector environments only, and not for exact
-resuming: what a foreign environment keeps in its memory cannot be saved.
+gymnasium makes and steps the rows. This file translates spaces, observations and actions, and turns gymnasium's errors into
+one-line ConfigErrors. Limits: ids that are registered as vector environments only are not supported; a run cannot be resumed
+exactly, because the state of the environment cannot be saved.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from gymnasium.vector import AutoresetMode
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
-from rmt_rl.envs.gym.workers import ProcessVectorEnv, misfit
+from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
 
-#: (beginnings of ids, the module that registers them, how it is installed)
+#: (prefixes of ids, the module that registers them, how to install it)
 PACKAGES = (
     (("MiniGrid-", "BabyAI-"), "minigrid", "pip install minigrid"),
     (("popgym-",), "popgym", "pip install popgym, or 'rmt_rl[suites]'"),
     (
         ("MortarMayhem", "MysteryPath", "SearingSpotlights", "Endless-"),
         "memory_gym",
-        "pip install --no-deps memory-gym, whose own pins ask for an older gymnasium",
+        "pip install --no-deps memory-gym, because its requirements pin an older gymnasium",
     ),
 )
 
@@ -39,19 +39,19 @@ PACKAGES = (
 class GymAdapter(TorchVectorEnv):
     """`num_envs` rows of the gymnasium environment `id` (or `module:id`), on torch tensors.
 
-    observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64
-        counted from 0; MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot
-        ("outer.inner"), a Tuple one with the keys "0", "1", ...; text in them is left out, with a warning.
-    actions: Discrete [B] and MultiDiscrete [B, ...] as integers counted from 0; Box [B, ...] as floats, which are
-        clipped to the bounds before they reach the environment.
+    observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64 from 0;
+        MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot ("outer.inner"), a Tuple a dict
+        with the keys "0", "1", ...; text in them is left out, with a warning.
+    actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0; Box [B, ...] as floats, which are clipped to the bounds
+        before they reach the environment.
     `single_observation_space` and `single_action_space` are these translated spaces.
-    `options` are keyword arguments for `gymnasium.make`, max_episode_steps and render_mode among them.
-    `workers`: "sync" steps the rows one after another, "async" gives every row a process of its own, for which `deadline` and
-        `on_fault` hold (`ProcessVectorEnv`).
-    `info["success"]` exists at steps where a row that ended reports "is_success" or "success" in its last info.
+    options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
+    workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
+        as in `ProcessVectorEnv`.
+    info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info.
     """
 
-    _env: Any = None  # gymnasium 1.1 and 1.2 close, on deletion, what could not be made too
+    _env: Any = None  # gymnasium 1.1 and 1.2 also close, on deletion, an environment whose constructor raised
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class GymAdapter(TorchVectorEnv):
         deadline: float = 60.0,
         on_fault: Literal["fail", "restart"] = "fail",
     ) -> None:
-        if num_envs < 1:  # said before gymnasium stumbles over it
+        if num_envs < 1:  # gymnasium's own error is unclear
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
@@ -79,7 +79,7 @@ class GymAdapter(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        # a copy: gymnasium takes "reset_mask" out of the dict that it is given
+        # a copy: gymnasium removes "reset_mask" from the dict
         obs, _ = self._env.reset(seed=seed, options=None if options is None else dict(options))
         return self._tensors(obs), {}
 
@@ -102,7 +102,7 @@ class GymAdapter(TorchVectorEnv):
         self._cannot_resume()
 
     def render(self) -> tuple[Any, ...] | None:
-        """One frame per row, where `options` name a render_mode."""
+        """One frame per row, where `options` have a render_mode."""
         return self._env.render()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -111,13 +111,12 @@ class GymAdapter(TorchVectorEnv):
 
     def _cannot_resume(self) -> NoReturn:
         raise NotImplementedError(
-            "an environment of gymnasium cannot be resumed exactly, because it does not hand out its state; "
-            "reset it with a new seed instead"
+            "a gymnasium environment cannot be resumed exactly, because its state cannot be saved; reset it with a new seed"
         )
 
     def _tensors(self, value: Any) -> Any:
         if isinstance(value, dict):
-            # in the order of the space, so that whoever goes through both goes through them side by side
+            # in the order of the space, so that both can be iterated together
             return {key: self._tensors(value[key]) for key in self.single_observation_space}  # type: ignore[attr-defined]
         return torch.from_numpy(value).to(self.device)
 
@@ -128,10 +127,10 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"action has shape {tuple(action.shape)}; expected {self.action_space.shape}")
         if isinstance(space, spaces.Box):
             if bool(action.isnan().any()):
-                raise ValueError("action is NaN; numbers are needed, the bounds are kept by clipping")
+                raise ValueError("action is NaN; expected numbers, which are clipped to the bounds")
             return action.double().numpy()
         if action.is_floating_point():
-            raise ValueError(f"action has dtype {action.dtype}; {space} needs integers")
+            raise ValueError(f"action has dtype {action.dtype}; expected integers, for {space}")
         array = action.long().numpy()
         highest = space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else space.n - 1  # type: ignore[attr-defined]
         if (array < 0).any() or (array > highest).any():
@@ -140,11 +139,11 @@ class GymAdapter(TorchVectorEnv):
 
 
 class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One environment with translated spaces; of its info nothing is left but {"success": bool}, where it reports one.
+    """One environment with translated spaces. Its info is reduced to {"success": bool}, or {} where it reports no success.
 
-    Translated before gymnasium batches the rows, for two reasons. gymnasium looks at the last observation of an
-    episode only after it has reset the environment: one that reuses its observation array has overwritten it by then,
-    so every observation is copied here. And infos whose shapes differ between rows make gymnasium fail.
+    The translation comes before gymnasium batches the rows, for two reasons. gymnasium copies the last observation of an episode
+    only after it has reset the environment; an environment that reuses its observation array has overwritten it by then, so
+    every observation is copied here. And gymnasium fails on infos whose shapes differ between rows.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -169,7 +168,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
         if not isinstance(back, tuple) or len(back) != 2:
             raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
-        return self._shown(back[0], "reset"), {}
+        return self._translate(back[0], "reset"), {}
 
     def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
         back: Any = self.env.step(_to_env(action, self.env.action_space))
@@ -188,9 +187,9 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
         reported = next((key for key in ("is_success", "success") if key in info), None)
         kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
-        return self._shown(obs, "step"), reward, terminated, truncated, kept
+        return self._translate(obs, "step"), reward, terminated, truncated, kept
 
-    def _shown(self, obs: Any, where: str) -> Arrays:
+    def _translate(self, obs: Any, where: str) -> Arrays:
         try:
             return self._translated(obs)
         except (KeyError, IndexError) as error:
@@ -198,12 +197,12 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class _SyncRow(_Row):
-    """Looks at every observation, too; those of a row in a process are looked at where they arrive."""
+    """A row that also checks every observation; those of a row in another process are checked when they arrive."""
 
-    def _shown(self, obs: Any, where: str) -> Arrays:
-        arrays = super()._shown(obs, where)
-        if text := misfit(arrays, self.observation_space):
-            raise ConfigError(f"{self._name}: {where} {text} (python -m rmt_rl.envs.check looks for more of this kind)")
+    def _translate(self, obs: Any, where: str) -> Arrays:
+        arrays = super()._translate(obs, where)
+        if text := observation_error(arrays, self.observation_space):
+            raise ConfigError(f"{self._name}: {where} {text} (python -m rmt_rl.envs.check runs more checks)")
         return arrays
 
 
@@ -213,7 +212,7 @@ def _kind(back: Any) -> str:
 
 def _to_env(action: Any, space: spaces.Space[Any]) -> Any:
     if isinstance(space, spaces.Box):
-        # in the precision of the environment: the bounds that the policy sees are rounded to float32
+        # in the dtype of the environment: the bounds of the translated space are rounded to float32
         return np.clip(action, space.low, space.high).astype(space.dtype)
     return (action + np.asarray(space.start, dtype=np.int64)).astype(space.dtype)  # type: ignore[attr-defined]
 
@@ -231,16 +230,16 @@ def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
 def _make(
     id: str, num_envs: int, options: dict[str, Any], workers: str, deadline: float, on_fault: Literal["fail", "restart"]
 ) -> Any:
-    if id.count(":") > 1:  # gymnasium would fail to unpack it
+    if id.count(":") > 1:  # gymnasium's own error is unclear
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
     name = id.split(":")[-1]
     if name not in gymnasium.registry:
         register_package(id, name)
-    # gymnasium's own checker fails with a traceback on what `_Row` says in a sentence; `rmt_rl.envs.check` finds the rest
+    # `_Row` replaces gymnasium's own checker, whose errors are tracebacks; `rmt_rl.envs.check` finds the rest
     keywords = {"disable_env_checker": True, **options}
     try:
         if workers == "async":
-            # the spec, which a process that is not forked can take with it; the id may not be known there
+            # the spec can be sent to a process that is not forked, where the id may not be registered
             if ":" in id:
                 importlib.import_module(id.split(":")[0])
             found = gymnasium.registry.get(name, id)
@@ -254,23 +253,23 @@ def _make(
             **keywords,
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
-        raise ConfigError(f"env.id={id}: gymnasium knows no such environment; {_hint(name)}") from e
+        raise ConfigError(f"env.id={id}: is not registered with gymnasium; {_hint(name)}") from e
     except ConfigError:
         raise
     except (AssertionError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"env.options={options}: {id} does not take them: {' '.join(str(e).split())}") from e
+        raise ConfigError(f"env.options={options}: {id} does not accept them: {' '.join(str(e).split())}") from e
     except (error.Error, ModuleNotFoundError) as e:
         spec = gymnasium.registry.get(name)
         if spec is not None and spec.entry_point is None:
             raise ConfigError(
-                f"env.id={id}: registered as a vector environment only, and this adapter needs single ones; "
-                "our own environments are made by their name, for example env=tmaze"
+                f"env.id={id}: is registered as a vector environment only; expected the id of a single environment"
+                " (the tasks of rmt_rl have names, for example env=tmaze)"
             ) from e
         raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
 
 
 def register_package(id: str, name: str) -> None:
-    """Import the package whose ids begin like this one; they exist only after that."""
+    """Import the package that registers ids with the prefix of this one."""
     for prefixes, module, install in PACKAGES:
         if name.startswith(prefixes):
             if importlib.util.find_spec(module) is None:
@@ -283,6 +282,6 @@ def _hint(name: str) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return (
-        "one from another package is written module:id, after pip install; a class of your own needs "
-        "gymnasium.register(id, entry_point=...) in its module first"
+        "for an id of another package, install it and use module:id; for a class of your own, call"
+        " gymnasium.register(id, entry_point=...) in its module"
     )

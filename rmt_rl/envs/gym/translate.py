@@ -1,4 +1,4 @@
-"""Spaces and observations of gymnasium as what policies take, for environments and for recorded data alike."""
+"""Translates spaces and observations of gymnasium to those that policies accept, for environments and recorded data."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gymnasium import spaces
 from rmt_rl.common.errors import ConfigError
 
 Arrays = np.ndarray | dict[str, np.ndarray]
-Path = tuple[Any, ...]  # keys of dictionaries, places in tuples
+Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
 
 
 class UnsupportedSpace(ConfigError):
-    """An observation or action space that cannot become tensors."""
+    """An observation or action space that has no tensor form."""
 
 
 class Translation:
-    """Observations of `space` as arrays of `self.space`: see `GymAdapter` for the rules.
+    """Maps observations of `space` to arrays of `self.space`; the rules are in `GymAdapter`.
 
-    An observation may have leading axes, the same for all of its parts. left_out: names of parts that are text.
+    An observation may have leading axes, the same for all its parts. left_out: names of the parts that are text.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -33,11 +33,11 @@ class Translation:
             if part.dtype is not None and part.dtype.kind == "U":  # Text, MiniGrid's mission
                 self.left_out.append(name)
             elif name in self._parts:
-                raise UnsupportedSpace(f"observation: two parts would both be named {name!r}; rename one of the keys")
+                raise UnsupportedSpace(f"observation: two parts would have the name {name!r}; rename one of the keys")
             else:
                 self._parts[name] = (path, *_observation_space(part, name))
         if not self._parts:
-            raise UnsupportedSpace(f"observation: {space} has nothing but text; numbers are needed")
+            raise UnsupportedSpace(f"observation: {space} has only text; expected at least one part of numbers")
         self.space: spaces.Space[Any] = (
             spaces.Dict({name: part for name, (_, part, _) in self._parts.items()})
             if isinstance(space, spaces.Dict | spaces.Tuple)
@@ -61,7 +61,7 @@ def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, s
 
 
 def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Space[Any], Any]:
-    """The space that we hand out for `space`, and what is subtracted from a value to get there (None: nothing)."""
+    """The translated space, and the offset to subtract from its values (None = 0)."""
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)), np.int64(space.start)
     if isinstance(space, spaces.MultiDiscrete):
@@ -71,7 +71,7 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
     if isinstance(space, spaces.Box) and not (space.dtype == np.uint64 and (space.high > np.iinfo(np.int64).max).any()):
         floating = space.dtype.kind == "f"
         dtype = np.float32 if floating else np.uint8 if space.dtype == np.uint8 else np.int64
-        with np.errstate(over="ignore"):  # a bound that float32 cannot hold becomes infinite, as the values do
+        with np.errstate(over="ignore"):  # a bound outside float32 becomes infinite, like the values
             return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype), None
     where = f"observation {name!r}" if name else "observation"
     raise UnsupportedSpace(
@@ -81,7 +81,7 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
 
 
 def action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space that we hand out for an action space."""
+    """The translated action space."""
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):

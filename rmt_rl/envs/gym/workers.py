@@ -1,8 +1,8 @@
-"""One process for each row of a gymnasium environment, and no wait without an end.
+"""A vector environment with one process per row of a gymnasium environment and a deadline for every answer.
 
-gymnasium's AsyncVectorEnv waits for ever for a process that hangs, and says of one that died that a pipe broke. Here every answer
-has a deadline, the message names row, step, seed and last action, and a row can be started again while the others go on
-bit for bit as if nothing had happened. Only for `GymAdapter`, whose translated rows it steps.
+gymnasium's AsyncVectorEnv waits forever for a process that hangs, and reports a dead process as a broken pipe. Here the error
+names row, step, seed and last action, and a row can be restarted while the other rows continue bit for bit. Used by
+`GymAdapter`, whose translated rows it steps.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space, concatenate,
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.rng import counter_seed
 
-#: A row that fails so often without a step in between is not started again.
+#: Number of restarts of a row without a step in between, after which the environment fails.
 RESTARTS = 5
-#: Seconds that a process may take to start and to make its environment: the first one imports torch for all.
+#: Seconds for a process to start and to make its environment; the first process also imports torch for all others.
 START = 120.0
-#: Signals that are meant for the training process, also where a whole group gets them; none where there are no masks.
-OURS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "pthread_sigmask") else set()
+#: Signals for the training process only, although the whole process group may get them; empty on platforms without signal masks.
+PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "pthread_sigmask") else set()
 
 
 class EnvironmentFault(RunError):
-    """A row's process died, hung, or gave what its spaces do not allow."""
+    """The process of a row died, hung, or returned an observation outside its space."""
 
 
 class ProcessVectorEnv:
-    """`rows` processes in lockstep with SAME_STEP autoreset; what `GymAdapter` needs of a `gymnasium.vector.VectorEnv`.
+    """`rows` processes in lockstep with SAME_STEP autoreset: the part of `gymnasium.vector.VectorEnv` that `GymAdapter` needs.
 
-    deadline: seconds that a row may take for a step or a reset; its process may take START to start.
-    on_fault: fail = raise EnvironmentFault; restart = that row's episode counts as truncated, with the last observation that it
-        gave and no reward, and a new process begins another one, with a seed made of the row's and the number of restarts.
+    deadline: seconds for a step or a reset of a row; START seconds for the start of its process.
+    on_fault: fail = raise EnvironmentFault; restart = truncate the row's episode, with its latest observation and reward 0, and
+        start a new process and episode, with a seed derived from the row's seed and the number of restarts.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ProcessVectorEnv:
         on_fault: Literal["fail", "restart"],
     ) -> None:
         self._make, self._deadline, self._on_fault = CloudpickleWrapper(make), deadline, on_fault
-        # never forked from this process: what its threads hold at that moment (autograd's, HDF5's) would be held for ever
+        # never forked from this process: locks that its threads hold at that moment (autograd, HDF5) would never be released
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context: Any = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(["rmt_rl.envs.gym.adapter"])
@@ -65,7 +65,7 @@ class ProcessVectorEnv:
             answers = self._gather(self._rows, START)
             for row, answer in zip(self._rows, answers, strict=True):
                 if isinstance(answer, _Fault):
-                    self._refuse(row, answer)
+                    self._fail_to_make(row, answer)
         except BaseException:
             self.close()
             raise
@@ -80,7 +80,7 @@ class ProcessVectorEnv:
             row.action, row.steps = None, 0
         answers = self._ask([("reset", (own, options)) for own in seeds])
         for row, answer in zip(self._rows, answers, strict=True):
-            row.last = answer if not isinstance(answer, _Fault) else self._begun_again(row, answer)
+            row.last = answer if not isinstance(answer, _Fault) else self._restart(row, answer)
         return self._batch(), {}
 
     def step(self, action_B: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -93,14 +93,14 @@ class ProcessVectorEnv:
         for i, (row, answer) in enumerate(zip(self._rows, answers, strict=True)):
             if isinstance(answer, _Fault):
                 final_obs[i], flags[:, i] = row.last, (False, True)
-                row.last = self._begun_again(row, answer)
+                row.last = self._restart(row, answer)
                 continue
             row.last, rewards[i], terminated, truncated, final = answer
             row.restarts = 0
             flags[:, i] = terminated, truncated
             if final is not None:
-                final_obs[i], told = final
-                success |= {i: told["success"]} if "success" in told else {}
+                final_obs[i], final_info = final
+                success |= {i: final_info["success"]} if "success" in final_info else {}
         info: dict[str, Any] = {"final_obs": final_obs, "final_info": {}}
         if success:
             info["final_info"]["success"] = np.array([success.get(i, False) for i in range(len(answers))])
@@ -118,7 +118,7 @@ class ProcessVectorEnv:
 
     def close(self, **options: Any) -> None:
         for row in self._rows:
-            row.end()
+            row.kill()
 
     def _batch(self) -> Any:
         out: Any = create_empty_array(self.single_observation_space, n=len(self._rows))
@@ -126,28 +126,28 @@ class ProcessVectorEnv:
 
     def _start(self, row: _Row) -> None:
         row.pipe, theirs = self._context.Pipe()
-        lives, row.lives = self._context.Pipe(duplex=False)
+        alive, row.alive = self._context.Pipe(duplex=False)
         row.process = self._context.Process(
-            target=_work, args=(theirs, lives, self._make), name=f"rmt_rl row {row.number}", daemon=True
+            target=_work, args=(theirs, alive, self._make), name=f"rmt_rl row {row.number}", daemon=True
         )
-        # the fork server, which the first one starts, is not to end by what is meant for this process
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OURS) if OURS else None
+        # the first process starts the fork server, which must not end by signals for this process
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENT_SIGNALS) if PARENT_SIGNALS else None
         try:
             row.process.start()
         finally:
             if blocked is not None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
-            lives.close()
+            alive.close()
 
     def _ask(self, requests: list[tuple[str, Any]], rows: list[_Row] | None = None) -> list[Any]:
-        """The answers of the rows (None = all), or the _Fault of a row that gave none in time."""
+        """The answers of the rows (None = all); a _Fault for a row that does not answer in time."""
         rows = self._rows if rows is None else rows
         for row, request in zip(rows, requests, strict=True):
             row.asked = True
             try:
                 row.pipe.send(request)
-            except OSError:  # it died before, which shows when it is asked for its answer
+            except OSError:  # the process is dead; `_answer` reports it
                 continue
         return self._gather(rows, self._deadline)
 
@@ -155,14 +155,14 @@ class ProcessVectorEnv:
         answers: dict[int, Any] = {}
         end = time.monotonic() + deadline
 
-        def end_the_late() -> None:
+        def kill_late_rows() -> None:
             for row in rows:
                 if row.number not in answers:
-                    with contextlib.suppress(ValueError):  # it was closed in this very moment
+                    with contextlib.suppress(ValueError):  # closed at the same moment
                         row.process.kill()
 
-        # a row that stops in the middle of its answer would hold us in `recv`
-        watchdog = threading.Timer(deadline + 0.5, end_the_late)
+        # `recv` would block on a row that stops in the middle of its answer
+        watchdog = threading.Timer(deadline + 0.5, kill_late_rows)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -183,22 +183,22 @@ class ProcessVectorEnv:
         try:
             kind, answer = row.pipe.recv()
         except (EOFError, OSError):
-            return _Fault(row.ended())
+            return _Fault(row.exit_text())
         if kind == "error":
             return _Fault(*answer)
         observations = [answer] if kind == "reset" else []
         if kind == "step":
             observations = [answer[0]] if answer[4] is None else [answer[0], answer[4][0]]
-        wrong = [text for obs in observations if (text := misfit(obs, self.single_observation_space))]
+        wrong = [text for obs in observations if (text := observation_error(obs, self.single_observation_space))]
         return _Fault(wrong[0]) if wrong else answer
 
-    def _begun_again(self, row: _Row, fault: _Fault) -> Any:
-        """The first observation of a new process in the row's place; raises EnvironmentFault where that is not wanted."""
+    def _restart(self, row: _Row, fault: _Fault) -> Any:
+        """The first observation of the row's new process; raises EnvironmentFault with on_fault=fail or after RESTARTS."""
         while True:
             row.restarts += 1
             if self._on_fault == "fail" or row.restarts > RESTARTS:
                 self._fail(row, fault)
-            row.end()
+            row.kill()
             self._start(row)
             row.seed = None if row.seed is None else counter_seed(row.seed, row.restarts)
             row.action, row.steps = None, 0
@@ -209,8 +209,8 @@ class ProcessVectorEnv:
                 return answer
             fault = answer
 
-    def _refuse(self, row: _Row, fault: _Fault) -> None:
-        """Raise what an environment that cannot be made calls for: a wrong option is not a fault of a process."""
+    def _fail_to_make(self, row: _Row, fault: _Fault) -> None:
+        """Raise the error of an environment that cannot be made; for wrong options it is not an EnvironmentFault."""
         if fault.kind == "ConfigError":
             raise ConfigError(fault.text)
         if fault.kind in ("AssertionError", "KeyError", "TypeError", "ValueError"):
@@ -219,27 +219,27 @@ class ProcessVectorEnv:
 
     def _fail(self, row: _Row, fault: _Fault) -> None:
         again = f", {row.restarts} times in a row" if row.restarts > 1 else ""
-        where = f"when it was reset with seed {row.seed}"
+        where = f"at reset with seed {row.seed}"
         if row.steps:
-            where = f"at step {row.steps} since it was reset with seed {row.seed}, last action {row.action}"
+            where = f"at step {row.steps} after reset with seed {row.seed}, last action {row.action}"
         elif not row.asked:
-            where = 'when it was made (a script of yours needs `if __name__ == "__main__":` around what it does)'
+            where = 'when the environment was made (a script needs `if __name__ == "__main__":` around its main code)'
         self.close()
         raise EnvironmentFault(f"row {row.number} {fault.what} {where}{again}")
 
 
 class _Fault:
-    """what: in words. kind, text: of an error that the environment raised."""
+    """what: the fault in words. kind, text: class and message of an error that the environment raised."""
 
     def __init__(self, what: str, kind: str = "", text: str = "") -> None:
         self.what, self.kind, self.text = what, kind, text
 
 
 class _Row:
-    """A process and what is known of it. steps: since its last reset. last: its latest observation."""
+    """The process of a row. steps: since its last reset. last: its latest observation."""
 
     pipe: Connection
-    lives: Connection
+    alive: Connection
     process: multiprocessing.process.BaseProcess
 
     def __init__(self, number: int) -> None:
@@ -248,60 +248,62 @@ class _Row:
         self.action: Any = None
         self.last: Any = None
 
-    def ended(self) -> str:
-        """How the process went, in words."""
+    def exit_text(self) -> str:
+        """How the process ended."""
         self.process.join(1)
         code = self.process.exitcode
         if code is None:
             return "closed its pipe"
         if code >= 0:
-            return f"ended with exit code {code}"
+            return f"exited with code {code}"
         named = {number.value: number.name for number in signal.Signals}
-        return f"was ended by {named.get(-code, f'signal {-code}')}"
+        return f"was killed by {named.get(-code, f'signal {-code}')}"
 
-    def end(self) -> None:
-        """Leave no process and no pipe, whatever state it is in."""
+    def kill(self) -> None:
+        """End the process, in whatever state it is, and close its pipes."""
         if hasattr(self, "process") and self.process.pid is not None:
-            self.process.kill()  # SIGTERM may be blocked, or wait behind a stop
+            self.process.kill()  # SIGTERM may be blocked, and does not end a stopped process
             self.process.join()
             self.process.close()
             self.pipe.close()
-            self.lives.close()
+            self.alive.close()
             del self.process
 
 
-def misfit(obs: Any, space: gymnasium.Space[Any]) -> str | None:
-    """What is wrong with an observation, in words, or None."""
+def observation_error(obs: Any, space: gymnasium.Space[Any]) -> str | None:
+    """What is wrong with an observation of `space`, or None."""
     if isinstance(space, gymnasium.spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space):
-            return f"gave an observation of other keys than {sorted(space)}"
-        return next((text for key in space if (text := misfit(obs[key], space[key]))), None)
-    whole = gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
+            return f"returned an observation with other keys than {sorted(space)}"
+        return next((text for key in space if (text := observation_error(obs[key], space[key]))), None)
     shape, dtype = getattr(obs, "shape", None), getattr(obs, "dtype", None)
     if (shape, dtype) != (space.shape, space.dtype):
-        return f"gave an observation of shape {shape} and type {dtype}; its space has {space.shape} and {space.dtype}"
-    # numbers leave their bounds every now and then; there is no fourth thing of three
-    if isinstance(space, whole) and not space.contains(obs):
-        return f"gave an observation outside {space}"
+        return (
+            f"returned an observation of shape {shape} and dtype {dtype}; its space has {space.shape} and {space.dtype}"
+        )
+    # many environments leave the bounds of a Box now and then; an index outside its space would fail in the encoder
+    integer_spaces = gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
+    if isinstance(space, integer_spaces) and not space.contains(obs):
+        return f"returned an observation outside {space}"
     return None
 
 
-def _work(pipe: Connection, lives: Connection, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
-    """What the process of a row does until it is ended, or its parent is.
+def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
+    """The main loop of the process of a row, until it is killed or its parent ends.
 
-    lives: nothing is ever sent there; its end is the parent's.
+    alive: a pipe that never carries data; it closes when the parent ends.
     """
-    for number in OURS:  # they reach the whole group; the parent saves, and then ends this one
-        signal.signal(number, lambda *_: None)  # not SIG_IGN, which processes of the environment's own would inherit
-    if OURS:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
-    threading.Thread(target=_end_with, args=(lives,), daemon=True).start()
+    for number in PARENT_SIGNALS:  # the whole group gets them; the parent saves and then kills this process
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which child processes of the environment would inherit
+    if PARENT_SIGNALS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENT_SIGNALS)
+    threading.Thread(target=_exit_with_parent, args=(alive,), daemon=True).start()
     try:
         env = make()
         spaces = env.observation_space, env.action_space
         pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("left_out"))))
     except Exception as error:
-        return _tell(pipe, error)
+        return _send_error(pipe, error)
     while True:
         try:
             request, argument = pipe.recv()
@@ -320,20 +322,20 @@ def _work(pipe: Connection, lives: Connection, make: Callable[[], gymnasium.Env[
             else:
                 answer = env.render()
         except Exception as error:
-            return _tell(pipe, error)
+            return _send_error(pipe, error)
         try:
             pipe.send((request, answer))
         except OSError:
             return None
 
 
-def _tell(pipe: Connection, error: Exception) -> None:
+def _send_error(pipe: Connection, error: Exception) -> None:
     text = " ".join(str(error).split())[:300]
     kind = "ConfigError" if isinstance(error, ConfigError) else type(error).__name__
-    with contextlib.suppress(OSError):  # nobody is there to be told
+    with contextlib.suppress(OSError):  # the parent has ended
         pipe.send(("error", (f"raised {type(error).__name__}: {text}", kind, text)))
 
 
-def _end_with(lives: Connection) -> None:
-    lives.poll(None)
-    os._exit(0)  # whatever the environment is in the middle of
+def _exit_with_parent(alive: Connection) -> None:
+    alive.poll(None)
+    os._exit(0)  # at once, even in the middle of a step

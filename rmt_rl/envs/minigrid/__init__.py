@@ -1,0 +1,1 @@
+"""The tasks on MiniGrid worlds."""

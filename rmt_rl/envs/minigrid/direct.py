@@ -1,9 +1,8 @@
-"""MiniGrid worlds whose grid changes (doors, keys, carrying), stepped directly; bit for bit the `minigrid` package.
+"""MiniGrid worlds whose grid changes (doors, keys, carrying), batched; episodes are bit for bit those of the `minigrid` package.
 
-Every cell is one byte; a step is gathers and masks over the rows, and what the agent sees is found by one gather for each row of
-its view. A task is a class with `_draw` (the first grid of an episode) and `_outcome`; `minigrid_doors.py` has ours.
-
-Where the grid never changes, tables are fifty times faster: `minigrid_memory.py`. Not for boxes, balls that move, or lava.
+A cell is one byte, and a step is gathers and masks over the rows. A task is a class with `_draw` (the first grid of an
+episode) and `_outcome` (the end of an episode), as in `doors.py`. Where the grid never changes, tables are fifty times
+faster: `memory.py`. Boxes, moving balls and lava are not implemented.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _WALL, _DOOR, _KEY, _BALL, _GOAL = 2, 4, 5, 6, 8  # MiniGrid's OBJECT_TO_IDX
 
 
 def cell(kind: int, color: str = "red", state: int = 0) -> int:
-    """The byte that stands for MiniGrid's triple (object, colour, state); 0 is "unseen"."""
+    """The byte of MiniGrid's triple (object, color, state); 0 is "unseen"."""
     return kind * 18 + COLORS.index(color) * 3 + state
 
 
@@ -47,18 +46,19 @@ EMPTY, WALL, GOAL = cell(1), cell(_WALL, "grey"), cell(_GOAL, "green")
 class MiniGridDirect(TorchVectorEnv):
     """The rules that all MiniGrid worlds share.
 
-    obs["image"]: [B, view, view, 3] uint8, indexed [x, y] with the agent at the bottom centre looking up; what it carries
-        stands at its own cell
+    obs["image"]: [B, view, view, 3] uint8, indexed [x, y], with the agent at the bottom center facing up; the object that it
+        carries is at the agent's own cell
     obs["direction"]: [B] int64, 0 = right, 1 = down, 2 = left, 3 = up
-    action: [B] integers, MiniGrid's seven: left, right, forward, pickup, drop, toggle, done (which does nothing)
-    reward: 1 - 0.9 * steps / max_steps (float64) for success, else 0; after max_steps the episode is truncated
+    action: [B] integers, MiniGrid's seven: left, right, forward, pickup, drop, toggle, done (no effect)
+    reward: 1 - 0.9 * steps / max_steps (float64) for success, else 0; after max_steps steps the episode is truncated
 
-    Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid_env.py` and `core/grid.py` of minigrid 3.2; the same
-    episodes from the same seed as under gymnasium's SyncVectorEnv with SAME_STEP. We leave out the constant "mission" string.
+    Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid_env.py` and `core/grid.py` of minigrid 3.2. The
+    episodes of a seed are those of gymnasium's SyncVectorEnv with SAME_STEP. The observation has no "mission" string, which is
+    constant.
     """
 
     action_names = ACTIONS
-    #: What `state_dict` holds of every row, beside its generator.
+    #: The tensors of `state_dict`.
     _STATE = ("grid", "position", "direction", "carrying", "steps")
 
     def __init__(
@@ -79,8 +79,8 @@ class MiniGridDirect(TorchVectorEnv):
         super().__init__(num_envs, device, observation_space, spaces.Discrete(len(ACTIONS)))
         self.width, self.height, self.view, self.max_steps = width, height, view, max_steps or usual_steps
         if self.max_steps < usual_steps:
-            self.ceiling = None  # not everything may lie within reach
-        # walls on all sides, as far as can be seen: MiniGrid shows them beyond the border, and no index leaves the grid
+            self.ceiling = None  # the goal may be out of reach
+        # a border of walls as wide as the view: MiniGrid shows walls outside the grid, and no index leaves the grid
         self._border = view - 1
         self._column = height + 2 * self._border
         self._size = (width + 2 * self._border) * self._column
@@ -91,27 +91,27 @@ class MiniGridDirect(TorchVectorEnv):
         self._light = self._to_device(_light(view))
         self._bit = 1 << torch.arange(view, device=self.device)
         self._cells = {name: self._to_device(table) for name, table in _cell_tables().items()}
-        # Entry 0 is for all steps without success; python's float64 arithmetic is MiniGrid's own.
+        # entry 0 is for all steps without success; Python floats, so that the arithmetic is MiniGrid's
         reward = [0.0] + [1 - 0.9 * (t / self.max_steps) for t in range(1, self.max_steps + 1)]
         self._reward = torch.tensor(reward, dtype=torch.float64, device=self.device)
         self._generators: list[np.random.Generator] = []
 
     def _draw(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, int], int]:
-        """The start of an episode with MiniGrid's draws in MiniGrid's order: grid [width, height], agent's (x, y), direction."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how an episode begins")
+        """The start of an episode: grid [width, height], the agent's (x, y), its direction. Draws in MiniGrid's order."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement _draw")
 
     def _outcome(self, action_B: torch.Tensor, ahead_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(terminated, success) [B] after a step; `ahead_B` is what was in front of the agent before it."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how an episode ends")
+        """(terminated, success) [B] after a step; ahead_B: the cell in front of the agent before the step."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement _outcome")
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start a new episode in every row; without a seed the rows' streams go on, or begin with system entropy."""
+        """Start a new episode in every row; without a seed the generators of the rows continue, or get random seeds."""
         if options:
             raise ValueError(f"options {sorted(options)} are not supported by {type(self).__name__}; pass none")
         if seed is not None or not self._generators:
-            # PCG64 by name: gymnasium seeds its environments with it, whatever numpy's default is.
+            # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
             self._generators = [np.random.Generator(np.random.PCG64(s)) for s in row_seeds(seed, self.num_envs)]
         self._grid = torch.empty(self.num_envs, self._size, dtype=torch.uint8, device=self.device)
         self._position, self._direction, self._carrying, self._steps = (
@@ -123,7 +123,7 @@ class MiniGridDirect(TorchVectorEnv):
         return self._observe(rows), {}
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """One step of every row; see `TorchVectorEnv` for what comes back."""
+        """One step of every row; see `TorchVectorEnv` for the results."""
         if not self._generators:
             raise RuntimeError("step was called before reset; call reset(seed=...) first")
         action_B = self._read_action(action_B, len(ACTIONS))
@@ -150,7 +150,7 @@ class MiniGridDirect(TorchVectorEnv):
         return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
 
     def _change(self, action_B: torch.Tensor, place_B: torch.Tensor, ahead_B: torch.Tensor) -> None:
-        """What the hands do: pick up, drop, open, close, unlock."""
+        """Apply the actions that change the grid: pick up, drop, open, close, unlock."""
         kind, free_hands = ahead_B.long(), self._carrying == EMPTY
         pick = (action_B == PICKUP) & self._cells["can_pickup"][kind] & free_hands
         drop = (action_B == DROP) & (ahead_B == EMPTY) & ~free_hands
@@ -170,18 +170,18 @@ class MiniGridDirect(TorchVectorEnv):
             positions.append((x + self._border) * self._column + y + self._border)
             directions.append(direction)
         self._grid[rows] = self._to_device(grids.reshape(len(rows), -1))
-        # not in place: what was handed out may share their memory
+        # not in place: returned tensors may share their memory
         self._position = self._position.index_copy(0, rows, torch.tensor(positions, device=self.device))
         self._direction = self._direction.index_copy(0, rows, torch.tensor(directions, device=self.device))
         self._carrying = self._carrying.index_fill(0, rows, EMPTY)
         self._steps = self._steps.index_fill(0, rows, 0)
 
     def _observe(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the agents of some rows see."""
+        """The observations of some rows."""
         view, direction = self.view, self._direction[rows]
         place = self._position[rows, None] + self._seen[direction]
         seen = self._grid[rows].gather(1, place)
-        # Light comes from the agent's cell, row after row: Grid.process_vis, whose scan of one row is a table.
+        # visibility spreads from the agent's cell, row after row: Grid.process_vis, with a table for the scan of one row
         clear = (self._cells["see_behind"][seen.long()].view(-1, view, view) * self._bit[:, None]).sum(1)
         lit = clear.new_full((len(rows),), 1 << (view // 2))
         rows_lit = []
@@ -195,7 +195,7 @@ class MiniGridDirect(TorchVectorEnv):
         return {"image": self._cells["image"][(shown * visible).long()], "direction": direction}
 
     def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
-        """What stands on every cell [width, height, 3], the agent's (x, y) and its direction, for pictures."""
+        """For pictures: the objects of all cells [width, height, 3], the agent's (x, y) and its direction."""
         x, y = divmod(int(self._position[row]), self._column)
         grid = self._grid[row].cpu().numpy().reshape(-1, self._column)
         inside = grid[self._border : -self._border, self._border : -self._border]
@@ -203,18 +203,18 @@ class MiniGridDirect(TorchVectorEnv):
         return image, (x - self._border, y - self._border), int(self._direction[row])
 
     def state_dict(self) -> dict[str, Any]:
-        """The grid and the agent of every row, and the state of every numpy generator as plain integers."""
+        """The grid and the agent of every row, and the states of the numpy generators as plain integers."""
         if not self._generators:
             raise RuntimeError("state_dict was called before reset; there is no state yet")
         generators = [generator.bit_generator.state for generator in self._generators]
         return {**{name: getattr(self, f"_{name}").clone() for name in self._STATE}, "generators": generators}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; configuration and number of rows must be the same."""
+        """Continue exactly from a result of `state_dict`; configuration and number of rows must be the same."""
         if state["grid"].shape != (self.num_envs, self._size):
             rows, size = state["grid"].shape
             raise ValueError(
-                f"the state is for {rows} rows of {size} cells; this environment has {self.num_envs} rows of {self._size}"
+                f"the state has {rows} rows of {size} cells; expected {self.num_envs} rows of {self._size} cells"
             )
         self._generators = [np.random.Generator(np.random.PCG64(0)) for _ in range(self.num_envs)]
         for generator, saved in zip(self._generators, state["generators"], strict=True):
@@ -227,7 +227,7 @@ class MiniGridDirect(TorchVectorEnv):
 
 
 def empty_room(width: int, height: int) -> np.ndarray:
-    """[width, height] nothing, with walls around it."""
+    """[width, height] empty cells surrounded by walls."""
     grid = np.full((width, height), WALL, dtype=np.uint8)
     grid[1:-1, 1:-1] = EMPTY
     return grid
@@ -240,7 +240,7 @@ def place(
     right: int,
     agent: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """A free cell with left <= x < right, drawn until one is found: MiniGridEnv.place_obj."""
+    """A random free cell with left <= x < right, as MiniGridEnv.place_obj draws it: repeated until the cell is free."""
     while True:
         x, y = int(generator.integers(left, right)), int(generator.integers(0, grid.shape[1]))
         if grid[x, y] == EMPTY and (x, y) != agent:
@@ -249,7 +249,7 @@ def place(
 
 @lru_cache(maxsize=1)
 def _cell_tables() -> dict[str, np.ndarray]:
-    """What is true of every cell byte. See core/world_object.py of minigrid 3.2."""
+    """Properties of every cell byte. Source: core/world_object.py of minigrid 3.2."""
     number = np.arange(256)
     kind, color, state = number // 18, number // 3 % 6, number % 3
     is_door, locked = kind == _DOOR, (kind == _DOOR) & (state == LOCKED)
@@ -261,7 +261,7 @@ def _cell_tables() -> dict[str, np.ndarray]:
         "can_pickup": (kind == _KEY) | (kind == _BALL),
         "see_behind": ~((kind == _WALL) | (is_door & (state != OPEN))),
         "toggled": np.where(is_door & ~locked, flipped, number).astype(np.uint8),
-        # the key that opens it, and what it is then; EMPTY, which nobody carries, opens nothing
+        # the key that opens a locked door, and the door after that; EMPTY, which cannot be carried, for all other cells
         "key": np.where(locked, _KEY * 18 + color * 3, EMPTY).astype(np.uint8),
         "unlocked": np.where(locked, opened, number).astype(np.uint8),
     }
@@ -269,11 +269,11 @@ def _cell_tables() -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _light(view: int) -> np.ndarray:
-    """[4^view] for each (lit cells of a row, cells of it that are clear), as bits: all lit cells of the row, and above them those
-    of the next row.
+    """[4^view] visibility of one row of cells, as bits. Index: the row's visible cells, and below them its transparent cells.
+    Value: the visible cells of the next row, and below them all visible cells of this row.
 
-    Source: Grid.process_vis of minigrid 3.2: once from left to right, then from right to left, light goes on from lit and clear
-    cells to the side, upwards, and upwards to the side.
+    Source: Grid.process_vis of minigrid 3.2. A scan from left to right and one from right to left; each visible and transparent
+    cell makes its neighbor, the cell above and the cell above the neighbor visible.
     """
     lit, clear = np.divmod(np.arange(4**view), 2**view)
     above = np.zeros_like(lit)

@@ -1,4 +1,4 @@
-"""MiniGrid's DoorKey and RedBlueDoors on the direct stepper. Controls rather than memory tests: read what each class says."""
+"""DoorKey and RedBlueDoors of MiniGrid. They are controls, not memory tests; each class says how much memory helps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rmt_rl.envs.minigrid.direct import (
 
 
 class DoorKey(MiniGridDirect):
-    """MiniGrid-DoorKey: fetch the key, unlock the door, reach the goal behind it. The rest is in `MiniGridDirect`.
+    """MiniGrid-DoorKey: fetch the key, unlock the door, reach the goal. Observation, actions, reward: see `MiniGridDirect`.
 
-    What is carried is shown at the agent's own cell and the door shows its state, so memory is needed for exploring only: where
-    one has looked already. `floor` is None: in the 5 x 5 room a stochastic policy without memory reaches 1.000
-    (experiments/minigrid_floors.py, exact), larger rooms were not searched. `ceiling` is 1: everything lies within reach, and
-    10 * size^2 steps are more than a walk past every cell needs; with a smaller `max_steps` it is None.
+    The observation shows the carried object and the state of the door, so memory only helps to explore: it tells where the
+    agent has already looked. `floor` is None: in the 5 x 5 room a stochastic policy without memory reaches 1.000
+    (experiments/proofs/minigrid_floors.py, exact); larger rooms were not searched. `ceiling` is 1: everything is reachable, and
+    10 * size^2 steps suffice to pass every cell. With a smaller `max_steps` it is None.
     """
 
     ceiling = 1.0
@@ -63,12 +63,12 @@ class DoorKey(MiniGridDirect):
 
 
 class RedBlueDoors(MiniGridDirect):
-    """MiniGrid-RedBlueDoors: open the red door, then the blue one on the other side. The rest is in `MiniGridDirect`.
+    """MiniGrid-RedBlueDoors: open the red door, then the blue one. Observation, actions, reward: see `MiniGridDirect`.
 
-    Often named a memory task; MiniGrid's own docs say that it is "solvable without memory". So no claim about memory can rest
-    on it: with size 6 a stochastic policy reaches 0.978 (view 3) and 0.998 (view 7) without (experiments/minigrid_floors.py,
-    exact). `floor` is None, because larger rooms were not searched. `ceiling` is 1: 20 * size^2 steps are more than a walk past
-    every cell needs; with a smaller `max_steps` it is None.
+    Often called a memory task, but MiniGrid's documentation says that it is "solvable without memory". It is no evidence for
+    memory: with size 6 a stochastic policy without memory reaches 0.978 (view 3) and 0.998 (view 7)
+    (experiments/proofs/minigrid_floors.py, exact). `floor` is None, because larger rooms were not searched. `ceiling` is 1:
+    20 * size^2 steps suffice to pass every cell. With a smaller `max_steps` it is None.
     """
 
     ceiling = 1.0

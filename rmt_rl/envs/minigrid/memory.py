@@ -1,10 +1,9 @@
-"""MiniGrid-Memory as lookup tables: the episodes of the `minigrid` package, bit for bit, thousands of times faster.
+"""MiniGrid-Memory as lookup tables: bit for bit the episodes of the `minigrid` package, thousands of times faster.
 
-The grid never changes during an episode (pickup is remapped to toggle, which does nothing to a key, a ball or a wall),
-so observation, next state and outcome are pure functions of (layout, cell, direction). A step is a few gathers.
+The grid never changes during an episode: pickup is remapped to toggle, which has no effect on a key, a ball or a wall. So
+observation, next state and outcome are pure functions of (layout, cell, direction), and a step is a few gathers.
 
-This file is not for MiniGrid environments whose grid changes (doors, carrying), and it does not import `minigrid`:
-the package is only the oracle of the tests.
+MiniGrid environments whose grid changes are in `direct.py`. This file does not import `minigrid`; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ RANDOM_SIZES = (13, 17)
 ACTIONS = (3, 7)
 
 EMPTY, WALL, KEY, BALL = 1, 2, 5, 6  # MiniGrid's OBJECT_TO_IDX; 0 is "unseen"
-COLOR = np.array([0, 0, 5, 0, 0, 1, 1], dtype=np.uint8)  # by object: walls are grey, key and ball are green
+COLOR = np.array([0, 0, 5, 0, 0, 1, 1], dtype=np.uint8)  # by object: walls are gray, key and ball are green
 STEP = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # (x, y) moved by "forward", by direction: right, down, left, up
 
-#: Best success rate found for a policy without memory where the fork shows the cue, so that more than a coin is
-#: possible: the output of experiments/minigrid_floors.py, by (size, random, view).
+#: Best success rate found for a policy without memory, by (size, random, view), where the cue is visible from the fork, so
+#: that more than 0.5 is possible. Output of experiments/proofs/minigrid_floors.py.
 FLOORS = {
     (7, False, 5): 0.976,
     (7, False, 7): 0.976,
@@ -42,36 +41,37 @@ FLOORS = {
     (17, True, 7): 0.635,
 }
 
-#: Starts that a row gets at a time; a queue is two blocks long.
+#: Number of episode starts that are drawn for a row at a time; the queue of a row is two blocks long.
 BLOCK = 16
 
 
 class MiniGridMemory(TorchVectorEnv):
     """MiniGrid-Memory: look at an object, walk to a fork, turn towards the same object.
 
-    An episode starts in the corridor between a room with a key or a ball (the cue) and a fork with a key and a ball
-    at its ends; the agent often stands past the cue, with its back to it. It ends at either object, with reward
-    1 - 0.9 * steps / max_steps (float64) at the one that equals the cue and 0 at the other, or after
-    max_steps, usually 5 * size^2. Both may happen in one step.
+    An episode starts in the corridor between a room with a key or a ball (the cue) and a fork with a key and a ball at its
+    ends. The agent often starts past the cue, facing away from it. The episode terminates at either object, with reward
+    1 - 0.9 * steps / max_steps (float64) at the one that equals the cue and 0 at the other. It is truncated after max_steps
+    steps, by default 5 * size^2. Both can happen in one step.
 
-    obs["image"]: [B, view, view, 3] uint8, indexed [x, y] with the agent at the bottom centre looking up: object,
-        colour and door state as small category indices, hence the bounds 10, 5 and 3 of the space
+    obs["image"]: [B, view, view, 3] uint8, indexed [x, y], with the agent at the bottom center facing up: object, color and
+        door state as category indices, with the bounds 10, 5 and 3
     obs["direction"]: [B] int64, 0 = right, 1 = down, 2 = left, 3 = up
-    action: [B] integers, 0 = left, 1 = right, 2 = forward; with actions=7 also MiniGrid's 3..6, which do nothing here
+    action: [B] integers, 0 = left, 1 = right, 2 = forward; with actions=7 also MiniGrid's 3..6, which have no effect here
+    success: the agent reached the object that equals the cue
 
-    `floor` is 0.5 where no view from the fork cell shows the cue. Proof: the fork cell is entered only from the
-    corridor, facing right. From that state a policy without memory takes the upper end with probability a, the lower
-    one with b, or goes back; a and b depend on what lies at the fork, not on the cue. Let n_cue be how often it comes
-    to the fork. Given the two ends, each cue makes one of them right, so the success rate is (n_key a + n_ball b) / 2
-    or the same with a and b exchanged, and n_cue (a + b) <= 1 makes that at most 1/2. A time limit only takes
-    successes away. "Forward, and left where a wall is ahead" attains 1/2. Elsewhere `floor` is the number in FLOORS,
-    found by experiments/minigrid_floors.py, or None where that did not look. `ceiling` is 1: every view is wide
-    enough to see the cue from the room and the ends from the fork. With a smaller `max_steps` it is
-    None; `floor` is then known where it is 0.5, and only if the `size` - 1 steps of that walk are left.
+    `floor` is 0.5 where the cue is not visible from the fork cell in any direction. Proof: the fork cell is entered only from
+    the corridor, facing right. From that state a policy without memory takes the upper end with probability a, the lower end
+    with probability b, or goes back; a and b depend on the objects at the fork, not on the cue. Let n_cue be the mean number of
+    visits to the fork. Given the two ends, each cue makes one of them correct, so the success rate is
+    (n_key a + n_ball b) / 2, or the same with a and b exchanged; n_cue (a + b) <= 1 makes it at most 1/2. A time limit can only
+    remove successes. "Forward, and left where a wall is ahead" attains 1/2. Where the cue is visible from the fork, `floor` is
+    the number in FLOORS, found by experiments/proofs/minigrid_floors.py, or None where that did not search.
+    `ceiling` is 1: in every view the cue is visible from the room and the ends from the fork. With a smaller `max_steps`,
+    `ceiling` is None, and `floor` is known only where it is 0.5 and the `size` - 1 steps of that walk fit in.
 
-    Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid/envs/memory.py` of minigrid 3.2; the same
-    episodes from the same seed as under gymnasium's SyncVectorEnv with SAME_STEP. We leave out its constant "mission"
-    string, and an `actions=3` that it does not have drops the four actions without effect.
+    Source: Chevalier-Boisvert et al. 2023 (arXiv 2306.13831), `minigrid/envs/memory.py` of minigrid 3.2. The episodes of a
+    seed are those of gymnasium's SyncVectorEnv with SAME_STEP. Differences: the observation has no "mission" string, which is
+    constant; `actions=3`, our default, omits the four actions without effect.
     """
 
     ceiling: float | None = 1.0
@@ -111,26 +111,26 @@ class MiniGridMemory(TorchVectorEnv):
         self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))
         if self.max_steps < usual_steps:
             self.ceiling = None
-            # "Forward, and left where a wall is ahead" is there after size - 1 steps at most, from the first cell.
+            # "Forward, and left where a wall is ahead" arrives after at most size - 1 steps, from the first cell
             self.floor = self.floor if self.floor == 0.5 and self.max_steps >= size - 1 else None
 
         stay = torch.arange(len(self._tables.next))[:, None].expand(-1, actions - 3)
         self._num_actions = actions
         self._next = torch.cat([self._tables.next, stay], dim=1).flatten().to(self.device)
         self._image = self._tables.image.to(self.device)
-        # Entry 0 is for all steps without success; python's float64 arithmetic is MiniGrid's own.
+        # entry 0 is for all steps without success; Python floats, so that the arithmetic is MiniGrid's
         reward = [0.0] + [1 - 0.9 * (t / self.max_steps) for t in range(1, self.max_steps + 1)]
         self._reward = torch.tensor(reward, dtype=torch.float64, device=self.device)
         self._generators: list[np.random.Generator] = []
-        # Row b's coming starts are _queue[_cursor[b]] and on, to the end of its two blocks, which are side by side.
+        # The next starts of row b are _queue[_cursor[b]:] up to the end of its two blocks.
         self._queue_begin = torch.arange(num_envs, device=self.device) * (2 * BLOCK)
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start a new episode in every row; without a seed the rows' streams go on, or begin with system entropy."""
+        """Start a new episode in every row; without a seed the generators of the rows continue, or get random seeds."""
         if options:
-            raise ValueError(f"options {options} were given to reset; MiniGridMemory supports none")
+            raise ValueError(f"options {sorted(options)} are not supported by MiniGridMemory; pass none")
         if seed is not None or not self._generators:
             self._generators = [_generator(s) for s in row_seeds(seed, self.num_envs)]
             starts = self._draw_starts(range(self.num_envs), 2 * BLOCK)
@@ -138,12 +138,12 @@ class MiniGridMemory(TorchVectorEnv):
             self._cursor = self._queue_begin.clone()
             self._until_refill = BLOCK
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._told = torch.zeros(2, self.num_envs, dtype=torch.bool, device=self.device)
+        self._known = torch.zeros(2, self.num_envs, dtype=torch.bool, device=self.device)
         self._state = self._take_starts(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         return self._observe(self._state), {}
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """One step of every row; see `TorchVectorEnv` for what comes back."""
+        """One step of every row; see `TorchVectorEnv` for the results."""
         if not self._generators:
             raise RuntimeError("step was called before reset; call reset(seed=...) first")
         action_B = self._read_action(action_B, self._num_actions)
@@ -161,7 +161,7 @@ class MiniGridMemory(TorchVectorEnv):
         return self._observe(self._state), reward, terminated, truncated, info
 
     def state_dict(self) -> dict[str, Any]:
-        """Configuration, episode and queue of every row, and the state of every numpy generator as plain integers."""
+        """Configuration, episode and queue of every row, and the states of the numpy generators as plain integers."""
         if not self._generators:
             raise RuntimeError("state_dict was called before reset; there is no state yet")
         return {
@@ -170,42 +170,46 @@ class MiniGridMemory(TorchVectorEnv):
             "steps": self._steps.clone(),
             "queue": self._queue.clone(),
             "cursor": self._cursor.clone(),
+            "known": self._known.clone(),
             "until_refill": self._until_refill,
             "generators": [generator.bit_generator.state for generator in self._generators],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; configuration and number of rows must be the same."""
+        """Continue exactly from a result of `state_dict`; configuration and number of rows must be the same."""
         if state["config"] != self._config:
-            raise ValueError(f"the state belongs to {state['config']}, but this environment is {self._config}")
+            raise ValueError(f"the state has the configuration {state['config']}; expected {self._config}")
         if len(state["generators"]) != self.num_envs:
-            raise ValueError(f"the state has {len(state['generators'])} rows, but this environment has {self.num_envs}")
+            raise ValueError(f"the state has {len(state['generators'])} rows; expected {self.num_envs} rows")
         generators = [_generator(0) for _ in range(self.num_envs)]
         for generator, saved in zip(generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
         tensors = [state[key].to(self.device, copy=True) for key in ("state", "steps", "queue", "cursor")]
         self._state, self._steps, self._queue, self._cursor = tensors
+        # absent in states of format 1; without it the expert looks again
+        known = state.get("known", torch.zeros(2, self.num_envs, dtype=torch.bool))
+        self._known = known.to(self.device, copy=True)
         self._until_refill = state["until_refill"]
         self._generators = generators
 
     def oracle(self) -> torch.Tensor:
-        """[B] the shortest path of somebody who must look before he knows: until a view has shown the cue, to the nearest state
-        whose view tells which it is; then the same for the ends of the fork; then to the right end.
+        """[B] actions of an expert that uses only what it has observed: it walks to the nearest state whose view reveals the cue,
+        then to the nearest state at the fork whose view reveals its ends, then to the correct end.
 
-        So whoever copies it has seen what it acts upon. What a row has seen is noted from call to call within an episode; call
-        it at every step.
+        A policy that imitates it has therefore observed everything that the actions depend on. The environment records what each
+        row has observed at the calls of this method in an episode; call it at every step.
         """
         if not self._generators:
             raise RuntimeError("oracle was called before reset; call reset(seed=...) first")
         expert = _expert(*(self._config[key] for key in ("size", "random", "view")))
-        tells, ways = (table.to(self.device) for table in expert)
-        began = self._steps == 0
-        self._told = torch.where(began, False, self._told) | tells.index_select(1, self._state)
-        goal = torch.where(self._told[0], torch.where(self._told[1], 2, 1), 0)
+        reveals, ways = (table.to(self.device) for table in expert)
+        started = self._steps == 0
+        self._known = torch.where(started, False, self._known) | reveals.index_select(1, self._state)
+        goal = torch.where(self._known[0], torch.where(self._known[1], 2, 1), 0)
         return ways[goal, self._state]
 
     def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
-        """What stands on every cell [size, size, 3], the agent's (x, y) and its direction, for pictures."""
+        """For pictures: the objects of all cells [size, size, 3], the agent's (x, y) and its direction."""
         state = int(self._state[row])
         h, cue, order, x, y = self._tables.cells[state // 4].tolist()
         objects = _grids(self._config["size"], range(h, h + 1))[0, cue, order]
@@ -215,8 +219,8 @@ class MiniGridMemory(TorchVectorEnv):
         return {"image": self._image.index_select(0, state_B), "direction": state_B & 3}
 
     def _take_starts(self, taken_B: torch.Tensor) -> torch.Tensor:
-        """The next start of every row; only the rows of `taken_B` use theirs up."""
-        # A row takes at most one start a call, so looking every BLOCK calls is enough; on a GPU looking means waiting.
+        """[B] the next start of every row; only the rows of `taken_B` consume theirs."""
+        # A row takes at most one start per call, so a check every BLOCK calls suffices; on a GPU a check waits for the device.
         if self._until_refill == 0:
             self._refill()
         self._until_refill -= 1
@@ -225,7 +229,7 @@ class MiniGridMemory(TorchVectorEnv):
         return start_B
 
     def _refill(self) -> None:
-        """Rows that are through with the first block of their queue: move the second one there and draw another."""
+        """In rows that have consumed the first block of their queue, move the second one there and draw another."""
         rows = (self._cursor - self._queue_begin >= BLOCK).nonzero().squeeze(1)
         drawn = torch.from_numpy(self._draw_starts(rows.tolist(), BLOCK)).to(self.device)
         queue_BQ = self._queue.view(self.num_envs, 2 * BLOCK)
@@ -241,7 +245,7 @@ class MiniGridMemory(TorchVectorEnv):
             words[i] = generator.integers(2**32, size=words.shape[1:], dtype=np.uint32)
 
         # Generator.integers(n) is Lemire's method on these 32-bit words (arXiv 1805.10941): the high half of word * n,
-        # and another word where the low half is below 2^32 mod n, about once in a billion draws.
+        # or another word if the low half is below 2^32 mod n, about once in a billion draws.
         redraw = np.zeros(words.shape[:2], dtype=bool)
         columns = iter(np.moveaxis(words, -1, 0))
 
@@ -256,7 +260,7 @@ class MiniGridMemory(TorchVectorEnv):
         return starts
 
     def _draw_slowly(self, words: list[int], generator: np.random.Generator, count: int) -> list[int]:
-        """The starts of one row that used up more words than usual, one start at a time."""
+        """The starts of one row that needs more words than usual, one start at a time."""
         more = iter(lambda: int(generator.integers(2**32, dtype=np.uint32)), None)
         stream = itertools.chain(words, more)
 
@@ -269,18 +273,18 @@ class MiniGridMemory(TorchVectorEnv):
 
 
 def _generator(seed: int) -> np.random.Generator:
-    # PCG64 by name: gymnasium seeds its environments with it, whatever numpy's default is.
+    # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
     return np.random.Generator(np.random.PCG64(seed))
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All states of one (size, random, view), numbered 4 * cell + direction; a cell knows its layout.
+    """All states of one (size, random, view), numbered 4 * cell + direction; the number of a cell includes the layout.
 
     cells: [states / 4, 5] the cells that an agent can reach, as (corridor end h, cue, order, x, y); cue 0 = key,
         1 = ball; order 0 = ball at the upper end, 1 = key there
-    num_success: states below this number stand at the right object
-    num_terminal: states below this number stand at an object
+    num_success: in the states below this number the agent is at the correct object
+    num_terminal: in the states below this number the agent is at an object
     next: [states, 3] the state after left, right, forward
     image: [states, view, view, 3] uint8
     starts: [h - shortest, x - 1, cue, order] the first state of an episode
@@ -298,8 +302,8 @@ class Tables:
     fork_hides_cue: np.ndarray
 
     def start(self, below: Callable[[Any], Any]) -> Any:
-        """A reset's random draws in MiniGrid's order; `below(n)` gives the next integer, or array, from 0..n-1."""
-        # The fixed sizes draw no length.
+        """The start of an episode, with MiniGrid's random draws in its order; below(n): the next integer or array from 0..n-1."""
+        # fixed sizes do not draw a length
         h = below(len(self.starts)) if len(self.starts) > 1 else 0
         x = below(h + self.shortest)
         cue = below(2)
@@ -309,7 +313,7 @@ class Tables:
 
 @lru_cache(maxsize=32)
 def tables(size: int, random: bool, view: int) -> Tables:
-    """Build the tables of a configuration; the tests hold them equal to the `minigrid` package."""
+    """The tables of a configuration; the tests compare them with the `minigrid` package."""
     middle = size // 2
     lengths = range(4, size - 2) if random else range(size - 3, size - 2)
     cells = np.array(
@@ -351,8 +355,8 @@ def tables(size: int, random: bool, view: int) -> Tables:
 
 @lru_cache(maxsize=32)
 def _expert(size: int, random: bool, view: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[2, states] whose view tells the cue, and the order of the ends; [3, states] the first action of a shortest path from
-    every state to one that tells the cue, to one at the fork that tells the order, and to the right end."""
+    """Tables of the oracle: [2, states] whether the view reveals the cue, and the order of the ends; [3, states] the first action
+    of a shortest path to a state that reveals the cue, to one at the fork that reveals the order, and to the correct end."""
     known = tables(size, random, view)
     image, following = known.image.numpy(), known.next.numpy()
     number = {tuple(cell): i for i, cell in enumerate(known.cells.tolist())}
@@ -361,12 +365,12 @@ def _expert(size: int, random: bool, view: int) -> tuple[torch.Tensor, torch.Ten
         for flip_cue, flip_order in ((1, 0), (0, 1))
     ]
     other_state = [(4 * other[:, None] + np.arange(4)).flatten() for other in others]
-    tells = np.stack([(image != image[other]).any(axis=(1, 2, 3)) for other in other_state])
+    reveals = np.stack([(image != image[other]).any(axis=(1, 2, 3)) for other in other_state])
     state = np.arange(len(image))
-    # the order is looked for at the fork only: a glimpse from afar would need the length of the corridor, which nobody told
+    # the order only counts at the fork: to use a view from afar, the agent would have to know the length of the corridor
     fork = np.repeat(known.cells[:, 3] == known.cells[:, 0] + 1, 4)
     ends, ways = state < known.num_terminal, []
-    for goal in (tells[0] & ~ends, tells[1] & ~ends & fork, state < known.num_success):
+    for goal in (reveals[0] & ~ends, reveals[1] & ~ends & fork, state < known.num_success):
         distance = np.where(goal, 0.0, np.inf)
         while True:
             nearer = np.where(ends, distance, np.minimum(distance, 1 + distance[following].min(axis=1)))
@@ -374,11 +378,11 @@ def _expert(size: int, random: bool, view: int) -> tuple[torch.Tensor, torch.Ten
                 break
             distance = nearer
         ways.append(distance[following].argmin(axis=1))
-    return torch.from_numpy(tells), torch.from_numpy(np.stack(ways))
+    return torch.from_numpy(reveals), torch.from_numpy(np.stack(ways))
 
 
 def _grids(size: int, lengths: range) -> np.ndarray:
-    """[lengths, cue, order, x, y] the object on every cell, as MemoryEnv._gen_grid places them."""
+    """[lengths, cue, order, x, y] the object of every cell, as MemoryEnv._gen_grid places them."""
     middle = size // 2
     grids = np.full((len(lengths), 2, 2, size, size), EMPTY, dtype=np.uint8)
     grids[..., [0, -1], :] = WALL
@@ -397,8 +401,8 @@ def _grids(size: int, lengths: range) -> np.ndarray:
 
 
 def _images(size: int, view: int, lengths: range, cells: np.ndarray) -> np.ndarray:
-    """[4 * cells, view, view, 3] what the agent sees from each cell in each direction."""
-    outside = [(0, 0)] * 3 + [(view, view)] * 2  # beyond the border MiniGrid sees walls
+    """[4 * cells, view, view, 3] the observation from each cell in each direction."""
+    outside = [(0, 0)] * 3 + [(view, view)] * 2  # MiniGrid shows walls outside the grid
     grids = np.pad(_grids(size, lengths), outside, constant_values=WALL)
     right, up = np.meshgrid(np.arange(view) - view // 2, view - 1 - np.arange(view), indexing="ij")
     offset = up[..., None] * STEP[:, None, None] + right[..., None] * np.roll(STEP, -1, axis=0)[:, None, None]
@@ -411,10 +415,10 @@ def _images(size: int, view: int, lengths: range, cells: np.ndarray) -> np.ndarr
 
 
 def _visible(opaque: np.ndarray) -> np.ndarray:
-    """[view, view, states] the cells that light from the agent's cell reaches.
+    """[view, view, states] the visible cells.
 
-    Source: Grid.process_vis of minigrid 3.2, with the loop over states turned inside. The order of the scan matters:
-    light goes on from cells that were lit earlier in the same row.
+    Source: Grid.process_vis of minigrid 3.2, with the loop over states innermost. The order of the scan matters: visibility
+    spreads from cells that became visible earlier in the same row.
     """
     view = len(opaque)
     lit = np.zeros_like(opaque)

@@ -1,7 +1,7 @@
-"""MiniGrid's worlds as RGB pictures: what `RGBImgPartialObsWrapper` of `minigrid` shows, by one look-up.
+"""MiniGrid tasks with RGB images as observations, equal to those of `RGBImgPartialObsWrapper` of `minigrid`.
 
-The package draws the tiles, once; so this file, unlike the tasks themselves, needs it installed. Not for pictures of the whole
-world; those are in `rmt_rl/pictures.py`.
+An image is one gather in a table of tiles. The `minigrid` package draws the tiles once, so this file needs it, unlike the
+tasks. Pictures of the whole world are in `rmt_rl/envs/drawing.py`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 
-#: Tiles with the agent on them stand behind the 256 others.
+#: Index of the first tile with the agent on it; the 256 tiles without the agent come first.
 AGENT = 256
 
 
 def make_memory(num_envs: int, device: str | torch.device = "cpu", *, tile: int = 0, **options: Any) -> TorchVectorEnv:
-    """env=minigrid-memory; with `tile` as pictures."""
+    """env=minigrid-memory; with images where `tile` is not 0."""
     return _with_tiles(MiniGridMemory(num_envs, device, **options), tile)
 
 
 def make_doorkey(num_envs: int, device: str | torch.device = "cpu", *, tile: int = 0, **options: Any) -> TorchVectorEnv:
-    """env=minigrid-doorkey; with `tile` as pictures."""
+    """env=minigrid-doorkey; with images where `tile` is not 0."""
     return _with_tiles(DoorKey(num_envs, device, **options), tile)
 
 
 def make_redbluedoors(
     num_envs: int, device: str | torch.device = "cpu", *, tile: int = 0, **options: Any
 ) -> TorchVectorEnv:
-    """env=minigrid-redbluedoors; with `tile` as pictures."""
+    """env=minigrid-redbluedoors; with images where `tile` is not 0."""
     return _with_tiles(RedBlueDoors(num_envs, device, **options), tile)
 
 
@@ -45,15 +45,17 @@ def _with_tiles(env: TorchVectorEnv, tile: int) -> TorchVectorEnv:
 
 
 class MiniGridPixels(TorchVectorEnv):
-    """`env`, one of our MiniGrid tasks, with pictures instead of symbols.
+    """`env`, a MiniGrid task of this package, with images instead of symbols.
 
-    obs["image"]: [B, view * tile, view * tile, 3] uint8, rows from top to bottom; the agent at the bottom centre looking up
-    everything else: as in `env`. `symbols` is what `env` showed last.
+    obs["image"]: [B, view * tile, view * tile, 3] uint8, rows from top to bottom, with the agent at the bottom center facing up
+    Everything else is that of `env`. `symbols` is the latest observation of `env`.
     """
 
     def __init__(self, env: TorchVectorEnv, tile: int) -> None:
         if importlib.util.find_spec("minigrid") is None:
-            raise ConfigError(f"env.tile={tile}: needs the package that draws the tiles; pip install minigrid")
+            raise ConfigError(
+                f"env.tile={tile}: needs the package minigrid, which draws the tiles; pip install minigrid"
+            )
         space: Any = env.single_observation_space
         self.view = space["image"].shape[0]
         side = self.view * tile
@@ -62,9 +64,9 @@ class MiniGridPixels(TorchVectorEnv):
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.tile = env, tile
         self.floor, self.ceiling, self.measure = env.floor, env.ceiling, env.measure
-        self.task, self.action_names = f"{env.task}, pictures of {side} x {side}", env.action_names
+        self.task, self.action_names = f"{env.task}, images of {side} x {side} pixels", env.action_names
         self._tiles = torch.from_numpy(_tiles(tile)).to(self.device)
-        # object, colour and state as one number, and where the agent stands
+        # object, color and state as one number, and an offset at the agent's cell
         self._weight = torch.tensor([18, 3, 1], device=self.device)
         self._agent = torch.zeros(self.view, self.view, dtype=torch.int64, device=self.device)
         self._agent[self.view // 2, self.view - 1] = AGENT
@@ -79,7 +81,7 @@ class MiniGridPixels(TorchVectorEnv):
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action_B)
         new = self._drawn(obs)
-        # the last observation differs where an episode ended only
+        # the final observation differs only where an episode ended
         over = info["_final_obs"].nonzero().squeeze(1)
         last = self._drawn({name: part[over] for name, part in info["final_obs"].items()})
         final = {name: new[name].index_copy(0, over, last[name]) for name in new} if len(over) else new
@@ -109,7 +111,7 @@ class MiniGridPixels(TorchVectorEnv):
 
 @lru_cache(maxsize=8)
 def _tiles(tile: int) -> np.ndarray:
-    """[512, tile, tile, 3] by object * 18 + colour * 3 + state, as seen; 0 is a cell that is not seen."""
+    """[512, tile, tile, 3] the tile of object * 18 + color * 3 + state, highlighted; 0 is a cell that is not visible."""
     from minigrid.core.constants import OBJECT_TO_IDX
     from minigrid.core.grid import Grid
     from minigrid.core.world_object import WorldObj
@@ -124,6 +126,6 @@ def _tiles(tile: int) -> np.ndarray:
             kind = OBJECT_TO_IDX[name]
             number, thing = kind * 18 + color * 3 + state, WorldObj.decode(kind, color, state)
             tiles[number] = Grid.render_tile(thing, highlight=True, tile_size=tile)
-            if name in ("empty", "key", "ball"):  # what can be carried is drawn under the agent
+            if name in ("empty", "key", "ball"):  # a carried object is drawn under the agent
                 tiles[AGENT + number] = Grid.render_tile(thing, agent_dir=3, highlight=True, tile_size=tile)
     return tiles

@@ -1,7 +1,8 @@
-"""Associative retrieval: pairs of a key and a value are shown; later a key is shown, and its value is asked for.
+"""Associative retrieval: observe pairs of a key and a value; later observe a key and answer its value.
 
-What must be remembered: `pairs` values, each with its key, until the last query. The tasks of Bulatov et al. 2022 (RMT,
-arXiv 2207.06881) and, with rewriting, of Rodkin et al. 2024 (ARMT, arXiv 2407.04841), as control tasks.
+Memory: `pairs` values with their keys, until the last query.
+Source: Bulatov et al. 2022 (RMT, arXiv 2207.06881); with rewriting, Rodkin et al. 2024 (ARMT, arXiv 2407.04841). Both are
+language-model tasks; here they are control tasks.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ import torch
 
 from rmt_rl.envs.episodic import EpisodicEnv, State, at, draws
 
-_STREAM = 2**32  # random numbers of an episode that are kept for one use
+_STREAM = 2**32  # number of random numbers of an episode reserved for one purpose
 
 
 class AssociativeRetrieval(EpisodicEnv):
-    """See `pairs` pairs, one a step, wait `delay` steps, and answer `queries` queries, one a step.
+    """Observe `pairs` pairs, one per step, wait `delay` steps, and answer `queries` queries, one per step.
 
-    observation, two whole numbers: (key, value), 0 = none. A pair has both, a query has a key only, and (0, 0) is seen
-        in the delay and at the end.
-    actions: 0..values - 1, the value of the key that is asked for (seen as 1..values); without a query they do nothing.
-    rewrite=false: no key is shown twice. rewrite=true: every pair's key is drawn anew from all `keys`, and what counts is
-        the latest value of a key.
-    A query names the key of one of the pairs; no pair is drawn twice. With rewrite=true two pairs can have one key, which
-        is then asked for twice.
-    reward: 1/queries for a right answer, else 0. The episode has pairs + delay + queries steps.
-    success: all answers were right.
-    How we differ: a pair is one step here and several tokens there; keys and values are single symbols.
+    observation [2] int64: (key, value), each from 1, 0 = none. A pair has both, a query has a key only; (0, 0) during the
+        delay and at the end.
+    actions: 0..values - 1, where action a means the value that is observed as a + 1; without a query they have no effect.
+    rewrite=false: each key occurs in one pair at most. rewrite=true: the key of each pair is uniform over all `keys`, and the
+        correct answer is the latest value of the key.
+    A query is the key of a pair. The pairs of the queries are drawn without replacement; with rewrite=true two of them can
+        have the same key, which is then queried twice.
+    reward: 1/queries for a correct answer, else 0. The episode has pairs + delay + queries steps.
+    success: all answers were correct.
+    Differences from the source: a pair is one step here and several tokens there; keys and values are single symbols.
 
-    Floor E[values^-D], D = how many different keys are asked for, which is queries unless keys are rewritten: given the
-    keys, their values are uniform and independent. An agent without memory that answers key k by value v with probability
-    q(v|k) has all m answers to k right with probability mean over v of q(v|k)^m <= 1/values; a fixed value for every key
+    Floor E[values^-D], where D is the number of different queried keys (D = queries unless keys are rewritten). Given the
+    keys, their values are uniform and independent. Let an agent without memory answer key k with value v with probability
+    q(v|k). All m answers to k are correct with probability (mean over v of q(v|k)^m) <= 1/values. A fixed value for every key
     attains it. Ceiling 1.
     """
 
@@ -53,12 +54,20 @@ class AssociativeRetrieval(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([keys + 1, values + 1]), values)
         self.keys, self.values, self.pairs, self.rewrite = keys, values, pairs, rewrite
         self.queries, self.delay = queries, delay
-        self.action_names = tuple(f"value {i + 1}" for i in range(values))  # as they are seen
+        self.action_names = tuple(f"value {i + 1}" for i in range(values))  # as observed
         different = _different(keys, queries) if rewrite else [0.0] * queries + [1.0]
         self.floor = math.fsum(chance * float(values) ** -d for d, chance in enumerate(different))
+        shortest, longest = delay + 1, pairs + delay + queries - 1
+        steps = (
+            "1 step"
+            if longest == 1
+            else f"{longest} steps"
+            if shortest == longest
+            else f"{shortest} to {longest} steps"
+        )
         self.task = (
             f"associative retrieval: remember {pairs} of {values} values by their keys"
-            f"{', which are rewritten,' if rewrite else ''} for {delay + 1} to {pairs + delay + queries - 1} steps"
+            f"{', which are rewritten,' if rewrite else ''} for {steps}"
         )
 
     def _begin(self, key_B: torch.Tensor) -> State:
@@ -95,7 +104,7 @@ class AssociativeRetrieval(EpisodicEnv):
         return (
             f"key {key} has value {value}"
             if value
-            else f"which value has key {key}? value {int(self._answer(state)) + 1}"
+            else f"query: key {key}; answer: value {int(self._answer(state)) + 1}"
         )
 
     def _observe(self, state: State) -> torch.Tensor:
@@ -108,7 +117,7 @@ class AssociativeRetrieval(EpisodicEnv):
 
 
 def _different(keys: int, draws: int) -> list[float]:
-    """[draws + 1] how likely `draws` independent uniform keys are 0, 1, ..., draws different ones."""
+    """[draws + 1] probabilities that `draws` independent uniform keys have 0, 1, ..., draws different values."""
     chance = [1.0] + [0.0] * draws
     for _ in range(draws):
         chance = [0.0] + [chance[d] * d / keys + chance[d - 1] * (keys - d + 1) / keys for d in range(1, draws + 1)]

@@ -1,8 +1,8 @@
-"""Copy and reverse: see a string of symbols, then say it.
+"""Copy and reverse: observe a sequence of symbols, then repeat it.
 
-What must be remembered: all `length` symbols and how many of them are said already, for `length + delay` steps. The
-task of Bulatov et al. 2022, "Recurrent Memory Transformer" (arXiv 2207.06881), as a control task. Not for one symbol
-among others that do not matter; that is `detect`.
+Memory: `length` symbols and the number of symbols already repeated, for up to 2 * length + delay steps.
+Source: Bulatov et al. 2022, "Recurrent Memory Transformer" (arXiv 2207.06881), as a control task. For one symbol among
+distractors see `detect`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from rmt_rl.envs.episodic import EpisodicEnv, State
 
 
 class Copy(EpisodicEnv):
-    """See `length` symbols, wait `delay` steps, and say the symbols in order, or from the last to the first.
+    """Observe `length` symbols, wait `delay` steps, and repeat the symbols in order, or from the last to the first.
 
-    observation, one whole number: 0 wait, 1..symbols the symbols, symbols + 1 "say the next one". It does not tell which
-        one is next. The last observation of an episode is 0.
-    actions: 0..symbols - 1, the symbol to say; before the first "say the next one" they do nothing.
-    reward: 1/length for a symbol that is right, else 0. The episode has 2 * length + delay steps.
-    success: all symbols were right.
-    How we differ: the paper's strings are digits, and its copy task says them twice.
+    observation [] int64: 0 wait, 1..symbols the symbols, symbols + 1 "answer the next symbol". It does not say which symbol
+        is next. The last observation of an episode is 0.
+    actions: 0..symbols - 1, the symbol; before the first "answer the next symbol" they have no effect.
+    reward: 1/length for a correct symbol, else 0. The episode has 2 * length + delay steps.
+    success: all symbols were correct.
+    Differences from the source: the paper's sequences are digits, and its copy task repeats them twice.
 
-    Floor symbols^-length (and a return of 1/symbols): what is observed while symbols are asked for is the same for all
-    strings, so an agent without memory says something independent of the string, which is uniform over symbols^length.
-    Ceiling 1.
+    Floor symbols^-length (and a return of 1/symbols): the observations during the answers are the same for all sequences, so
+    the answers of an agent without memory are independent of the sequence, which is uniform over symbols^length. Ceiling 1.
     """
 
     ceiling = 1.0
@@ -43,31 +42,34 @@ class Copy(EpisodicEnv):
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Discrete(symbols + 2), symbols)
         self.symbols, self.length, self.delay, self.reverse = symbols, length, delay, reverse
-        self.action_names = tuple(f"symbol {i + 1}" for i in range(symbols))  # as they are seen
+        self.action_names = tuple(f"symbol {i + 1}" for i in range(symbols))  # as observed
         self.floor = float(symbols) ** -length
-        order = "reversed" if reverse else "in order"
-        self.task = f"copy: remember {length} of {symbols} symbols, and say them {order} after {delay} steps"
+        things = f"one of {symbols} symbols" if length == 1 else f"a sequence of {length} of {symbols} symbols"
+        order = "in reverse order" if reverse else "in order"
+        self.task = f"copy: remember {things}, and repeat it {order} after {delay} step{'' if delay == 1 else 's'}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         return {"mistaken": torch.zeros_like(key_B, dtype=torch.bool)}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
-        said = state["t"] - self.length - self.delay  # symbols so far; negative before the first is asked for
-        asked = said >= 0
+        answered = (
+            state["t"] - self.length - self.delay
+        )  # number of answers before this step; negative before the first
+        asked = answered >= 0
         right = asked & (action_B == self._answer(state))
         mistaken = state["mistaken"] | (asked & ~right)
-        ended = said == self.length - 1
+        ended = answered == self.length - 1
         return {"mistaken": mistaken}, right.double() / self.length, ended, {"success": ended & ~mistaken}
 
     def _answer(self, state: State) -> torch.Tensor:
-        said = state["t"] - self.length - self.delay
-        return self._symbol(state, self.length - 1 - said if self.reverse else said)
+        answered = state["t"] - self.length - self.delay
+        return self._symbol(state, self.length - 1 - answered if self.reverse else answered)
 
     def _in_words(self, state: State) -> str:
-        t, said = int(state["t"]), int(state["t"]) - self.length - self.delay
-        if said < 0:
+        t, answered = int(state["t"]), int(state["t"]) - self.length - self.delay
+        if answered < 0:
             return f"symbol {int(self._symbol(state, state['t'])) + 1} is shown" if t < self.length else "wait"
-        return f"answer {said + 1} of {self.length}: symbol {int(self._answer(state)) + 1}"
+        return f"answer {answered + 1} of {self.length}: symbol {int(self._answer(state)) + 1}"
 
     def _observe(self, state: State) -> torch.Tensor:
         t = state["t"]

@@ -1,8 +1,8 @@
-"""Facts at random times among observations that do not matter, and a question at the end.
+"""Detect and reasoning: facts at random times among distractors, and a question at the end.
 
-What must be remembered: one fact (`detect`) or two (`reasoning`), from whenever it comes up to the last step. The tasks
-"detect and memorise" and "reasoning" of Bulatov et al. 2023, "Scaling Transformer to 1M tokens and beyond with RMT"
-(arXiv 2304.11062), as control tasks. "Memorise", with the fact at the start, is the T-maze.
+Memory: one fact (`detect`) or two (`reasoning`), until the last step.
+Source: "detect and memorize" and "reasoning" of Bulatov et al. 2023, "Scaling Transformer to 1M tokens and beyond with RMT"
+(arXiv 2304.11062), as control tasks. Its "memorize", with the fact at the start, corresponds to the T-maze.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.envs.episodic import EpisodicEnv, State, draws
 
-_NOISE = 2**32  # from this random number on come the distractors
+_NOISE = 2**32  # index of the first random number of the distractors
 
 
 class _Facts(EpisodicEnv):
     """`facts` facts of `values` values at different random times among the first `length` observations.
 
-    observation, one whole number: 0 is the question, then one symbol for each (fact, value), then the distractors, which
-        are uniform and independent. The last observation of an episode is 0 too.
-    The answer to the question is the sum of the facts modulo `values`.
+    observation [] int64: 0 is the question, then one symbol for each (fact, value), then the distractors, which are uniform
+        and independent. The last observation of an episode is 0 too.
+    The correct answer is the sum of the facts modulo `values`.
     """
 
     ceiling = 1.0
@@ -50,12 +50,12 @@ class _Facts(EpisodicEnv):
         return state["fact"].sum(1) % self.values
 
     def _in_words(self, state: State) -> str:
-        seen, told = int(self._observe(state)), self.facts * self.values
-        if not seen:
+        symbol, facts = int(self._observe(state)), self.facts * self.values
+        if not symbol:
             return f"the question; the answer is {(self.action_names or range(self.values))[int(self._answer(state))]}"
-        if seen > told:
-            return f"distractor {seen - told}"
-        fact, value = divmod(seen - 1, self.values)
+        if symbol > facts:
+            return f"distractor {symbol - facts}"
+        fact, value = divmod(symbol - 1, self.values)
         return f"fact {fact + 1} is {value}" if self.facts > 1 else f"cue {value + 1}"
 
     def _observe(self, state: State) -> torch.Tensor:
@@ -63,18 +63,18 @@ class _Facts(EpisodicEnv):
         noise = counter_bits(state["key"], t + _NOISE) % self.distractors
         now_BF = state["time"] == t[:, None]
         symbol_BF = 1 + state["fact"] + self.values * torch.arange(self.facts, device=self.device)
-        told = torch.where(now_BF.any(1), (now_BF * symbol_BF).sum(1), 1 + self.facts * self.values + noise)
-        return torch.where(t < self.length, told, 0)
+        symbol = torch.where(now_BF.any(1), (now_BF * symbol_BF).sum(1), 1 + self.facts * self.values + noise)
+        return torch.where(t < self.length, symbol, 0)
 
 
 class Detect(_Facts):
-    """Detect and memorise: one cue at a random time among distractors; at the end it is asked for.
+    """Detect and memorize: one cue at a random time among distractors; the last action must name it.
 
-    observation, one whole number: 0 the question, 1..cues the cue, cues + 1..cues + distractors what does not matter. The
-        cue is seen once, at a uniformly random one of `length` steps; then the question follows.
-    actions: 0..cues - 1, the cue; they do nothing before the question.
-    reward: 1 for the right cue, else 0. The episode has length + 1 steps. success: the right cue.
-    How we differ: the paper's distractors are text, and its fact stands at the beginning of a segment.
+    observation [] int64: 0 the question, 1..cues the cue, cues + 1..cues + distractors the distractors. The cue occurs once,
+        at a uniformly random one of `length` steps; then the question follows.
+    actions: 0..cues - 1, the cue; before the question they have no effect.
+    reward: 1 for the correct cue, else 0. The episode has length + 1 steps. success: the correct cue.
+    Differences from the source: the paper's distractors are text, and its fact is at the start of a segment.
 
     Floor 1/cues: the question looks the same for all cues, which are uniform. Ceiling 1.
     """
@@ -89,24 +89,23 @@ class Detect(_Facts):
         length: int = 20,
     ) -> None:
         super().__init__(num_envs, device, 1, cues, distractors, length)
-        self.action_names = tuple(f"cue {i + 1}" for i in range(cues))  # as they are seen
-        self.task = f"detect: find one of {cues} cues among distractors, and remember it for 1 to {length} steps"
+        self.action_names = tuple(f"cue {i + 1}" for i in range(cues))  # as observed
+        self.task = f"detect: find one of {cues} cues among distractors, and remember it for {_up_to(length)}"
 
 
 class Reasoning(_Facts):
     """Two facts at random times among distractors; the answer depends on both, and on neither alone.
 
-    observation, one whole number: 0 the question, 1..values the first fact, values + 1..2 * values the second one, above
-        that what does not matter. Both facts are seen once, at different uniformly random ones of `length` steps, in any
-        order; then the question follows.
-    actions: 0..values - 1, the answer: (first fact + second fact) modulo `values`, both counted from 0; they do nothing
-        before the question.
-    reward: 1 for the right answer, else 0. The episode has length + 1 steps. success: the right answer.
-    How we differ: the paper's facts are sentences on where places lie, with 6 answers too; our function is the one of
-        which one fact alone tells nothing.
+    observation [] int64: 0 the question, 1..values the first fact, values + 1..2 * values the second one, then the
+        distractors. Each fact occurs once, at different uniformly random ones of `length` steps, in any order; then the
+        question follows.
+    actions: 0..values - 1, the answer: (first fact + second fact) modulo `values`, both counted from 0; before the question
+        they have no effect.
+    reward: 1 for the correct answer, else 0. The episode has length + 1 steps. success: the correct answer.
+    Differences from the source: the paper's facts are sentences about the positions of places, also with 6 answers. We use
+        the sum because one fact alone gives no information about it.
 
-    Floor 1/values, also for an agent that remembers one of the facts: given it, the other one, which is uniform, makes
-    the sum uniform. Ceiling 1.
+    Floor 1/values, also for an agent that remembers one of the facts: given one fact, the sum is uniform. Ceiling 1.
     """
 
     def __init__(
@@ -120,5 +119,9 @@ class Reasoning(_Facts):
     ) -> None:
         super().__init__(num_envs, device, 2, values, distractors, length)
         self.task = (
-            f"reasoning: find two facts among distractors, and remember them, or their sum, for 1 to {length} steps"
+            f"reasoning: find two facts among distractors, and remember them, or their sum, for {_up_to(length)}"
         )
+
+
+def _up_to(length: int) -> str:
+    return f"1 to {length} steps" if length > 1 else "1 step"

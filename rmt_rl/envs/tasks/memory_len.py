@@ -1,8 +1,8 @@
-"""bsuite's memory_len: bits are shown at the first step, and one of them is asked for `length` steps later.
+"""memory_len of bsuite: observe bits at the first step, and answer one of them `length` steps later.
 
-What must be remembered: `bits` bits, for `length` - 1 steps. Rules of MemoryChain in bsuite 0.3.6 (Osband et al. 2020,
-"Behaviour Suite for Reinforcement Learning", arXiv 1908.03568): memory_len with bits=1, memory_size with length=2. Not
-for exploration: no action but the last one matters, which is the difference to the T-maze.
+Memory: `bits` bits for `length` - 1 steps. Only the last action matters, so the task needs no exploration, unlike the T-maze.
+Source: MemoryChain in bsuite 0.3.6 (Osband et al. 2020, "Behaviour Suite for Reinforcement Learning", arXiv 1908.03568):
+memory_len with bits=1, memory_size with length=2.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from rmt_rl.envs.episodic import EpisodicEnv, State, at, draws
 
 
 class MemoryLen(EpisodicEnv):
-    """Repeat the bit that the query names.
+    """Answer the bit that the query names.
 
-    observation [2 + bits] float32: (time left 1 - n/length, query, context). The context is +-1 for every bit while
-        n = 0, else 0; the query is the number of a bit at n = length - 1, else 0. As in bsuite n is 0 at the first *two*
-        observations and grows by 1 from there.
-    actions: 0 or 1, the bit; all but the last one do nothing.
-    reward: 1 or -1 at the last step, else 0. The episode has length + 1 steps. success: the right bit.
-    How we differ: bsuite's observation is [1, 2 + bits], and it lets a step with any action begin the next episode.
+    observation [2 + bits] float32: (remaining time 1 - n/length, query, context). The context is +-1 for every bit while
+        n = 0, else 0; the query is the number of a bit at n = length - 1, else 0. As in bsuite, n is 0 at the first *two*
+        observations and then increases by 1.
+    actions: 0 or 1, the bit; all but the last have no effect.
+    reward: 1 or -1 at the last step, else 0. The episode has length + 1 steps. success: the correct bit.
+    Differences from the source: bsuite's observation has shape [1, 2 + bits], and a step with any action starts the next
+        episode there.
 
-    Floor 0.5: the last action sees n = length - 1 > 0, so no context, and the bits are uniform. With length=1 it sees
-    n = 0, context and query at once, and the floor is 1. Ceiling 1.
+    Floor 0.5: at the last step n = length - 1 > 0, so the context is not observed, and the bits are uniform. With length=1
+    the agent observes context and query at the last step, and the floor is 1. Ceiling 1.
     """
 
     ceiling = 1.0
@@ -36,7 +37,8 @@ class MemoryLen(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.Box(low, high), 2)
         self.length, self.bits = length, bits
         self.floor = 1.0 if length == 1 else 0.5
-        self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {length - 1} steps"
+        steps = f"{length - 1} step{'' if length == 2 else 's'}"
+        self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {steps}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         drawn = draws(key_B, 0, self.bits + 1)
@@ -53,7 +55,7 @@ class MemoryLen(EpisodicEnv):
     def _in_words(self, state: State) -> str:
         t = int(state["t"])
         if t >= self.length:
-            return f"which was bit {int(state['query'])}? it was {int(self._answer(state))}"
+            return f"query: bit {int(state['query'])}; answer: {int(self._answer(state))}"
         return f"the bits are {state['context'][0].tolist()}" if t < 2 else "wait"
 
     def _observe(self, state: State) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""POPGym's RepeatFirst and RepeatPrevious: cards are dealt one by one, and the suit of an earlier one has to be said.
+"""RepeatFirst and RepeatPrevious of POPGym: cards are dealt one by one; the action names the suit of an earlier card.
 
-What must be remembered: one suit for a whole episode (`repeat-first`), or the last k suits, in order and renewed at every
-step (`repeat-previous`). Rules of popgym 1.0.7 (Morad et al. 2023, "POPGym: Benchmarking Partially Observable
-Reinforcement Learning", arXiv 2303.01859). Not for ranks and colours, which no rule looks at.
+Memory: one suit for the whole episode (`repeat-first`), or the last k suits in order (`repeat-previous`).
+Source: popgym 1.0.7 (Morad et al. 2023, "POPGym: Benchmarking Partially Observable Reinforcement Learning", arXiv
+2303.01859). A card is its suit only; ranks do not affect the rules.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ CARDS = 52
 
 
 class _Repeat(EpisodicEnv):
-    """One card is seen at a time, until the last one of `decks` shuffled decks.
+    """One card is dealt at each step, until the last one of `decks` shuffled decks.
 
-    observation, one whole number: the suit 0..3 (spades, diamonds, clubs, hearts) of the card that was dealt last.
-    actions: 0..3, the suit to say.
-    The episode has 52 * decks - 1 steps: the first card is dealt by the reset, the last one after the last action.
+    observation [] int64: the suit 0..3 (spades, diamonds, clubs, hearts) of the card dealt last.
+    actions: 0..3, the suit to answer.
+    The episode has 52 * decks - 1 steps: reset deals the first card, and the last card is dealt after the last action.
     success: no answer was wrong.
 
-    The state does not hold the deck, only how many cards of each suit are left: dealing one of them with equal chances is
-    the same as dealing from a shuffled deck.
+    The state holds the number of undealt cards of each suit instead of the deck. Dealing each of them with equal probability
+    gives the same distribution as dealing from a shuffled deck.
     """
 
     ceiling = 1.0
@@ -40,7 +40,8 @@ class _Repeat(EpisodicEnv):
         self._suits = torch.arange(SUITS, device=self.device)
 
     def _in_words(self, state: State) -> str:
-        return f"{self.action_names[int(state['suit'])]} is dealt; say {self.action_names[int(self._answer(state))]}"
+        dealt, answer = (self.action_names[int(suit)] for suit in (state["suit"], self._answer(state)))
+        return f"dealt: {dealt}; answer: {answer}"
 
     def _full(self, key_B: torch.Tensor) -> torch.Tensor:
         return torch.full((len(key_B), SUITS), self.cards // SUITS, device=self.device)
@@ -48,29 +49,30 @@ class _Repeat(EpisodicEnv):
     def _deal(
         self, key_B: torch.Tensor, place_B: torch.Tensor, left_BS: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The suit of card number `place` [B], and how many cards of each suit are left after it [B, 4]."""
+        """The suit [B] of card number `place`, and the number of undealt cards of each suit after it [B, 4]."""
         drawn = counter_bits(key_B, place_B) % (self.cards - place_B)
         suit = (drawn[:, None] >= left_BS.cumsum(1)).sum(1)
         return suit, left_BS - (suit[:, None] == self._suits).long()
 
 
 class RepeatFirst(_Repeat):
-    """Say the suit of the first card at every step.
+    """Answer the suit of the first card at every step.
 
-    observation, actions, end: see `_Repeat`. reward: 1/(52 * decks - 1) for the right suit, minus that for a wrong one.
-    decks: 1, 8, 16 are POPGym's easy, medium, hard, of 51, 415 and 831 steps.
+    observation, actions, success, end: see `_Repeat`.
+    reward: 1/(52 * decks - 1) for the correct suit, minus that for a wrong one.
+    decks: 1, 8, 16 are POPGym's easy, medium and hard, with 51, 415 and 831 steps.
 
-    Floor 0.25: without memory an answer depends on the suit in view only. Every suit comes into view, spades too, so all
-    answers are s with probability at most q(s|spades), and the mean of that over the four first suits s is 1/4; "always
-    spades" attains it. Its return is -0.5; the best without memory says the suit in view, which is right at the first
-    step and then with probability (13 * decks - 1)/(52 * decks - 1): -0.4994 with one deck. Ceiling 1, also of the return.
+    Floor 0.25: without memory an answer depends on the observed suit only. Every suit is observed, spades too, so all answers
+    are s with probability at most q(s|spades). The mean of that over the four first suits s is 1/4; "always spades" attains
+    it, with a return of -0.5. The best return without memory is that of answering the observed suit, which is correct at the
+    first step and then with probability (13 * decks - 1)/(52 * decks - 1): -0.4994 with one deck. Ceiling 1, also of the return.
     """
 
     floor = 0.25
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1) -> None:
         super().__init__(num_envs, device, decks)
-        self.task = f"repeat-first: remember one of 4 suits for {self.cards - 2} steps"
+        self.task = f"repeat-first: remember one of {SUITS} suits for {self.cards - 2} steps"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         suit, left = self._deal(key_B, torch.zeros_like(key_B), self._full(key_B))
@@ -93,17 +95,17 @@ class RepeatFirst(_Repeat):
 
 
 class RepeatPrevious(_Repeat):
-    """Say the suit of the card that was seen k - 1 steps ago; k = 1 would be the card in view.
+    """Answer the suit of the card that was observed k - 1 steps ago; k = 1 would be the observed card.
 
-    observation, actions, end: see `_Repeat`. reward: 1/(52 * decks - k) for the right suit, minus that for a wrong one;
-        0 at the first k - 1 steps, at which that card does not exist and any answer will do.
-    (decks, k): (1, 4), (2, 32), (3, 64) are POPGym's easy, medium, hard, of 51, 103 and 155 steps.
+    observation, actions, success, end: see `_Repeat`. reward: 1/(52 * decks - k) for the correct suit, minus that for a wrong
+        one; 0 at the first k - 1 steps, when that card does not exist and any answer is accepted.
+    (decks, k): (1, 4), (2, 32), (3, 64) are POPGym's easy, medium and hard, with 51, 103 and 155 steps.
 
-    Floor 0 to all printed digits: without memory an episode whose suits are c_0, c_1, ... has no wrong answer with
-    probability prod_t q(c_t | c_{t+k-1}). The sum of that over all sequences of suits is 4^(k-1), because q(.|c) sums to 1
-    and k - 1 cards are not asked for, and each order of the deck's suits has probability 1/N, N = (52d)!/((13d)!)^4. So
-    the floor is at most 4^(k-1)/N, and that is what stands here (1e-27 for easy); None where it is not below 1e-6, which is where
-    few cards are asked for. Ceiling 1, also of the return.
+    Floor: an upper bound, which prints as 0. Without memory an episode with the suits c_0, c_1, ... has no wrong answer with
+    probability prod_t q(c_t | c_{t+k-1}). The sum of this over all sequences of suits is 4^(k-1), because q(.|c) sums to 1 and
+    k - 1 cards are never queried. Each order of the suits of the deck has probability 1/N, N = (52d)!/((13d)!)^4. So the
+    success rate is at most 4^(k-1)/N, and `floor` is that number (1e-27 for easy). It is None where the bound is not below
+    1e-6, that is where few cards are queried. Ceiling 1, also of the return.
     """
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1, k: int = 4) -> None:
@@ -116,7 +118,7 @@ class RepeatPrevious(_Repeat):
     def _begin(self, key_B: torch.Tensor) -> State:
         suit, left = self._deal(key_B, torch.zeros_like(key_B), self._full(key_B))
         mistaken = torch.zeros_like(key_B, dtype=torch.bool)
-        # the deck a second time, from which the same cards are dealt k - 1 steps later
+        # a second copy of the deck, from which the same cards are dealt k - 1 steps later
         return {"suit": suit, "left": left, "left_later": self._full(key_B), "mistaken": mistaken}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
@@ -133,12 +135,12 @@ class RepeatPrevious(_Repeat):
         return changes, reward, ended, {"success": ended & ~mistaken}
 
     def _in_words(self, state: State) -> str:
-        if int(state["t"]) + 1 < self.k:  # nothing was dealt so long ago
-            return f"{self.action_names[int(state['suit'])]} is dealt; say anything"
+        if int(state["t"]) + 1 < self.k:  # that card does not exist yet
+            return f"dealt: {self.action_names[int(state['suit'])]}; any answer"
         return super()._in_words(state)
 
     def _due(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
-        """The suit that is asked for, and what is left of the later deck after it."""
+        """The correct answer [B], and the second copy of the deck after it [B, 4]."""
         place = (state["t"] + 1 - self.k).clamp(min=0)
         return self._deal(state["key"], place, state["left_later"])
 
@@ -150,6 +152,6 @@ class RepeatPrevious(_Repeat):
 
 
 def all_right_bound(suits: int, cards: int, k: int) -> float:
-    """suits^(k-1) / N of RepeatPrevious's docstring, for any number of suits with equally many cards; at most 1."""
+    """The bound suits^(k-1) / N of RepeatPrevious's docstring, for any number of equally frequent suits; at most 1."""
     log_orders = math.lgamma(cards + 1) - suits * math.lgamma(cards // suits + 1)
     return min(1.0, math.exp((k - 1) * math.log(suits) - log_orders))

@@ -1,8 +1,8 @@
-"""Passive T-maze: the cue at the first step says which way to turn at the end of a corridor.
+"""Passive T-maze: the cue at the first step determines which way to turn at the end of a corridor.
 
-What must be remembered: one bit, for as many steps as the corridor is long (1 to 10,000,000). Rules of
-Ni et al. 2023, "When do transformers shine in RL?" (arXiv 2307.03864), class TMazeClassicPassive of their Memory-RL code.
-Not for the active T-maze, in which the cue lies behind the start.
+Memory: one bit for `length` steps (1 to 10,000,000).
+Source: Ni et al. 2023, "When do transformers shine in RL?" (arXiv 2307.03864), class TMazeClassicPassive of their Memory-RL code.
+The active T-maze, whose cue is behind the start, is in `variants.py`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ RIGHT, UP, LEFT, DOWN = range(4)
 
 
 def turn(goal_B: torch.Tensor) -> torch.Tensor:
-    """The action that enters the arm of a goal, +1 or -1."""
+    """[B] the action that enters the arm of the goal, +1 = up or -1 = down."""
     return torch.where(goal_B > 0, UP, DOWN)
 
 
 class TMaze(TorchVectorEnv):
-    """Walk `length` cells to the right, then step into the arm that the cue named.
+    """Walk `length` cells to the right, then enter the arm of the cue.
 
     observation [2] float32: (0, cue) at the first step, cue = -1 or +1; (0, 0) in the corridor; (1, y) at the junction
         (y = 0) and in the arms (y = +1 up, -1 down).
-    actions: 0 right, 1 up, 2 left, 3 down; a move into a wall is a step on the spot.
-    reward at step t = 1, 2, ...: -1/length while x < t, that is once the agent is late; 1 for standing in the right arm at
-        the last step. The episode ends at step length + 1, so one step lost means that the arm is out of reach.
-    `min_length`: every episode draws its length uniformly from min_length..length.
-    `end_at_turn`: the episode terminates when an arm is entered (1 if it is the right one) and is truncated after
-        2 * (length + 1) steps. Theirs has no such variant; it takes the exploration trap out and leaves the memory.
+    actions: 0 right, 1 up, 2 left, 3 down; a move into a wall leaves the agent where it is.
+    reward at step t = 1, 2, ...: -1/length while x < t, that is when the agent has lost a step; 1 in the correct arm at the
+        last step. The episode terminates at step length + 1: after one lost step the arm can no longer be reached.
+    success: the agent is in the correct arm at the last step.
+    `min_length`: the length of each episode is uniform over min_length..length.
+    `end_at_turn`: the episode terminates when an arm is entered (reward 1 in the correct one) and is truncated after
+        2 * (length + 1) steps. The source has no such variant; it is easier to explore and needs the same memory.
 
-    Floor 0.5: without memory the junction looks the same for both cues, so any turn is right half of the time. Ceiling 1.
-    With `end_at_turn` that does not hold for who sees the previous reward: a step lost for one of the cues makes every reward up
-    to the junction say which it was. Without it a lost step is a lost episode.
+    Floor 0.5: without memory the junction looks the same for both cues, so any turn is correct half of the time. Ceiling 1.
+    With `end_at_turn` the floor does not hold for an agent that observes the previous reward: it can lose a step on purpose for
+    one of the cues, after which every reward up to the junction reveals the cue. Otherwise a lost step is a lost episode.
     """
 
     floor = 0.5
@@ -56,14 +57,13 @@ class TMaze(TorchVectorEnv):
     ) -> None:
         shortest = length if min_length is None else min_length
         if not 1 <= shortest <= length:
-            raise ValueError(f"T-maze lengths are {shortest}..{length}; needed is 1 <= min_length <= length")
+            raise ValueError(f"min_length is {shortest} and length is {length}; expected 1 <= min_length <= length")
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(4))
         self.shortest, self.longest, self.end_at_turn = shortest, length, end_at_turn
-        # who loses a step on purpose for one of the cues is fined at every step after, up to the junction
-        self.rewards_tell = end_at_turn
+        self.reward_reveals_cue = end_at_turn  # by the penalty for a step lost on purpose; see above
         span = f"{length}" if shortest == length else f"{shortest} to {length}"
-        self.task = f"T-maze: remember one bit for {span} steps"
+        self.task = f"T-maze: remember one bit for {span} step{'s' if length > 1 else ''}"
         self._dx = torch.tensor([1, 0, -1, 0], device=self.device)
         self._dy = torch.tensor([0, 1, 0, -1], device=self.device)
         self._seed: torch.Tensor | None = None

@@ -1,7 +1,7 @@
-"""Three further T-mazes: the active one, in which the cue must be fetched first, the one of RATE, and a trial of many walks.
+"""Three further T-mazes: the active one, whose cue must be fetched first, that of RATE, and a trial of several walks.
 
-What must be remembered: one bit, for as many steps as the corridor is long, or through all walks of a trial. Not for the
-passive T-maze of Ni et al. 2023, nor for leaving a maze of that kind at the turn; those are `tmaze`.
+Memory: one bit for the length of the corridor, or for all walks of a trial. Each class names its source.
+The passive T-maze of Ni et al. 2023, also with episodes that end at the turn, is in `passive.py`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rmt_rl.envs.tmaze.passive import DOWN, LEFT, RIGHT, UP, TMaze, turn
 class _Corridor(EpisodicEnv):
     """Cells (0, 0), ..., (end, 0) and the arms (end, 1) and (end, -1).
 
-    actions: 0 right, 1 up, 2 left, 3 down; a move into a wall is a step on the spot.
-    `min_length`: every episode draws its length uniformly from min_length..length.
+    actions: 0 right, 1 up, 2 left, 3 down; a move into a wall leaves the agent where it is.
+    `min_length`: the length of each episode is uniform over min_length..length.
     """
 
     floor = 0.5
@@ -51,27 +51,28 @@ class _Corridor(EpisodicEnv):
 
 
 class TMazeActive(_Corridor):
-    """The cue is one step behind the start: fetch it, walk back and on to the junction, and turn as it said.
+    """The cue is one step behind the start: fetch it, walk to the junction, and enter the arm of the cue.
 
-    Rules of Ni et al. 2023, "When do transformers shine in RL?" (arXiv 2307.03864), class TMazeClassicActive of their
-    Memory-RL code. The corridor has the cue at x = 0, the start at x = 1 and the junction at x = 1 + length.
+    Source: Ni et al. 2023, "When do transformers shine in RL?" (arXiv 2307.03864), class TMazeClassicActive of their
+    Memory-RL code. The cue is at x = 0, the start at x = 1 and the junction at x = 1 + length.
 
-    observation [2] float32: (0, cue), cue = -1 or +1, when x = 0 for the first time; (0, 0) in the corridor and when x = 0
-        again; (1, y) at the junction (y = 0) and in the arms (y = +1 up, -1 down).
-    reward at step t = 1, 2, ...: -1/length while x < t - 1, that is once the agent is later than by the way to the cue and
-        back; 1 for standing in the right arm at the last step. The episode ends at step length + 3, so whoever fetches
-        the cue must lose no step.
-    success: standing in the right arm at the last step. actions, min_length: see `_Corridor`.
+    observation [2] float32: (0, cue), cue = -1 or +1, at the first visit of x = 0; (0, 0) in the corridor and at later
+        visits of x = 0; (1, y) at the junction (y = 0) and in the arms (y = +1 up, -1 down).
+    reward at step t = 1, 2, ...: -1/length while x < t - 1, that is when the agent has lost more steps than the way to the
+        cue and back costs; 1 in the correct arm at the last step. The episode terminates at step length + 3: an agent
+        that fetches the cue must not lose a step.
+    success: the agent is in the correct arm at the last step. actions, min_length: see `_Corridor`.
 
-    Floor 0.5: at the junction an agent without memory turns up or down with the same chances whatever the cue was. The cue
-    can only decide whether it comes to the junction in time, and not to come loses. Ceiling 1.
+    Floor 0.5: at the junction an agent without memory turns up or down with probabilities that do not depend on the cue. The
+    cue can only influence whether it reaches the junction in time; if it does not, it fails. Ceiling 1.
     """
 
     def __init__(
         self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 10, min_length: int | None = None
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32), length, min_length)
-        self.task = f"active T-maze: fetch one bit and remember it along a corridor of {self._span} cells"
+        cells = f"{self._span} cell{'s' if length > 1 else ''}"
+        self.task = f"active T-maze: fetch one bit and remember it along a corridor of {cells}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         zero = torch.zeros_like(key_B)
@@ -98,27 +99,28 @@ class TMazeActive(_Corridor):
 
 
 class TMazeRATE(_Corridor):
-    """The passive T-maze with RATE's inputs and rules: noise and a flag for the junction, and no penalty.
+    """The passive T-maze with RATE's observation and rules: noise, a flag at the junction, and no penalty.
 
-    Rules of the released code of Cherepanov et al. 2023, "Recurrent Action Transformer with Memory" (RATE, arXiv
-    2306.09459), as its validation plays them; its episode length T is length + 2 here.
+    Source: the released code of Cherepanov et al. 2023, "Recurrent Action Transformer with Memory" (RATE, arXiv 2306.09459),
+    with the rules of its validation. Its episode length T is length + 2 here.
 
-    observation [4] float32: (y, cue, flag, noise): the place across the corridor; -1 or +1 at the first step, else 0; 1 at
-        the junction and in the arms, else 0; uniform over -1, 0, 1 at every step.
-    reward: 1 for entering the right arm, else 0. The episode ends when an arm is entered, or after length + 2 steps: one
-        step may be lost.
-    success: the right arm was entered. actions, min_length: see `_Corridor`.
+    observation [4] float32: (y, cue, flag, noise). y: position across the corridor; cue: -1 or +1 at the first step, else 0;
+        flag: 1 at the junction and in the arms, else 0; noise: uniform over -1, 0, 1 at every step.
+    reward: 1 for entering the correct arm, else 0. The episode terminates when an arm is entered, or after length + 2 steps:
+        one step may be lost.
+    success: the agent entered the correct arm. actions, min_length: see `_Corridor`.
 
-    Floor 0.5: at the junction an agent without memory turns up with probability u and down with d <= 1 - u, whatever the
-    cue was. With w = 1 - u - d, n chances to turn end in the upper arm with probability u(1 - w^n)/(u + d) <= u/(u + d), and
-    in the lower one with at most d/(u + d); the mean of the two is at most 1/2. Ceiling 1.
+    Floor 0.5: at the junction an agent without memory turns up with probability u and down with d <= 1 - u for both cues. Let
+    w = 1 - u - d. In n steps it enters the upper arm with probability u(1 - w^n)/(u + d) <= u/(u + d), and the lower one with
+    at most d/(u + d). The mean of the two is at most 1/2. Ceiling 1.
     """
 
     def __init__(
         self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 28, min_length: int | None = None
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32), length, min_length)
-        self.task = f"T-maze of RATE: remember one bit for {self._span} steps with noise"
+        steps = f"{self._span} step{'s' if length > 1 else ''}"
+        self.task = f"T-maze of RATE: remember one bit for {steps} with noise"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         zero = torch.zeros_like(key_B)
@@ -137,22 +139,23 @@ class TMazeRATE(_Corridor):
 
 
 class TMazeTrial(_Corridor):
-    """`episodes` walks through the same passive T-maze, of which only the first one shows the cue; a trial is one episode here.
+    """A trial of `episodes` walks through the same passive T-maze, of which only the first shows the cue.
 
-    Ours: the smallest task that needs memory across episodes. A walk has length + 1 steps, as in `TMaze`; the step after its last
-    one stands at the start again.
+    A trial is one episode of this environment. A walk has length + 1 steps, as in `TMaze`; after its last step the agent is at
+    the start again. Source: this package. It is a minimal task that needs memory across episodes.
 
-    observation [3] float32: (0, cue, 1) at the first step of the trial, (0, 0, 1) where a later walk starts, (0, 0, 0) in the
-        corridor, (1, y, 0) at the junction (y = 0) and in the arms. The outcome of a walk is not shown.
-    reward: for each walk that of the passive T-maze: -1/length for a step that is late, 1 in the right arm at its last step.
-    success: the last walk ended in the right arm. info: "inner_start" [B] bool, this step led to the next walk of the same
-        trial; "inner_success" [B] bool, it was the last one of a walk, in the right arm. actions, min_length: see `_Corridor`.
+    observation [3] float32: (0, cue, 1) at the first step of the trial, (0, 0, 1) at the start of a later walk, (0, 0, 0) in
+        the corridor, (1, y, 0) at the junction (y = 0) and in the arms. The outcome of a walk is not observed.
+    reward: that of the passive T-maze in each walk: -1/length after a lost step, 1 in the correct arm at its last step.
+    success: the last walk ended in the correct arm.
+    info["inner_start"]: [B] bool, this step started the next walk of the same trial. info["inner_success"]: [B] bool, this
+        step was the last of a walk that ended in the correct arm. actions, min_length: see `_Corridor`.
 
-    Floor 0.5: nothing in the last walk depends on the cue but what the agent remembers, so any turn is right half of the time.
-    That holds for an agent whose memory is reset at every walk, too. Ceiling 1.
+    Floor 0.5: in the last walk no observation depends on the cue, so without memory any turn is correct half of the time. The
+    same holds for an agent whose memory is reset after every walk. Ceiling 1.
     """
 
-    returns_tell = True  # a step lost in the first walk for one of the cues is in the sum for ever
+    return_reveals_cue = True  # a step lost on purpose in the first walk, for one of the cues, stays in the sum
 
     def __init__(
         self,
@@ -165,7 +168,9 @@ class TMazeTrial(_Corridor):
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), length, min_length)
         self.episodes = episodes
-        self.task = f"T-maze trial: remember one bit through {episodes} walks along a corridor of {self._span} cells"
+        walks = f"{episodes} walk{'s' if episodes > 1 else ''}"
+        cells = f"{self._span} cell{'s' if length > 1 else ''}"
+        self.task = f"T-maze trial: remember one bit through {walks} along a corridor of {cells}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         zero = torch.zeros_like(key_B)

@@ -1,0 +1,1 @@
+"""Environments that wrap another environment."""

@@ -1,9 +1,11 @@
-"""Memory that outlives an episode: any environment as one whose episodes are trials of several episodes, or never end.
+"""Memory across episodes: a wrapper that joins several episodes of an environment to one trial, or all episodes to one run.
 
-A policy's memory is reset where an episode of its environment ends. This wrapper moves that border (Duan et al. 2016, "RL^2",
-arXiv 1611.02779; Wang et al. 2016, arXiv 1611.05763): to the learner a trial is one episode, so that advantages reach across
-the episodes inside it and memory is carried through their ends. Not for tasks whose hidden variables live as long as a trial;
-those are the environment's own business.
+A policy's memory is reset at the end of an episode. With this wrapper the learner sees a trial as one episode: memory and
+advantages continue across the inner episodes.
+
+Source: Duan et al. 2016, "RL^2" (arXiv 1611.02779); Wang et al. 2016 (arXiv 1611.05763). The inner episodes are those of the
+wrapped environment: the wrapper does not keep its hidden state (a goal, a maze) fixed during a trial. Tasks that need this,
+such as `dark-room` and `tmaze-trial`, do it themselves.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ NEW_KEYS = ("previous_reward", "episode_start")
 
 
 class MemoryScope(TorchVectorEnv):
-    """`env` with borders between memories every `episodes` episodes of a row; None = never.
+    """`env` with episodes joined to trials of `episodes` episodes; None = one trial that never ends.
 
-    observation: a dictionary of what `env` shows (its own keys, or "observation") and, because an agent that remembers must be
-        able to see where an episode ended and what it brought, "previous_reward" [1] float32 and "episode_start" 0 or 1.
-    terminated, truncated, final_obs, success: of trials; the success of a trial is that of its last episode.
-    info["episode_over"], info["episode_success"]: [B] bool, of the episodes inside.
-    floor: None where `env.rewards_tell`.
+    observation: a dictionary of the observation of `env` (its own keys, or "observation"), "previous_reward" [1] float32 and
+        "episode_start" (0 or 1). The last two show the agent where an inner episode ended and its result.
+    terminated, truncated, final_obs, success: of the trial; its success is that of its last inner episode.
+    info["episode_over"], info["episode_success"]: [B] bool, of the inner episodes.
+    floor: that of `env`; None where `env.reward_reveals_cue`.
     """
 
     def __init__(self, env: TorchVectorEnv, episodes: int | None) -> None:
@@ -36,13 +38,14 @@ class MemoryScope(TorchVectorEnv):
         entries = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"observation": space}
         if clash := [key for key in NEW_KEYS if key in entries]:
             raise ConfigError(
-                f"memory.scope: the task's observations have a key {clash[0]!r} already, which the scope adds"
+                f"memory.scope: adds the key {clash[0]!r} to the observation, but the task's observation already has it"
             )
         entries["previous_reward"] = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
         entries["episode_start"] = gymnasium.spaces.Discrete(2)
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.episodes = env, episodes
-        self.floor, self.ceiling, self.measure = None if env.rewards_tell else env.floor, env.ceiling, env.measure
+        self.floor = None if env.reward_reveals_cue else env.floor
+        self.ceiling, self.measure = env.ceiling, env.measure
         self.action_names, self.render_mode = env.action_names, env.render_mode
         span = (
             "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
@@ -64,16 +67,16 @@ class MemoryScope(TorchVectorEnv):
         over = torch.zeros_like(ended) if self.episodes is None else ended & (self._episode == self.episodes)
         self._episode = torch.where(over, 0, self._episode)
         last = map_obs(lambda final, new: where_rows(over, final, new), info["final_obs"], obs)
-        told: dict[str, Any] = {
+        trial_info: dict[str, Any] = {
             "final_obs": self._observe(last, reward, ended & ~over),
             "_final_obs": over,
             "episode_over": ended,
         }
-        told |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
+        trial_info |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
         if "success" in info:
-            told |= {"success": info["success"] & over, "episode_success": info["success"]}
+            trial_info |= {"success": info["success"] & over, "episode_success": info["success"]}
         new = self._observe(obs, torch.where(over, 0.0, reward), ended)
-        return new, reward, terminated & over, truncated & over, told
+        return new, reward, terminated & over, truncated & over, trial_info
 
     def render(self) -> Any:
         return self.env.render()
@@ -92,5 +95,5 @@ class MemoryScope(TorchVectorEnv):
         self.env.close(**options)
 
     def _observe(self, obs: Obs, reward: torch.Tensor, start: torch.Tensor) -> Obs:
-        shown = obs if isinstance(obs, dict) else {"observation": obs}
-        return {**shown, "previous_reward": reward.float()[:, None], "episode_start": start.long()}
+        inner = obs if isinstance(obs, dict) else {"observation": obs}
+        return {**inner, "previous_reward": reward.float()[:, None], "episode_start": start.long()}

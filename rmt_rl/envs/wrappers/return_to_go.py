@@ -1,4 +1,7 @@
-"""The return that is still to come, shown to a policy that was trained to reach what it is told."""
+"""A wrapper that adds the return-to-go to the observation, for return-conditioned policies.
+
+Source: Chen et al. 2021, "Decision Transformer" (arXiv 2106.01345).
+"""
 
 from __future__ import annotations
 
@@ -17,48 +20,50 @@ KEY = "return_to_go"
 
 
 def with_return(space: gymnasium.Space[Any], returns: ReturnConditioning) -> gymnasium.spaces.Dict:
-    """The observation space `space` with the return to go beside it; a space that is no Dict becomes "observation"."""
+    """The observation space `space` with the return-to-go added; a space that is not a Dict becomes its key "observation"."""
     entries = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"observation": space}
     if KEY in entries:
         raise ConfigError(
-            f"the task's observations have a key {KEY!r} already, which returns add; take algo.returns=false"
+            f"algo.returns: adds the key {KEY!r} to the observation, but the task's observation already has it;"
+            " use algo.returns=false"
         )
     entries[KEY] = gymnasium.spaces.Box(np.float32(returns.low), np.float32(returns.high), (1,), np.float32)
     return gymnasium.spaces.Dict(entries)
 
 
 class ReturnToGo(TorchVectorEnv):
-    """`env` whose observations say how much return is asked for from here to the end of the episode.
+    """`env` with the return that the policy should still collect until the end of the episode.
 
-    observation: what `env` shows (its own keys, or "observation") and "return_to_go" [1] float32: `returns.target` less the
-        rewards so far (Chen et al. 2021, "Decision Transformer", arXiv 2106.01345). All else is as `env` has it.
+    observation: a dictionary of the observation of `env` (its own keys, or "observation") and "return_to_go" [1] float32:
+        `returns.target` minus the rewards since the start of the episode. Everything else is that of `env`.
+    floor: that of `env`; None where the previous reward or the sum of the rewards reveals the cue.
     """
 
     def __init__(self, env: TorchVectorEnv, returns: ReturnConditioning) -> None:
         space = with_return(env.single_observation_space, returns)
         super().__init__(env.num_envs, env.device, space, env.single_action_space)
         self.env, self.target = env, returns.target
-        told = env.rewards_tell or env.returns_tell  # by what is left of the target
-        self.floor, self.ceiling, self.measure = None if told else env.floor, env.ceiling, env.measure
+        revealed = env.reward_reveals_cue or env.return_reveals_cue
+        self.floor, self.ceiling, self.measure = None if revealed else env.floor, env.ceiling, env.measure
         self.action_names = env.action_names
         self.render_mode = env.render_mode
-        self.task = f"{env.task}; asked for a return of {returns.target:.4g}"
+        self.task = f"{env.task}; target return {returns.target:.4g}"
         if not returns.low <= returns.target <= returns.high:
-            self.task += f", beyond the {returns.low:.4g} to {returns.high:.4g} that the policy was trained on"
+            self.task += f", outside the training range {returns.low:.4g} to {returns.high:.4g}"
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # gymnasium's says int, its code lists too
-        self._left = torch.full((self.num_envs,), self.target, dtype=torch.float64, device=self.device)
-        return self._observe(obs, self._left), info
+        self._remaining = torch.full((self.num_envs,), self.target, dtype=torch.float64, device=self.device)
+        return self._observe(obs, self._remaining), info
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action_B)
-        left = self._left - reward
-        final = self._observe(info["final_obs"], left)
-        self._left = where_rows(terminated | truncated, torch.full_like(left, self.target), left)
-        return self._observe(obs, self._left), reward, terminated, truncated, {**info, "final_obs": final}
+        remaining = self._remaining - reward
+        final = self._observe(info["final_obs"], remaining)
+        self._remaining = where_rows(terminated | truncated, torch.full_like(remaining, self.target), remaining)
+        return self._observe(obs, self._remaining), reward, terminated, truncated, {**info, "final_obs": final}
 
     def render(self) -> Any:
         return self.env.render()
@@ -67,21 +72,21 @@ class ReturnToGo(TorchVectorEnv):
         return self.env.oracle()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"env": self.env.state_dict(), "left": self._left}
+        return {"env": self.env.state_dict(), "left": self._remaining}  # "left" since format 1
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
-        self._left = state["left"].to(self.device)
+        self._remaining = state["left"].to(self.device)
 
     def close(self, **options: Any) -> None:
         self.env.close(**options)
 
     def without(self, obs: Obs) -> Obs:
-        """What `env` itself shows of an observation."""
+        """The part of an observation that `env` itself returned."""
         assert isinstance(obs, dict)
         inner = {key: value for key, value in obs.items() if key != KEY}
         return inner if isinstance(self.env.single_observation_space, gymnasium.spaces.Dict) else inner["observation"]
 
-    def _observe(self, obs: Obs, left: torch.Tensor) -> Obs:
-        shown = obs if isinstance(obs, dict) else {"observation": obs}
-        return {**shown, KEY: left.float()[:, None]}
+    def _observe(self, obs: Obs, remaining_B: torch.Tensor) -> Obs:
+        inner = obs if isinstance(obs, dict) else {"observation": obs}
+        return {**inner, KEY: remaining_B.float()[:, None]}
