@@ -1,4 +1,4 @@
-"""From a player to a dataset, from the dataset to a policy, and from that to online training, as a user types it."""
+"""From recorded episodes to a dataset, an offline policy and online training, as a user types it."""
 
 import errno
 import json
@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import minari
 import pytest
 import torch
+from rmt_rl.algos.rate import RATELearner
 
 from rmt_rl import collect, config
-from rmt_rl.algos.data import load
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.cli import parse
 from rmt_rl.policies.saving import load_policy, make_task
@@ -28,7 +28,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def there(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def minari_folder(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets))
 
 
@@ -46,45 +46,36 @@ def trained(recorded: Path, datasets: Path, tmp_path_factory: pytest.TempPathFac
     options = ["algo=rate", "data=tmaze/oracle-v0", "algo.batch=8", "steps=2000", "evaluate_episodes=10", "run=rate"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(datasets))
-        result = train(parse([*TASK, *options]), root)
+        result = train(parse([*TASK, *options]), root=root).summary
     assert {"validation_loss", "validation_loss_kept"} <= result.keys()
     return root / "rate"
 
 
-def test_what_is_recorded_is_a_dataset_for_everybody_with_its_numbers_beside_it(recorded: Path) -> None:
+def test_the_recording_is_a_minari_dataset_with_statistics_in_its_metadata(recorded: Path) -> None:
     dataset = minari.load_dataset("tmaze/oracle-v0")
     assert dataset.total_episodes == 70
     lengths = [len(episode.rewards) for episode in dataset.iterate_episodes()]
     assert set(lengths) == {3, 4, 5, 6} and dataset.total_steps == sum(lengths)
-    told = json.loads((recorded / "data" / "metadata.json").read_text())["rmt_rl"]
-    assert told["success"] == told["return_mean"] == 1.0 and told["env"]["length"] == 5
-    data = load(
-        config.TrainConfig(
-            env=config.TMazeRATEConfig(length=5, min_length=2), algo=config.RATEConfig(), data="tmaze/oracle-v0"
-        )
-    )
-    assert len(data) == 70
-    assert (
-        load(
-            config.TrainConfig(env=config.TMazeRATEConfig(), algo=config.RATEConfig(), data=str(recorded))
-        ).length.tolist()
-        == lengths
-    )
+    stats = json.loads((recorded / "data" / "metadata.json").read_text())["rmt_rl"]
+    assert stats["success"] == stats["return_mean"] == 1.0 and stats["env"]["length"] == 5
+    for data in ("tmaze/oracle-v0", str(recorded)):
+        run = config.make_config(env="tmaze-rate", algo="rate", data=data)
+        assert RATELearner.load_data(run).length.tolist() == lengths
 
 
-def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
+def test_nothing_is_overwritten_and_a_failed_recording_leaves_no_files(
     recorded: Path, datasets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(str(path) for path in datasets.rglob("*"))
     assert collect.main([*TASK, "out=tmaze/oracle-v0", "episodes=3"]) == 2
-    assert "exists already and is not written over" in capsys.readouterr().err
+    assert "exists already and is not overwritten" in capsys.readouterr().err
     assert collect.main(["env=bandit", "out=bandit/oracle-v0"]) == 2
     assert "has no oracle" in capsys.readouterr().err
     for odd in ("no spaces allowed", "noversion", "x" * 300 + "-v0"):
         assert collect.main([*TASK, f"out={odd}"]) == 2
         assert "expected a Minari id such as tmaze/oracle-v0" in capsys.readouterr().err
     assert collect.main([*TASK, "out=tmaze/oracle-v0/inner-v0"]) == 2
-    assert "is no folder for datasets" in capsys.readouterr().err
+    assert "is not a folder for datasets" in capsys.readouterr().err
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -94,15 +85,15 @@ def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
     assert sorted(str(path) for path in datasets.rglob("*")) == before
 
 
-def test_a_disk_without_room_ends_a_recording_in_one_sentence(
+def test_a_full_disk_ends_a_recording_with_one_sentence(
     datasets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Asked before, since HDF5 may end the process; and where somebody else was faster, HDF5's own complaint."""
+    """Free space is checked first, since HDF5 may crash the process; HDF5's own error is reported, too."""
     out = ["policy=oracle", "out=full/oracle-v0", "episodes=8"]
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=8 * 32 * 1024))
         assert collect.main([*TASK, *out]) == 2
-    assert re.search(r"cannot be written: \S+ has room for 262,144 bytes, needed are 26\d,\d+", capsys.readouterr().err)
+    assert re.search(r"cannot be written: \S+ has 262,144 bytes free, 26\d,\d+ are needed", capsys.readouterr().err)
 
     def full(*arguments, **options):
         try:
@@ -117,22 +108,18 @@ def test_a_disk_without_room_ends_a_recording_in_one_sentence(
     assert not (datasets / "full").exists() and not list(datasets.glob(".recording-*"))
 
 
-def test_a_policy_and_a_random_player_are_recorded_too(datasets: Path, tmp_path: Path) -> None:
-    train(parse([*TASK, "algo.num_envs=8", "steps=200", "evaluate_episodes=4", "run=ppo"]), tmp_path)
+def test_a_policy_and_random_actions_can_be_recorded(datasets: Path, tmp_path: Path) -> None:
+    train(parse([*TASK, "algo.num_envs=8", "steps=200", "evaluate_episodes=4", "run=ppo"]), root=tmp_path)
     assert collect.main([f"policy={tmp_path / 'ppo'}", "out=tmaze/ppo-v0", "episodes=5"]) == 0
     assert collect.main(["policy=random", "env=minigrid-memory", "out=minigrid/random-v0", "episodes=3"]) == 0
     found = minari.load_dataset("minigrid/random-v0")
     assert sorted(found.observation_space) == ["direction", "image"] and found.total_episodes == 3
 
 
-def test_a_policy_that_is_asked_for_returns_knows_what_for(trained: Path) -> None:
+def test_a_return_conditioned_policy_saves_its_target_and_bounds(trained: Path) -> None:
     policy = load_policy(trained)
-    assert policy.spec["returns"] == {
-        "name": "returns",
-        "target": 1.0,
-        "low": 0.0 + policy.spec["returns"]["low"],
-        "high": 1.0,
-    }
+    assert (policy.spec.returns.target, policy.spec.returns.high) == (1.0, 1.0)
+    assert policy.spec.returns.low <= 0
     env = make_task(policy, rows=2, target_return=0.5)
     obs, _ = env.reset(seed=0)
     assert obs["return_to_go"].tolist() == [[0.5], [0.5]]
@@ -140,57 +127,57 @@ def test_a_policy_that_is_asked_for_returns_knows_what_for(trained: Path) -> Non
     assert action.shape == (2,)
 
 
-def test_a_request_beyond_the_data_is_told_and_one_that_is_no_number_refused(trained: Path) -> None:
+def test_a_target_return_beyond_the_data_is_reported_and_an_invalid_one_is_rejected(trained: Path) -> None:
     policy = load_policy(trained)
     assert make_task(policy, target_return=7.0).task.endswith(
-        "a return of 7, beyond the 0 to 1 that the policy was trained on"
+        "target return 7, outside the training range 0 to 1"
     )
-    assert make_task(policy, target_return=0.5).task.endswith("asked for a return of 0.5")
+    assert make_task(policy, target_return=0.5).task.endswith("target return 0.5")
     for wrong in (math.nan, math.inf, 1e300, "0.5"):
         with pytest.raises(ConfigError, match="expected a number from -1e\\+12 to 1e\\+12"):
             make_task(policy, target_return=wrong)  # type: ignore[arg-type]
 
 
-def test_an_offline_policy_is_where_online_training_begins(trained: Path, tmp_path: Path) -> None:
+def test_online_training_starts_from_the_weights_of_an_offline_policy(trained: Path, tmp_path: Path) -> None:
     options = [*TASK, f"init={trained}", "algo.num_envs=8", "evaluate_episodes=4"]
-    train(parse([*options, "algo.learning_rate=1e-12", "steps=1", "run=on"]), tmp_path)
+    train(parse([*options, "algo.learning_rate=1e-12", "steps=1", "run=on"]), root=tmp_path)
     before, after = load_policy(trained).state_dict(), load_policy(tmp_path / "on").state_dict()
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-    assert load_policy(tmp_path / "on").spec["returns"] == load_policy(trained).spec["returns"]
+    assert load_policy(tmp_path / "on").spec.returns == load_policy(trained).spec.returns
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["init=runs/x", "policy=lstm"], "policy=lstm: the policy of init brings its own options"),
-        (["init=runs/x", "policy.width=32"], "policy.width=32: the policy of init brings its own options"),
-        (["data=tmaze/oracle-v0"], "data=tmaze/oracle-v0: means nothing with algo=ppo"),
+        (["init=runs/x", "policy=lstm"], "policy=lstm: the policy of init comes with its own options"),
+        (["init=runs/x", "policy.width=32"], "policy.width=32: the policy of init comes with its own options"),
+        (["data=tmaze/oracle-v0"], "data=tmaze/oracle-v0: has no effect with algo=ppo"),
         (["algo=rate", "memory.scope=trial"], "memory.scope=trial: algo=rate learns from single episodes"),
         (["algo=rate", "policy=lstm", "algo.detach_memory=true"], "which policy=lstm does not have"),
-        (["algo=rate", "policy=gru", "algo.cut=varied"], "algo.cut=varied: is about segments"),
-        (["algo=rate", "algo.returns=false", "algo.target_return=1"], "means nothing with algo.returns=false"),
+        (["algo=rate", "policy=gru", "algo.cut=varied"], "algo.cut=varied: works on segments"),
+        (["algo=rate", "algo.returns=false", "algo.target_return=1"], "has no effect with algo.returns=false"),
         (
             ["algo=rate", "algo.detach_memory=true", "policy.bptt_segments=2"],
-            "policy.bptt_segments: means nothing with",
+            "policy.bptt_segments: has no effect with",
         ),
         (["algo=rate", "algo.num_envs=8"], "algo=rate has no such option"),
     ],
 )
-def test_what_means_nothing_is_refused(options: list[str], message: str) -> None:
+def test_options_without_effect_are_rejected(options: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse([*TASK, *options])
     assert message in str(caught.value)
 
 
-def test_a_policy_of_another_task_or_without_returns_is_no_beginning(trained: Path, tmp_path: Path) -> None:
+def test_init_with_a_policy_of_another_task_or_conditioning_is_rejected(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="its observation space differs from the one that the policy was trained on"):
-        train(parse(["env=tmaze", f"init={trained}", "steps=1"]), tmp_path)
+        train(parse(["env=tmaze", f"init={trained}", "steps=1"]), root=tmp_path)
     with pytest.raises(ConfigError, match="init=nowhere: no such folder"):
-        train(parse([*TASK, "init=nowhere"]), tmp_path)
+        train(parse([*TASK, "init=nowhere"]), root=tmp_path)
     with pytest.raises(
-        ConfigError, match=r"memory.scope=run: the policy of init remembers otherwise; expected memory.scope=episode"
+        ConfigError, match=r"memory.scope=run: the policy of init was trained with another scope; expected memory.scope=episode"
     ):
-        train(parse([*TASK, "memory.scope=run", f"init={trained}"]), tmp_path)
+        train(parse([*TASK, "memory.scope=run", f"init={trained}"]), root=tmp_path)
     assert parse([*TASK, "init=null", "policy=lstm"]).policy.name == "lstm"
-    with pytest.raises(ConfigError, match="the policy of init was asked for returns before"):
-        train(parse([*TASK, "algo=rate", "algo.returns=false", f"init={trained}"]), tmp_path)
+    with pytest.raises(ConfigError, match="the policy of init is return-conditioned"):
+        train(parse([*TASK, "algo=rate", "algo.returns=false", f"init={trained}"]), root=tmp_path)

@@ -1,4 +1,4 @@
-"""The exported program against the policy that it was made of."""
+"""The exported program against the policy that it was exported from."""
 
 import json
 
@@ -11,12 +11,13 @@ from rmt_rl import config
 from rmt_rl.common.state import leaves
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.export import export, main
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
+from rmt_rl.policies.spec import make_spec
 
 TMAZE = config.TMazeConfig(length=6, min_length=2)
 GRID = config.MiniGridMemoryConfig()  # a dictionary of observations
-POLICIES = {name: cls() for name, cls in config.GROUPS["policy"].items()} | {
+POLICIES = {name: entry.config() for name, entry in config.GROUPS["policy"].items()} | {
     "rmt with everything": config.RMTConfig(
         cache=6, positions="rotary", memory_update="mrv", token_shift=True, null_key_value=True, gating="gru"
     )
@@ -25,14 +26,14 @@ POLICIES = {name: cls() for name, cls in config.GROUPS["policy"].items()} | {
 
 def make_policy(policy_config, task=TMAZE):
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(make_from_config(task), task, policy_config)).eval()
-    for parameter in policy.parameters():  # a fresh policy acts nearly alike whatever it sees
+    policy = ActorCritic(make_spec(make_from_config(task), task, policy_config)).eval()
+    for parameter in policy.parameters():  # a new policy acts nearly the same for all observations
         parameter.data += 0.2 * torch.randn_like(parameter)
     return policy
 
 
 def same_actions(policy, task, batch, call, steps):
-    """`call(obs, first, state)` gives (action, *state); both walk the same episodes, with resets where these end."""
+    """Compare the policy with `call(obs, first, state)` -> (action, *state) on the same episodes, with resets where they end."""
     env = make_from_config(task, batch)
     obs, _ = env.reset(seed=0)
     first = torch.ones(batch, dtype=torch.bool)
@@ -76,7 +77,7 @@ def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path
     same_actions(policy, GRID, 2, call, 1_000)
 
 
-def test_io_json_describes_what_the_program_takes_and_gives(tmp_path):
+def test_io_json_describes_inputs_and_outputs_of_the_program(tmp_path):
     policy = make_policy(POLICIES["rmt"], GRID)
     export(policy, tmp_path / "out", 3, onnx=False)
     io = json.loads((tmp_path / "out" / "io.json").read_text())
@@ -90,15 +91,15 @@ def test_io_json_describes_what_the_program_takes_and_gives(tmp_path):
         assert torch.equal(initial[name], value)
 
 
-def test_the_command_writes_beside_the_policy_and_never_over_anything(tmp_path, capsys):
+def test_the_command_writes_beside_the_policy_and_overwrites_nothing(tmp_path, capsys):
     save_policy(make_policy(POLICIES["lstm"]), tmp_path / "run" / "policy")
     assert main([f"policy={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "export" / "step.pt2").is_file()
     assert main([f"policy={tmp_path / 'run'}"]) == 2
-    assert "exists already and is not written over" in capsys.readouterr().err
+    assert "exists already and is not overwritten" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, capsys):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path, capsys):
     save_policy(make_policy(POLICIES["mlp"]), tmp_path / "run" / "policy")
     (tmp_path / "file").write_text("")
     assert main([f"policy={tmp_path / 'run'}", f"out={tmp_path / 'file' / 'out'}"]) == 2
@@ -116,5 +117,5 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, capsys):
 def test_mistakes_are_one_line(argument, message, capsys):
     arguments = [argument] if argument.startswith("policy") else ["policy=nowhere", argument]
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert message in told and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Pictures: what they show is what happened, and nothing is written where something is wrong."""
+"""Pictures show what happened, and nothing is written where an option is wrong."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.play import _with_pixels, main, policy_player
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
+from rmt_rl.policies.spec import make_spec
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def shown_on(figure: Figure) -> np.ndarray:
 def test_every_task_has_a_picture_that_changes_with_what_happens(name: str) -> None:
     env = make_env(name, 1)
     obs, _ = env.reset(seed=1)
-    env.single_action_space.seed(1)  # or one run in thirty never leaves the place where it begins
+    env.single_action_space.seed(1)  # otherwise one run in thirty never moves
     pictures = []
     for _ in range(12):
         figure = Figure(figsize=(3, 2))
@@ -65,7 +66,7 @@ def test_every_task_has_a_picture_that_changes_with_what_happens(name: str) -> N
         (RedBlueDoors(1, size=6), RedBlueDoorEnv(size=6)),
     ],
 )
-def test_the_world_that_is_drawn_is_that_of_minigrid(ours: Any, theirs: Any) -> None:
+def test_the_drawn_world_is_that_of_minigrid(ours: Any, theirs: Any) -> None:
     rng = np.random.default_rng(0)
     ours.reset(seed=4)
     theirs.reset(seed=4)
@@ -84,7 +85,7 @@ def test_a_random_episode_is_as_long_as_the_task_says(folder: Path, capsys: pyte
     assert main(["env=tmaze", "env.length=6", "episodes=2"]) == 0
     assert frames(folder / "play-tmaze-s0.gif") == 2 * (
         7 + 1
-    )  # seven steps, and the last one once more with the outcome
+    )  # seven steps, and the last one again with the result
     output = capsys.readouterr().out
     assert "episode 2 ended after 7 steps: return" in output
     assert output.splitlines()[-1] == "wrote play-tmaze-s0.gif, 16 frames"
@@ -101,7 +102,7 @@ def test_a_policy_is_drawn_with_its_probabilities_and_attention(policy_config: A
     task = config.TMazeConfig(length=4)
     env = make_from_config(task, 1)
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(env, task, policy_config))
+    policy = ActorCritic(make_spec(env, task, policy_config))
     player, state = policy_player(policy, 0, True), policy.initial_state(1)
     obs, _ = env.reset(seed=0)
     first = torch.ones(1, dtype=torch.bool)
@@ -126,7 +127,7 @@ def test_a_policy_is_drawn_with_its_probabilities_and_attention(policy_config: A
     assert frames(folder / "a.gif") == 9
 
 
-def test_a_person_plays_from_the_terminal(
+def test_actions_can_be_typed_in_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n9\nx\n1\n\n0\n"))
@@ -137,9 +138,9 @@ def test_a_person_plays_from_the_terminal(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        (["policy=random"], "env: missing; policy=random was trained on nothing"),
+        (["policy=random"], "env: missing; policy=random was not trained on a task"),
         (["env=tmaze", "fps=0.0001"], "fps=0.0001: expected a number, at least 0.1"),
         (
             ["env=tmaze", "fps=60"],
@@ -147,25 +148,25 @@ def test_a_person_plays_from_the_terminal(
         ),
         (["env=tmaze", "out=a.png"], "out=a.png: expected the path of a new .gif or .mp4 file"),
         (["env=tmaze", "out=nowhere/a.gif"], "out=nowhere/a.gif: cannot be written"),
-        (["env=tmaze", "out=taken.gif"], "out=taken.gif: exists already and is not written over"),
+        (["env=tmaze", "out=taken.gif"], "out=taken.gif: exists already and is not overwritten"),
         (["env=tmaze", "env.lenght=3"], "did you mean env.length?"),
         (["policy=nowhere", "env=tmaze"], "nowhere"),
         (["env=gym", "env.id=Pendulum-v1", "policy=human-keys"], "needs actions that are numbers"),
-        (["env=gym", "env.id=Nothing-v0"], "gymnasium knows no such environment"),
+        (["env=gym", "env.id=Nothing-v0"], "env.id=Nothing-v0: is not registered with gymnasium"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
-    arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_reported_in_one_line_and_leaves_no_file(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "taken.gif").write_text("mine")
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert says in error and error.startswith("error: ") and error.count("\n") == 1
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["taken.gif"]
     assert (folder / "taken.gif").read_text() == "mine"
 
 
-def test_mp4_without_ffmpeg_is_refused(
+def test_mp4_without_ffmpeg_is_rejected(
     monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("matplotlib.animation.FFMpegWriter.isAvailable", lambda: False)
@@ -182,12 +183,12 @@ def test_a_gymnasium_environment_draws_itself() -> None:
     assert len(axes.images) == 1 and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
 
 
-def test_nothing_is_written_where_nothing_was_played(
+def test_nothing_is_written_where_no_step_was_played(
     monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["env=tmaze", "policy=human-keys"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "nothing was played, nothing was written"
+    assert capsys.readouterr().out.splitlines()[-1] == "no step was played, nothing was written"
     assert not list(folder.iterdir())
 
 
@@ -198,11 +199,11 @@ def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
     assert frames(folder / "m.gif") == 2
 
 
-def test_a_trial_is_called_one_and_keeps_the_names_of_actions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_is_called_trial_and_keeps_the_names_of_actions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task, memory = config.TMazeConfig(length=3), config.MemoryConfig(scope="trial", episodes=2)
     env = make_from_config(task, 1, memory=memory)
     assert env.action_names == ("right", "up", "left", "down")
-    save_policy(ActorCritic(policy_spec(env, task, config.LSTMConfig(width=8), memory)), folder / "policy")
+    save_policy(ActorCritic(make_spec(env, task, config.LSTMConfig(width=8), memory)), folder / "policy")
     assert main([f"policy={folder / 'policy'}", "out=t.gif"]) == 0
     assert "trial 1 ended after 8 steps" in capsys.readouterr().out
 
@@ -210,7 +211,7 @@ def test_a_trial_is_called_one_and_keeps_the_names_of_actions(folder: Path, caps
 @pytest.mark.parametrize(
     "name", ["copy", "associative-retrieval", "detect", "reasoning", "repeat-first", "repeat-previous", "memory-len"]
 )
-def test_a_picture_of_a_question_says_the_right_answer(name: str) -> None:
+def test_a_picture_of_a_question_shows_the_right_answer(name: str) -> None:
     env = make_env(name, 1)
     env.reset(seed=2)
     last, seen, successes = "", set(), 0
@@ -219,13 +220,13 @@ def test_a_picture_of_a_question_says_the_right_answer(name: str) -> None:
         last = env.in_words(0)
         seen.add(last)
         *_, info = env.step(answer)
-        if bool(info["_final_obs"]):  # the question was the last thing that was shown
+        if bool(info["_final_obs"]):  # the question was the last observation
             successes += int(info["success"])
             assert last.endswith((env.action_names or ("0", "1", "2", "3", "4", "5"))[int(answer)])
     assert successes > 2 and len(seen) > 4
 
 
-def test_a_person_sees_what_happens_inside_a_trial() -> None:
+def test_the_text_under_a_picture_counts_the_episodes_inside_a_trial() -> None:
     room, maze = make_env("dark-room", 1, episodes=2), make_env("tmaze-trial", 1, length=2, episodes=2)
     room.reset(seed=0), maze.reset(seed=0)
     walks, moves = [], []
@@ -234,13 +235,13 @@ def test_a_person_sees_what_happens_inside_a_trial() -> None:
         walks.append(maze.in_words(0))
         room.step(torch.tensor([4])), maze.step(torch.tensor([0]))
     assert walks[:7] == ["walk 1 of 2"] * 3 + ["walk 2 of 2"] * 3 + ["walk 1 of 2"]
-    assert moves[0] == "inner episode 1 of 2, 0 of 20 moves made; not found yet"
+    assert moves[0] == "inner episode 1 of 2, 0 of 20 moves made; goal not found yet"
     assert moves[20].startswith("inner episode 1 of 2, 20 of 20") and moves[21].startswith(
         "inner episode 2 of 2, 0 of 20 moves"
     )
 
 
-def test_what_is_done_next_stands_in_the_title(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_title_names_the_next_action(monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **kwargs: titles.append(text))
     assert main(["env=repeat-first", "frames=3"]) == 0
@@ -249,7 +250,7 @@ def test_what_is_done_next_stands_in_the_title(monkeypatch: pytest.MonkeyPatch) 
     assert titles[3].split("next: ")[1][0] == "["
 
 
-def test_a_person_is_told_which_numbers_there_are_and_no_thousands_of_them(
+def test_the_terminal_lists_the_actions_and_does_not_print_the_numbers_of_a_picture(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
@@ -258,11 +259,11 @@ def test_a_person_is_told_which_numbers_there_are_and_no_thousands_of_them(
     assert "(84, 84, 3) numbers" in output and len(output) < 2_000
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
     assert main(["env=bandit", "policy=human-keys", "out=b.gif"]) == 0
-    assert "; 0 arm 1, 1 arm 2, 2 arm 3, 3 arm 4, 4 arm 5; an empty line ends" in capsys.readouterr().out
+    assert "; 0 arm 1, 1 arm 2, 2 arm 3, 3 arm 4, 4 arm 5; an empty line ends the game" in capsys.readouterr().out
 
 
 class Camera(gymnasium.Env[Any, Any]):
-    """Shows a red picture beside a number, and cannot draw itself."""
+    """Returns a red picture and a number, and has no render mode."""
 
     observation_space = gymnasium.spaces.Dict(
         number=gymnasium.spaces.Discrete(3), picture=gymnasium.spaces.Box(0, 255, (20, 24, 3), np.uint8)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import gymnasium
@@ -19,8 +18,8 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import map_obs, map_state
 from rmt_rl.envs.check import check
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, policy_spec
-from rmt_rl.policies.spaces import to_json
+from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
+from rmt_rl.policies.spec import PolicySpec, make_spec
 from rmt_rl.rollouts.collector import Collector
 
 pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
@@ -48,11 +47,11 @@ TASKS = {
     "pendulum": ("gym", {"id": "Pendulum-v1", "options": {"max_episode_steps": 7}}),
 }
 SMALL = {"rmt": {"segment": 3, "memory_tokens": 2}}  # so that memory is written within a few steps
-POLICIES = {name: kind(width=16, **SMALL.get(name, {})) for name, kind in config.GROUPS["policy"].items()}
+POLICIES = {name: entry.config(width=16, **SMALL.get(name, {})) for name, entry in config.GROUPS["policy"].items()}
 
 every_task = pytest.mark.parametrize("task", TASKS)
 every_policy = pytest.mark.parametrize("policy_name", POLICIES)
-# torchrl's own classes warn about their own base class when they are imported
+# torchrl's own classes warn about their base class when they are imported
 collects = pytest.mark.filterwarnings("ignore:Creating .* which inherits from WeightUpdaterBase:DeprecationWarning")
 
 
@@ -99,16 +98,16 @@ def global_stream():
 
 
 def make(task, policy_name="rmt", rows=ROWS):
-    """The environment, and a policy for it whose heads are far enough from even to show a wrong memory."""
+    """The environment, and a policy for it with large weights, so that a wrong memory changes its outputs."""
     env = make_env(task[0], rows, **task[1])
-    policy = ActorCritic(policy_spec(env, config.TMazeConfig(), POLICIES[policy_name]))
+    policy = ActorCritic(make_spec(env, config.TMazeConfig(), POLICIES[policy_name]))
     for parameter in policy.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return env, policy
 
 
 def rollout(task, policy_name, steps):
-    """A policy and a batch [ROWS, steps] in which nothing was left out."""
+    """A policy and a batch [ROWS, steps] of environment.rollout, with all keys."""
     env, policy = make(task, policy_name)
     module = TorchRLPolicy(policy)
     env = TransformedEnv(TorchRLEnv(env), get_env_transforms_from_module(module))
@@ -142,7 +141,7 @@ def observation(batch, t):
 
 @torch.no_grad()
 def by_policy(policy, batch):
-    """What our policy finds along the actions of a batch that begins with resets: logits, values, values after each step."""
+    """Logits, values and values after each step of our policy along the actions of a batch that begins with resets."""
     state, first = policy.initial_state(len(batch)), torch.ones(len(batch), dtype=torch.bool)
     found = []
     for t in range(batch.shape[1]):
@@ -176,7 +175,7 @@ def test_torchrl_finds_nothing_wrong_with_the_specs(task):
 
 
 @every_task
-def test_the_stream_is_that_of_our_environment_borders_included(task):
+def test_the_stream_is_that_of_our_environment_also_at_resets(task):
     name, options = TASKS[task]
     env, own = TorchRLEnv(make_env(name, ROWS, **options)), make_env(name, ROWS, **options)
     env.set_seed(5)
@@ -214,7 +213,7 @@ def test_a_reset_of_all_rows_begins_new_episodes():
 def test_some_rows_inside_an_episode_cannot_be_reset():
     env = TorchRLEnv(make_env("tmaze", 3, length=9))
     env.rand_step(env.reset())
-    with pytest.raises(ValueError, match=r"rows \[1\] are to be reset inside an episode"):
+    with pytest.raises(ValueError, match=r"rows \[1\] cannot be reset inside an episode"):
         env.reset(TensorDict({"_reset": torch.tensor([[False], [True], [False]])}, [3]))
 
 
@@ -259,7 +258,7 @@ def test_both_halves_of_a_gae_have_the_values_of_acting(policy_name, recurrent):
 
 @collects
 @every_policy
-def test_a_collector_hands_the_memory_from_batch_to_batch(policy_name):
+def test_a_collector_carries_the_memory_from_batch_to_batch(policy_name):
     module, parts = batches(MIXED, policy_name, 7, 4)
     batch = torch.cat(parts, dim=1)
     logits, value, _ = by_policy(module.policy, batch)
@@ -269,7 +268,7 @@ def test_a_collector_hands_the_memory_from_batch_to_batch(policy_name):
 
 @collects
 @every_policy
-def test_a_loss_sees_what_acting_saw_whatever_rows_it_is_given(policy_name):
+def test_a_loss_computes_the_same_as_acting_for_any_selection_of_rows(policy_name):
     module, (_, batch) = batches(MIXED, policy_name, 9, 2)
     batch = batch[torch.tensor([4, 1, 5])]
     assert batch["has_memory"][:, 0].any()
@@ -325,7 +324,7 @@ def test_the_loss_reaches_every_parameter_the_initial_memory_included():
 
 @pytest.mark.slow
 def test_the_experiment_trains_and_scores():
-    script = Path(__file__).parent.parent / "experiments" / "torchrl_tmaze.py"
+    script = Path(__file__).parent.parent / "experiments" / "learning" / "torchrl_tmaze.py"
     arguments = ["--length", "1", "--steps", "16384", "--episodes", "100"]
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -345,9 +344,8 @@ def test_the_experiment_trains_and_scores():
     ids=str,
 )
 def test_an_actors_distribution_is_the_heads(space):
-    observation_space = to_json(spaces.Box(-1, 1, (2,), np.float32))
-    spec = {"policy": asdict(POLICIES["mlp"]), "observation_space": observation_space, "action_space": to_json(space)}
-    policy = ActorCritic({**spec, "env": {}})
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    policy = ActorCritic(PolicySpec(POLICIES["mlp"], observation_space, space, config.TMazeConfig()))
     for parameter in policy.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     module = TorchRLPolicy(policy)
@@ -367,7 +365,7 @@ def test_an_actors_distribution_is_the_heads(space):
 
 
 @collects
-def test_a_batch_without_memory_is_refused_where_it_is_needed():
+def test_a_batch_without_memory_is_rejected_where_it_is_needed():
     module, (batch, later) = batches(MIXED, "rmt", 9, 2, lambda module: None)
     assert not holds_memory(batch)
     with set_recurrent_mode(True):
@@ -382,13 +380,13 @@ def test_a_batch_without_memory_is_refused_where_it_is_needed():
 
 @collects
 @pytest.mark.parametrize("cut", [slice(1, None), slice(0, 3), [*range(9), *range(9)]], ids=["head", "tail", "twice"])
-def test_rows_that_were_cut_along_time_are_refused(cut):
+def test_rows_that_were_cut_along_time_are_rejected(cut):
     module, (_, batch) = batches(MIXED, "rmt", 9, 2)
     with set_recurrent_mode(True), pytest.raises(ValueError, match="along time"):
         module(batch[:, cut])
 
 
-def test_what_the_transforms_add_is_asked_for():
+def test_missing_transforms_are_reported():
     env, policy = make(MIXED)
     with pytest.raises(KeyError, match="get_env_transforms_from_module"):
         TorchRLPolicy(policy)(TorchRLEnv(env).reset())
@@ -402,13 +400,13 @@ def from_torchrl(rows, id="CartPole-v1", **options):
     ("id", "options"),
     [("CartPole-v1", {}), ("CartPole-v1", {"categorical_action_encoding": True}), ("Pendulum-v1", {})],
 )
-def test_an_environment_of_torchrl_keeps_our_contract_but_for_a_seed_for_each_row(id, options):
+def test_an_environment_of_torchrl_keeps_our_contract_except_for_a_seed_per_row(id, options):
     wrong = {r.claim: r.found for r in check(lambda rows: from_torchrl(rows, id, **options)) if r.verdict == "wrong"}
-    claim = "a row depends on its own seed only, whatever the number of rows"
+    claim = "a row depends only on its own seed, not on the number of rows"
     assert list(wrong) == [claim] and "torchrl seeds its rows from one number" in wrong[claim]
 
 
-def test_the_way_there_and_back_changes_nothing():
+def test_conversion_to_torchrl_and_back_changes_nothing():
     task = config.TMazeConfig(length=4, min_length=2)
     there_and_back, ours = FromTorchRL(TorchRLEnv(make_from_config(task, 5))), make_from_config(task, 5)
     obs, seen = there_and_back.reset(seed=3)[0]["observation"], ours.reset(seed=3)[0]
@@ -430,29 +428,30 @@ def test_the_way_there_and_back_changes_nothing():
 def test_a_policy_learns_on_an_environment_of_torchrl():
     env, task = from_torchrl(4), config.GymConfig(id="CartPole-v1")
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(env, task, config.LSTMConfig(width=16)))
+    policy = ActorCritic(make_spec(env, task, config.LSTMConfig(width=16)))
     options = config.PPOConfig(num_envs=4, rollout=32, minibatches=2)
     collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options)
     for _ in range(3):
         rollout, _ = collector.collect(32)
-        assert ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))["gradient_norm"] > 0
+        assert ppo.update(rollout, 0.0)["gradient_norm"] > 0
 
 
-def test_what_has_no_rows_or_no_space_is_refused():
+def test_environments_without_rows_or_with_unknown_specs_are_rejected():
     with pytest.raises(ConfigError, match=r"expected one axis of rows, as torchrl\.envs.SerialEnv"):
         FromTorchRL(GymEnv("CartPole-v1"))
     with pytest.raises(ConfigError, match="observation: the spec NonTensor of shape"):
         _space(data.NonTensor(shape=(2,)), "observation")
 
 
-def test_without_torchrl_an_error_says_what_to_install(monkeypatch):
+def test_without_torchrl_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchrl", None)
-    monkeypatch.delitem(sys.modules, "rmt_rl.torchrl")
+    for name in ("rmt_rl.torchrl", "rmt_rl.torchrl.envs", "rmt_rl.torchrl.policies"):
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"pip install 'rmt_rl\[torchrl\]'"):
         import rmt_rl.torchrl  # noqa: F401
 
 
 @pytest.mark.parametrize("kind", [TorchRLEnv, FromTorchRL, TorchRLPolicy])
-def test_something_else_is_refused_by_its_name(kind) -> None:
+def test_an_object_of_another_type_is_rejected(kind) -> None:
     with pytest.raises(TypeError, match="str was given; expected a "):
         kind("CartPole-v1")
