@@ -44,9 +44,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	$(BIN)/python experiments/bench_envs.py
-	$(BIN)/python experiments/bench_ppo.py
-	$(BIN)/python experiments/bench_rmt.py
+	$(BIN)/python experiments/speed/bench_envs.py
+	$(BIN)/python experiments/speed/bench_ppo.py
+	$(BIN)/python experiments/speed/bench_rmt.py
 
 # uv does not read PIP_FIND_LINKS, so it is handed over under uv's name
 $(STAMP): pyproject.toml requirements.txt

@@ -17,7 +17,7 @@ from rmt_rl.config.files import FORMAT, part_from_dict
 from rmt_rl.config.policies import PolicyConfig
 from rmt_rl.config.registry import GROUPS, Entry
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures" / "format1_configs"
 
 
 def one_line(error: ConfigError) -> str:
@@ -72,9 +72,9 @@ def test_a_dictionary_with_an_unknown_option_or_a_wrong_value_is_rejected() -> N
 
 
 OLD = {
-    "format1-minigrid-memory-rmt-ppo.yaml": [],
-    "format1-tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7"],
-    "format1-gym-mlp-rate.yaml": ["env=gym", "env.options.a=1", "algo=rate", "policy=mlp", "data=x/y-v0"],
+    "minigrid-memory-rmt-ppo.yaml": [],
+    "tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7"],
+    "gym-mlp-rate.yaml": ["env=gym", "env.options.a=1", "algo=rate", "policy=mlp", "data=x/y-v0"],
 }
 
 

@@ -1,12 +1,14 @@
-"""RMT against Transformer-XL, GTrXL, LSTM, GRU, a window and no memory: same trainer, same parameters, same task, over seeds.
+"""Compares RMT with Transformer-XL, GTrXL, LSTM, GRU, a window and no memory: same trainer, parameters, task and seeds.
 
-    python experiments/compare.py --seeds 5
+    python experiments/learning/compare.py --seeds 5
 
-Every finished run is a line of the results file; a run that stands there is not run again, so that the command can be
-interrupted, continued, and shared between processes (`--policies`). The file that is kept in the repository holds what
-docs/benchmarks.md shows; give another one, or delete it, to measure anew. Prints one markdown table per task. T-maze: trained on
-corridors of 5 to 80 steps, the frozen final policy on 80, 1,000 and 100,000. MiniGrid-Memory: the default task. Success on fresh
-episodes: the mean over seeds and its 95 % interval (Student's t over seeds), and steps per CPU-second of training.
+Every finished run is a line of the results file, and a run in that file is not run again. The command can therefore be
+interrupted, continued, and split over processes (`--policies`). The file in the repository holds what
+docs/benchmarks.md shows; give another one with --results, or delete it, to measure again.
+
+Prints one markdown table for each task. T-maze: trained on corridors of 5 to 80 steps; the frozen final policy is
+tested on 80, 1,000 and 100,000 steps. MiniGrid-Memory: the default task. Success on new episodes is the mean over seeds
+with its 95 % interval (Student's t over seeds); speed is steps per CPU-second of training.
 """
 
 from __future__ import annotations
@@ -15,69 +17,43 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import json
 import statistics
-import tempfile
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from rmt_rl import config
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.saving import load_policy
-from rmt_rl.rollouts.evaluation import evaluate
+from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.train import train
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
 
 POLICIES = ("rmt", "trxl", "gtrxl", "lstm", "gru", "window", "mlp")
 TMAZE = ["env=tmaze", "env.min_length=5", "env.length=80", "algo.rollout=96", "steps=1100000"]
 
 
-def mean_and_interval(values: list[float]) -> str:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} [{max(0, mean - half):.3f}, {min(1, mean + half):.3f}]"
-
-
-def tmaze(policy: str, seed: int, params: int, root: Path, extra: list[str]) -> dict[str, float]:
-    given = {argument.partition("=")[0] for argument in extra}
-    task = [argument for argument in TMAZE if argument.partition("=")[0] not in given]
-    run = parse([*task, f"policy={policy}", f"policy.params={params}", f"seed={seed}", "evaluate_episodes=10", *extra])
-    result = train(run, root)
-    agent = load_policy(root / f"tmaze-{policy}-ppo-s{seed}")
-    row = {"steps/s": result["steps_per_cpu_s"]}
+def tmaze(policy: str, seed: int, params: int, extra: list[str], root: Path) -> dict[str, float]:
+    given = [f"policy={policy}", f"policy.params={params}", f"seed={seed}", "evaluate_episodes=10", *extra]
+    run = parse(with_overrides(TMAZE, given))
+    result = train(run, root=root)
+    row = {"steps/s": result.summary["steps_per_cpu_s"]}
     for length, episodes in ((80, 400), (1_000, 200), (100_000, 32)):
-        env = dataclasses.replace(run.env, length=length, min_length=None)
-        row[f"{length:,}"] = evaluate(agent, make_from_config(env, min(episodes, 200)), episodes, seed).success or 0.0
+        env = make_from_config(dataclasses.replace(run.env, length=length, min_length=None), min(episodes, 200))
+        row[f"{length:,}"] = evaluate(result.policy, env, episodes, seed).success or 0.0
     return row
 
 
-def minigrid(policy: str, seed: int, params: int, root: Path, extra: list[str]) -> dict[str, float]:
-    result = train(parse([f"policy={policy}", f"policy.params={params}", f"seed={seed}", *extra]), root)
+def minigrid(policy: str, seed: int, params: int, extra: list[str], root: Path) -> dict[str, float]:
+    run = parse([f"policy={policy}", f"policy.params={params}", f"seed={seed}", *extra])
+    result = train(run, root=root).summary
     return {"steps/s": result["steps_per_cpu_s"], "success": result["eval"]["success"]}
 
 
 TASKS = {"tmaze": tmaze, "minigrid": minigrid}
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], dict[str, Any]]) -> None:
-    """Append `run` with what `measure`, given an empty folder, returns; nothing where the run stands there already."""
-    if any(run.items() <= done.items() for done in read_results(results)):
-        return
-    with tempfile.TemporaryDirectory() as root:
-        measured = measure(Path(root))
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps({**run, "measured": measured}) + "\n")
 
 
 def table(rows: list[dict[str, Any]], policies: list[str]) -> str:
@@ -99,13 +75,13 @@ def main() -> None:
     parser.add_argument("--params", type=int, default=110_000)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--policies", nargs="+", choices=tuple(config.GROUPS["policy"]), default=list(POLICIES))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "compare.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "compare.jsonl")
     arguments, extra = parser.parse_known_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     for task in arguments.tasks:
         for seed, policy in itertools.product(range(arguments.seeds), arguments.policies):
             run = {"task": task, "policy": policy, "seed": seed, "params": arguments.params, "extra": extra}
-            measure = functools.partial(TASKS[task], policy, seed, arguments.params, extra=extra)
+            measure = functools.partial(TASKS[task], policy, seed, arguments.params, extra)
             measure_once(arguments.results, run, measure)
         rows = [
             row

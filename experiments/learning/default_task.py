@@ -1,10 +1,11 @@
 """The default task over seeds: does `python -m rmt_rl.train` learn MiniGrid-Memory, and how long does it take?
 
-    python experiments/default_task.py --seeds 5
-    python experiments/default_task.py --seeds 5 env=tmaze steps=110000
+    python experiments/learning/default_task.py --seeds 5
+    python experiments/learning/default_task.py --seeds 5 env=tmaze steps=110000
 
-Arguments of the form name=value go to the train command. Prints a markdown table with fresh-episode success, its 95 %
-interval, wall and CPU seconds of every seed. The seeds run one after another: neighbours on the same chip cost time.
+Arguments name=value go to the train command. Prints a markdown table with the success on new episodes, its 95 %
+interval, and wall and CPU seconds of every seed. The seeds run one after another, because parallel runs slow each other
+down.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
 from rmt_rl.train import train
 
@@ -22,11 +23,11 @@ from rmt_rl.train import train
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--root", type=Path, help="where the run folders go; a temporary folder without it")
+    parser.add_argument("--root", type=Path, help="where the run folders go; by default a temporary folder")
     arguments, overrides = parser.parse_known_args()
     root = arguments.root or Path(tempfile.mkdtemp())
-    prepare(threads=1)
-    results = [train(parse([*overrides, f"seed={seed}"]), root) for seed in range(arguments.seeds)]
+    configure_process(threads=1)
+    results = [train(parse([*overrides, f"seed={seed}"]), root=root).summary for seed in range(arguments.seeds)]
     print(
         "\n| seed | success | 95 % interval | steps | wall s | CPU s | steps per CPU-second |\n|---|---|---|---|---|---|---|"
     )

@@ -1,11 +1,11 @@
-"""MiniGrid-MemoryS11 and S13 at MiniGrid's own view of 7: the sizes at which nobody gets further than 0.5 without memory.
+"""MiniGrid-MemoryS11 and S13 at MiniGrid's own view of 7, the sizes at which no policy without memory exceeds 0.5.
 
-    python experiments/large_rooms.py --seeds 5
+    python experiments/learning/large_rooms.py --seeds 5
 
-The obstacle is exploration: most episodes start past the object, and who walks on sees it never again. Finished runs are lines
-of the results file, with their learning curves, and are not run again. Prints a markdown table, one row a run: greedy success of
-the final policy on 400 fresh episodes with its Wilson interval, when the rollouts' success first stayed above 0.95, and the cost.
-Arguments name=value go to the train command.
+The difficulty is exploration: most episodes start past the object, and an agent that walks on never sees it again.
+Finished runs are lines of the results file, with their learning curves, and are not run again. Prints a markdown table
+with one row for each run: greedy success of the final policy on 400 new episodes with its Wilson interval, the step
+from which the rollouts' success stayed above 0.95, and the cost. Arguments name=value go to the train command.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from compare import measure_once, read_results
-
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
 from rmt_rl.train import train
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RESULTS, measure_once, read_results, with_overrides
 
 OPTIONS = [
     "env=minigrid-memory",
@@ -35,9 +37,8 @@ SOLVED, POINTS = 0.95, 60
 
 
 def measure(size: int, seed: int, extra: list[str], root: Path) -> dict[str, Any]:
-    given = {argument.partition("=")[0] for argument in extra}
-    usual = [argument for argument in OPTIONS if argument.partition("=")[0] not in given]
-    result = train(parse([*usual, f"env.size={size}", f"seed={seed}", "run=rooms", *extra]), root)
+    run = parse(with_overrides(OPTIONS, [f"env.size={size}", f"seed={seed}", "run=rooms", *extra]))
+    result = train(run, root=root).summary
     if result["interrupted"]:
         raise SystemExit(130)
     rows = [json.loads(line) for line in (root / "rooms/metrics.jsonl").read_text().splitlines()]
@@ -58,9 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[11, 13])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "large_rooms.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "large_rooms.jsonl")
     arguments, extra = parser.parse_known_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     for size in arguments.sizes:
         for seed in range(arguments.seeds):
             run = {"size": size, "seed": seed, "extra": extra}

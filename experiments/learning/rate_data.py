@@ -1,14 +1,16 @@
-"""RATE on data of others: a shortest-path expert, and a PPO agent that is no good.
+"""RATE on recorded data from two sources: a shortest-path expert, and a PPO agent that guesses.
 
-    python experiments/rate_data.py --seeds 5
+    python experiments/learning/rate_data.py --seeds 5
 
-expert: MiniGrid-Memory (default task), 2,000 episodes of the expert, segments of 3 steps, so that the cue is outside of the one
-    in which the agent turns: RATE, behaviour cloning with the same memory, and a window of one segment, which cannot know.
-mediocre: T-maze of 5 to 20 steps, 2,000 episodes of a PPO agent without memory, which finds the junction and guesses there. RATE
-    asks for the best return in these data; behaviour cloning repeats what it was shown. RATE asked for 0 shows that it listens.
+expert: MiniGrid-Memory (default task), 2,000 episodes of the expert. Segments have 3 steps, so that the cue lies
+    outside the segment in which the agent turns. Compared are RATE, behaviour cloning with the same memory, and a
+    window of one segment, which cannot know the cue.
+mediocre: T-maze of 5 to 20 steps, 2,000 episodes of a PPO agent without memory, which finds the junction and guesses
+    there. RATE is conditioned on the best return in these data; behaviour cloning imitates all of them. RATE
+    conditioned on 0 shows that it follows its target.
 
-Finished runs are lines of the results file and are not run again. Prints a markdown table: greedy success on 400 fresh episodes,
-the mean over seeds and its 95 % interval (Student's t over seeds).
+Finished runs are lines of the results file and are not run again. Prints a markdown table: greedy success on 400 new
+episodes, the mean over seeds with its 95 % interval (Student's t over seeds).
 """
 
 from __future__ import annotations
@@ -16,20 +18,22 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import sys
 from pathlib import Path
 
-from compare import mean_and_interval, measure_once, read_results
-
 from rmt_rl import collect
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
 from rmt_rl.policies.saving import load_policy, make_task
-from rmt_rl.rollouts.evaluation import evaluate
+from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.train import train
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
 
 EXPERT = ["env=minigrid-memory", "algo=rate", "policy.segment=3", "steps=600000"]
 TMAZE = ["env=tmaze", "env.min_length=5", "env.length=20"]
-# so much entropy that it still takes both arms: an arm that is never taken cannot be learned from its returns
+# this much entropy keeps it taking both arms: the return of an arm that is never taken cannot be learned
 GUESSES = [*TMAZE, "policy=mlp", "algo.rollout=32", "algo.entropy_coef=0.1", "steps=100000", "run=guesses"]
 MEDIOCRE = [*TMAZE, "algo=rate", "data=guesses/ppo-v0", "steps=600000"]
 VARIANTS = {
@@ -44,22 +48,19 @@ def success(policy: Path, seed: int, target_return: float | None = None) -> floa
 
 
 def expert(variant: list[str], seed: int, root: Path) -> dict[str, float]:
-    own = {option.partition("=")[0] for option in variant}
-    train(
-        parse([*[o for o in EXPERT if o.partition("=")[0] not in own], *variant, f"seed={seed}", "run=learned"]), root
-    )
+    train(parse(with_overrides(EXPERT, [*variant, f"seed={seed}", "run=learned"])), root=root)
     return {"success": success(root / "learned", seed)}
 
 
 def mediocre(variant: list[str], seed: int, root: Path) -> dict[str, float]:
     os.environ["MINARI_DATASETS_PATH"] = str(root / "datasets")
-    train(parse([*GUESSES, f"seed={seed}"]), root)
-    recorded = collect.main(
+    train(parse([*GUESSES, f"seed={seed}"]), root=root)
+    status = collect.main(
         [f"policy={root / 'guesses'}", "out=guesses/ppo-v0", "episodes=2000", "deterministic=false", f"seed={seed}"]
     )
-    if recorded:
-        raise SystemExit(recorded)
-    train(parse([*MEDIOCRE, *variant, f"seed={seed}", "run=learned"]), root)
+    if status:
+        raise SystemExit(status)
+    train(parse([*MEDIOCRE, *variant, f"seed={seed}", "run=learned"]), root=root)
     found = {"success": success(root / "learned", seed), "of the data": success(root / "guesses", seed)}
     return found if variant else found | {"asked for 0": success(root / "learned", seed, 0.0)}
 
@@ -68,9 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "rate_data.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "rate_data.jsonl")
     arguments = parser.parse_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     runs = {"expert": expert, "mediocre": mediocre}
     for data in arguments.data:
         for seed in range(arguments.seeds):

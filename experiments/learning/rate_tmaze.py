@@ -1,15 +1,17 @@
-"""RATE on its own T-maze: trained offline on corridors of at most 90 steps, played on up to 1,000,000.
+"""RATE on its own T-maze: trained offline on corridors of at most 90 steps, tested on up to 1,000,000.
 
-    python experiments/rate_tmaze.py --seeds 5
-    python experiments/rate_tmaze.py --seeds 5 --variants rate --lengths 1000000 --episodes 64 --policies kept
+    python experiments/learning/rate_tmaze.py --seeds 5
+    python experiments/learning/rate_tmaze.py --seeds 5 --variants rate --lengths 1000000 --episodes 64 --policies kept
 
-2,000 recorded episodes of an oracle with T = 3..90 (RATE's rules, env=tmaze-rate, whose length is T - 2), segments of K = 10
-steps, so that at most 9 are seen; RATE's own setting, K = 30 and 3 segments, is a variant, whose write tokens start from learned
-vectors. The kept weights are those that do best on 200 of these episodes; no length is evaluated before training has ended.
-Beside it the same with memory cut from the gradient and a step for each segment, as the released code trains; without
-dropout; without return; with the valve (MRV); and a window of one segment, which is a Decision Transformer whose context begins
-anew at every segment. Finished runs are lines of the results file and are not run again.
-Prints a markdown table: the mean over seeds and its 95 % interval (Student's t over seeds).
+Data: 2,000 recorded episodes of an oracle with T = 3..90 (RATE's rules, env=tmaze-rate, whose length is T - 2).
+Segments have K = 10 steps, so training sees at most 9 of them. RATE's own setting, K = 30 and 3 segments, is a variant
+whose write tokens start from learned vectors. The selected weights are those that do best on 200 held-out episodes; no
+test length is evaluated before training has ended.
+
+Variants: memory cut from the gradient with one step for each segment, as the released code trains; without dropout;
+without return; with the memory retention valve (MRV); and a window of one segment, which is a Decision Transformer
+whose context restarts at every segment. Finished runs are lines of the results file and are not run again. Prints a
+markdown table: the mean over seeds with its 95 % interval (Student's t over seeds).
 """
 
 from __future__ import annotations
@@ -19,19 +21,21 @@ import dataclasses
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
-from compare import mean_and_interval, read_results
-
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
 from rmt_rl.policies.saving import load_policy, make_task
-from rmt_rl.rollouts.evaluation import evaluate
+from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.train import train
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RESULTS, add_result, mean_and_interval, read_results, with_overrides
+
 TASK = ["env=tmaze-rate", "env.min_length=1", "env.length=88", "algo=rate", "policy.segment=10", "steps=3000000"]
-# without noise, or with two writes in an episode, the memory of most seeds holds the cue as long as training asks and no more
+# without dropout, or with two writes in an episode, most seeds hold the cue for the training lengths only
 TASK += ["policy.dropout=0.2"]
 VARIANTS = {
     "rate": [],
@@ -50,10 +54,12 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[90, 480, 900, 9_600], help="steps T of an episode")
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--policies", type=Path, default=None, help="where policies are kept, to be played again")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "rate_tmaze.jsonl")
+    parser.add_argument(
+        "--policies", type=Path, default=None, help="a folder that keeps the policies, for later lengths"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS / "rate_tmaze.jsonl")
     arguments = parser.parse_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     kept = arguments.policies or Path(tempfile.mkdtemp())
     for seed in range(arguments.seeds):
         for variant in arguments.variants:
@@ -65,9 +71,8 @@ def main() -> None:
                 continue
             if not (kept / name / "result.json").exists():
                 shutil.rmtree(kept / name, ignore_errors=True)
-                own = {option.partition("=")[0] for option in VARIANTS[variant]}
-                usual = [option for option in TASK if option.partition("=")[0] not in own]
-                train(parse([*usual, *VARIANTS[variant], f"seed={seed}", f"run={name}", "evaluate_episodes=10"]), kept)
+                given = [*VARIANTS[variant], f"seed={seed}", f"run={name}", "evaluate_episodes=10"]
+                train(parse(with_overrides(TASK, given)), root=kept)
             result = json.loads((kept / name / "result.json").read_text())
             if result["interrupted"]:
                 shutil.rmtree(kept / name)
@@ -77,9 +82,7 @@ def main() -> None:
                 task = dataclasses.replace(parse(TASK).env, length=T - 2, min_length=None)
                 score = evaluate(agent, make_task(agent, task, arguments.episodes), arguments.episodes, seed)
                 row = {**run, "T": T, "success": score.success, "episodes": score.episodes, "cpu_s": result["cpu_s"]}
-                arguments.results.parent.mkdir(parents=True, exist_ok=True)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                add_result(arguments.results, row)
     rows = [row for row in read_results(arguments.results) if row["seed"] < arguments.seeds]
     lengths = sorted({row["T"] for row in rows})
     print(f"| variant | seeds | {' | '.join(f'{T:,}' for T in lengths)} | CPU-seconds of training |")

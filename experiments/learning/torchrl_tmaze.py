@@ -1,11 +1,11 @@
-"""Our RMT trained by torchrl: its Collector, GAE and ClipPPOLoss on a T-maze, then scored by our own evaluation.
+"""Our RMT trained by torchrl: its Collector, GAE and ClipPPOLoss on a T-maze, then our own evaluation.
 
     pip install 'rmt_rl[torchrl]'
-    python experiments/torchrl_tmaze.py
-    python experiments/torchrl_tmaze.py --length 6 --steps 60000 --seed 1
+    python experiments/learning/torchrl_tmaze.py
+    python experiments/learning/torchrl_tmaze.py --length 6 --steps 60000 --seed 1
 
-The settings are those of `python -m rmt_rl.train env=tmaze`, but for the entropy bonus, which stays as it is, and the KL penalty,
-which ClipPPOLoss does not have.
+The settings are those of `python -m rmt_rl.train env=tmaze`, with two exceptions: the entropy bonus is constant, and
+there is no KL penalty, which ClipPPOLoss does not have.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from torchrl.objectives.value import GAE
 from rmt_rl import config
 from rmt_rl.algos.losses import standardise
 from rmt_rl.common import rng
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
-from rmt_rl.rollouts.evaluation import evaluate, report
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
+from rmt_rl.rollouts.episodes import evaluate
+from rmt_rl.rollouts.statistics import format_score
 from rmt_rl.torchrl.envs import TorchRLEnv
 from rmt_rl.torchrl.policies import TorchRLPolicy
 
@@ -35,17 +37,17 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=8)
     parser.add_argument("--steps", type=int, default=110_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--episodes", type=int, default=400, help="fresh episodes at the end")
+    parser.add_argument("--episodes", type=int, default=400, help="new episodes at the end")
     options = parser.parse_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     ppo, maze = config.PPOConfig(), config.TMazeConfig(length=options.length)
     torch.manual_seed(rng.seed(options.seed, "torchrl"))  # torchrl draws actions from the global stream
 
     rows = make_from_config(maze, ppo.num_envs)
-    policy = ActorCritic(policy_spec(rows, maze, config.RMTConfig()))
+    policy = ActorCritic(make_spec(rows, maze, config.RMTConfig()))
     module = TorchRLPolicy(policy)
     actor = module.actor()
-    # The actor's pass has computed the values already; a critic of its own would be a second pass through the network.
+    # The actor's pass computes the values too; a separate critic would be a second pass through the network.
     critic = TensorDictModule(torch.nn.Identity(), ["state_value"], ["state_value"])
     loss = ClipPPOLoss(
         actor,
@@ -74,7 +76,7 @@ def main() -> None:
     for update, batch in enumerate(collector):
         for group in optimizer.param_groups:
             group["lr"] = ppo.learning_rate * (1 - update / updates)
-        # the loss's own normalize_advantage=True has no floor under the deviation, and a T-maze needs one (docs/tmaze.md)
+        # the loss's own normalize_advantage=True has no lower bound on the deviation, which a T-maze needs (docs/tmaze.md)
         batch["advantage"] = standardise(batch["advantage"], ppo.advantage_floor)
         for _ in range(ppo.epochs):
             for part in torch.randperm(len(batch)).chunk(ppo.minibatches):
@@ -94,8 +96,8 @@ def main() -> None:
     wall, cpu = time.monotonic() - begin, time.process_time() - cpu
     collector.shutdown()
     print(f"{updates * frames:,} steps in {wall:.0f} s ({cpu:.0f} CPU-s); a batch has {batch.bytes() / 2**20:.2f} MiB")
-    fresh = make_from_config(maze, ppo.num_envs)
-    print(report(evaluate(policy, fresh, options.episodes, options.seed), fresh))
+    test_env = make_from_config(maze, ppo.num_envs)
+    print(format_score(evaluate(policy, test_env, options.episodes, options.seed), test_env))
 
 
 if __name__ == "__main__":

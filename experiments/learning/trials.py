@@ -1,11 +1,11 @@
-"""Memory across episodes: success by inner episode on Dark Room, with memory of the whole trial and of one inner episode, and
-the bandit's payout beside Thompson sampling.
+"""Memory across episodes: success by inner episode on Dark Room, and the bandit's payout beside Thompson sampling.
 
-    python experiments/trials.py --seeds 3
+    python experiments/learning/trials.py --seeds 3
 
-Prints markdown tables of frozen final policies on fresh trials: the mean over seeds and its 95 % interval (Student's t). The
-control is the same task with `episodes=1`: the goal changes with every inner episode, so that nothing from before it can help.
-Finished runs are lines of the results file and are not run again. Arguments name=value go to the train command.
+Prints markdown tables of frozen final policies on new trials: the mean over seeds with its 95 % interval (Student's t).
+The control is Dark Room with `episodes=1`: the goal changes with every inner episode, so nothing from earlier episodes
+can help. Finished runs are lines of the results file and are not run again. Arguments name=value go to the train
+command.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare import mean_and_interval, measure_once, read_results
 
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.saving import load_policy
+from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.train import train
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
 
 TRIALS = 400
 EPISODES = 5
-#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: finding the goal in the last brings
-#: next to nothing, so that what is learned for the fifth of five is to search no more.
+#: Beside the task's recipe. Trained on trials of 7 inner episodes and scored on trials of 5: finding the goal in the last inner
+#: episode earns almost nothing, so an agent trained on 5 learns to stop searching in the fifth.
 DARK_ROOM = ["env=dark-room", "env.episodes=7", "algo.rollout=146", "steps=8000000"]
 CONTROL = ["env=dark-room", "env.episodes=1", "algo.rollout=20", "steps=1000000"]
 BANDIT = ["env=bandit"]
@@ -37,17 +40,15 @@ BANDIT = ["env=bandit"]
 
 def agent(arguments: list[str], seed: int, extra: list[str], root: Path) -> tuple[Any, ActorCritic, dict[str, Any]]:
     """The run, its final policy, and what it cost."""
-    given = {argument.partition("=")[0] for argument in extra}
-    usual = [argument for argument in arguments if argument.partition("=")[0] not in given]
-    run = parse([*usual, f"seed={seed}", "evaluate_episodes=64", "run=trials", *extra])
-    result = train(run, root)
-    if result["interrupted"]:
+    run = parse(with_overrides(arguments, [f"seed={seed}", "evaluate_episodes=64", "run=trials", *extra]))
+    result = train(run, root=root)
+    if result.summary["interrupted"]:
         raise SystemExit(130)
-    return run, load_policy(root / "trials"), {"steps": result["steps"], "cpu_s": result["cpu_s"]}
+    return run, result.policy, {key: result.summary[key] for key in ("steps", "cpu_s")}
 
 
 def by_inner_episode(policy: ActorCritic, task: Any) -> list[float]:
-    """Success in inner episode 1, 2, ... of fresh trials."""
+    """Success in inner episode 1, 2, ... of new trials."""
     env = make_from_config(task, TRIALS)
     obs, _ = env.reset(seed=10**6)
     state, first = policy.initial_state(TRIALS), torch.ones(TRIALS, dtype=torch.bool)
@@ -64,8 +65,6 @@ def by_inner_episode(policy: ActorCritic, task: Any) -> list[float]:
 
 def payout(policy: ActorCritic, task: Any) -> float:
     """Mean payout of a trial, times its pulls."""
-    from rmt_rl.rollouts.evaluation import evaluate
-
     return evaluate(policy, make_from_config(task, 500), 2_000, 10**6, deterministic=False).mean_return * task.length
 
 
@@ -91,9 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "trials.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "trials.jsonl")
     arguments, extra = parser.parse_known_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     for task in arguments.tasks:
         for seed in range(arguments.seeds):
             run = {"task": task, "seed": seed, "extra": extra}
@@ -107,7 +106,7 @@ def main() -> None:
             print(f"| {i + 1} | {mean_and_interval(list(rates))} | {ideal / 81:.3f} |")
     if of["control"]:
         rates = [measured["success"][0] for measured in of["control"]]
-        print(f"\nmemory of one inner episode: {mean_and_interval(rates)}, which nobody gets beyond 0.259 with")
+        print(f"\nmemory of one inner episode: {mean_and_interval(rates)}, of which at most 0.259 is possible")
     if of["bandit"]:
         found = mean_and_interval([measured["payout"] for measured in of["bandit"]])
         print(f"\nbandit, payout a pull: {found}; stay-or-next 0.683, Thompson sampling 0.749, ceiling 0.833")

@@ -1,8 +1,8 @@
-"""What MiniGrid-Memory gives to chance, to the best policy without memory, and to perfect memory: a markdown table.
+"""Success on MiniGrid-Memory of random actions, of the best policy without memory, and of perfect memory: a markdown table.
 
-    python experiments/minigrid_floors.py            (minutes; the numbers in FLOORS of the environment come from it)
+    python experiments/proofs/minigrid_floors.py     (minutes; the numbers in FLOORS of the environment come from it)
 
-All numbers are computed from the exact tables of `rmt_rl.envs.minigrid_memory`, none is sampled:
+All numbers are computed from the exact tables of `rmt_rl.envs.minigrid.memory`; none is sampled:
 
 - uniform: success of uniformly random actions within max_steps.
 - without memory: success of the best stochastic policy on (image, direction) within max_steps, one policy for all
@@ -12,10 +12,11 @@ All numbers are computed from the exact tables of `rmt_rl.envs.minigrid_memory`,
   corridor length whose fork shows the cue and 1/2 for the others.
 - with memory: the fewest expected steps of a policy that never errs, by search over all beliefs, and what it returns.
 
-DoorKey and RedBlueDoors, whose grids change, are small enough for the same in their smallest sizes: every state that can be
-reached is found with the direct stepper. What gradient ascent finds without memory is near 1: they are no memory tasks.
+DoorKey and RedBlueDoors, whose grids change, are small enough for the same computation in their smallest sizes: every
+reachable state is found with the direct stepper. Gradient ascent without memory comes close to 1, so they are not
+memory tasks.
 
-This file is not for the return of trained policies.
+This file does not evaluate trained policies.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rmt_rl.envs.minigrid.direct import ACTIONS, EMPTY, MiniGridDirect
 from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import RANDOM_SIZES, SIZES, WALL, Tables, tables
 
-Belief = frozenset[tuple[int, int]]  # (state, weight) of everything that may be the case
+Belief = frozenset[tuple[int, int]]  # (state, weight) of every state that is possible
 
 
 class World(NamedTuple):
@@ -68,7 +69,7 @@ def numbers(image: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
 
 
 class Branch:
-    """Stands for a random generator whose draws come out as `path` says, and lowest where it says nothing."""
+    """A random generator whose draws are those of `path`, and the lowest value after its end."""
 
     def __init__(self, path: list[int]) -> None:
         self.path = path
@@ -98,7 +99,7 @@ def all_draws(draw: Callable[[Any], Any]) -> Iterator[tuple[float, Any]]:
 def place_at_once(
     branch: Any, grid: np.ndarray, left: int, right: int, agent: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """`minigrid_direct.place` without its rejections: one draw from the cells at which they end."""
+    """`rmt_rl.envs.minigrid.direct.place` without its rejections: one draw from the cells at which they end."""
     free = [(left + int(x), int(y)) for x, y in np.argwhere(grid[left:right] == EMPTY)]
     free = [cell for cell in free if cell != agent]
     return free[branch.integers(0, len(free))]
@@ -156,7 +157,7 @@ def door_world(make: Callable[[int], MiniGridDirect]) -> World:
 
 
 def success_rate(world: World, policy: torch.Tensor, max_steps: int) -> torch.Tensor:
-    """[runs] exact success within max_steps; policy: [runs, states, actions], what is missing to 1 does nothing."""
+    """[runs] exact success within max_steps; policy: [runs, states, actions], the rest of the probability does nothing."""
     state = torch.arange(len(world.next))
     right, ended = (state < world.num_success).double(), state < world.num_terminal
     idle = 1 - policy.sum(-1)
@@ -195,7 +196,7 @@ def coin(table: Tables, max_steps: int) -> float:
 def fewest_steps(table: Tables) -> float:
     """Expected steps of the fastest policy with perfect memory that never goes to the wrong object.
 
-    V(b) = min over actions of |b| + sum over observations of V(what is left of b), by sweeps until nothing changes;
+    V(b) = min over actions of |b| + sum over observations of V(the part of b that fits it), by sweeps until nothing changes;
     beliefs carry weights that are not normalised, so |b| counts one step for every weight in b.
     """
     observation = memory_world(table).observation.tolist()

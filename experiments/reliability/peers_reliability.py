@@ -1,15 +1,17 @@
-"""What other libraries do where ours promises something: probes that run on what pip installs.
+"""What other libraries do where rmt_rl makes a promise: fault tests of what pip installs.
 
     pip install stable-baselines3 sb3-contrib
-    python experiments/peers_reliability.py
+    python experiments/reliability/peers_reliability.py
 
-Prints a markdown table. CartPole, PPO of stable-baselines3 (its usual network), of torchrl (a loop as in its examples, with its
-`Checkpoint` of loss, optimizer, collector and random streams) and ours (LSTM of width 32), some hundred steps each. Who waits for
-a process that hangs is given up after WAIT seconds. Probes of the libraries that are not installed are left out, and said.
+Prints a markdown table. CartPole, PPO of stable-baselines3 (its default network), of torchrl (a loop as in its
+examples, with its `Checkpoint` of loss, optimizer, collector and random streams) and ours (LSTM of width 32), some
+hundred steps each. A library that waits for a hanging process is stopped after WAIT seconds. Tests of libraries that
+are not installed are reported as such.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import io
@@ -56,9 +58,9 @@ def quiet(work: Callable[[], Any]) -> Any:
 
 
 def flips(place: Path, load: Callable[[], str]) -> str:
-    """How often one flipped bit is noticed, at FLIPS places all over the file, or over all files of the folder."""
+    """How often one flipped bit is detected, at FLIPS places across the file, or across all files of the folder."""
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    contents, unnoticed, texts = [path.read_bytes() for path in files], 0, []
+    contents, undetected, texts = [path.read_bytes() for path in files], 0, []
     for i in range(FLIPS):
         at = (2 * i + 1) * sum(map(len, contents)) // (2 * FLIPS)
         for path, whole in zip(files, contents, strict=True):
@@ -66,17 +68,17 @@ def flips(place: Path, load: Callable[[], str]) -> str:
                 path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
                 texts.append(load())
                 path.write_bytes(whole)
-                unnoticed += texts[-1].startswith("loads")
+                undetected += texts[-1].startswith("loads")
             at -= len(whole)
-    return f"noticed {FLIPS - unnoticed} of {FLIPS} times, for instance: {max(texts, key=texts.count)}"
+    return f"detected {FLIPS - undetected} of {FLIPS} times, for instance: {max(texts, key=texts.count)}"
 
 
-def said(work: Callable[[], Any]) -> str:
+def outcome(work: Callable[[], Any]) -> str:
     try:
         quiet(work)
     except BaseException as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:110]}"
-    return "loads, nothing is said"
+    return "loads, nothing is reported"
 
 
 # ------------------------------------------------------------------------------------------------- stable-baselines3
@@ -106,7 +108,7 @@ def sb3_flip(folder: Path) -> str:
     from stable_baselines3 import PPO
 
     sb3().save(folder / "a.zip")
-    return flips(folder / "a.zip", lambda: said(lambda: PPO.load(folder / "a.zip")))
+    return flips(folder / "a.zip", lambda: outcome(lambda: PPO.load(folder / "a.zip")))
 
 
 def sb3_cut(folder: Path) -> str:
@@ -115,7 +117,7 @@ def sb3_cut(folder: Path) -> str:
     sb3().save(folder / "a.zip")
     data = (folder / "a.zip").read_bytes()
     (folder / "a.zip").write_bytes(data[: len(data) // 2])
-    return said(lambda: PPO.load(folder / "a.zip"))
+    return outcome(lambda: PPO.load(folder / "a.zip"))
 
 
 def sb3_killed(folder: Path) -> str:
@@ -136,13 +138,13 @@ def sb3_killed(folder: Path) -> str:
         model.save(folder / "a.zip")
         os._exit(0)
     os.waitpid(child, 0)
-    text = said(lambda: PPO.load(folder / "a.zip"))
-    return "the one before is there" if text.startswith("loads") else f"the one before is lost ({text})"
+    text = outcome(lambda: PPO.load(folder / "a.zip"))
+    return "the previous one is there" if text.startswith("loads") else f"the previous one is lost ({text})"
 
 
 def sb3_poison(folder: Path) -> str:
     model = sb3(Poisoned())
-    text = said(lambda: model.learn(512))
+    text = outcome(lambda: model.learn(512))
     return f"weights finite: {bool(weights_of(model).isfinite().all())}; {text.replace('loads, nothing', 'nothing')}"
 
 
@@ -209,7 +211,7 @@ def torchrl_resume(folder: Path) -> str:
 def torchrl_flip(folder: Path) -> str:
     model = TorchRL().learn(64)
     model.checkpoint.save(folder / "a")
-    return flips(folder / "a", lambda: said(lambda: model.checkpoint.load(folder / "a")))
+    return flips(folder / "a", lambda: outcome(lambda: model.checkpoint.load(folder / "a")))
 
 
 def torchrl_cut(folder: Path) -> str:
@@ -217,7 +219,7 @@ def torchrl_cut(folder: Path) -> str:
     model.checkpoint.save(folder / "a")
     file = max((folder / "a/components").rglob("*.memmap"), key=lambda path: path.stat().st_size)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    return said(lambda: model.checkpoint.load(folder / "a"))
+    return outcome(lambda: model.checkpoint.load(folder / "a"))
 
 
 def torchrl_killed(folder: Path) -> str:
@@ -236,13 +238,13 @@ def torchrl_killed(folder: Path) -> str:
         model.checkpoint.save(folder / "a")
         os._exit(0)
     os.waitpid(child, 0)
-    text = said(lambda: model.checkpoint.load(folder / "a"))
-    return "the one before is there" if text.startswith("loads") else f"the one before is not found ({text})"
+    text = outcome(lambda: model.checkpoint.load(folder / "a"))
+    return "the previous one is there" if text.startswith("loads") else f"the previous one is not found ({text})"
 
 
 def torchrl_poison(folder: Path) -> str:
     model = TorchRL(Poisoned())
-    text = said(lambda: model.learn(512))
+    text = outcome(lambda: model.learn(512))
     return f"weights finite: {bool(weights_of(model).isfinite().all())}; {text.replace('loads, nothing', 'nothing')}"
 
 
@@ -253,28 +255,28 @@ def train_ours(folder: Path, *options: str) -> Any:
     from rmt_rl.config.cli import parse
     from rmt_rl.train import train
 
-    return quiet(lambda: train(parse(options), folder))
+    return quiet(lambda: train(parse(options), root=folder))
 
 
 def ours_resume(folder: Path) -> str:
-    from rmt_rl.algos.ppo import Online
+    from rmt_rl.algos.ppo import PPOLearner
 
     options = ["env=tmaze", "env.length=5", *OURS[1:], "steps=512", "checkpoint_steps=256"]
     train_ours(folder, *options, "run=whole")
-    learn, count = Online.learn, iter(range(100))
+    collect, count = PPOLearner.collect, iter(range(100))
 
     def dying(self: Any, progress: float) -> Any:
         if next(count) == 3:
             raise KeyboardInterrupt
-        return learn(self, progress)
+        return collect(self, progress)
 
-    Online.learn = dying  # type: ignore[method-assign]
+    PPOLearner.collect = dying  # type: ignore[method-assign]
     with contextlib.suppress(KeyboardInterrupt):
         train_ours(folder, *options, "run=killed")
-    Online.learn = learn  # type: ignore[method-assign]
+    PPOLearner.collect = collect  # type: ignore[method-assign]
     train_ours(folder, f"resume={folder / 'killed'}")
     same = [(folder / run / "policy/model.safetensors").read_bytes() for run in ("whole", "killed")]
-    return "the same bits (T-maze; CartPole does not hand out its state)" if same[0] == same[1] else "differs"
+    return "the same bits (T-maze; CartPole cannot save its state)" if same[0] == same[1] else "differs"
 
 
 def checkpoint_of_ours(folder: Path) -> Path:
@@ -286,22 +288,22 @@ def checkpoint_of_ours(folder: Path) -> Path:
 
 def ours_flip(folder: Path) -> str:
     run = checkpoint_of_ours(folder)
-    return flips(run / "checkpoints/step-256/state.safetensors", lambda: told_at_resume(run))
+    return flips(run / "checkpoints/step-256/state.safetensors", lambda: resume_outcome(run))
 
 
 def ours_cut(folder: Path) -> str:
     run = checkpoint_of_ours(folder)
     file = run / "checkpoints/step-256/state.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    return told_at_resume(run)
+    return resume_outcome(run)
 
 
-def told_at_resume(run: Path) -> str:
-    from rmt_rl.runs.resume import Saved
+def resume_outcome(run: Path) -> str:
+    from rmt_rl.runs.resume import ResumePoint
 
-    saved = Saved.of(run)
-    saved.checkpoints.close()
-    return f"{saved.wrong[0]}; step-{saved.steps} is used" if saved.wrong else "loads"
+    point = ResumePoint.newest(run)
+    point.checkpoints.close()
+    return f"{point.damaged[0]}; step-{point.steps} is used" if point.damaged else "loads"
 
 
 def ours_killed(folder: Path) -> str:
@@ -323,17 +325,19 @@ def ours_killed(folder: Path) -> str:
         checkpoints.save(384, tree, {})
         os._exit(0)
     os.waitpid(child, 0)
-    steps, _, _, wrong = checkpoints.newest()
+    steps, _, _, damaged = checkpoints.newest()
     checkpoints.close()
-    return "the one before is there" if (steps, wrong) == (256, []) else f"{steps} {wrong}"
+    return "the previous one is there" if (steps, damaged) == (256, []) else f"{steps} {damaged}"
 
 
 def ours_poison(folder: Path) -> str:
-    text = said(lambda: train_ours(folder, "env=gym", "env.id=rmt-probe/Poisoned-v0", *OURS[1:], "steps=2048", "run=a"))
+    text = outcome(
+        lambda: train_ours(folder, "env=gym", "env.id=rmt-probe/Poisoned-v0", *OURS[1:], "steps=2048", "run=a")
+    )
     return text.removeprefix("NotFinite: ")
 
 
-# ------------------------------------------------------------------------------------------------ processes of rows
+# ------------------------------------------------------------------------------------------------ worker processes
 
 
 class Sleepy(gymnasium.Wrapper):  # type: ignore[type-arg]
@@ -354,7 +358,7 @@ gymnasium.register("rmt-probe/Sleepy-v0", entry_point=Sleepy, disable_env_checke
 
 
 def hanging(make: Callable[[], Any], step: Callable[[Any], Any]) -> str:
-    """What happens in WAIT seconds after a row's process is stopped."""
+    """What happens within WAIT seconds after the worker process of a row is stopped."""
     answer: list[str] = []
 
     def play() -> None:
@@ -417,15 +421,15 @@ def ours_hang(folder: Path) -> str:
 
 PROBES: list[tuple[str, dict[str, Callable[[Path], str]]]] = [
     (
-        "half a run, saved, loaded, the other half: against the whole run",
+        "half a run, saved, loaded, continued: compared with the whole run",
         {"rmt_rl": ours_resume, "sb3": sb3_resume, "torchrl": torchrl_resume},
     ),
-    ("one flipped bit in what was saved", {"rmt_rl": ours_flip, "sb3": sb3_flip, "torchrl": torchrl_flip}),
-    ("what was saved is cut off in the middle", {"rmt_rl": ours_cut, "sb3": sb3_cut, "torchrl": torchrl_cut}),
+    ("one flipped bit in the saved file", {"rmt_rl": ours_flip, "sb3": sb3_flip, "torchrl": torchrl_flip}),
+    ("the saved file is truncated in the middle", {"rmt_rl": ours_cut, "sb3": sb3_cut, "torchrl": torchrl_cut}),
     ("killed while it saves again", {"rmt_rl": ours_killed, "sb3": sb3_killed, "torchrl": torchrl_killed}),
     ("one reward is NaN", {"rmt_rl": ours_poison, "sb3": sb3_poison, "torchrl": torchrl_poison}),
     (
-        "the process of a row stops",
+        "a worker process stops",
         {
             "rmt_rl": ours_hang,
             "sb3 SubprocVecEnv": sb3_hang,
@@ -438,8 +442,9 @@ PACKAGES = {"sb3": "stable_baselines3"}
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    print("| probe | who | what happens |\n|---|---|---|")
+    print("| fault | library | what happens |\n|---|---|---|")
     for name, who in PROBES:
         for label, probe in who.items():
             library = label.split()[0]
@@ -449,7 +454,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found = quiet(lambda probe=probe, folder=folder: probe(Path(folder)))
             print(f"| {name} | {label} | {found} |".replace(folder, "..."), flush=True)
-    os._exit(0)  # the processes that still wait are not waited for
+    os._exit(0)  # does not wait for threads that still hang
 
 
 if __name__ == "__main__":

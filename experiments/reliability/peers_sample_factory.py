@@ -1,10 +1,10 @@
-"""The probes of peers_reliability.py that can be made of Sample Factory.
+"""The fault tests of peers_reliability.py that are possible with Sample Factory.
 
-    pip install torch==2.13.0 sample-factory     # in an environment of its own: it pins gymnasium 0.29
-    python experiments/peers_sample_factory.py
+    pip install torch==2.13.0 sample-factory     # in a separate virtual environment: it pins gymnasium 0.29
+    python experiments/reliability/peers_sample_factory.py
 
-CartPole, APPO in its serial mode, so that a run can be repeated at all: 1,024 steps of 2 rows. Every run is a process of its own
-with the command that a user types; a run is resumed by typing it again. Prints rows of the same markdown table.
+CartPole, APPO in its serial mode, so that a run can be repeated at all: 1,024 steps of 2 rows. Every run is a separate
+process with the command that a user types; the same command resumes a run. Prints rows of the same markdown table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from sample_factory.algo.learning.learner import Learner
 
 FLIPS, STEPS = 50, 1_024
-# what runs in the process: Sample Factory's own example, after a line that may put something in its way
+# the program of a process: Sample Factory's own example, after lines that may inject a fault
 MAIN = "import os, sys, io, math, torch\n{}\nfrom sf_examples.train_gym_env import main\nsys.exit(main())"
 OPTIONS = "--algo=APPO --env=CartPole-v1 --device=cpu --num_workers=1 --num_envs_per_worker=2 --serial_mode=True"
 OPTIONS += " --async_rl=False --batch_size=64 --rollout=32 --num_batches_per_epoch=1 --use_rnn=False --seed=0"
@@ -43,7 +43,7 @@ CartPoleEnv.step = poisoned"""
 
 
 def train(root: Path, name: str, steps: int = STEPS, before: str = "") -> str:
-    """Run or resume; what it wrote to its log."""
+    """Run or resume; returns the log."""
     arguments = [*OPTIONS.split(), f"--train_dir={root}", f"--experiment={name}", f"--train_for_env_steps={steps}"]
     done = subprocess.run(
         [sys.executable, "-c", MAIN.format(before), *arguments], capture_output=True, text=True, timeout=300
@@ -75,33 +75,33 @@ def resume(root: Path) -> str:
 def flipped(root: Path) -> str:
     train(root, "a", STEPS // 2)
     file = Path(checkpoints(root, "a")[-1])
-    whole, unnoticed = file.read_bytes(), 0
+    whole, undetected = file.read_bytes(), 0
     for i in range(FLIPS):
         at = (2 * i + 1) * len(whole) // (2 * FLIPS)
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        unnoticed += Learner.load_checkpoint([str(file)], "cpu") is not None
-    return f"noticed {FLIPS - unnoticed} of {FLIPS} times"
+        undetected += Learner.load_checkpoint([str(file)], "cpu") is not None
+    return f"detected {FLIPS - undetected} of {FLIPS} times"
 
 
 def cut(root: Path) -> str:
     train(root, "a", STEPS // 2)
     file = Path(checkpoints(root, "a")[-1])
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    return begins(train(root, "a"))
+    return how_it_started(train(root, "a"))
 
 
 def killed(root: Path) -> str:
     train(root, "a", STEPS // 2)
     train(root, "a", before=DYING.format(0))
     names = ", ".join(Path(path).name for path in checkpoints(root, "a"))
-    return f"{begins(train(root, 'a'))} (beside {names})"
+    return f"{how_it_started(train(root, 'a'))} (beside {names})"
 
 
-def begins(log: str) -> str:
-    """Whether a resumed run went on or began anew."""
-    went_on = "Loaded experiment state" in log
+def how_it_started(log: str) -> str:
+    """Whether a resumed run continued or started from the beginning."""
+    continued = "Loaded experiment state" in log
     failed = "Could not load from checkpoint" in log
-    return f"{'tried, failed and ' if failed else ''}{'went on' if went_on else 'began anew'}"
+    return f"{'tried, failed and ' if failed else ''}{'continued' if continued else 'started from the beginning'}"
 
 
 def poison(root: Path) -> str:
@@ -110,13 +110,13 @@ def poison(root: Path) -> str:
     said = [
         line.strip() for line in log.splitlines() if line.startswith(("ValueError", "RuntimeError", "AssertionError"))
     ]
-    return f"{left}; {said[-1][:110] if said else 'nothing is said'}"
+    return f"{left}; {said[-1][:110] if said else 'nothing is reported'}"
 
 
 PROBES = {
-    "half a run, saved, loaded, the other half: against the whole run": resume,
-    "one flipped bit in what was saved": flipped,
-    "what was saved is cut off in the middle": cut,
+    "half a run, saved, loaded, continued: compared with the whole run": resume,
+    "one flipped bit in the saved file": flipped,
+    "the saved file is truncated in the middle": cut,
     "killed while it saves again": killed,
     "one reward is NaN": poison,
 }

@@ -1,13 +1,15 @@
-"""Twenty bugs, planted one at a time, and the test that sees each: who sees none has tests that cannot fail.
+"""Twenty bugs, planted one at a time, and the first test that detects each. A bug that no test detects reveals a missing test.
 
-    python experiments/planted_bugs.py
+    python experiments/reliability/planted_bugs.py [--list] [word in a bug's name ...]
 
-Every bug is one replacement in a copy of the package; the script stops where the lines it replaces are gone. Prints a markdown
-table, and exits with 1 if a bug goes unseen. Most are mistakes that other libraries have made.
+Every bug is one replacement in a copy of the package; the script stops with an error where the lines to replace no
+longer exist. Prints a markdown table, and exits with 1 if a bug is not detected. Most are mistakes that other libraries
+have made.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -17,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Bug(NamedTuple):
@@ -46,23 +48,23 @@ BUGS = [
     ),
     Bug(
         "reset one step late (RMT, learning)",
-        "policies/pieces.py",
+        "policies/segments.py",
         "reset_BT = torch.where(first_BT, t, -1)",
         "reset_BT = torch.where(first_BT.roll(1, 1), t, -1)",
         CONTRACT,
     ),
     Bug(
-        "positions and segments go on in the next episode",
+        "positions and segments continue in the next episode",
         "policies/rmt.py",
-        "memory, age, cache, shifted = state.memory, torch.where(first_B, 0, state.age)",
-        "memory, age, cache, shifted = state.memory, state.age",
+        "age = state.age if first_B is None else torch.where(first_B, 0, state.age)",
+        "age = state.age",
         CONTRACT,
     ),
     Bug(
         "the cache is one step too short (acting)",
         "policies/rmt.py",
-        "cached = (age_B // S * S).clamp(max=self.cache_steps)",
-        "cached = (age_B // S * S).clamp(max=max(0, self.cache_steps - 1))",
+        "        # the step sees what exists in the cache, and itself\n",
+        "        exists[:, : min(1, self.cache_steps)] = False\n",
         CONTRACT,
     ),
     Bug(
@@ -73,7 +75,7 @@ BUGS = [
         "tests/policies/test_rmt.py",
     ),
     Bug(
-        "the action of a step is shown to it (learning)",
+        "a step observes its own action (learning)",
         "policies/actor_critic.py",
         "previous = torch.cat([state.action[:, None], action[:, :-1]], dim=1)",
         "previous = action",
@@ -81,17 +83,17 @@ BUGS = [
     ),
     Bug(
         "truncation does not end a memory",
-        "rollout.py",
+        "rollouts/collector.py",
         "            self.first = terminated | truncated\n",
         "            self.first = terminated\n",
-        "tests/test_rollout.py",
+        "tests/rollouts/test_collector.py",
     ),
     Bug(
         "bootstrap from the next episode's first observation",
-        "rollout.py",
+        "rollouts/collector.py",
         'final_obs = map_obs(lambda x: x[rows], info["final_obs"])',
         "final_obs = map_obs(lambda x: x[rows], self.obs)",
-        "tests/test_rollout.py",
+        "tests/rollouts/test_collector.py",
     ),
     Bug(
         "truncation counts as termination",
@@ -108,63 +110,63 @@ BUGS = [
         "tests/algos/test_ppo.py",
     ),
     Bug(
-        "advantages are divided by next to nothing",
+        "advantages are divided by almost zero",
         "algos/losses.py",
         ".clamp(min=floor)",
         ".clamp(min=1e-8)",
         "tests/algos/test_losses.py",
     ),
     Bug(
-        "the return so far in place of the return to go",
-        "algos/dataset.py",
+        "the return so far instead of the return to go",
+        "rollouts/dataset.py",
         "to_go = episode.reward[::-1].cumsum()[::-1]",
         "to_go = episode.reward.cumsum()",
-        "tests/algos/test_dataset.py",
+        "tests/rollouts/test_dataset.py",
     ),
     Bug(
-        "evaluation begins with the memory of another episode",
-        "evaluate.py",
+        "evaluation starts with the memory of another episode",
+        "rollouts/episodes.py",
         "first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)",
         "first = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)",
-        "tests/test_evaluate.py",
+        "tests/rollouts/test_evaluation.py",
     ),
     Bug(
         "a random stream is not restored",
-        "rollout.py",
+        "rollouts/collector.py",
         '        self.generator.set_state(state["generator"])\n',
         "",
         RESUME,
     ),
     Bug(
-        "what the optimizer has gathered is not restored",
+        "the state of the optimizer is not restored",
         "algos/ppo.py",
-        '        load_optimizer_state(self.ppo.optimizer, state["optimizer"])\n',
+        '        load_optimizer_state(self.optimizer, state["optimizer"])\n',
         "",
         RESUME,
     ),
     Bug(
-        "live memory is not restored",
-        "rollout.py",
+        "the memory of running episodes is not restored",
+        "rollouts/collector.py",
         '        self.state = state_from_tree(self.state, state["state"])\n',
         "",
         RESUME,
     ),
     Bug(
         "a checkpoint is written in place",
-        "resume.py",
+        "runs/checkpoints.py",
         '(f"step-{steps}", f".new-{steps}", f".old-{steps}")',
         '(f"step-{steps}", f"step-{steps}", f".old-{steps}")',
         RESUME,
     ),
     Bug(
-        "a checkpoint's sums are not looked at",
-        "resume.py",
-        'if _sum(contents[name]) != expected["sha256"]:',
+        "the checksums of a checkpoint are not verified",
+        "runs/checkpoints.py",
+        'if sha256(contents[name]) != expected["sha256"]:',
         "if False:",
         RESUME,
     ),
     Bug(
-        "a step is made of a gradient that is not finite",
+        "an optimizer step uses a gradient that is not finite",
         "algos/optimizer.py",
         "    if not math.isfinite(float(norm)):",
         "    if False:",
@@ -173,16 +175,20 @@ BUGS = [
 ]
 
 
-def seen_by(bug: Bug) -> str | None:
+def planted(bug: Bug) -> str:
+    """The text of the file with the bug."""
+    text = (ROOT / "rmt_rl" / bug.file).read_text(encoding="utf-8")
+    if text.count(bug.right) != 1:
+        raise SystemExit(f"{bug.name}: {bug.file} has the lines {text.count(bug.right)} times; expected once")
+    return text.replace(bug.right, bug.wrong)
+
+
+def detected_by(bug: Bug) -> str | None:
     """The first test that fails with the bug, or None."""
     with tempfile.TemporaryDirectory() as copy:
         for part in ("rmt_rl", "tests", "experiments", "pyproject.toml"):
             (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, Path(copy) / part)
-        file = Path(copy) / "rmt_rl" / bug.file
-        text = file.read_text(encoding="utf-8")
-        if text.count(bug.right) != 1:
-            raise SystemExit(f"{bug.name}: {bug.file} has the lines {text.count(bug.right)} times; expected once")
-        file.write_text(text.replace(bug.right, bug.wrong), encoding="utf-8")
+        (Path(copy) / "rmt_rl" / bug.file).write_text(planted(bug), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", bug.tests],
             cwd=copy,
@@ -195,13 +201,23 @@ def seen_by(bug: Bug) -> str | None:
 
 
 def main() -> None:
-    print("| bug | seen by |\n|---|---|")
-    unseen = 0
-    for bug in BUGS:
-        test = seen_by(bug)
-        unseen += test is None
-        print(f"| {bug.name} | {'**nobody**' if test is None else f'`{test}`'} |", flush=True)
-    raise SystemExit(unseen > 0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="check that all lines to replace exist, and run no test")
+    parser.add_argument("words", nargs="*", help="only bugs with one of these words in their names")
+    arguments = parser.parse_args()
+    bugs = [bug for bug in BUGS if not arguments.words or any(word in bug.name for word in arguments.words)]
+    if arguments.list:
+        for bug in bugs:
+            planted(bug)
+            print(bug.name)
+        return
+    print("| bug | detected by |\n|---|---|")
+    undetected = 0
+    for bug in bugs:
+        test = detected_by(bug)
+        undetected += test is None
+        print(f"| {bug.name} | {'**no test**' if test is None else f'`{test}`'} |", flush=True)
+    raise SystemExit(undetected > 0)
 
 
 if __name__ == "__main__":

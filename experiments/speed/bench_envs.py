@@ -1,12 +1,13 @@
-"""How many environment steps one CPU thread makes: our batched environments, and MiniGrid's beside gymnasium's, as tables.
+"""How many environment steps one CPU thread makes: our batched environments, and MiniGrid's own with gymnasium, as tables.
 
-    python experiments/bench_envs.py
+    python experiments/speed/bench_envs.py
 
-Actions are random and drawn beforehand; observations, autoresets and, for MiniGrid, the seeded draws of the package are part of
-a step; creation is not. Tasks have their usual options. The unit is steps per CPU-second of this process (`time.process_time`),
-because wall time on a shared machine measures the others; gymnasium's AsyncVectorEnv works in other processes, so its lines are
-steps per second of wall time on all cores; it takes a process for each row, 6 GB at 1,024 rows, and is not asked for 8,192.
-Neighbours still slow a core down, so all candidates take turns, and medians are taken over the rounds, for the ratios too.
+Actions are random and drawn beforehand. Observations, autoresets and, for MiniGrid, the seeded random draws of the
+package are part of a step; creating an environment is not. Tasks have their default options. The unit is steps per
+CPU-second of this process (`time.process_time`), because wall time on a shared machine measures the other programs too.
+gymnasium's AsyncVectorEnv works in other processes, so its lines are steps per second of wall time on all cores; it
+needs one process per row and 6 GB at 1,024 rows, and is not run with 8,192. Other programs still slow a core down, so
+all candidates take turns, and medians are taken over the rounds, also of the ratios.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import torch
 from gymnasium.vector import AutoresetMode
 from minigrid.wrappers import ImgObsWrapper
 
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
+from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
-from rmt_rl.envs.registry import ENVIRONMENTS, make_env
+from rmt_rl.envs.registry import make_env
 from rmt_rl.envs.tmaze.passive import TMaze
 
 ROUNDS = 9
@@ -88,7 +90,7 @@ def our_steps(env: TorchVectorEnv, num_actions: int) -> Callable[[], int]:
 
 
 def lookups(env: MiniGridMemory) -> Run:
-    """The limit: one observation of every row, read from the table; a step hands out two."""
+    """The limit: one observation of every row, read from the table; a step returns two."""
     env.reset(seed=0)
 
     def run() -> int:
@@ -107,7 +109,7 @@ def rate(run: Run, clock: Callable[[], float] = time.process_time) -> float:
 
 
 def main() -> None:
-    prepare(threads=1)
+    configure_process(threads=1)
     references = {
         "gymnasium.make, S13": gymnasium_steps("MiniGrid-MemoryS13-v0"),
         **{f"SyncVectorEnv, S13, {rows:,} rows": vector_steps("MiniGrid-MemoryS13-v0", rows, "sync") for rows in ROWS},
@@ -120,7 +122,7 @@ def main() -> None:
         "`minigrid-memory`, S13, view 3, 3 actions": lambda rows: MiniGridMemory(rows, size=13),
         "`tmaze`, length 50": lambda rows: TMaze(rows, length=50),
     }
-    for name in ENVIRONMENTS:
+    for name in GROUPS["env"]:
         if name not in ("minigrid-memory", "tmaze", "gym"):
             tasks[f"`{name}`"] = lambda rows, name=name: make_env(name, rows)  # type: ignore[misc]
     made = {(name, rows): make(rows) for name, make in tasks.items() for rows in ROWS}

@@ -1,10 +1,11 @@
-"""Steps per CPU-second of XLand-MiniGrid and gymnax, compiled for one core of a CPU, beside which bench_envs.py's are to be read.
+"""Steps per CPU-second of XLand-MiniGrid and gymnax, compiled for one core of a CPU, to compare with bench_envs.py.
 
-    pip install gymnax xminigrid "jax[cpu]" six     # in an environment of its own
-    taskset -c 0 python experiments/bench_jax_envs.py
+    pip install gymnax xminigrid "jax[cpu]" six     # in a separate virtual environment
+    taskset -c 0 python experiments/speed/bench_jax_envs.py
 
-A call makes `CHUNK` steps of all rows in one compiled loop, with random actions drawn beforehand and autoresets inside, as a
-user of these libraries would write it. Compilation is not counted. Prints a markdown table: medians of steps per CPU-second.
+A call makes `CHUNK` steps of all rows in one compiled loop, with random actions drawn beforehand and autoresets inside,
+as users of these libraries write it. Compilation is not counted. Prints a markdown table: medians of steps per
+CPU-second.
 """
 
 import os

@@ -1,13 +1,13 @@
 """PPO end to end on symbolic MiniGrid-MemoryS7: our rmt and lstm beside sb3-contrib's RecurrentPPO, as a markdown table.
 
     pip install stable-baselines3 sb3-contrib
-    python experiments/bench_ppo.py
+    python experiments/speed/bench_ppo.py
 
-All have about 160,000 parameters, MiniGrid's own view of 7 and 7 actions, and 4 epochs. The peer runs in its own process
-with 16 environments, 128 steps of each, minibatches of 512 steps and a shared LSTM (experiments/peers/sb3_recurrent.py);
-ours with 256 environments, 32 steps of each and minibatches of 2,048 steps, unless `--rows` says otherwise. The unit is
-environment steps per CPU-second, one thread, medians over rounds in which all take turns. Then: where our time goes, and
-how far the update is from the rate at which the same core multiplies matrices.
+All have about 160,000 parameters, MiniGrid's own view of 7 and 7 actions, and 4 epochs. The peer runs in its own
+process with 16 environments, 128 steps of each, minibatches of 512 steps and a shared LSTM
+(experiments/peers/sb3_recurrent.py). Ours uses 256 environments (`--rows`), 32 steps of each and minibatches of 2,048
+steps. The unit is environment steps per CPU-second, one thread, medians over rounds in which all take turns. A second
+table shows where our time goes, and the share of the core's matrix multiplication rate that the update reaches.
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmt_rl import config
 from rmt_rl.algos.ppo import PPO
 from rmt_rl.common import rng
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.policies import linear
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.linear import Linear
+from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import PEERS
 
 TASK = config.MiniGridMemoryConfig(size=7, view=7, actions=7)
 POLICIES = {"rmt": config.RMTConfig(), "lstm": config.LSTMConfig(width=90)}
-PEER = Path(__file__).parent / "peers" / "sb3_recurrent.py"
+PEER = PEERS / "sb3_recurrent.py"
 
 
 class Ours:
@@ -47,10 +51,9 @@ class Ours:
         self.options = config.PPOConfig(num_envs=rows)
         env = MiniGridMemory(self.options.num_envs, size=TASK.size, view=TASK.view, actions=TASK.actions)
         torch.manual_seed(0)
-        self.policy = ActorCritic(policy_spec(env, TASK, POLICIES[name]))
+        self.policy = ActorCritic(make_spec(env, TASK, POLICIES[name]))
         self.ppo = PPO(self.policy, self.options)
         self.collector = Collector(env, self.policy, 0, rng.generator(0, "act"))
-        self.shuffle = rng.generator(0, "shuffle")
         self.steps = self.options.num_envs * self.options.rollout
         self.parameters = sum(p.numel() for p in self.policy.parameters())
         self.once()
@@ -60,7 +63,7 @@ class Ours:
         begin = time.process_time()
         rollout, _ = self.collector.collect(self.options.rollout)
         between = time.process_time()
-        self.ppo.update(rollout, 0.0, self.shuffle)
+        self.ppo.update(rollout, 0.0)
         return {"collect": between - begin, "update": time.process_time() - between}
 
     def update_flops(self) -> int:
@@ -68,7 +71,7 @@ class Ours:
         rollout, _ = self.collector.collect(self.options.rollout)
         linear.AVAILABLE = False  # torch's counter knows only its own products
         with FlopCounterMode(display=False) as counter:
-            self.ppo.update(rollout, 0.0, self.shuffle)
+            self.ppo.update(rollout, 0.0)
         linear.AVAILABLE = True
         return counter.get_total_flops()
 
@@ -109,7 +112,7 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=20_000)
     parser.add_argument("--no-peer", action="store_true")
     arguments = parser.parse_args()
-    prepare(threads=1)
+    configure_process(threads=1)
     agents = {name: Ours(name, arguments.rows) for name in POLICIES}
     times: dict[str, list[dict[str, float]]] = {name: [] for name in agents}
     peers: list[dict[str, Any]] = []
@@ -139,7 +142,7 @@ def main() -> None:
         collect, update = (
             statistics.median(t[part] for t in times[name]) / agent.steps for part in ("collect", "update")
         )
-        # torch's counter does not look into the fused LSTM, whose products are counted here by hand
+        # torch's counter does not see the products of the fused LSTM, which are added here
         if name == "lstm":
             width = POLICIES[name].width
             flops += agent.options.epochs * 3 * 2 * 8 * width**2

@@ -1,13 +1,13 @@
 """What RATE costs at the size of the released T-maze model: a segment of training, and a step of acting, in CPU time.
 
-    python experiments/bench_rate.py
+    python experiments/speed/bench_rate.py
 
 10 layers of width 64 with 4 heads, 15 memory tokens with the retention valve, segments of K = 50 steps, 3 of them in an
-episode, batches of 128 episodes, one thread. A segment step is what the released code calls one: forward, backward and AdamW
-for one segment of all episodes; ours takes one step of the optimizer for all three and is divided by 3, and with
-`algo.detach_memory=true` takes three. The released code's numbers were measured on another day on a loaded machine (CPU-
-seconds, T = 150: 10.0 for a segment step, 0.0192 for acting at step 50) and cannot be run here; it feeds three tokens a step,
-ours one that is their sum.
+episode, batches of 128 episodes, one thread. A segment step is what the released code calls one: forward, backward and
+AdamW for one segment of all episodes. Ours makes one optimizer step for all three segments, so its time is divided by
+3; with `algo.detach_memory=true` it makes three. The numbers of the released code were measured on another day on a
+loaded machine (CPU-seconds, T = 150: 10.0 for a segment step, 0.0192 for acting at step 50), and the code cannot be run
+here. It feeds three tokens per step; ours feeds their sum as one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import time
 import torch
 
 from rmt_rl import config
-from rmt_rl.algos.data import load
-from rmt_rl.algos.rate import RATE
-from rmt_rl.common.process import prepare
+from rmt_rl.algos.rate import RATELearner
+from rmt_rl.common.process import configure_process
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 
 K, N, BATCH, ROUNDS = 50, 3, 128, 5
 THEIR_SEGMENT, THEIR_ACT = 10.0, 0.0192
@@ -31,23 +31,25 @@ POLICY = config.RMTConfig(layers=10, heads=4, segment=K, memory_tokens=15, memor
 
 
 def main() -> None:
-    prepare(threads=1)
-    data = load(config.TrainConfig(env=TASK, algo=config.RATEConfig()))
+    configure_process(threads=1)
+    data = RATELearner.load_data(config.make_config(env=TASK, algo="rate", policy=POLICY))
     print("| what | ours, CPU-ms | of the released code |\n|---|---|---|")
     for detach in (False, True):
         algo = config.RATEConfig(batch=BATCH, detach_memory=detach, validation=0.0)
-        returns = data.returns(algo, begun=False, saved=None)
+        run = config.make_config(env=TASK, algo=algo, policy=POLICY)
+        returns = RATELearner.return_conditioning(run, data, None)
         env = make_from_config(TASK, 1, returns=returns)
         torch.manual_seed(0)
-        policy = ActorCritic(policy_spec(env, TASK, POLICY, returns=returns))
-        rate = RATE(policy, algo, data, 0, torch.device("cpu"))
-        rate.learn(0.0)
+        policy = ActorCritic(make_spec(env, TASK, POLICY, returns=returns))
+        rate = RATELearner(run, env, policy, data)
+        rate.update(rate.collect(0.0), 0.0)
         spent = []
         for _ in range(ROUNDS):
             begin = time.process_time()
-            steps, *_ = rate.learn(0.0)
-            # the oracle loses no step: every episode has length + 1 of them
-            assert steps == BATCH * (K * N - 1)
+            batch = rate.collect(0.0)
+            rate.update(batch, 0.0)
+            # the oracle wastes no step: every episode has length + 1 of them
+            assert batch.steps == BATCH * (K * N - 1)
             spent.append((time.process_time() - begin) / N)
         name = "a segment of training, memory detached" if detach else "a segment of training, gradient through memory"
         cost = statistics.median(spent)

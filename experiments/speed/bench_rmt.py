@@ -1,12 +1,12 @@
-"""The RMT alone beside lucidrains' recurrent-memory-transformer-pytorch, and what one step of acting costs, as markdown tables.
+"""The RMT alone beside lucidrains' recurrent-memory-transformer-pytorch, and the cost of one acting step, as markdown tables.
 
     pip install recurrent-memory-transformer-pytorch
-    python experiments/bench_rmt.py
+    python experiments/speed/bench_rmt.py
 
-First table: dim 256, depth 4, heads 4, 16 memory tokens, 8 segments of 64 steps, batch 16, one thread, medians over rounds in
-which all take turns, every measurement in a process of its own. Ours runs on vectors; an embedding of 256 tokens and a linear
-layer to 256 logits with cross-entropy are put around it, so that both do the same work. Second table: `step` of the default
-policy (2 layers x 64) for one row, early and late in an episode.
+First table: dim 256, depth 4, heads 4, 16 memory tokens, 8 segments of 64 steps, batch 16, one thread, medians over
+rounds in which all take turns, every measurement in a separate process. Ours works on vectors; it is given an embedding
+of 256 tokens and a linear layer to 256 logits with cross-entropy, so that both do the same work. Second table: `step`
+of the default policy (2 layers x 64) for one row, early and late in an episode.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmt_rl import config
-from rmt_rl.common.process import prepare
+from rmt_rl.common.process import configure_process
 from rmt_rl.policies import linear
 from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.registry import make_backbone
 
-PEER = Path(__file__).parent / "peers" / "lucidrains_rmt.py"
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import PEERS
+
+PEER = PEERS / "lucidrains_rmt.py"
 DIM, TOKENS, SEGMENT, SEGMENTS, BATCH, MEMORIES = 256, 256, 64, 8, 16, 16
 MODES = ("forward", "bptt", "replay")
 
@@ -56,12 +59,12 @@ class LanguageModel(nn.Module):
 
 
 def ours(mode: str, reps: int) -> dict[str, Any]:
-    """Tokens per CPU-second, growth of the peak of resident memory, and FLOP per token; to be run in a process of its own."""
-    prepare(threads=1)
+    """Tokens per CPU-second, growth of the peak of resident memory, and FLOP per token; to be run in a separate process."""
+    configure_process(threads=1)
     torch.manual_seed(0)
     net = LanguageModel(replay=mode == "replay")
     x = torch.randint(0, TOKENS, (BATCH, SEGMENT * SEGMENTS + 1))
-    # Any optimizer makes torch load its compiler, 110 MB of modules that are no activations; else checkpointing would.
+    # The first optimizer makes torch load its compiler, 110 MB of modules, which must not count as activations.
     torch.optim.AdamW(net.parameters())
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -114,7 +117,7 @@ def matrix_rate() -> float:
 
 
 def acting(steps: int, blocks: tuple[int, ...], block: int) -> None:
-    prepare(threads=1)
+    configure_process(threads=1)
     torch.manual_seed(0)
     print("\n| policy | from step | CPU-ms for one step of one row |\n|---|---|---|")
     for task in (

@@ -1,0 +1,55 @@
+"""What the experiments share: the results files, means with their intervals, and options that a user replaces.
+
+A script in a folder beside this file puts `experiments/` on sys.path and imports it as `common`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+#: Where finished runs are kept, and the programs of other libraries.
+RESULTS = Path(__file__).parent / "results"
+PEERS = Path(__file__).parent / "peers"
+
+
+def mean_and_interval(rates: Sequence[float]) -> str:
+    """The mean of success rates over seeds, with its 95 % interval (Student's t over seeds) inside 0 to 1."""
+    mean = statistics.mean(rates)
+    if len(rates) < 2:
+        return f"{mean:.3f}"
+    half = stats.t.ppf(0.975, len(rates) - 1) * statistics.stdev(rates) / len(rates) ** 0.5
+    return f"{mean:.3f} [{max(0, mean - half):.3f}, {min(1, mean + half):.3f}]"
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file; none where it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_result(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a results file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], dict[str, Any]]) -> None:
+    """Append `run` together with what `measure(empty folder)` returns. Does nothing where the file has this run already."""
+    if any(run.items() <= row.items() for row in read_results(results)):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(Path(folder))
+    add_result(results, {**run, "measured": measured})
+
+
+def with_overrides(usual: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The arguments `name=value` of an experiment, of which those that a user gives replace the usual ones."""
+    names = {argument.partition("=")[0] for argument in given}
+    return [*(argument for argument in usual if argument.partition("=")[0] not in names), *given]
