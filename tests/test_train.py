@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
     return folder, out, err
 
 
-def test_a_run_leaves_all_its_files(trained):
+def test_a_run_writes_all_its_files(trained):
     folder, _, _ = trained
     files = {
         str(path.relative_to(folder / "runs/first")) for path in (folder / "runs/first").rglob("*") if path.is_file()
@@ -60,10 +60,10 @@ def test_a_run_leaves_all_its_files(trained):
     } <= files
 
 
-def test_result_json_says_what_was_reached_and_at_what_cost(trained):
+def test_result_json_holds_the_score_and_the_cost(trained):
     result = json.loads((trained[0] / "runs/first/result.json").read_text())
     assert (result["env"], result["algo"], result["policy"], result["seed"]) == ("tmaze", "ppo", "rmt", 0)
-    assert result["steps"] == 288  # three rollouts of 8 x 12: the first multiple that is not below 200
+    assert result["steps"] == 288  # three rollouts of 8 x 12: the first multiple that is at least 200
     assert result["steps_per_cpu_s"] == pytest.approx(result["steps"] / result["cpu_s"], rel=0.1)
     assert (result["floor"], result["ceiling"]) == (0.5, 1.0)
     assert result["eval"]["episodes"] == 20
@@ -93,18 +93,18 @@ def test_the_end_shows_a_score_a_picture_and_two_commands_that_work(trained):
     assert code == 0, err
 
 
-def test_lines_are_plain_where_the_output_is_no_terminal(trained):
+def test_output_is_plain_lines_where_it_is_not_a_terminal(trained):
     assert "\x1b" not in trained[1] + trained[2]
     assert "288/200 steps" in trained[1]
 
 
-def test_metrics_have_one_row_an_update(trained):
+def test_metrics_have_one_row_per_update(trained):
     rows = [json.loads(line) for line in (trained[0] / "runs/first/metrics.jsonl").read_text().splitlines()]
     assert [row["steps"] for row in rows] == [96, 192, 288]
     assert {"policy_loss", "value_loss", "entropy", "approx_kl", "success", "return", "learning_rate"} <= set(rows[0])
 
 
-def test_a_run_folder_is_never_written_over(trained):
+def test_a_run_folder_is_never_overwritten(trained):
     folder, _, _ = trained
     before = (folder / "runs/first/result.json").read_text()
     code, _, err = run("train", *TINY, "run=first", cwd=folder)
@@ -113,9 +113,9 @@ def test_a_run_folder_is_never_written_over(trained):
     assert (folder / "runs/first/result.json").read_text() == before
 
 
-def test_without_a_name_the_next_free_one_is_taken(tmp_path):
-    train(parse(TINY), tmp_path)
-    train(parse(TINY), tmp_path)
+def test_without_a_name_the_next_free_name_is_used(tmp_path):
+    train(parse(TINY), root=tmp_path)
+    train(parse(TINY), root=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"tmaze-rmt-ppo-s0", "tmaze-rmt-ppo-s0-2"}
 
 
@@ -136,7 +136,7 @@ def test_evaluate_plays_the_trained_policy_on_a_longer_task(trained):
         ([], ["policy", "missing"]),
     ],
 )
-def test_evaluate_tells_a_mistake_in_one_line(trained, arguments, words):
+def test_evaluate_reports_a_mistake_in_one_line(trained, arguments, words):
     code, _, err = run("evaluate", *arguments, cwd=trained[0])
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1
@@ -152,7 +152,7 @@ def test_evaluate_tells_a_mistake_in_one_line(trained, arguments, words):
         (["algo.minibatches=7"], ["algo.minibatches=7", "algo.num_envs"]),
     ],
 )
-def test_train_tells_a_mistake_in_one_line_and_makes_no_folder(tmp_path, arguments, words):
+def test_train_reports_a_mistake_in_one_line_and_creates_no_folder(tmp_path, arguments, words):
     code, _, err = run("train", *arguments, cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1
@@ -162,7 +162,7 @@ def test_train_tells_a_mistake_in_one_line_and_makes_no_folder(tmp_path, argumen
 
 def test_the_same_seed_gives_the_same_bits(tmp_path):
     def weights(name, seed):
-        train(parse([*TINY, f"seed={seed}", f"run={name}"]), tmp_path)
+        train(parse([*TINY, f"seed={seed}", f"run={name}"]), root=tmp_path)
         return (tmp_path / name / "policy/model.safetensors").read_bytes()
 
     first = weights("a", 1)
@@ -172,10 +172,10 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
 
 def test_training_works_in_a_thread(tmp_path):
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(train, parse(TINY), tmp_path).result(timeout=60)["steps"] == 288
+        assert pool.submit(train, parse(TINY), root=tmp_path).result(timeout=60).summary["steps"] == 288
 
 
-def test_training_leaves_the_callers_random_streams_alone(tmp_path):
+def test_training_does_not_change_global_random_streams(tmp_path):
     import random
 
     import numpy as np
@@ -185,13 +185,13 @@ def test_training_leaves_the_callers_random_streams_alone(tmp_path):
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
     before = states()
-    train(parse(TINY), tmp_path)
+    train(parse(TINY), root=tmp_path)
     assert states() == before
 
 
 @pytest.mark.slow
 def test_another_process_with_another_order_of_sets_gives_the_same_bits(tmp_path):
-    train(parse([*TINY, "run=here"]), tmp_path)
+    train(parse([*TINY, "run=here"]), root=tmp_path)
     for seed in ("0", "1"):
         process = command("train", *TINY, f"run={seed}", cwd=tmp_path, env={"PYTHONHASHSEED": seed})
         _, err = process.communicate(timeout=120)
@@ -201,7 +201,7 @@ def test_another_process_with_another_order_of_sets_gives_the_same_bits(tmp_path
 
 
 @pytest.mark.slow
-def test_a_signal_while_data_are_copied_leaves_nothing_behind(tmp_path):
+def test_a_signal_while_data_are_copied_leaves_no_temporary_files(tmp_path):
     copies = tmp_path / "copies"
     copies.mkdir()
     process = command("train", "env=tmaze-rate", "algo=rate", cwd=tmp_path, env={"TMPDIR": str(copies)})
@@ -235,9 +235,9 @@ def test_one_signal_stops_after_the_update_and_saves(tmp_path, name, code):
 
 def test_cartpole_and_pendulum_train_through_gymnasium(tmp_path):
     small = ["algo.num_envs=4", "algo.rollout=16", "algo.minibatches=2", "steps=128", "evaluate_episodes=4"]
-    result = train(parse(["env=gym", "env.id=CartPole-v1", *small]), tmp_path)
+    result = train(parse(["env=gym", "env.id=CartPole-v1", *small]), root=tmp_path).summary
     assert result["eval"]["success"] is None and result["eval"]["return"] > 5
-    result = train(parse(["env=gym", "env.id=Pendulum-v1", "policy=gru", *small]), tmp_path)
+    result = train(parse(["env=gym", "env.id=Pendulum-v1", "policy=gru", *small]), root=tmp_path).summary
     assert result["eval"]["return"] < 0
 
 
@@ -246,7 +246,7 @@ class Endless(gymnasium.Env):
     action_space = gymnasium.spaces.Discrete(2)
 
 
-def test_impossible_spaces_end_in_one_sentence(tmp_path):
+def test_unsupported_spaces_raise_one_sentence(tmp_path):
     gymnasium.register("rmt-test/Endless-v0", entry_point=Endless)
     with pytest.raises(ConfigError, match="not supported; supported are"):
-        train(parse(["env=gym", "env.id=rmt-test/Endless-v0", "algo.num_envs=4", "steps=128"]), tmp_path)
+        train(parse(["env=gym", "env.id=rmt-test/Endless-v0", "algo.num_envs=4", "steps=128"]), root=tmp_path)
