@@ -1,5 +1,7 @@
 """The RMT's options: each reduces to something known, or shows what it promises."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -156,6 +158,40 @@ def test_gradients_reach_so_many_cached_steps(gradient):
     backbone = make(memory_tokens=0, layers=1, cache=8, cache_gradient=gradient, positions="rotary")
     reached = reach_of_gradient(backbone, 3 * S)
     assert reached == [t >= 2 * S - gradient for t in range(3 * S)]
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_gradient": 6}, {"positions": "none", "memory_tokens": 0}])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_cached_columns_before_the_episode_have_no_influence_and_no_gradient(options, steps):
+    """Not even where they hold NaN, in `step` and in `unroll`; and columns that exist have an influence."""
+    backbone = make(**{"cache": 6, "positions": "rotary"} | options)
+    x, first = episode(steps, rows=3)
+    first[:, 0] = False
+    state = backbone.initial_state(3)
+    for age in range(2 * S):  # the rows are 2 S, S + 1 and 3 steps old, so 6, 4 and 0 columns exist
+        begins = torch.tensor([age == 0, age == S - 1, age == 2 * S - 3])
+        _, state = backbone.step(torch.randn(3, WIDTH, dtype=torch.float64), state, begins)
+    before = [0, 6 - S, 6]
+
+    def by_steps(state):
+        outputs = []
+        for t in range(steps):
+            y, state = backbone.step(x[:, t], state, first[:, t])
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
+
+    for run in (by_steps, lambda s: backbone.unroll(x, s, first)):
+        cache = state.cache.detach().clone()
+        for row, columns in enumerate(before):
+            assert not cache[row, :, :columns].any()
+            cache[row, :, :columns] = torch.nan
+        cache.requires_grad_()
+        clean, poisoned = run(state), run(dataclasses.replace(state, cache=cache))
+        assert torch.equal(clean[0], poisoned[0]) and torch.equal(clean[1].cache, poisoned[1].cache)
+        (gradient,) = torch.autograd.grad(poisoned[0].sum() + poisoned[1].cache.sum(), cache)
+        for row, columns in enumerate(before):
+            assert bool((gradient[row, :, :columns] == 0).all())
+            assert bool((gradient[row, :, columns:6] != 0).any(-1).all())
 
 
 # --------------------------------------------------------------------------------------------------------------- replay

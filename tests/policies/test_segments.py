@@ -1,11 +1,11 @@
-"""`cut` against a slow loop that walks along every row and keeps a list of what it finds."""
+"""`split_at_boundaries` against a slow loop that walks along every row and keeps a list of what it finds."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from rmt_rl.policies.segments import cut
+from rmt_rl.policies.segments import split_at_boundaries
 
 CASES = 300
 
@@ -55,11 +55,11 @@ def make_case(number):
 
 
 def matched(number):
-    """A case, what `cut` made of it, and the loop's pieces with the numbers that `cut` gave them."""
+    """A case, its pieces, and the pieces that the loop found, with the numbers of the former."""
     first_BT, age_B, S = make_case(number)
-    pieces, expected = cut(first_BT, age_B, S), walk(first_BT, age_B, S)
+    pieces, expected = split_at_boundaries(first_BT, age_B, S), walk(first_BT, age_B, S)
     for piece in expected:
-        piece.number = int(pieces.slot_BT[piece.row, piece.steps[0][0]]) // S
+        piece.number = int(pieces.place_BT[piece.row, piece.steps[0][0]]) // S
     return first_BT, S, pieces, expected
 
 
@@ -76,14 +76,14 @@ def cases(begin):
 
 
 @every_case
-def test_every_step_stands_in_its_piece_at_its_slot(begin):
+def test_every_step_stands_in_its_piece_from_place_0_on_and_carried_pieces_too(begin):
     for _, S, pieces, expected in cases(begin):
         assert pieces.count == len(expected)
         assert sorted(piece.number for piece in expected) == list(range(len(expected)))
         for piece in expected:
-            for t, age in piece.steps:
-                assert int(pieces.slot_BT[piece.row, t]) == piece.number * S + age % S
-                assert int(pieces.segment[piece.number]) == age // S
+            for place, (t, _) in enumerate(piece.steps):
+                assert int(pieces.place_BT[piece.row, t]) == piece.number * S + place
+            assert int(pieces.length[piece.number]) == len(piece.steps)
             assert int(pieces.row[piece.number]) == piece.row
 
 
@@ -105,7 +105,7 @@ def test_a_piece_reads_the_memory_of_the_piece_before_it_which_was_written_by_th
                 begin_of_sources, end_of_sources = group_of(pieces, piece.number).sources
                 assert begin_of_sources <= source < end_of_sources
                 assert source == piece.before.number
-                assert group_of(pieces, source).hands_on
+                assert group_of(pieces, source).writes_memory
                 assert group_of(pieces, source).end <= group_of(pieces, piece.number).begin
 
 
@@ -113,8 +113,8 @@ def test_a_piece_reads_the_memory_of_the_piece_before_it_which_was_written_by_th
 def test_memories_are_written_in_the_order_of_the_piece_numbers(begin):
     """A source is looked up by its number among the memories written so far: those who hand on come first."""
     for _, _, pieces, _ in cases(begin):
-        hands_on = [group.hands_on for group in pieces.groups]
-        assert hands_on == sorted(hands_on, reverse=True)
+        writes_memory = [group.writes_memory for group in pieces.groups]
+        assert writes_memory == sorted(writes_memory, reverse=True)
 
 
 @every_case
@@ -124,52 +124,57 @@ def test_memory_is_written_where_somebody_needs_it_and_only_there(begin):
         for piece in expected:
             t, age = piece.steps[-1]
             full = age % S == S - 1
-            assert bool(pieces.full[piece.number]) == full
             needed = full and (t == T - 1 or not bool(first_BT[piece.row, t + 1]))
             if piece.kind == "carried":  # all in one go, whoever needs it
-                assert group_of(pieces, piece.number).hands_on
+                assert group_of(pieces, piece.number).writes_memory
             else:
-                assert group_of(pieces, piece.number).hands_on == needed
+                assert group_of(pieces, piece.number).writes_memory == needed
 
 
 @every_case
-def test_groups_are_as_long_as_their_longest_piece_and_carried_ones_a_whole_segment(begin):
-    for _, S, pieces, expected in cases(begin):
+def test_groups_are_as_long_as_their_longest_piece(begin):
+    for _, _, pieces, expected in cases(begin):
         for group in pieces.groups:
             inside = [piece for piece in expected if group.begin <= piece.number < group.end]
-            longest = max(piece.steps[-1][1] % S + 1 for piece in inside)
-            assert group.length == (S if group.kind == "carried" else longest)
+            assert group.length == max(len(piece.steps) for piece in inside)
 
 
 @every_case
-def test_every_row_ends_in_exactly_one_piece_with_its_age(begin):
+def test_who_hands_on_is_full_except_in_a_carried_group(begin):
+    """So only there can a shorter piece be padded in front of write tokens."""
+    for _, S, pieces, expected in cases(begin):
+        for piece in expected:
+            group = group_of(pieces, piece.number)
+            if group.writes_memory and group.kind != "carried":
+                assert len(piece.steps) == group.length == S
+
+
+@every_case
+def test_every_row_ends_in_exactly_one_piece(begin):
     for first_BT, _, pieces, expected in cases(begin):
         B, T = first_BT.shape
         ends = torch.cat([group.begin + group.ends for group in pieces.groups])
         last = {piece.row: piece for piece in expected if piece.steps[-1][0] == T - 1}
         assert sorted(ends.tolist()) == sorted(piece.number for piece in last.values())
         assert len(last) == B
-        assert pieces.age_B.tolist() == [last[b].steps[-1][1] + 1 for b in range(B)]
 
 
 def test_pieces_of_one_level_are_processed_side_by_side():
     """Without a reset, T steps from phase 0 need as many groups as segments, whatever the number of rows."""
-    pieces = cut(torch.zeros(7, 12, dtype=torch.bool), torch.zeros(7, dtype=torch.int64), 4)
+    pieces = split_at_boundaries(torch.zeros(7, 12, dtype=torch.bool), torch.zeros(7, dtype=torch.int64), 4)
     assert [(g.kind, g.end - g.begin) for g in pieces.groups] == [("carried", 7), ("continued", 7), ("continued", 7)]
 
 
 def test_a_row_by_hand():
     """Segment 3, phase 1, reset at step 4: | 1 2 | 0 1 | 0 1 2 | 0 |, where the second piece leads nowhere."""
     first = torch.tensor([[False, False, False, False, True, False, False, False]])
-    pieces = cut(first, torch.tensor([1]), 3)
-    assert [(g.kind, g.begin, g.end, g.length, g.hands_on) for g in pieces.groups] == [
-        ("carried", 0, 1, 3, True),
+    pieces = split_at_boundaries(first, torch.tensor([1]), 3)
+    assert [(g.kind, g.begin, g.end, g.length, g.writes_memory) for g in pieces.groups] == [
+        ("carried", 0, 1, 2, True),
         ("fresh", 1, 2, 3, True),
         ("continued", 2, 4, 2, False),
     ]
-    assert pieces.slot_BT.tolist() == [[1, 2, 6, 7, 3, 4, 5, 9]]
+    assert pieces.place_BT.tolist() == [[0, 1, 6, 7, 3, 4, 5, 9]]
     assert pieces.source.tolist()[2:] == [0, 1]
-    assert pieces.full.tolist() == [True, True, False, False]
-    assert pieces.age_B.tolist() == [4]
-    assert pieces.segment.tolist() == [0, 0, 1, 1]
+    assert pieces.length.tolist() == [2, 3, 2, 1]
     assert [g.ends.tolist() for g in pieces.groups] == [[], [], [1]]
