@@ -1,11 +1,11 @@
-"""What the tests of our environments share: the random numbers, a game-by-game comparison, and what needs no memory.
+"""Shared by the tests of the tasks: the random numbers, a step-by-step comparison with a reference, and policies without memory.
 
-Nothing here uses the code that it judges. A game is a plain-Python reading of a task's rules for one episode. It has
+Nothing here uses the code under test. A game is a plain-Python implementation of the rules of a task for one episode:
 
     Game(draw)       draw(i) is the i-th random number of the episode
     observation()    plain numbers
     step(action)     -> reward, terminated, success (None where the task has none)
-    good()           the action of a player who knows everything
+    good()           the action of an expert that knows the hidden state
 """
 
 import itertools
@@ -16,7 +16,7 @@ _MASK = 2**64 - 1
 
 
 def bits(seed, counter):
-    """counter_bits in Python's integers: SplitMix64 (Steele et al. 2014), twice."""
+    """counter_bits with Python integers: SplitMix64 (Steele et al. 2014), twice."""
     return _mix(_mix(seed & _MASK) + counter * 0x9E3779B97F4A7C15 & _MASK) & 2**63 - 1
 
 
@@ -34,9 +34,9 @@ def episode(game, seed, number):
 
 
 def follow(env, game, steps=20_000, seed=5):
-    """Play `env` beside games of its rows, hold everything equal, and count ends as (successes, failures).
+    """Step `env` and a game per row, assert that everything is equal, and return the counts (successes, failures).
 
-    Row 0 plays at random, the last one as well as it can, those between now this and now that.
+    Row 0 acts at random, the last row like the expert, the rows between with increasing probability like the expert.
     """
     rows, generator = env.num_envs, torch.Generator().manual_seed(0)
     number = [0] * rows
@@ -66,9 +66,9 @@ def follow(env, game, steps=20_000, seed=5):
 
 
 def shown(game, asked):
-    """One episode of a task in which no action changes what is seen: [(observation, the right answer or None)].
+    """One episode of a task whose observations do not depend on the actions: [(observation, correct answer or None)].
 
-    asked: how many steps at the end have an answer.
+    asked: the number of steps at the end that have an answer.
     """
     seen, over = [], False
     while not over:
@@ -78,9 +78,9 @@ def shown(game, asked):
 
 
 def best_without_memory(episodes, actions):
-    """(success, share of right answers) of the best policies observation -> action, all of which are tried.
+    """(success rate, share of correct answers) of the best policies observation -> action, by trying all.
 
-    episodes: [(probability, [(observation, right answer or None), ...])].
+    episodes: [(probability, [(observation, correct answer or None), ...])].
     """
     looks = sorted({o for _, steps in episodes for o, answer in steps if answer is not None})
     success, share = 0.0, 0.0
@@ -93,7 +93,7 @@ def best_without_memory(episodes, actions):
 
 
 def play(env, act, seed=0):
-    """(returns, successes) [B] of every row's first episode under act(observation) -> action."""
+    """(returns, successes) [B] of the first episode of every row with actions act(observation)."""
     obs, _ = env.reset(seed=seed)
     running = torch.ones(env.num_envs, dtype=torch.bool)
     returns, success = torch.zeros(2, env.num_envs, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Associative retrieval against a plain-Python reading of the rules, its optimum, and its floor."""
+"""Associative retrieval against a plain-Python implementation of the rules, its ceiling, and its floor."""
 
 import itertools
 
@@ -64,7 +64,7 @@ def test_every_step_follows_the_rules(case):
         {"keys": 3, "values": 2, "pairs": 3, "queries": 3, "rewrite": True},
     ],
 )
-def test_nobody_without_memory_exceeds_the_floor(options):
+def test_no_policy_without_memory_exceeds_the_floor(options):
     keys, pairs = options["keys"], options["pairs"]
     shuffled, drawn_anew = itertools.permutations(range(keys)), itertools.product(range(keys), repeat=pairs)
     names = drawn_anew if "rewrite" in options else shuffled
@@ -82,7 +82,7 @@ def test_nobody_without_memory_exceeds_the_floor(options):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_remembers_the_pairs_gets_the_ceiling(case):
+def test_a_policy_that_remembers_the_pairs_reaches_the_ceiling(case):
     rows, env = 200, AssociativeRetrieval(200, **CASES[case])
     table, row = torch.zeros(rows, env.keys + 1, dtype=torch.int64), torch.arange(rows)
 
@@ -96,7 +96,7 @@ def test_who_remembers_the_pairs_gets_the_ceiling(case):
     assert success.mean() == env.ceiling == 1.0
 
 
-def test_who_answers_by_the_first_value_of_a_key_is_wrong_when_it_was_rewritten():
+def test_a_policy_that_answers_the_first_value_of_a_key_fails_where_keys_are_rewritten():
     rows, env = 4000, AssociativeRetrieval(4000, keys=2, values=2, pairs=6, rewrite=True)
     table, row = torch.full((rows, 3), -1), torch.arange(rows)
 
@@ -114,7 +114,7 @@ def test_keys_values_and_queries_are_uniform():
     env.reset(seed=0)
     state = env.state_dict()
     orders = state["keys"] @ torch.tensor([3, 1])
-    assert sorted(orders.unique().tolist()) == [1, 2, 3, 5, 6, 7]  # no key twice
+    assert sorted(orders.unique().tolist()) == [1, 2, 3, 5, 6, 7]  # no key occurs twice
     pairs = orders.unique(return_inverse=True)[1] * 4 + state["values"] @ torch.tensor([2, 1])
     last = (state["asked"][:, 0] == state["keys"][:, 1]).long()
     assert chisquare(torch.bincount(pairs * 2 + last, minlength=48).numpy()).pvalue > 0.001

@@ -1,4 +1,4 @@
-"""The bandit against a plain-Python reading of the rules, the exact value of its floor, and the Bayes optimum."""
+"""The bandit against a plain-Python implementation of the rules, the exact value of its floor, and the Bayes optimum."""
 
 import itertools
 from fractions import Fraction
@@ -39,9 +39,9 @@ def test_every_step_follows_the_rules(case):
 
 
 def histories(arms, length):
-    """Every course of a trial: [(arm, paid), ...], and the chance of these payouts of these arms.
+    """Every history of a trial, [(arm, paid), ...], and the probability of its payouts given its arms.
 
-    An arm that paid w times in n given pulls did so with chance w! (n - w)! / (n + 1)!, pull by pull (w + 1)/(n + 2).
+    An arm pays w times in n given pulls with probability w! (n - w)! / (n + 1)!; the next pull pays with (w + 1)/(n + 2).
     """
     for course in itertools.product(itertools.product(range(arms), (0, 1)), repeat=length):
         chance, counts = Fraction(1), [[0, 0] for _ in range(arms)]
@@ -53,7 +53,7 @@ def histories(arms, length):
 
 @pytest.mark.parametrize(("arms", "length"), [(2, 1), (2, 3), (2, 5), (3, 3), (3, 4)])
 def test_no_policy_on_the_last_pull_alone_exceeds_the_floor(arms, length):
-    # as a polynomial in the chances of a policy: row 0 is the first pull, row 1 + 2 a + r follows reward r of arm a
+    # the value as a polynomial in the probabilities of the policy: row 0 is the first pull, row 1 + 2 a + r reward r of arm a
     indices, weights = [], []
     for course, chance in histories(arms, length):
         rows = [0, *(1 + 2 * arm + paid for arm, paid in course[:-1])]
@@ -71,7 +71,7 @@ def test_no_policy_on_the_last_pull_alone_exceeds_the_floor(arms, length):
     best = max(float(value(part).max()) for part in policies.split(64))
     assert stay_or_next(arms, length) == pytest.approx(best, rel=1e-12)
 
-    # and among policies that toss coins, gradient ascent finds nothing better
+    # gradient ascent over stochastic policies finds no better one
     logits = torch.randn(20, 1 + 2 * arms, arms, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     optimizer = torch.optim.Adam([logits.requires_grad_()], lr=0.3)
     for _ in range(60):
@@ -95,7 +95,7 @@ def pull_value(counts, arm, left):
     return chance * (1 + optimum(after[0], left - 1)) + (1 - chance) * optimum(after[1], left - 1)
 
 
-def test_the_bayes_optimum_lies_between_floor_and_ceiling_and_is_reached():
+def test_the_bayes_optimum_is_between_floor_and_ceiling_and_is_attained():
     rows, length = 2000, 8
     env = Bandit(rows, arms=2, length=length)
     counts, pulls = [((0, 0), (0, 0))] * rows, []
@@ -116,7 +116,7 @@ def test_the_bayes_optimum_lies_between_floor_and_ceiling_and_is_reached():
 
 
 @pytest.mark.parametrize(("arms", "length"), [(5, 30), (3, 100)])
-def test_stay_or_next_has_the_value_that_is_computed(arms, length):
+def test_stay_or_next_has_the_computed_value(arms, length):
     rows, env = 4000, Bandit(4000, arms=arms, length=length)
 
     def act(obs):
@@ -127,13 +127,13 @@ def test_stay_or_next_has_the_value_that_is_computed(arms, length):
     assert float(returns.mean()) == pytest.approx(env.floor, abs=4 * float(returns.std()) / rows**0.5)
 
 
-def test_whoever_does_not_look_gets_one_half():
+def test_a_policy_that_ignores_the_payouts_gets_one_half():
     rows = 4000
     returns, _ = play(Bandit(rows, arms=3, length=20), lambda obs: torch.zeros(rows, dtype=torch.int64))
     assert float(returns.mean()) == pytest.approx(0.5, abs=4 * float(returns.std()) / rows**0.5)
 
 
-def test_who_knows_the_arms_gets_the_ceiling():
+def test_an_expert_that_knows_the_arms_reaches_the_ceiling():
     rows, arms, length = 2000, 3, 20
     env = Bandit(rows, arms=arms, length=length)
     env.reset(seed=0)

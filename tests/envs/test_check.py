@@ -1,4 +1,4 @@
-"""Every check finds the bug that was planted for it, and says in a sentence what is wrong."""
+"""Every check finds a planted bug of its kind and reports what it found."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class OneSeedForAll(Sound):
         return super().reset(seed=None if seed is None else [0] * self.num_envs)
 
 
-class GoesOn(Sound):
-    """A second reset does not start over."""
+class ContinuesAfterReset(Sound):
+    """A second reset continues instead of starting from the beginning."""
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         return super().reset(seed=seed if self._seed is None else None)
@@ -66,7 +66,7 @@ class RowsDepend(Sound):
 
 
 class NoAutoreset(Sound):
-    """The last observation comes back instead of the first one of the next episode."""
+    """Returns the last observation instead of the first one of the next episode."""
 
     def step(self, action_B: Any) -> Any:
         _, *rest = super().step(action_B)
@@ -90,13 +90,13 @@ class ForgetsEpisodes(Sound):
         super().load_state_dict(state | {"episode": torch.zeros_like(state["episode"])})
 
 
-class WritesAgain(Sound):
-    _shown: torch.Tensor | None = None
+class ReusesTensors(Sound):
+    _buffer: torch.Tensor | None = None
 
     def step(self, action_B: Any) -> Any:
         obs, *rest = super().step(action_B)
-        self._shown = obs.clone() if self._shown is None else self._shown.copy_(obs)
-        return (self._shown, *rest)
+        self._buffer = obs.clone() if self._buffer is None else self._buffer.copy_(obs)
+        return (self._buffer, *rest)
 
 
 class GlobalStream(Sound):
@@ -105,19 +105,19 @@ class GlobalStream(Sound):
         return super().step(action_B)
 
 
-class TakesAnything(Sound):
+class AcceptsAnyAction(Sound):
     def step(self, action_B: Any) -> Any:
         return super().step(action_B.clamp(0, 3))
 
 
-class NeedsNoReset(Sound):
+class StepsWithoutReset(Sound):
     def step(self, action_B: Any) -> Any:
         if self._seed is None:
             self.reset(seed=0)
         return super().step(action_B)
 
 
-class Upside(Sound):
+class FloorAboveCeiling(Sound):
     floor, ceiling = 1.0, 0.5
 
 
@@ -125,18 +125,18 @@ class InPercent(Sound):
     floor, ceiling = 50.0, 100.0
 
 
-class Misspelt(Sound):
+class WrongMeasure(Sound):
     measure = "sucess"  # type: ignore[assignment]
 
 
-class Silent(Sound):
+class NoSuccess(Sound):
     def step(self, action_B: Any) -> Any:
         *rest, info = super().step(action_B)
         return (*rest, {key: value for key, value in info.items() if key != "success"})
 
 
-class LastIsLost(Sound):
-    """The mistake of who resets before looking."""
+class LostFinalObs(Sound):
+    """The environment is reset before the last observation is copied."""
 
     def step(self, action_B: Any) -> Any:
         obs, *rest, info = super().step(action_B)
@@ -154,29 +154,29 @@ class FirstSeedOnly(Sound):
         return super().reset(seed=seed[0] if isinstance(seed, list) else seed)
 
 
-class AlwaysAnew(Sound):
+class RepeatsEpisodes(Sound):
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         return super().reset(seed=0 if seed is None else seed)
 
 
-class TakesHalves(Sound):
+class AcceptsFloats(Sound):
     def step(self, action_B: Any) -> Any:
         return super().step(action_B.long())
 
 
-class WritesActions(Sound):
+class ModifiesActions(Sound):
     def step(self, action_B: Any) -> Any:
         back = super().step(action_B)
         action_B.zero_()
         return back
 
 
-class Lost(Sound):
+class WrongOracle(Sound):
     def oracle(self) -> torch.Tensor:
         return torch.zeros(self.num_envs, dtype=torch.int64)
 
 
-class Fifth(Sound):
+class InvalidOracle(Sound):
     def oracle(self) -> torch.Tensor:
         return torch.full((self.num_envs,), 4)
 
@@ -190,33 +190,41 @@ class Fails(Sound):
     ("planted", "claim", "found"),
     [
         (WrongDtype, "shapes, dtypes", "reward has dtype torch.float32; expected torch.float64"),
-        (Outside, "inside the declared space", "an observation lies outside Box"),
+        (Outside, "inside the observation space", "an observation is outside Box"),
         (NotANumber, "finite", "NaN or infinity in an observation or a reward at step"),
-        (Unseeded, "the same seed", "two environments with seed 3 and equal actions differ at step"),
-        (OneSeedForAll, "another seed", "seeds 3 and 300 give the same 300 steps"),
-        (GoesOn, "starts over", "a second reset(seed=3) does not give the episodes of the first"),
-        (RowsDepend, "own seed only", "the first two rows differ at step"),
-        (NoAutoreset, "first observation of the next", "its next episode begins with"),
-        (WrongFlags, "final_obs and the flags", 'info["_final_obs"] is not terminated | truncated at step 1'),
-        (EarlySuccess, "success comes with", "success in a row whose episode goes on (step 1)"),
-        (ForgetsEpisodes, "a saved state", "a fresh environment does not go on to the same bits"),
-        (WritesAgain, "never written again", "handed out was written to later"),
-        (GlobalStream, "no global random stream", "the global random stream of torch is used"),
-        (TakesAnything, "a bad action", "an action too large is taken without a ValueError"),
-        (NeedsNoReset, "before the first reset", "is taken without an error"),
-        (Upside, "floor and ceiling", "floor is 1.0 and ceiling 0.5"),
+        (Unseeded, "the same seed gives", "two environments with seed 3 and equal actions differ at step"),
+        (OneSeedForAll, "different seeds", "seeds 3 and 300 give the same 300 steps"),
+        (
+            ContinuesAfterReset,
+            "starts from the beginning",
+            "a second reset(seed=3) does not repeat the episodes of the first",
+        ),
+        (RowsDepend, "its own seed", "the first two rows differ at step"),
+        (NoAutoreset, "first observation of the next", "its next episode starts with"),
+        (WrongFlags, "final_obs and the episode flags", 'info["_final_obs"] is not terminated | truncated at step 1'),
+        (EarlySuccess, "success is true only", "success is true in a row whose episode continues (step 1)"),
+        (ForgetsEpisodes, "a restored state", "a new environment does not continue bit for bit"),
+        (ReusesTensors, "never modified", "returned was modified later"),
+        (GlobalStream, "no global random generator", "the global generator of torch is used"),
+        (AcceptsAnyAction, "an invalid action", "an action above the range does not raise ValueError"),
+        (StepsWithoutReset, "before the first reset", "raises no error"),
+        (FloorAboveCeiling, "floor and ceiling", "floor is 1.0 and ceiling is 0.5"),
         (Fails, "finite", "KeyError: 'nothing here' ("),
-        (InPercent, "floor and ceiling", "floor is 50.0; the measure is a rate of success, between 0 and 1"),
-        (Misspelt, "shapes, dtypes", 'measure is \'sucess\'; expected "success" or "return"'),
-        (Silent, "shapes, dtypes", 'info has no success, which is the measure; say it, or set measure = "return"'),
-        (LastIsLost, "final_obs and the flags", "is the first observation of the next episode in all of 16 ends"),
-        (RewardOfRow0, "own seed only", "row 1 of seed 5 differs at step"),
-        (FirstSeedOnly, "own seed only", "reset(seed=[5, 300, ...]) is reset(seed=[5, 6, ...])"),
-        (AlwaysAnew, "another seed", "two resets without a seed give the same 300 steps"),
-        (TakesHalves, "a bad action", "an action of floats is taken without a ValueError"),
-        (WritesActions, "never written again", "step 1 wrote into the action that it was given"),
-        (Lost, "the oracle", "the oracle fails in the episode that ends at step 5, though the ceiling is 1"),
-        (Fifth, "the oracle", "oracle() gives an action outside Discrete(4) at step 0: [4, 4, 4, 4]"),
+        (InPercent, "floor and ceiling", "floor is 50.0; a success rate is between 0 and 1"),
+        (WrongMeasure, "shapes, dtypes", 'measure is \'sucess\'; expected "success" or "return"'),
+        (NoSuccess, "shapes, dtypes", 'info has no "success", which is the measure; add it, or set measure = "return"'),
+        (
+            LostFinalObs,
+            "final_obs and the episode flags",
+            "is the first observation of the next episode at all 16 ends",
+        ),
+        (RewardOfRow0, "its own seed", "row 1 of seed 5 differs at step"),
+        (FirstSeedOnly, "its own seed", "reset(seed=[5, 300, ...]) and reset(seed=[5, 6, ...]) give the same episodes"),
+        (RepeatsEpisodes, "different seeds", "two resets without a seed give the same 300 steps"),
+        (AcceptsFloats, "an invalid action", "an action of dtype float does not raise ValueError"),
+        (ModifiesActions, "never modified", "step 1 modified its action argument"),
+        (WrongOracle, "the oracle", "the oracle fails in the episode that ends at step 5, but the ceiling is 1"),
+        (InvalidOracle, "the oracle", "oracle() returns an action outside Discrete(4) at step 0: [4, 4, 4, 4]"),
     ],
 )
 def test_a_planted_bug_is_found_by_its_check(planted: Any, claim: str, found: str) -> None:
@@ -224,7 +232,7 @@ def test_a_planted_bug_is_found_by_its_check(planted: Any, claim: str, found: st
     assert [found in text for name, text in wrong.items() if claim in name] == [True], wrong
 
 
-def test_nothing_is_found_where_nothing_is_wrong() -> None:
+def test_all_checks_of_a_correct_environment_are_ok() -> None:
     assert {result.verdict for result in check(Sound)} == {"ok"}
 
 
@@ -242,17 +250,17 @@ class Dice(gymnasium.Env[Any, Any]):
         return int(np.random.randint(6)), 0.0, False, False, {}
 
 
-def test_a_class_of_gymnasium_is_checked_behind_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gymnasium_class_is_checked_behind_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dice", sys.modules[__name__])
     results = {result.claim: result for result in check(*maker("dice:Dice", {}))}
-    assert "numpy.random" in results["no global random stream is touched"].found
+    assert "numpy.random" in results["no global random generator is used"].found
     assert results["the same seed gives the same episodes"].verdict == "wrong"
-    late = results["the step that ends an episode returns the first observation of the next"]
-    assert (late.verdict, results["final_obs and the flags agree"].verdict) == ("not checked", "not checked")
+    late = results["the step that ends an episode returns the first observation of the next one"]
+    assert (late.verdict, results["final_obs and the episode flags agree"].verdict) == ("not checked", "not checked")
 
 
 class Sane(gymnasium.Env[Any, Any]):
-    """A gymnasium environment without mistakes; those below make one each."""
+    """A correct gymnasium environment; the subclasses below have one bug each."""
 
     observation_space: Any = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
     action_space: Any = gymnasium.spaces.Discrete(2)
@@ -354,29 +362,29 @@ class Hangs(Sane):
         (OldReset, "expected reset(self, *, seed=None, options=None)"),
         (OldStep, "step returned a tuple of 4 values; expected (observation, reward, terminated, truncated, info)"),
         (RewardArray, "the reward is an array float64 (1,); expected a number"),
-        (Doubles, "reset returned an observation of float64 (3,); the space says float32 (3,)"),
-        (Pixels, "reset returned an observation of float32 (3,); the space says uint8 (3,)"),
-        (Lists, "reset returned an observation that is a list of 3 values; the space says a numpy array float32 (3,)"),
+        (Doubles, "reset returned an observation of float64 (3,); the space has float32 (3,)"),
+        (Pixels, "reset returned an observation of float32 (3,); the space has uint8 (3,)"),
+        (Lists, "reset returned an observation that is a list of 3 values; the space has numpy arrays float32 (3,)"),
         (Far, "an observation outside its space Box(-1.0, 1.0, (3,), float32): "),
         (Halves, "reset returned an observation outside its space Discrete(3, start=1): 0"),
         (Incomplete, "reset returned an observation with the parts ['a']; the space has ['a', 'b']"),
-        (Reused, "step 1 wrote into the observation that was returned before it; return a copy"),
+        (Reused, "step 1 modified the previously returned observation; return a copy"),
         (NoSpace, "observation_space is None; expected a gymnasium.Space, set in the class or __init__"),
         (Exits, "SystemExit: 3 ("),
-        (Hangs, "nothing came back within 1 s; it was at "),
+        (Hangs, "no result within 1 s; stopped at "),
     ],
 )
-def test_a_usual_mistake_is_told_once_and_alone(mistaken: Any, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_common_bug_is_reported_once_and_alone(mistaken: Any, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
-    monkeypatch.setattr("rmt_rl.envs.check.DEADLINE", 1)
+    monkeypatch.setattr("rmt_rl.envs.checks.runner.DEADLINE", 1)
     *results, last = check(*maker(f"mine:{mistaken.__name__}", {}))
     assert [result.verdict for result in results[:-1]] == ["ok"] * (len(results) - 1)
     assert results[-1].verdict == "wrong" and found in results[-1].found
-    assert (last.claim, last.verdict) == ("the other claims", "not checked")
+    assert (last.claim, last.verdict) == ("the other checks", "not checked")
 
 
 @pytest.mark.filterwarnings("ignore:.*text is not supported")
-def test_a_sound_class_of_gymnasium_and_one_without_chance_are_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_check_fails_for_a_correct_and_for_a_deterministic_gymnasium_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
     for name in ("mine:Sane", "MiniGrid-Empty-5x5-v0"):
         assert not [result for result in check(*maker(name, {})) if result.verdict == "wrong"]
@@ -386,7 +394,7 @@ def test_a_sound_class_of_gymnasium_and_one_without_chance_are_not_wrong(monkeyp
     ("arguments", "says"),
     [
         (["tmaz"], "did you mean tmaze?"),
-        (["env=tmaz"], "error: tmaz: expected one of our tasks, an id of gymnasium, or module:Class"),
+        (["env=tmaz"], "error: tmaz: expected a task of rmt_rl, an id of gymnasium, or module:Class"),
         (["json.loads"], "or module:Class"),
         (["nowhere:Maze"], "No module named 'nowhere'; expected a module that can be imported from here"),
         (["json:loads"], "expected a class that is a TorchVectorEnv or a gymnasium.Env, found a function"),
@@ -394,19 +402,21 @@ def test_a_sound_class_of_gymnasium_and_one_without_chance_are_not_wrong(monkeyp
         (["tmaze", "lenght=3"], "did you mean length?"),
         (["tmaze", "length"], "length: expected option=value"),
         (["tmaze", "length=}"], "length=}: expected a plain value"),
-        (["Nothing-v0"], "Nothing-v0: expected one of our tasks, an id of gymnasium, or module:Class"),
+        (["Nothing-v0"], "Nothing-v0: expected a task of rmt_rl, an id of gymnasium, or module:Class"),
         (["CartPole-v1", "size=3"], "CartPole-v1: cannot be made with {'size': 3}: TypeError"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_argument_is_reported_in_one_line(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
 
 
-def test_the_command_says_what_is_wrong_and_exits_with_one(tmp_path: Path) -> None:
+def test_the_command_prints_what_it_found_and_exits_with_1(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from rmt_rl.envs.tmaze import TMaze\n"
+        "from rmt_rl.envs.tmaze.passive import TMaze\n"
         "class Mine(TMaze):\n"
         "    def step(self, action):\n"
         "        return super().step(action.clamp(0, 3))\n"
@@ -415,14 +425,14 @@ def test_the_command_says_what_is_wrong_and_exits_with_one(tmp_path: Path) -> No
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1] == "mine:Mine: 16 ok, 0 not checked, 1 wrong"
-    assert "an action too large is taken without a ValueError" in done.stdout
+    assert "an action above the range does not raise ValueError" in done.stdout
 
 
 class TwoActions(Sane):
     action_space = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)] * 2)
 
 
-def test_a_space_that_is_not_supported_is_told_once(
+def test_an_unsupported_space_is_reported_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
@@ -431,22 +441,22 @@ def test_a_space_that_is_not_supported_is_told_once(
     assert not out and err.count("\n") == 1 and "is not supported; supported are Discrete, MultiDiscrete" in err
 
 
-def test_an_id_behind_env_gym_is_checked_as_the_id_itself_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_gym_with_an_id_is_checked_like_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = gymnasium.envs.registration.EnvSpec("Doubles-v0", entry_point=Doubles)
     monkeypatch.setitem(gymnasium.registry, "Doubles-v0", spec)
     by_id, behind_gym = list(check(*maker("Doubles-v0", {}))), list(check(*maker("gym", {"id": "Doubles-v0"})))
-    assert by_id == behind_gym and "the space says float32" in by_id[1].found
+    assert by_id == behind_gym and "the space has float32" in by_id[1].found
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("tmaze-active", {"length": 20}),  # begins and, with a random walk, ends in the same view
+        ("tmaze-active", {"length": 20}),  # starts and, with random actions, ends with the same observation
         ("tmaze-active", {"length": 400}),
         ("tmaze", {"length": 400}),  # one bit in 300 steps
         ("memory-len", {"length": 400}),
         ("copy", {"length": 1, "symbols": 2, "delay": 400}),
     ],
 )
-def test_a_sound_task_of_few_bits_is_not_accused(name: str, options: dict[str, Any]) -> None:
+def test_no_check_fails_for_a_correct_task_with_few_random_bits(name: str, options: dict[str, Any]) -> None:
     assert not [result for result in check(*maker(name, options)) if result.verdict == "wrong"]

@@ -1,4 +1,4 @@
-"""Dark Room against a plain-Python reading of the rules, its optimum, and its floor."""
+"""Dark Room against a plain-Python implementation of the rules, its ceiling, and its floor."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def every_goal(episodes):
 
 
 def spiral(turns):
-    """The way from the middle through a quarter of the room, as {cell: action}: 20 moves, no cell twice."""
+    """The path from the middle through a quarter of the room, as {cell: action}: 20 moves, no cell twice."""
     way, place = {}, (4, 4)
     for action in [RIGHT, *[UP] * 4, RIGHT, *[DOWN] * 4, RIGHT, *[UP] * 4, RIGHT, *[DOWN] * 4]:
         for _ in range(turns):
@@ -87,14 +87,14 @@ def successes(env, act):
         if int(obs[0, 2]) or bool(terminated.any()):
             assert bool(terminated.any()) or bool(info["inner_start"].all())
             begin = [[4, 4, 1, 0]] * 81
-            assert obs.tolist() == begin, "an inner episode begins with nothing that tells of the last one"
+            assert obs.tolist() == begin, "the first observation of an inner episode depends on the previous one"
         if bool(info["inner_success"].any()):
             found.append(int(info["inner_success"].sum()))
     assert found[-1] == int(info["success"].sum())
     return found
 
 
-def test_four_spirals_find_every_goal_and_memory_goes_back_to_it():
+def test_four_spirals_find_every_goal_and_memory_returns_to_it():
     ways = [spiral(turns) for turns in range(4)]
     assert len({cell for way in ways for cell in way}) == 4 * 20 - 3  # the middle is in all, the last cells are in none
 
@@ -109,14 +109,14 @@ def test_four_spirals_find_every_goal_and_memory_goes_back_to_it():
     assert [DarkRoom(1, episodes=n + 1).ceiling for n in range(6)] == pytest.approx([n / 81 for n in found])
 
 
-def test_one_spiral_again_and_again_needs_no_memory_and_gets_the_floor():
+def test_the_same_spiral_in_every_inner_episode_needs_no_memory_and_attains_the_floor():
     way = spiral(2)
     found = successes(every_goal(4), lambda inner, x, y, reward, goal: STAY if reward else way.get((x, y), STAY))
     assert found == [21] * 4
     assert DarkRoom.floor == 21 / 81
 
 
-def test_who_knows_the_goal_is_paid_from_the_shortest_way_on():
+def test_an_expert_that_knows_the_goal_is_rewarded_from_the_end_of_the_shortest_path_on():
     env, obs = every_goal(1)
     total = torch.zeros(81, dtype=torch.float64)
     for _ in range(20):

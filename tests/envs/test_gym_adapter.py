@@ -23,9 +23,9 @@ ROWS, LIMIT = 5, 7
 
 
 class Probe(gymnasium.Env[Any, Any]):
-    """Every kind of observation at once, drawn anew at each step into the same arrays; ends at random.
+    """Every kind of observation at once, drawn at each step into the same arrays; ends at random.
 
-    It writes into the arrays that it has handed out, as gymnasium allows, and its info changes its shape.
+    It modifies the arrays that it has returned, as gymnasium allows, and the shapes in its info change.
     """
 
     observation_space = spaces.Dict(
@@ -73,7 +73,7 @@ def bounds(space: Any) -> tuple[Any, Any]:
 
 
 class Tiny(gymnasium.Env[Any, Any]):
-    """Spaces, actions and info as a test wants them; `log` collects what arrives; ends at step `length`."""
+    """Spaces, actions and info as given; `log` collects the actions that arrive; ends at step `length`."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
@@ -111,7 +111,7 @@ def needs_a_package() -> None:
 
 @pytest.fixture(autouse=True)
 def registered() -> Any:
-    # nondeterministic checks off: gymnasium's own checker warns about things that are not tested here
+    # without gymnasium's own checker, which warns about things that are not tested here
     common = {"disable_env_checker": True}
     gymnasium.register("rmt-test/Probe-v0", Probe, max_episode_steps=LIMIT, **common)
     gymnasium.register("rmt-test/Tiny-v0", Tiny, **common)
@@ -128,8 +128,8 @@ def tiny(num_envs: int = 2, **options: Any) -> GymAdapter:
     return env
 
 
-def in_words_of_probe(obs: Any) -> dict[str, torch.Tensor]:
-    """What the adapter must make of one observation of Probe, written out."""
+def translated_probe(obs: Any) -> dict[str, torch.Tensor]:
+    """The expected translation of one observation of Probe."""
     return {
         "bits": torch.tensor(obs["bits"], dtype=torch.int8),
         "image": torch.tensor(obs["image"], dtype=torch.uint8),
@@ -141,15 +141,15 @@ def in_words_of_probe(obs: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def in_words_of_minigrid(obs: Any) -> dict[str, torch.Tensor]:
+def translated_minigrid(obs: Any) -> dict[str, torch.Tensor]:
     return {"direction": torch.tensor(int(obs["direction"])), "image": torch.tensor(obs["image"])}
 
 
-def in_words_of_box(obs: Any) -> dict[str, torch.Tensor]:
+def translated_box(obs: Any) -> dict[str, torch.Tensor]:
     return {"": torch.tensor(obs)}
 
 
-def in_words_of_discrete(obs: Any) -> dict[str, torch.Tensor]:
+def translated_discrete(obs: Any) -> dict[str, torch.Tensor]:
     return {"": torch.tensor(int(obs))}
 
 
@@ -168,11 +168,11 @@ def make(id: str, workers: Any = "sync") -> GymAdapter:
 @pytest.mark.parametrize(
     ("id", "workers", "steps", "translated"),
     [
-        ("rmt-test/Probe-v0", "sync", 150, in_words_of_probe),
-        ("rmt-test/Probe-v0", "async", 60, in_words_of_probe),
-        ("CartPole-v1", "sync", 150, in_words_of_box),
-        ("FrozenLake-v1", "sync", 150, in_words_of_discrete),
-        ("MiniGrid-MemoryS7-v0", "sync", 260, in_words_of_minigrid),
+        ("rmt-test/Probe-v0", "sync", 150, translated_probe),
+        ("rmt-test/Probe-v0", "async", 60, translated_probe),
+        ("CartPole-v1", "sync", 150, translated_box),
+        ("FrozenLake-v1", "sync", 150, translated_discrete),
+        ("MiniGrid-MemoryS7-v0", "sync", 260, translated_minigrid),
     ],
 )
 def test_rows_equal_a_plain_loop_over_single_environments(id: str, workers: str, steps: int, translated: Any) -> None:
@@ -192,7 +192,7 @@ def test_rows_equal_a_plain_loop_over_single_environments(id: str, workers: str,
             ended = term or trunc
             assert (reward[b].item(), terminated[b].item(), truncated[b].item()) == (r, term, trunc)
             assert info["_final_obs"][b].item() is ended
-            # before single.reset: Probe overwrites what it has handed out
+            # before single.reset: Probe overwrites the arrays that it returned
             assert equal(info["final_obs"], b, translated(last))
             assert equal(obs, b, translated(single.reset()[0] if ended else last))
             if "is_success" in last_info and "success" in info:
@@ -205,7 +205,7 @@ def test_rows_equal_a_plain_loop_over_single_environments(id: str, workers: str,
     env.close()
     assert seen["ended"] > 0
     if "Probe" in id:
-        assert min(seen.values()) > 0  # the comparison has met every case
+        assert min(seen.values()) > 0  # the comparison covers every case
 
 
 def test_translated_spaces_by_hand() -> None:
@@ -236,7 +236,7 @@ def test_keys_that_are_not_text_become_text() -> None:
     assert env.single_observation_space == spaces.Dict({"1": spaces.Discrete(2)})
 
 
-def test_large_integers_arrive_whole() -> None:
+def test_large_integers_keep_their_value() -> None:
     class Large(Tiny):
         def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
             return 2**31 + 5, super().reset(**kwargs)[1]
@@ -265,9 +265,9 @@ def test_multidiscrete_actions_are_counted_from_zero_and_shifted_to_start() -> N
     assert all(space.contains(action) for action in log)
 
 
-def test_box_actions_are_clipped_in_the_precision_of_the_environment() -> None:
+def test_box_actions_are_clipped_in_the_dtype_of_the_environment() -> None:
     log: list[Any] = []
-    # 0.1 as float32 lies above 0.1 as float64, so clipping to the public bound would leave the box
+    # 0.1 as float32 is above 0.1 as float64, so clipping to the public bound would leave the box
     space = spaces.Box(np.array([-0.1, -np.inf]), np.array([0.1, np.inf]), dtype=np.float64)
     env = tiny(3, action_space=space, log=log)
     env.step(torch.tensor([[9.0, 9.0], [-9.0, -9.0], [float(np.float32(0.1)), 0.0]]))
@@ -288,7 +288,7 @@ def test_box_actions_are_clipped_in_the_precision_of_the_environment() -> None:
         (spaces.Box(-1, 1, (1,)), torch.tensor([0.0, 0.0])),
     ],
 )
-def test_a_bad_action_raises_before_the_environment_sees_it(space: Any, action: torch.Tensor) -> None:
+def test_an_invalid_action_raises_before_it_reaches_the_environment(space: Any, action: torch.Tensor) -> None:
     log: list[Any] = []
     env = tiny(action_space=space, log=log)
     with pytest.raises(ValueError, match=r"^action "):
@@ -297,7 +297,7 @@ def test_a_bad_action_raises_before_the_environment_sees_it(space: Any, action: 
 
 
 @pytest.mark.parametrize(("limit", "flags"), [(2, (False, True)), (3, (True, True)), (4, (True, False))])
-def test_termination_and_truncation_stay_apart(limit: int, flags: tuple[bool, bool]) -> None:
+def test_termination_and_truncation_are_separate(limit: int, flags: tuple[bool, bool]) -> None:
     env = tiny(max_episode_steps=limit, length=3)
     for _ in range(min(limit, 3) - 1):
         _, _, terminated, truncated, info = env.step(torch.zeros(2, dtype=torch.int64))
@@ -330,7 +330,7 @@ def test_success_is_what_the_last_info_of_the_episode_reports(info: dict[str, An
         ("observation", spaces.Sequence(spaces.Discrete(2)), ["Sequence"]),
         ("observation", spaces.Text(3), ["Text"]),
         ("observation", spaces.Dict(a=spaces.Dict(b=spaces.Sequence(spaces.Discrete(2)))), ["'a.b'", "Sequence"]),
-        ("observation", spaces.Dict(a=spaces.Text(3)), ["nothing but text"]),
+        ("observation", spaces.Dict(a=spaces.Text(3)), ["has only text"]),
         ("observation", spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}), ["'a.b'"]),
         ("observation", spaces.Box(0, 2**64 - 2, (), np.uint64), ["uint64", "int64"]),
         ("action", spaces.MultiBinary(3), ["MultiBinary"]),
@@ -338,7 +338,7 @@ def test_success_is_what_the_last_info_of_the_episode_reports(info: dict[str, An
         ("action", spaces.Box(0, 9, (1,), np.int64), ["int64", "Box of floats"]),
     ],
 )
-def test_an_unsupported_space_is_named_in_one_sentence(kind: str, space: Any, words: list[str]) -> None:
+def test_an_unsupported_space_is_named_in_one_line(kind: str, space: Any, words: list[str]) -> None:
     with pytest.raises(UnsupportedSpace) as caught:
         tiny(**{f"{kind}_space": space})
     assert str(caught.value).startswith(kind)
@@ -364,7 +364,9 @@ def test_an_unsupported_space_is_named_in_one_sentence(kind: str, space: Any, wo
         ({"id": "CartPole-v1", "num_envs": 0}, ["num_envs is 0"]),
     ],
 )
-def test_what_cannot_be_made_says_why_in_one_sentence(arguments: dict[str, Any], words: list[str]) -> None:
+def test_the_error_for_an_impossible_environment_is_one_line_with_the_reason(
+    arguments: dict[str, Any], words: list[str]
+) -> None:
     with pytest.raises(ValueError) as caught, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         GymAdapter(**{"num_envs": 2, **arguments})
@@ -372,7 +374,7 @@ def test_what_cannot_be_made_says_why_in_one_sentence(arguments: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
-def test_text_that_is_left_out_is_named_once() -> None:
+def test_a_warning_names_the_text_that_is_left_out_once() -> None:
     with pytest.warns(UserWarning, match=r"\['inner.words', 'words'\]") as caught:
         GymAdapter(ROWS, id="rmt-test/Probe-v0")
     assert len(caught) == 1
@@ -387,14 +389,14 @@ def test_an_id_can_name_the_module_that_registers_it(tmp_path: Any, monkeypatch:
     assert env.reset(seed=0)[0].shape == (2, 4)
 
 
-def test_state_cannot_be_saved_and_says_so() -> None:
+def test_saving_the_state_raises() -> None:
     env = tiny()
     for call in (env.state_dict, lambda: env.load_state_dict({})):
         with pytest.raises(NotImplementedError, match="cannot be resumed exactly"):
             call()
 
 
-def test_options_of_reset_are_left_as_they_were() -> None:
+def test_options_of_reset_are_not_modified() -> None:
     options = {"reset_mask": np.array([True, False])}
     env = tiny()
     env.step(torch.tensor([0, 0]))
@@ -402,7 +404,7 @@ def test_options_of_reset_are_left_as_they_were() -> None:
     assert list(options) == ["reset_mask"]
 
 
-def test_render_gives_a_frame_of_every_row() -> None:
+def test_render_returns_a_frame_of_every_row() -> None:
     env = tiny(render_mode="rgb_array")
     env.step(torch.tensor([0, 0]))
     assert env.render_mode == "rgb_array"
@@ -419,7 +421,7 @@ def test_close_ends_the_worker_processes() -> None:
 
 
 @pytest.mark.parametrize("id", ["popgym-RepeatFirstEasy-v0", "popgym-AutoencodeEasy-v0", "popgym-BattleshipEasy-v0"])
-def test_popgym_is_known_by_its_ids(id: str) -> None:
+def test_an_id_of_popgym_imports_the_package(id: str) -> None:
     pytest.importorskip("popgym", reason="popgym is not installed")
     env = make_env("gym", 2, id=id)
     obs, _ = env.reset(seed=0)
@@ -431,7 +433,7 @@ def test_popgym_is_known_by_its_ids(id: str) -> None:
 @pytest.mark.parametrize(
     "id", ["MortarMayhem-v0", "MysteryPath-Grid-v0", "SearingSpotlights-v0", "Endless-MortarMayhem-v0"]
 )
-def test_memory_gym_is_known_by_its_ids(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_of_memory_gym_imports_the_package(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("memory_gym", reason="memory-gym is not installed, because its pins exclude this gymnasium")
     monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
     env = make_env("gym", 2, id=id)
@@ -448,9 +450,7 @@ def test_memory_gym_is_known_by_its_ids(id: str, monkeypatch: pytest.MonkeyPatch
         ("MiniGrid-Nothing-v7", "minigrid", "pip install minigrid"),
     ],
 )
-def test_a_package_that_is_not_installed_is_named(
-    id: str, module: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named(id: str, module: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else found(name))
     monkeypatch.setattr("gymnasium.registry", {})
@@ -492,16 +492,18 @@ class OldReset(Tiny):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("first", "Wrong: reset gave an observation of shape (7,) and type"),
-        ("shape", "Wrong: step gave an observation of shape (7,) and type"),
+        ("first", "Wrong: reset returned an observation of shape (7,) and dtype"),
+        ("shape", "Wrong: step returned an observation of shape (7,) and dtype"),
         ("array", "Wrong: step returned the reward array([1.]); expected a number"),
         ("text", "Wrong: step returned the reward '1'; expected a number"),
-        ("far", "Wrong: step gave an observation outside Discrete(9)"),
+        ("far", "Wrong: step returned an observation outside Discrete(9)"),
         ("flag", "Wrong: step returned terminated = None; expected True or False"),
         ("info", "Wrong: step returned the info None; expected a dictionary"),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_sentence(kind: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_of_reset_or_step_is_reported_in_one_line(
+    kind: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = gymnasium.envs.registration.EnvSpec("Wrong-v0", entry_point=Wrong)
     monkeypatch.setitem(gymnasium.registry, "Wrong-v0", spec)
     env = GymAdapter(2, id="Wrong-v0", options={"kind": kind})
@@ -510,7 +512,7 @@ def test_what_does_not_fit_is_told_in_one_sentence(kind: str, says: str, monkeyp
         env.step(torch.zeros(env.action_space.shape, dtype=torch.int64))
 
 
-def test_a_reset_of_the_old_kind_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reset_with_the_old_signature_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = gymnasium.envs.registration.EnvSpec("Old-v0", entry_point=OldReset)
     monkeypatch.setitem(gymnasium.registry, "Old-v0", spec)
     with pytest.raises(ConfigError, match=r"expected reset\(self, \*, seed=None, options=None\)"):

@@ -1,4 +1,4 @@
-"""memory_len against a plain-Python reading of bsuite's code, its optimum, and its floor."""
+"""memory_len against bsuite's code without dm_env, its ceiling, and its floor."""
 
 import itertools
 
@@ -60,7 +60,7 @@ def test_every_step_follows_the_rules(case):
 
 
 @pytest.mark.parametrize("options", [{"length": 1}, {"length": 2}, {"length": 3, "bits": 2}, {"length": 1, "bits": 2}])
-def test_nobody_without_memory_exceeds_the_floor(options):
+def test_no_policy_without_memory_exceeds_the_floor(options):
     bits = options.get("bits", 1)
     draws = list(itertools.product(range(bits), *[range(2)] * bits))
     episodes = [(1 / len(draws), shown(Game(drawn.__getitem__, **options), 1)) for drawn in draws]
@@ -69,7 +69,7 @@ def test_nobody_without_memory_exceeds_the_floor(options):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_remembers_the_bits_gets_the_ceiling(case):
+def test_a_policy_that_remembers_the_bits_reaches_the_ceiling(case):
     env, context = MemoryLen(300, **CASES[case]), []
 
     def remember(obs):
@@ -82,7 +82,7 @@ def test_who_remembers_the_bits_gets_the_ceiling(case):
     assert env.ceiling == 1.0
 
 
-def test_the_context_is_seen_twice_and_the_query_once_as_in_bsuite():
+def test_the_context_is_observed_twice_and_the_query_once_as_in_bsuite():
     env = MemoryLen(1, length=3, bits=3)
     seed = next(seed for seed in range(99) if episode(lambda draw: Game(draw, 3, 3), seed, 0).query == 2)
     seen = [env.reset(seed=seed)[0][0]]

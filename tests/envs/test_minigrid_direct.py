@@ -1,4 +1,4 @@
-"""The direct stepper against the `minigrid` package, and against the tables of MiniGrid-Memory, which share no code with it."""
+"""MiniGridDirect against the `minigrid` package, and against the tables of MiniGrid-Memory, which share no code with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmt_rl.envs.minigrid.memory import tables
 from rmt_rl.envs.registry import make_env
 
 GREEN_KEY, GREEN_BALL = key("green"), cell(6, "green")
-# left, right, forward, pickup, drop, toggle, done: enough of each that all rules of hands and doors are met
+# left, right, forward, pickup, drop, toggle, done: enough of each to use all rules of carrying and doors
 CHANCES = (0.12, 0.12, 0.4, 0.12, 0.04, 0.18, 0.02)
 
 
@@ -67,14 +67,14 @@ def test_same_seed_gives_the_same_episodes_as_minigrid(ours: Any, theirs: Any, s
 
 
 @pytest.mark.parametrize(("ours", "theirs", "size"), [(DoorKey, DoorKeyEnv, 5), (RedBlueDoors, RedBlueDoorEnv, 6)])
-def test_the_usual_time_limit_is_that_of_minigrid(ours: Any, theirs: Any, size: int) -> None:
+def test_the_default_time_limit_is_that_of_minigrid(ours: Any, theirs: Any, size: int) -> None:
     usual = theirs(size=size).max_steps
     assert (ours(1, size=size).max_steps, ours(1, size=size).ceiling) == (usual, 1.0)
     assert (ours(1, size=size, max_steps=9).max_steps, ours(1, size=size, max_steps=9).ceiling) == (9, None)
 
 
 class DirectMemory(MiniGridDirect):
-    """MiniGrid-Memory on the direct stepper; the oracle for the tables of `minigrid_memory.py`."""
+    """MiniGrid-Memory on MiniGridDirect: the reference for the tables of `minigrid/memory.py`."""
 
     def __init__(self, num_envs: int, size: int, view: int) -> None:
         super().__init__(num_envs, "cpu", size, size, 5 * size**2, None, view)
@@ -103,9 +103,7 @@ class DirectMemory(MiniGridDirect):
 
 @pytest.mark.parametrize("view", [3, 5, 7])
 @pytest.mark.parametrize("size", [7, 9, 11, 13])
-def test_the_tables_of_minigrid_memory_show_and_move_like_the_direct_stepper_in_every_state(
-    size: int, view: int
-) -> None:
+def test_the_tables_of_minigrid_memory_equal_minigrid_direct_in_every_state(size: int, view: int) -> None:
     table = tables(size, False, view)
     states = len(table.next)
     direct = DirectMemory(states, size, view)
@@ -129,7 +127,7 @@ def test_the_tables_of_minigrid_memory_show_and_move_like_the_direct_stepper_in_
         assert torch.equal(direct.state_dict()["position"], position[after])
 
 
-def test_nobody_carries_anything_at_the_start_of_an_episode() -> None:
+def test_no_agent_carries_an_object_at_the_start_of_an_episode() -> None:
     env = DoorKey(64, size=5, max_steps=40)
     env.reset(seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -151,6 +149,6 @@ def test_nobody_carries_anything_at_the_start_of_an_episode() -> None:
         ("minigrid-redbluedoors", {"size": 7}, "env.size=7: expected an even number"),
     ],
 )
-def test_what_cannot_be_built_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+def test_an_impossible_configuration_is_rejected(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_env(name, **options)

@@ -1,4 +1,4 @@
-"""What DoorKey and RedBlueDoors give to a policy without memory, by exact search over all of their states."""
+"""Success rates of policies without memory in DoorKey and RedBlueDoors, by exact search over all states."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 
 @pytest.fixture(scope="module")
 def floors():
-    path = Path(__file__).parents[2] / "experiments" / "minigrid_floors.py"
+    path = Path(__file__).parents[2] / "experiments" / "proofs" / "minigrid_floors.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -23,7 +23,7 @@ SMALL = [(DoorKey, 5, 7), (RedBlueDoors, 4, 3)]
 
 
 @pytest.mark.parametrize(("cls", "size", "view"), SMALL)
-def test_exact_success_of_random_actions_is_what_the_environment_gives(floors, cls, size, view):
+def test_the_exact_success_rate_of_random_actions_is_that_of_the_environment(floors, cls, size, view):
     world, rows, max_steps = floors.door_world(lambda n: cls(n, size=size, view=view)), 4_000, 60
     actions = world.next.shape[1]
     exact = float(floors.success_rate(world, torch.full((1, *world.next.shape), 1 / actions).double(), max_steps))

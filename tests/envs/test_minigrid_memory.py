@@ -16,7 +16,7 @@ from minigrid.envs import MemoryEnv
 
 from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, tables
 
-NOTHING = 6  # MiniGrid's "done", which does nothing
+NOTHING = 6  # MiniGrid's "done", which has no effect
 
 
 def reference(num_envs: int, size: int, random: bool = False, view: int = 7) -> Any:
@@ -41,7 +41,7 @@ def to_an_object(obs: Any) -> torch.Tensor:
 
 
 def play(env: MiniGridMemory, obs: Any, steps: int, seed: int) -> tuple[Any, list[torch.Tensor]]:
-    """Mostly towards an object, so that many episodes end; everything that came back, flat."""
+    """Steps mostly towards an object, so that many episodes end. Returns the last observation and all returned tensors."""
     generator = torch.Generator().manual_seed(seed)
     record = []
     for _ in range(steps):
@@ -75,7 +75,7 @@ def test_same_seed_gives_the_same_episodes_as_minigrid(size: int, random: bool, 
     obs, _ = ours.reset(seed=11)
     assert_same_obs(obs, theirs.reset(seed=11)[0])
     for _ in range(20_000 // rows + 1):
-        # Row 0 is all chance, the last row goes straight to an object: queues are used up at all speeds.
+        # Row 0 acts at random, the last row goes straight to an object: queues are consumed at different speeds.
         straight = rng.random(rows) < np.linspace(0, 1, rows)
         action = np.where(straight, to_an_object(obs).numpy(), rng.integers(actions, size=rows))
         obs, reward, terminated, truncated, info = ours.step(torch.from_numpy(action))
@@ -95,7 +95,7 @@ def test_same_seed_gives_the_same_episodes_as_minigrid(size: int, random: bool, 
 
 
 @pytest.mark.parametrize(("size", "view"), [(size, view) for size in (7, 9, 11, 13) for view in (3, 7)])
-def test_table_shows_and_moves_like_minigrid_in_every_state_that_can_be_reached(size: int, view: int) -> None:
+def test_the_tables_equal_minigrid_in_every_reachable_state(size: int, view: int) -> None:
     table: Any = tables(size, False, view)
     env: Any = MemoryEnv(size=size, agent_view_size=view)
     layouts = {}
@@ -160,14 +160,14 @@ def test_last_step_can_both_terminate_and_truncate() -> None:
 
 
 @pytest.mark.parametrize(("size", "random"), [(9, False), (13, True)])
-def test_reset_without_seed_goes_on_in_the_stream_over_many_refills(size: int, random: bool) -> None:
+def test_reset_without_seed_continues_the_random_numbers_over_many_refills(size: int, random: bool) -> None:
     ours, theirs = MiniGridMemory(3, size=size, random=random, view=7), reference(3, size, random)
     ours.reset(seed=3), theirs.reset(seed=3)
     for _ in range(5 * BLOCK):
         assert_same_obs(ours.reset()[0], theirs.reset()[0])
 
 
-def test_word_that_numpy_draws_again_is_drawn_again() -> None:
+def test_a_word_that_numpy_rejects_is_drawn_again() -> None:
     # PCG64 steps and then gives low ^ high half of its state, rotated by the top six bits: a state of 2^63 gives the
     # 32-bit words 0 and 2^31. The first is for the length (one of 11), and numpy rejects 0 because 2^32 mod 11 > 0.
     ours, theirs = MiniGridMemory(2, size=17, random=True, view=7), reference(2, size=17, random=True)
@@ -178,16 +178,16 @@ def test_word_that_numpy_draws_again_is_drawn_again() -> None:
     for env, planted in zip(theirs.envs, state["generators"], strict=True):
         env.unwrapped.np_random.bit_generator.state = planted
     ours.load_state_dict(state)
-    for _ in range(2 * BLOCK - 1):  # what was drawn before
+    for _ in range(2 * BLOCK - 1):  # starts that were drawn before
         ours.reset()
     for _ in range(3 * BLOCK):
         assert_same_obs(ours.reset()[0], theirs.reset()[0])
     words_left = [env.unwrapped.np_random.bit_generator.state["has_uint32"] for env in theirs.envs]
-    assert words_left == [1, 0]  # row 0 did use up an odd number of words
+    assert words_left == [1, 0]  # row 0 consumed an odd number of words
 
 
 @pytest.mark.parametrize("random", [False, True])
-def test_saved_state_continues_to_the_same_bits(random: bool) -> None:
+def test_a_restored_state_continues_bit_for_bit(random: bool) -> None:
     env = MiniGridMemory(5, size=13, random=random)
     obs, _ = play(env, env.reset(seed=1)[0], steps=100, seed=0)
     state = env.state_dict()
@@ -197,7 +197,7 @@ def test_saved_state_continues_to_the_same_bits(random: bool) -> None:
     fresh.load_state_dict(state)
     assert_same_state(fresh.state_dict(), state)
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
-    fresh.load_state_dict(state)  # the first play wrote nothing into the saved state
+    fresh.load_state_dict(state)  # the first play did not modify the saved state
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
 
 
@@ -213,21 +213,21 @@ def test_row_does_not_depend_on_the_number_of_rows() -> None:
         assert torch.equal(reward[2:3], reward_alone)
 
 
-def test_tensors_once_handed_out_are_never_written_again() -> None:
+def test_returned_tensors_are_never_modified() -> None:
     env = MiniGridMemory(4, size=7)
     obs: Any = env.reset(seed=0)[0]
-    handed_out = list(obs.values())
-    copies = [tensor.clone() for tensor in handed_out]
+    returned = list(obs.values())
+    copies = [tensor.clone() for tensor in returned]
     for step in range(200):
         obs, record = play(env, obs, steps=1, seed=step)
-        handed_out += record
+        returned += record
         copies += [tensor.clone() for tensor in record]
     env.reset(seed=1)
-    assert_same_record(handed_out, copies)
+    assert_same_record(returned, copies)
 
 
 @pytest.mark.parametrize("view", [3, 7])
-def test_observations_lie_in_the_declared_space(view: int) -> None:
+def test_observations_are_inside_the_observation_space(view: int) -> None:
     env = MiniGridMemory(4, size=7, view=view, actions=7)
     obs: Any = env.reset(seed=0)[0]
     for _ in range(200):
@@ -240,7 +240,9 @@ def test_observations_lie_in_the_declared_space(view: int) -> None:
     ("size", "random", "view", "floor"),
     [(13, False, 7, 0.5), (17, True, 3, 0.5), (9, False, 5, 0.5), (7, False, 7, 0.976), (9, False, 9, None)],
 )
-def test_floor_is_half_where_the_fork_hides_the_cue(size: int, random: bool, view: int, floor: float | None) -> None:
+def test_the_floor_is_half_where_the_cue_is_not_visible_from_the_fork(
+    size: int, random: bool, view: int, floor: float | None
+) -> None:
     assert MiniGridMemory(1, size=size, random=random, view=view).floor == floor
 
 
@@ -255,13 +257,13 @@ def test_floor_is_half_where_the_fork_hides_the_cue(size: int, random: bool, vie
         ({"num_envs": 0}, "num_envs is 0"),
     ],
 )
-def test_impossible_configuration_is_refused(options: dict[str, Any], message: str) -> None:
+def test_an_impossible_configuration_is_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MiniGridMemory(**{"num_envs": 1, **options})
 
 
 @pytest.mark.parametrize("action", [[0, -1], [0, 3], [0], [[0, 1]]])
-def test_bad_action_is_refused_and_changes_nothing(action: list[Any]) -> None:
+def test_an_invalid_action_raises_and_changes_nothing(action: list[Any]) -> None:
     env = MiniGridMemory(2)
     env.reset(seed=0)
     before = env.state_dict()
@@ -270,12 +272,12 @@ def test_bad_action_is_refused_and_changes_nothing(action: list[Any]) -> None:
     assert_same_state(env.state_dict(), before)
 
 
-def test_reset_refuses_options() -> None:
+def test_options_of_reset_are_rejected() -> None:
     with pytest.raises(ValueError, match="options"):
         MiniGridMemory(1).reset(seed=0, options={"size": 9})
 
 
-def test_step_before_reset_says_so() -> None:
+def test_step_before_reset_raises() -> None:
     with pytest.raises(RuntimeError, match="before reset"):
         MiniGridMemory(1).step(torch.zeros(1, dtype=torch.int64))
 
@@ -283,55 +285,55 @@ def test_step_before_reset_says_so() -> None:
 @pytest.mark.parametrize(
     ("other", "message"), [({"num_envs": 2}, "2 rows"), ({"size": 9}, "size"), ({"actions": 7}, "actions")]
 )
-def test_state_of_another_environment_is_refused(other: dict[str, Any], message: str) -> None:
+def test_a_state_of_another_environment_is_rejected(other: dict[str, Any], message: str) -> None:
     donor = MiniGridMemory(**{"num_envs": 3, "size": 7, **other})
     donor.reset(seed=0)
     with pytest.raises(ValueError, match=message):
         MiniGridMemory(3, size=7).load_state_dict(donor.state_dict())
 
 
-def test_another_time_limit_is_that_of_minigrid_too() -> None:
+def test_another_time_limit_works_as_in_minigrid() -> None:
     ours, theirs = MiniGridMemory(1, size=7, view=7, max_steps=20), MemoryEnv(size=7, max_steps=20)
     obs, _ = ours.reset(seed=1)
     theirs.reset(seed=1)
-    rng, cut_off, paid = np.random.default_rng(0), 0, 0
+    rng, truncations, paid = np.random.default_rng(0), 0, 0
     for _ in range(600):
         action = int(rng.integers(3)) if rng.random() < 0.5 else int(to_an_object(obs))
         obs, reward, terminated, truncated, _ = ours.step(torch.tensor([action]))
         _, reward_, terminated_, truncated_, _ = theirs.step(action)
         assert (float(reward), bool(terminated), bool(truncated)) == (reward_, terminated_, truncated_)
-        cut_off, paid = cut_off + truncated_, paid + (reward_ > 0)
+        truncations, paid = truncations + truncated_, paid + (reward_ > 0)
         if terminated_ or truncated_:
             theirs.reset()
-    assert min(cut_off, paid) > 3
-    assert (ours.floor, ours.ceiling) == (None, None)  # the view of 7 shows cue and ends at once
+    assert min(truncations, paid) > 3
+    assert (ours.floor, ours.ceiling) == (None, None)  # with view 7, cue and ends are visible together
     assert (MiniGridMemory(1, max_steps=20).floor, MiniGridMemory(1, max_steps=20).ceiling) == (0.5, None)
 
 
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("view", [3, 7])
-def test_the_expert_acts_upon_nothing_that_it_has_not_seen(view: int, random: bool) -> None:
-    """After the same observations and actions it does the same, in mazes that differ in cue, ends and place."""
+def test_the_expert_uses_only_what_it_has_observed(view: int, random: bool) -> None:
+    """After the same observations and actions it acts the same, in mazes that differ in cue, ends and start."""
     for size in RANDOM_SIZES if random else SIZES:
         env = MiniGridMemory(256, size=size, view=view, random=random)
         obs, _ = env.reset(seed=0)
         seen, done = [b""] * env.num_envs, {}
         for _ in range(60):
             action = env.oracle()
-            image, told = obs["image"].numpy(), action.tolist()
+            image, chosen = obs["image"].numpy(), action.tolist()
             for row in range(env.num_envs):
                 seen[row] += image[row].tobytes() + bytes([int(obs["direction"][row])])
-                assert done.setdefault(seen[row], told[row]) == told[row]
+                assert done.setdefault(seen[row], chosen[row]) == chosen[row]
             obs, _, terminated, truncated, _ = env.step(action)
             seen = [b"" if over else text for over, text in zip((terminated | truncated).tolist(), seen, strict=True)]
         assert len(done) > 20
 
 
 def test_the_expert_by_hand() -> None:
-    """S7, view 3: the fork is at x = 5, the end a turn and a step from it; to look at the wrong end first takes two turns more.
+    """S7, view 3: the fork is at x = 5, the end is a turn and a step from it; looking at the wrong end first takes two more.
 
-    x = 1: the cue is in view, 4 steps. x = 2: a turn to the left shows it, a turn back, 3 steps. x = 3: two turns, two turns, 2
-    steps. x = 4: two turns, on which the upper end comes into view, a step back to x = 3, two turns, 2 steps.
+    x = 1: the cue is visible, 4 steps. x = 2: a turn to the left shows it, a turn back, 3 steps. x = 3: two turns, two turns,
+    2 steps. x = 4: two turns, which also show the upper end, a step back to x = 3, two turns, 2 steps.
     """
     env = MiniGridMemory(1)
     lengths: dict[tuple[int, int], set[int]] = {}
@@ -348,7 +350,7 @@ def test_the_expert_by_hand() -> None:
 
 
 @pytest.mark.parametrize("size", [11, 13])
-def test_with_fewer_steps_the_floor_is_known_where_the_walk_without_memory_has_time(size):
+def test_with_fewer_steps_the_floor_is_known_where_the_walk_without_memory_fits_in(size):
     """Forward, and left where a wall is ahead: from the first cell of the corridor that takes size - 1 steps."""
 
     def walk(max_steps):

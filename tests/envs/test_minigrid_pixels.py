@@ -13,7 +13,7 @@ from minigrid.wrappers import RGBImgPartialObsWrapper
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_env
 
-# enough of each action that keys are carried and doors opened
+# enough of each action to carry keys and open doors
 CHANCES = (0.12, 0.12, 0.4, 0.14, 0.04, 0.18)
 
 
@@ -26,7 +26,7 @@ CHANCES = (0.12, 0.12, 0.4, 0.14, 0.04, 0.18)
         ("minigrid-redbluedoors", {"size": 6, "view": 5}, RedBlueDoorEnv(size=6, agent_view_size=5), 4),
     ],
 )
-def test_pictures_are_those_of_minigrid(name: str, options: dict[str, Any], theirs: Any, tile: int) -> None:
+def test_images_equal_those_of_minigrid(name: str, options: dict[str, Any], theirs: Any, tile: int) -> None:
     env, reference, rng = (
         make_env(name, 1, tile=tile, **options),
         RGBImgPartialObsWrapper(theirs, tile),
@@ -46,7 +46,9 @@ def test_pictures_are_those_of_minigrid(name: str, options: dict[str, Any], thei
             seen, _ = reference.reset()
 
 
-def test_the_package_that_draws_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_minigrid_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"env\.tile=8: needs the package that draws the tiles; pip install minigrid"):
+    with pytest.raises(
+        ConfigError, match=r"env\.tile=8: needs the package minigrid, which draws the tiles; pip install minigrid"
+    ):
         make_env("minigrid-memory", 1, tile=8)

@@ -1,4 +1,4 @@
-"""`repeat-first` and `repeat-previous` against a plain-Python reading of popgym's code, their optimum, and their floors."""
+"""`repeat-first` and `repeat-previous` against popgym and a plain-Python implementation, their ceiling, and their floors."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ PREVIOUS = {
 
 
 class First:
-    """RepeatFirst of popgym 1.0.7; a card is its suit, and `draw` says which of those left is dealt."""
+    """RepeatFirst of popgym 1.0.7; a card is its suit, and `draw` determines which undealt card is dealt."""
 
     def __init__(self, draw, decks=1, suits=4, ranks=13):
         self.draw, self.pile, self.hand = draw, sorted([*range(suits)] * ranks * decks), []
@@ -72,7 +72,7 @@ class Package:
 
     def __init__(self, cls, reading, **options):
         env = cls(num_decks=options["decks"], **{name: value for name, value in options.items() if name == "k"})
-        # the reading says the order of the suits, and what a good player knows; the package says the rest
+        # the reference determines the order of the suits and the expert; the package does the rest
         dealt = [
             reading.observation(),
             *(reading.pile.pop(reading.draw(i) % len(reading.pile)) for i in range(1, reading.cards)),
@@ -107,7 +107,7 @@ class Shuffled:
 
 
 @pytest.mark.parametrize("level", FIRST)
-def test_repeat_first_is_that_of_the_popgym_package(level):
+def test_repeat_first_equals_that_of_the_popgym_package(level):
     package = pytest.importorskip("popgym.envs.repeat_first", reason="popgym is not installed").RepeatFirst
     options, rows = FIRST[level], 16
     steps = max(20_000, 2 * rows * 52 * options["decks"])
@@ -115,7 +115,7 @@ def test_repeat_first_is_that_of_the_popgym_package(level):
 
 
 @pytest.mark.parametrize("level", PREVIOUS)
-def test_repeat_previous_is_that_of_the_popgym_package(level):
+def test_repeat_previous_equals_that_of_the_popgym_package(level):
     package = pytest.importorskip("popgym.envs.repeat_previous", reason="popgym is not installed").RepeatPrevious
     options = PREVIOUS[level]
     follow(RepeatPrevious(16, **options), lambda draw: Package(package, Previous(draw, **options), **options))
@@ -137,30 +137,32 @@ def test_every_step_of_repeat_previous_follows_the_rules(level):
 
 
 def decks(suits, ranks):
-    """All orders of a small deck, each as its `draw`, with the same chances."""
+    """All orders of a small deck, each as its `draw`; they are equally likely."""
     cards = suits * ranks
     return [drawn.__getitem__ for drawn in itertools.product(*(range(n) for n in range(cards, 0, -1)))]
 
 
 @pytest.mark.parametrize(("suits", "ranks"), [(2, 2), (2, 3), (3, 2)])
-def test_nobody_without_memory_exceeds_the_floor_of_repeat_first(suits, ranks):
+def test_no_policy_without_memory_exceeds_the_floor_of_repeat_first(suits, ranks):
     draws, cards = decks(suits, ranks), suits * ranks
     small = {"suits": suits, "ranks": ranks}
     episodes = [(1 / len(draws), shown(First(draw, **small), cards - 1)) for draw in draws]
     success, share = best_without_memory(episodes, suits)
     assert success == pytest.approx(1 / suits)  # 4 suits: RepeatFirst.floor
     assert RepeatFirst.floor == 1 / 4
-    assert share == pytest.approx((1 + (cards - 2) * (ranks - 1) / (cards - 1)) / (cards - 1))  # says the suit in view
+    assert share == pytest.approx(
+        (1 + (cards - 2) * (ranks - 1) / (cards - 1)) / (cards - 1)
+    )  # of answering the observed suit
 
 
 @pytest.mark.parametrize(("suits", "ranks", "k"), [(2, 2, 2), (2, 3, 2), (2, 3, 3), (3, 2, 2)])
-def test_nobody_without_memory_exceeds_the_bound_of_repeat_previous(suits, ranks, k):
+def test_no_policy_without_memory_exceeds_the_bound_of_repeat_previous(suits, ranks, k):
     draws, cards = decks(suits, ranks), suits * ranks
     episodes = [shown(Previous(draw, k=k, suits=suits, ranks=ranks), cards - k) for draw in draws]
     bound = all_right_bound(suits, cards, k)
     success, _ = best_without_memory([(1 / len(draws), steps) for steps in episodes], suits)
     assert success <= bound + 1e-12
-    # nor do random answers help
+    # stochastic policies do not exceed it either
     chance = random.Random(0)
     for _ in range(20):
         policy = {}
@@ -175,12 +177,12 @@ def test_the_floor_of_repeat_previous_is_that_bound():
     orders = math.factorial(52) // math.factorial(13) ** 4
     assert RepeatPrevious(1).floor == pytest.approx(4**3 / orders, rel=1e-9, abs=0)
     assert all(RepeatPrevious(1, **options).floor < 1e-25 for level, options in PREVIOUS.items() if level in FIRST)
-    # one card is asked for, and who always says the same is right one time in four: the bound, 1, is no score
+    # only one card is queried, and a constant answer is correct one time in four: the bound, 1, is no floor
     assert all_right_bound(4, 52, 51) == 1 and RepeatPrevious(1, k=51).floor is None
 
 
 @pytest.mark.parametrize("level", FIRST)
-def test_who_remembers_the_first_suit_gets_the_ceiling(level):
+def test_a_policy_that_remembers_the_first_suit_reaches_the_ceiling(level):
     env, first = RepeatFirst(20, **FIRST[level]), []
     returns, success = play(env, lambda obs: first.append(obs) or first[0])
     assert len(first) == {"easy": 51, "medium": 415, "hard": 831}[level]
@@ -189,7 +191,7 @@ def test_who_remembers_the_first_suit_gets_the_ceiling(level):
 
 
 @pytest.mark.parametrize("level", PREVIOUS)
-def test_who_remembers_the_last_k_suits_gets_the_ceiling(level):
+def test_a_policy_that_remembers_the_last_k_suits_reaches_the_ceiling(level):
     env, seen = RepeatPrevious(20, **PREVIOUS[level]), []
     returns, success = play(env, lambda obs: seen.append(obs) or seen[max(0, len(seen) - env.k)])
     assert torch.allclose(returns, torch.ones(20, dtype=torch.float64), atol=1e-12)
@@ -205,7 +207,7 @@ def test_the_returns_without_memory_are_those_of_the_docstring(act, expected):
         assert float(success.mean()) == pytest.approx(RepeatFirst.floor, abs=4 * 0.433 / rows**0.5)
 
 
-def test_a_deck_is_dealt_whole_and_in_a_random_order():
+def test_a_whole_deck_is_dealt_in_a_random_order():
     rows, env, suits = 5000, RepeatPrevious(5000), []
     obs, _ = env.reset(seed=0)
     for _ in range(51):

@@ -1,4 +1,4 @@
-"""The T-maze against a plain-Python reading of Memory-RL's rules, its optimum, and its floor."""
+"""The T-maze against a plain-Python implementation of Memory-RL's rules, its ceiling, and its floor."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CASES = {
 
 
 class Reference:
-    """One episode of TMazeClassicPassive (Ni et al. 2023), cell by cell; the variant that ends in the arm is ours."""
+    """One episode of TMazeClassicPassive (Ni et al. 2023), cell by cell; the variant that ends in the arm is not theirs."""
 
     def __init__(self, goal, length, end_at_turn):
         self.goal, self.length, self.end_at_turn = goal, length, end_at_turn
@@ -56,7 +56,7 @@ def references(env, rows):
 
 
 def random_actions(env, obs, generator):
-    """Row 0 is all chance, the last rows walk straight to an arm: episodes of all fates."""
+    """Row 0 acts at random, the last rows walk straight to an arm: episodes with all outcomes."""
     chance = torch.randint(4, (env.num_envs,), generator=generator)
     turn = torch.where(torch.rand(env.num_envs, generator=generator) < 0.5, UP, DOWN)
     straight = torch.rand(env.num_envs, generator=generator) < torch.linspace(0, 1.5, env.num_envs)
@@ -112,7 +112,7 @@ def forget(cue):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_remembers_the_cue_gets_the_ceiling_without_a_penalty(case):
+def test_a_policy_that_remembers_the_cue_reaches_the_ceiling_without_a_penalty(case):
     env = TMaze(100, **CASES[case])
     returns, lengths, success = play(env, remember)
     assert returns.tolist() == [1.0] * 100
@@ -122,12 +122,12 @@ def test_who_remembers_the_cue_gets_the_ceiling_without_a_penalty(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_does_not_remember_gets_the_floor(case):
+def test_a_policy_that_ignores_the_cue_gets_the_floor(case):
     rows = 4000
     env = TMaze(rows, **CASES[case])
     returns, _, success = play(env, forget)
     assert float(success.mean()) == pytest.approx(env.floor, abs=4 * 0.5 / rows**0.5)
-    assert torch.equal(returns, success), "right or wrong, nobody was late"
+    assert torch.equal(returns, success), "a return other than 0 or 1 means a lost step"
 
 
 def test_one_lost_step_puts_the_arm_out_of_reach():
@@ -144,7 +144,7 @@ def test_one_lost_step_puts_the_arm_out_of_reach():
     assert rewards == [[-0.2, 0], [-0.2, 0], [-0.2, 0], [-0.2, 0], [-0.2, 0], [0, 1]]
 
 
-def test_walls_hold_the_agent_where_it_is():
+def test_a_move_into_a_wall_leaves_the_agent_where_it_is():
     env = TMaze(1, length=3)
     env.reset(seed=0)
     place = []
@@ -154,10 +154,7 @@ def test_walls_hold_the_agent_where_it_is():
     assert place == [(0, 0)] * 3
 
 
-# ------------------------------------------------------------------------------------------------- goals and lengths
-
-
-def test_goals_are_balanced_whatever_the_length_is():
+def test_goals_are_balanced_for_every_length():
     n = 20_000
     env = TMaze(n, length=4, min_length=1)
     env.reset(seed=0)
@@ -178,7 +175,7 @@ def test_lengths_are_uniform():
     assert chisquare(counts[3:].numpy()).pvalue > 0.001
 
 
-def test_the_next_episode_of_a_row_owes_nothing_to_the_last():
+def test_the_next_episode_of_a_row_is_independent_of_the_last():
     env = TMaze(20_000, length=1)
     env.reset(seed=0)
     before = env.state_dict()["goal"]
@@ -189,20 +186,17 @@ def test_the_next_episode_of_a_row_owes_nothing_to_the_last():
     assert float(agree) == pytest.approx(0.5, abs=4 * 0.5 / 20_000**0.5)
 
 
-def test_all_lengths_are_equal_unless_asked_otherwise():
+def test_all_lengths_are_equal_without_min_length():
     env = TMaze(100, length=7)
     env.reset(seed=0)
     assert env.state_dict()["length"].tolist() == [7] * 100
-
-
-# --------------------------------------------------------------------------------------------------- ten million steps
 
 
 def sizes(env):
     return {name: value.numel() for name, value in vars(env).items() if isinstance(value, torch.Tensor)}
 
 
-def test_a_corridor_of_ten_million_cells_costs_no_more_than_one_of_ten():
+def test_a_corridor_of_ten_million_cells_needs_no_more_memory_than_one_of_ten():
     env, short = TMaze(3, length=10_000_000), TMaze(3, length=10)
     for each in (env, short):
         each.reset(seed=0)
@@ -235,24 +229,21 @@ def test_the_end_of_ten_million_steps_is_exact():
     assert info["final_obs"].tolist() == [[1.0, float(goal[0])], [0.0, 0.0]]
 
 
-# ---------------------------------------------------------------------------------------------------------- mistakes
-
-
 @pytest.mark.parametrize(
     "options", [{"length": 0}, {"length": -3}, {"length": 5, "min_length": 0}, {"length": 5, "min_length": 6}]
 )
-def test_impossible_lengths_are_refused(options):
-    with pytest.raises(ValueError, match=r"T-maze lengths are .*1 <= min_length <= length"):
+def test_impossible_lengths_are_rejected(options):
+    with pytest.raises(ValueError, match="expected 1 <= min_length <= length"):
         TMaze(1, **options)
 
 
-def test_no_rows_are_refused():
+def test_zero_rows_are_rejected():
     with pytest.raises(ValueError, match="num_envs is 0"):
         TMaze(0)
 
 
 @pytest.mark.parametrize("action", [[4, 0], [0, -1], [0], [[0, 0]]])
-def test_impossible_actions_are_refused_and_change_nothing(action):
+def test_invalid_actions_raise_and_change_nothing(action):
     env = TMaze(2)
     env.reset(seed=0)
     before = {name: value.clone() for name, value in env.state_dict().items()}
@@ -261,14 +252,14 @@ def test_impossible_actions_are_refused_and_change_nothing(action):
     assert all(torch.equal(value, before[name]) for name, value in env.state_dict().items())
 
 
-def test_reset_options_are_refused():
+def test_options_of_reset_are_rejected():
     with pytest.raises(ValueError, match="options"):
         TMaze(1).reset(seed=0, options={"length": 3})
 
 
-def test_a_state_for_another_number_of_rows_is_refused():
+def test_a_state_with_another_number_of_rows_is_rejected():
     two, three = TMaze(2), TMaze(3)
     for env in (two, three):
         env.reset(seed=0)
-    with pytest.raises(ValueError, match="2 rows; this environment has 3"):
+    with pytest.raises(ValueError, match="the state has 2 rows; expected 3 rows"):
         three.load_state_dict(two.state_dict())

@@ -1,4 +1,4 @@
-"""The active T-maze and RATE's against plain-Python readings of the authors' code, their optimum, and their floor."""
+"""The active T-maze, that of RATE and the trial against plain-Python implementations, their ceiling, and their floor."""
 
 import itertools
 
@@ -15,7 +15,7 @@ LENGTHS = [{"length": 1}, {"length": 5}, {"length": 50}, {"length": 9, "min_leng
 
 
 class Maze:
-    """TMazeBase of both: cells, walls, and the cue that is seen at x = 0 once."""
+    """TMazeBase of both: cells, walls, and the cue, which is observed at x = 0 once."""
 
     def __init__(self, draw, oracle, length=10, min_length=None):
         span = length - (length if min_length is None else min_length) + 1
@@ -108,7 +108,7 @@ def test_every_step_of_a_trial_follows_the_rules(options):
     assert min(successes, failures) >= 4
 
 
-def test_who_remembers_the_cue_of_a_trial_gets_the_ceiling_and_who_forgets_it_at_a_walk_the_floor():
+def test_memory_across_walks_reaches_the_ceiling_of_a_trial_and_memory_within_walks_the_floor():
     for forget, expected in ((False, [1.0, 1.0, 1.0]), (True, [1.0, 0.5, 0.5])):
         env = TMazeTrial(2, episodes=3, length=6)
         obs, _ = env.reset(seed=0)
@@ -134,7 +134,7 @@ def test_every_step_follows_the_rules(cls, game, options):
 
 
 def success_rate(game, length, policy):
-    """Exact success of a policy {what is seen: the chance of each action}, noise left out, over both goals."""
+    """Exact success rate over both goals of a policy {observation without noise: probability of each action}."""
     rate = 0.0
     for goal in (0, 1):
         games = {0: (1.0, game(lambda i, goal=goal: goal, length=length))}
@@ -167,9 +167,9 @@ MAZES = [(TMazeActive, Active), (TMazeRATE, Rate)]
 
 @pytest.mark.parametrize(("cls", "game"), MAZES)
 @pytest.mark.parametrize("length", [1, 2])
-def test_nobody_without_memory_exceeds_the_floor(cls, game, length):
+def test_no_policy_without_memory_exceeds_the_floor(cls, game, length):
     seen, fixed = SEEN[game], torch.eye(4).tolist()
-    # a policy that always does something else than go right in the corridor never gets to the junction
+    # a policy that does not go right in the corridor never reaches the junction
     choices = itertools.product(*(fixed if any(look) else fixed[:1] for look in seen))
     rates = [success_rate(game, length, dict(zip(seen, choice, strict=True))) for choice in choices]
     assert max(rates) == cls.floor == 0.5
@@ -179,7 +179,7 @@ def test_nobody_without_memory_exceeds_the_floor(cls, game, length):
 
 
 @pytest.mark.parametrize("options", LENGTHS)
-def test_who_fetches_and_remembers_the_cue_gets_the_ceiling_without_a_penalty(options):
+def test_a_policy_that_fetches_and_remembers_the_cue_reaches_the_ceiling_without_a_penalty(options):
     env, cue = TMazeActive(100, **options), torch.zeros(100)
 
     def remember(obs):
@@ -193,7 +193,7 @@ def test_who_fetches_and_remembers_the_cue_gets_the_ceiling_without_a_penalty(op
 
 
 @pytest.mark.parametrize("options", LENGTHS)
-def test_who_remembers_the_cue_of_rate_gets_the_ceiling(options):
+def test_a_policy_that_remembers_the_cue_of_rate_reaches_the_ceiling(options):
     env, cue = TMazeRATE(100, **options), torch.zeros(100)
 
     def remember(obs):
@@ -212,7 +212,7 @@ def test_an_active_maze_by_hand():
     turn = torch.where(goal > 0, UP, DOWN)
     both = torch.tensor([LEFT, LEFT])
     seen, paid = [], []
-    # the second row stays at the cue for a step, from which on it is late
+    # the second row loses a step at the cue and is penalized from then on
     for actions in (both, torch.tensor([RIGHT, LEFT]), both * 0, both * 0, turn):
         _, reward, terminated, _, info = env.step(actions)
         seen.append(info["final_obs"].tolist())

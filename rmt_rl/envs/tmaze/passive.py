@@ -118,7 +118,7 @@ class TMaze(TorchVectorEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if any(value.shape != (self.num_envs,) for value in state.values()):
-            raise ValueError(f"the state is for {len(state['seed'])} rows; this environment has {self.num_envs}")
+            raise ValueError(f"the state has {len(state['seed'])} rows; expected {self.num_envs} rows")
         for name in ("seed", "episode", "goal", "length", "x", "y", "t"):
             setattr(self, f"_{name}", state[name].to(self.device))
 

@@ -168,9 +168,8 @@ class TMazeTrial(_Corridor):
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), length, min_length)
         self.episodes = episodes
-        walks = f"{episodes} walk{'s' if episodes > 1 else ''}"
         cells = f"{self._span} cell{'s' if length > 1 else ''}"
-        self.task = f"T-maze trial: remember one bit through {walks} along a corridor of {cells}"
+        self.task = f"T-maze trial: remember one bit through {episodes} walks along a corridor of {cells}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         zero = torch.zeros_like(key_B)

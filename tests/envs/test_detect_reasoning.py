@@ -1,4 +1,4 @@
-"""`detect` and `reasoning` against a plain-Python reading of the rules, their optimum, and their floors."""
+"""`detect` and `reasoning` against a plain-Python implementation of the rules, their ceiling, and their floors."""
 
 import itertools
 
@@ -27,10 +27,10 @@ class Game:
             others = [t for t in range(length) if t != times[0]]
             others = others[times[0] :] + others[: times[0]]  # from the next one on
             times.append(others[draw(1) % (length - 1)])
-        told = [draw(2 + i) % values for i in range(facts)]
-        self.answer, self.length, self.time = sum(told) % values, length, 0
+        facts_drawn = [draw(2 + i) % values for i in range(facts)]
+        self.answer, self.length, self.time = sum(facts_drawn) % values, length, 0
         self.screen = [1 + facts * values + draw(NOISE + t) % distractors for t in range(length)] + [0, 0]
-        for i, (time, fact) in enumerate(zip(times, told, strict=True)):
+        for i, (time, fact) in enumerate(zip(times, facts_drawn, strict=True)):
             self.screen[time] = 1 + i * values + fact
 
     def observation(self):
@@ -66,7 +66,7 @@ def test_every_step_follows_the_rules(case):
         (Reasoning, {"values": 2, "distractors": 1, "length": 4}),
     ],
 )
-def test_nobody_without_memory_exceeds_the_floor(cls, options):
+def test_no_policy_without_memory_exceeds_the_floor(cls, options):
     length, facts = options["length"], 1 if cls is Detect else 2
     values = options.get("cues") or options["values"]
     ranges = {0: length, 1: length - 1} if facts == 2 else {0: length}
@@ -75,14 +75,14 @@ def test_nobody_without_memory_exceeds_the_floor(cls, options):
     episodes = [(1 / len(draws), shown(game(cls, options)(drawn.__getitem__), 1)) for drawn in draws]
     success, share = best_without_memory(episodes, values)
     assert success == share == pytest.approx(cls(1, **options).floor, rel=1e-9)
-    # nor does anybody who remembers one of the two facts, whatever the values are
+    # a policy that remembers one of the two facts does not exceed it either
     for i in range(facts if facts == 2 else 0):
         partial = [(p, [(str(drawn[2 + i]), steps[-1][1])]) for (p, steps), drawn in zip(episodes, draws, strict=True)]
         assert best_without_memory(partial, values)[0] == pytest.approx(1 / values, rel=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_finds_and_remembers_the_facts_gets_the_ceiling(case):
+def test_a_policy_that_remembers_the_facts_reaches_the_ceiling(case):
     cls, options = CASES[case]
     env = cls(300, **options)
     total = torch.zeros(300, dtype=torch.int64)
@@ -97,7 +97,7 @@ def test_who_finds_and_remembers_the_facts_gets_the_ceiling(case):
     assert env.ceiling == 1.0
 
 
-def test_the_two_facts_stand_at_every_pair_of_different_times():
+def test_the_two_facts_occur_at_every_pair_of_different_times():
     env = Reasoning(20_000, values=2, length=4)
     env.reset(seed=0)
     state = env.state_dict()
@@ -108,7 +108,7 @@ def test_the_two_facts_stand_at_every_pair_of_different_times():
     assert int((cells > 0).sum()) == 12 * 4
 
 
-def test_the_cue_is_seen_once_at_a_uniform_time_among_uniform_distractors():
+def test_the_cue_occurs_once_at_a_uniform_time_among_uniform_distractors():
     env, rows = Detect(5000, cues=3, distractors=4, length=6), 5000
     obs, _ = env.reset(seed=0)
     times, noise = torch.zeros(6, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Copy and reverse against a plain-Python reading of the rules, their optimum, and their floor."""
+"""Copy and reverse against a plain-Python implementation of the rules, their ceiling, and their floor."""
 
 import itertools
 
@@ -21,7 +21,7 @@ CASES = {
 class Game:
     def __init__(self, draw, symbols=8, length=5, delay=0, reverse=False):
         string = [draw(i) % symbols for i in range(length)]
-        self.sayings = [None] * (length + delay) + (string[::-1] if reverse else string) + [None]
+        self.answers = [None] * (length + delay) + (string[::-1] if reverse else string) + [None]
         self.screen = [s + 1 for s in string] + [0] * delay + [symbols + 1] * length + [0]
         self.length, self.time, self.errors = length, 0, 0
 
@@ -29,10 +29,10 @@ class Game:
         return self.screen[self.time]
 
     def good(self):
-        return self.sayings[self.time] or 0
+        return self.answers[self.time] or 0
 
     def step(self, action):
-        right = self.sayings[self.time]
+        right = self.answers[self.time]
         self.errors += right is not None and action != right
         self.time += 1
         over = self.time == len(self.screen) - 1
@@ -51,17 +51,17 @@ def test_an_episode_by_hand():
     first, _ = env.reset(seed=0)
     second, *_ = env.step(torch.tensor([0]))
     wait, *_ = env.step(torch.tensor([0]))
-    say, nothing, *_ = env.step(torch.tensor([0]))
-    say_again, half, *_ = env.step(second - 1)
+    ask, nothing, *_ = env.step(torch.tensor([0]))
+    ask_again, half, *_ = env.step(second - 1)
     _, wrong, terminated, _, info = env.step(first % 3)  # the symbol after the first one
     assert {int(first), int(second)} <= {1, 2, 3}
-    assert [int(o) for o in (wait, say, say_again, info["final_obs"])] == [0, 4, 4, 0]
+    assert [int(o) for o in (wait, ask, ask_again, info["final_obs"])] == [0, 4, 4, 0]
     assert [float(r) for r in (nothing, half, wrong)] == [0, 0.5, 0]
     assert (bool(terminated), bool(info["success"])) == (True, False)
 
 
 @pytest.mark.parametrize("options", [{"symbols": 2, "length": 3}, {"symbols": 3, "length": 2, "reverse": True}])
-def test_nobody_without_memory_exceeds_the_floor(options):
+def test_no_policy_without_memory_exceeds_the_floor(options):
     strings = list(itertools.product(range(options["symbols"]), repeat=options["length"]))
     episodes = [(1 / len(strings), shown(Game(s.__getitem__, **options), options["length"])) for s in strings]
     success, share = best_without_memory(episodes, options["symbols"])
@@ -70,7 +70,7 @@ def test_nobody_without_memory_exceeds_the_floor(options):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_who_remembers_the_string_gets_the_ceiling(case):
+def test_a_policy_that_remembers_the_sequence_reaches_the_ceiling(case):
     env, string = Copy(200, **CASES[case]), []
 
     def remember(obs):

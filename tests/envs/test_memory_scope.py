@@ -1,4 +1,4 @@
-"""Where memory ends: trials and runs made of episodes."""
+"""Memory scopes: trials and runs of several episodes."""
 
 import pytest
 import torch
@@ -10,19 +10,20 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.commands import MemoryConfig
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.envs.wrappers.memory_scope import MemoryScope
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
-from rmt_rl.rollouts.evaluation import evaluate
+from rmt_rl.rollouts.episodes import evaluate
 
 TASK = config.TMazeConfig(length=5, min_length=1, end_at_turn=True)
 ROWS, STEPS = 4, 120
 
 
 def walk(scope, actions):
-    """Per step and row, what an environment of that scope tells and what the bare one does, under equal actions."""
+    """The results of the environment with that scope and without one, for equal actions."""
     scoped, bare = (make_from_config(TASK, ROWS, memory=memory) for memory in (scope, None))
-    told = [(scoped.reset(seed=0)[0], bare.reset(seed=0)[0])]
-    return told, [(scoped.step(a), bare.step(a)) for a in actions]
+    first = [(scoped.reset(seed=0)[0], bare.reset(seed=0)[0])]
+    return first, [(scoped.step(a), bare.step(a)) for a in actions]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def actions():
 
 
 @pytest.mark.parametrize("episodes", [1, 3])
-def test_a_trial_ends_with_its_last_episode_and_only_there(episodes, actions):
+def test_a_trial_ends_only_with_its_last_episode(episodes, actions):
     _, steps = walk(MemoryConfig(scope="trial", episodes=episodes), actions)
     count = [0] * ROWS
     ends = 0
@@ -55,7 +56,7 @@ def test_a_run_never_ends(actions):
     assert sum(int(info["episode_over"].sum()) for (*_, info), _ in steps) > 10
 
 
-def test_observations_are_the_tasks_own_with_the_last_reward_and_the_start_of_episodes(actions):
+def test_observations_are_those_of_the_task_with_the_previous_reward_and_the_start_of_episodes(actions):
     (first,), steps = walk(MemoryConfig(scope="trial", episodes=2), actions)
     assert torch.equal(first[0]["observation"], first[1])
     assert first[0]["episode_start"].tolist() == [1] * ROWS and not first[0]["previous_reward"].any()
@@ -71,7 +72,7 @@ def test_observations_are_the_tasks_own_with_the_last_reward_and_the_start_of_ep
         assert torch.equal(final["episode_start"].bool(), (end | cut) & ~over)
 
 
-def test_it_continues_to_the_same_bits(actions):
+def test_a_restored_scope_continues_bit_for_bit(actions):
     memory = MemoryConfig(scope="trial", episodes=3)
     env, other = make_from_config(TASK, ROWS, memory=memory), make_from_config(TASK, ROWS, memory=memory)
     env.reset(seed=5)
@@ -85,7 +86,7 @@ def test_it_continues_to_the_same_bits(actions):
         assert all(torch.equal(ours[0][key], theirs[0][key]) for key in ours[0])
 
 
-def test_the_observations_key_may_not_be_taken():
+def test_a_task_with_one_of_the_added_keys_is_rejected():
     inner = make_env("tmaze", 2, memory=MemoryConfig(scope="trial"))
     with pytest.raises(ConfigError, match="previous_reward"):
         MemoryScope(inner, 2)
@@ -93,17 +94,17 @@ def test_the_observations_key_may_not_be_taken():
 
 @pytest.mark.parametrize("scope", ["trial", "run"])
 @pytest.mark.parametrize("policy_config", [config.RMTConfig(), config.LSTMConfig()])
-def test_memory_is_carried_over_the_ends_of_episodes_and_the_learner_agrees(scope, policy_config):
-    """PPO checks by itself that acting and learning compute the same; memory is reset exactly where a trial begins."""
+def test_acting_and_learning_carry_memory_across_the_episodes_of_a_trial(scope, policy_config):
+    """PPO raises if acting and learning disagree. Memory is reset exactly at the start of a trial."""
     memory = MemoryConfig(scope=scope, episodes=3)
     env = make_from_config(TASK, 8, memory=memory)
     torch.manual_seed(0)
-    policy = ActorCritic(policy_spec(env, TASK, policy_config, memory))
+    policy = ActorCritic(make_spec(env, TASK, policy_config, memory))
     options = config.PPOConfig(num_envs=8, rollout=40)
-    collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options)
+    collector, ppo = Collector(env, policy, 0, rng.generator(0, "act")), PPO(policy, options, seed=0)
     early, _ = collector.collect(17)
     rollout, episodes = collector.collect(40)
-    ppo.update(rollout, 0.0, rng.generator(0, "shuffle"))
+    ppo.update(rollout, 0.0)
     assert len(episodes.returns) > 20  # of episodes, not of trials
     starts = torch.cat([early.obs["episode_start"], rollout.obs["episode_start"]], dim=1).bool()
     number = starts.cumsum(1) - 1  # of the row's present episode
@@ -116,7 +117,7 @@ def test_memory_is_carried_over_the_ends_of_episodes_and_the_learner_agrees(scop
 def test_an_evaluation_of_a_run_plays_trials():
     memory = MemoryConfig(scope="run", episodes=3)
     env = make_from_config(TASK, 8, memory=memory, evaluation=True)
-    policy = ActorCritic(policy_spec(env, TASK, config.RMTConfig(), memory))
+    policy = ActorCritic(make_spec(env, TASK, config.RMTConfig(), memory))
     trials = make_from_config(TASK, 8, memory=MemoryConfig(scope="trial", episodes=3))
     single = make_from_config(TASK, 8, memory=MemoryConfig(scope="trial", episodes=1))
     score = evaluate(policy, env, 8, 0)
@@ -124,8 +125,8 @@ def test_an_evaluation_of_a_run_plays_trials():
 
 
 @pytest.mark.parametrize("end_at_turn", [True, False])
-def test_the_floor_of_the_tmaze_is_none_where_a_shown_reward_holds_the_cue(end_at_turn):
-    """Who walks on for one cue and loses a step for the other is fined at every step up to the junction: memory in view."""
+def test_the_floor_of_the_tmaze_is_none_where_the_previous_reward_reveals_the_cue(end_at_turn):
+    """This policy without memory loses a step for one of the cues, and reads the cue off the penalty at the junction."""
     env = make_env("tmaze", 64, length=10, end_at_turn=end_at_turn, memory=MemoryConfig(scope="trial", episodes=1))
     obs, _ = env.reset(seed=0)
     ended = successes = 0
@@ -143,7 +144,7 @@ def test_the_floor_of_the_tmaze_is_none_where_a_shown_reward_holds_the_cue(end_a
         assert successes / ended == pytest.approx(0.5, abs=0.05) and env.floor == 0.5
 
 
-def test_what_is_told_of_inner_episodes_is_told_in_a_scope_too():
+def test_a_scope_keeps_the_info_about_inner_episodes():
     scoped, bare = (
         make_env("dark-room", 3, episodes=2, memory=m) for m in (MemoryConfig(scope="trial", episodes=1), None)
     )
@@ -154,7 +155,7 @@ def test_what_is_told_of_inner_episodes_is_told_in_a_scope_too():
         assert torch.equal(info["inner_success"], expected["inner_success"])
 
 
-def test_a_scope_draws_what_is_inside_it():
+def test_a_scope_renders_its_environment():
     env = make_env("gym", 2, id="CartPole-v1", options={"render_mode": "rgb_array"}, memory=MemoryConfig(scope="run"))
     env.reset(seed=0)
     assert env.render_mode == "rgb_array" and [frame.ndim for frame in env.render()] == [3, 3]
@@ -165,9 +166,9 @@ def test_a_scope_draws_what_is_inside_it():
     [
         (MemoryConfig(scope="x"), "memory.scope=x: expected one of episode, trial, run"),
         (MemoryConfig(scope="trial", episodes=0), "memory.episodes=0: expected a whole number, at least 1"),
-        ("trial", "memory='trial': expected a rmt_rl.config.Memory"),
+        ("trial", "memory='trial': expected a rmt_rl.config.MemoryConfig"),
     ],
 )
-def test_a_wrong_scope_is_told_in_python_too(memory, says):
+def test_an_invalid_scope_raises_in_python_too(memory, says):
     with pytest.raises(ConfigError, match=says):
         make_env("tmaze", 2, memory=memory)
