@@ -87,7 +87,7 @@ class CategoricalHead(nn.Module):
 class GaussianHead(nn.Module):
     """Independent normal distributions with a learned deviation that does not depend on the state.
 
-    Actions: float [..., *shape], not bounded; who runs an environment with bounds clips to them. Parameters:
+    Actions: float [..., *shape], not bounded; the environment clips them to its bounds. Parameters:
     mean and log deviation side by side, [..., 2 * size].
 
     Where an element of the space has bounds, the network counts from their middle in units of half their distance: a task whose

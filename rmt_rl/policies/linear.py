@@ -1,6 +1,6 @@
 """nn.Linear by way of oneDNN where that is faster: on a CPU, in float32, with a multiple of 256 rows.
 
-torch hands matrix products on a CPU to MKL, which on AMD processors multiplies at half of their rate: 90 against 200 GFLOP/s on
+On CPUs torch computes matrix products with MKL, which reaches half of the possible rate on AMD processors: 90 against 200 GFLOP/s on
 one core of an EPYC with AVX-512 (docs/benchmarks.md). oneDNN comes with the same torch. Its product has no backward pass of
 its own, so here is one. It compiles a kernel for every number of rows it meets, which costs more than it saves if the number
 does not come again: hence the multiples.

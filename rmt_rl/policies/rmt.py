@@ -59,7 +59,7 @@ class RMT(Backbone[RMTState]):
     cache: C. cache_gradient: gradients reach this many of the newest cached steps; 0 is the paper's stop-gradient.
     positions: learned = one vector for each slot of the segment, added to the input; rotary (arXiv 2104.09864) = by distance,
         also into the cache, with read tokens at the first slot and write tokens behind the last; none. A cache needs one of
-        the last two, because a learned slot says nothing about steps of an earlier segment.
+        the last two, because learned positions number the steps of one segment and do not cover earlier ones.
     write_from: what write tokens start from: the read memory (2207.06881) or learned vectors alone.
     memory_place: both = read tokens in front and write tokens behind, as above; front = one block of memory tokens, as in the
         encoder variant (2304.11062): the same tokens that the steps read, with the same embedding, look at themselves and at the
@@ -162,7 +162,7 @@ class RMT(Backbone[RMTState]):
             h = torch.cat([h[:, :begin], steps, h[:, end:]], dim=1)
         qkv, mask, skip = block.qkv(h, first_value), run.mask, 0
         key_value = qkv[..., self.width :]
-        # in the last layer nobody looks at what the read tokens become
+        # the outputs of the read tokens in the last layer are not used
         if run.reads and layer + 1 == len(self.blocks):
             skip, x_PND = run.reads, x_PND[:, run.reads :]
             if not x_PND.shape[1]:
@@ -172,16 +172,18 @@ class RMT(Backbone[RMTState]):
         attended = block.attend(qkv, context, mask, run.angles, skip, run.weights)
         return block.residual_ffn(x_PND, attended, run.dropout), key_value, half
 
-    def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
-        """The columns of the cache as new tokens see them: rotated keys, and values, of every layer."""
-        C, M, S, cache = self.cache_steps, self.memory_tokens, self.segment, cache[:, :, columns]
+    def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[torch.Tensor]:
+        """Columns of the cache as new tokens see them: rotated keys, and values, [P, K, 2H, d] of every layer."""
+        C, M, S, heads = self.cache_steps, self.memory_tokens, self.segment, self.blocks[0].heads
+        cache = cache[:, :, columns]
         if not cache.shape[2]:
             return ()
-        key, value = cache.unflatten(-1, (2 * self.blocks[0].heads, -1)).chunk(2, dim=-2)
+        cache = cache.unflatten(-1, (2 * heads, -1))
         if self.positions == "rotary":
-            angles = self.rotary
-            key = rotate(key, torch.cat([angles[:C], angles[C : C + 1].expand(M, -1), angles[C : C + S]])[columns])
-        return list(zip(key.unbind(1), value.unbind(1), strict=True))
+            at = self.rotary
+            angles = torch.cat([at[:C], at[C : C + 1].expand(M, -1), at[C : C + S]])[columns]
+            cache = torch.cat([rotate(cache[..., :heads, :], angles), cache[..., heads:, :]], dim=-2)
+        return cache.unbind(1)
 
     def _angles(self, reads: int = 0, slots: torch.Tensor | None = None, writes: int = 0) -> torch.Tensor | None:
         """Rotary angles of new tokens: read tokens at slot 0, steps at `slots` [N] or [P, N], write tokens at slot S."""
@@ -205,7 +207,7 @@ class RMT(Backbone[RMTState]):
         return self._step(x_BD, state, first_B)
 
     def explain(self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor) -> Attention:
-        """Where the step that `step` would make looks."""
+        """The attention weights of the step that `step` would make."""
         C, M, S = self.cache_steps, self.memory_tokens, self.segment
         weights: list[torch.Tensor] = []
         _, after = self._step(x_BD, state, first_B, weights)
@@ -249,9 +251,8 @@ class RMT(Backbone[RMTState]):
         """Discard the state where `first` is true, and read the memory where a segment begins."""
         C, M, S = self.cache_steps, self.memory_tokens, self.segment
         age = state.age if first_B is None else torch.where(first_B, 0, state.age)
-        segment = age // S
         begins = Rows(age % S == 0)
-        young = Rows(segment * S < C) if C else None
+        young = Rows(age // S * S < C) if C else None
         if not begins and not young:
             return state
         # by selection, never by multiplication: what is discarded may be NaN, and its gradient is exactly zero
@@ -260,7 +261,7 @@ class RMT(Backbone[RMTState]):
         if first_B is not None and (first := Rows(first_B)):
             memory, steps = first.put(memory, self.initial_memory), first.put(steps, zero)
         if young:
-            exists = young.take(self.columns.cache_mask(segment, age % S))[:, None, :C, None]
+            exists = young.take(self.columns.cache_mask(age // S, age % S))[:, None, :C, None]
             xl_cache = young.put(xl_cache, torch.where(exists, young.take(xl_cache), zero))
         if begins and self.shift:
             shifted = begins.put(shifted, zero)
@@ -291,7 +292,7 @@ class RMT(Backbone[RMTState]):
     # --------------------------------------------------------------------------------------- from segment to segment
 
     def _next_segment(self, state: RMTState, written_BMD: torch.Tensor) -> RMTState:
-        """The state at the start of the next segment, with the XL cache as its only columns: [B, L, C, 2D].
+        """Memory, age and XL cache [B, L, C, 2D] at the start of the next segment; all else begins empty.
 
         state: after the last step of a segment; written: outputs of its write tokens.
         """
@@ -303,15 +304,16 @@ class RMT(Backbone[RMTState]):
             memory = self._truncate_gradient(memory, segments)
         if self.cache_steps:
             xl_cache = self._truncate_gradient(self.columns.next_cache(state.cache, self.cache_gradient), segments)
-        return RMTState(memory, state.age, xl_cache, torch.zeros_like(state.shifted))
+        return RMTState(memory, state.age, xl_cache, state.shifted[:, :, :0])
 
     def _enter(self, state: RMTState, following: RMTState, rows: Rows) -> RMTState:
         """`state`, in which `rows` enter their next segment as `_next_segment` has made it."""
         xl_cache, read, steps = self.columns.split(state.cache)
+        zero = steps.new_zeros(())
         if self.cache_steps:
             xl_cache = rows.put(xl_cache, following.cache)
-        cache = torch.cat([xl_cache, read, rows.put(steps, steps.new_zeros(()))], dim=2)
-        shifted = rows.put(state.shifted, following.shifted) if self.shift else state.shifted
+        cache = torch.cat([xl_cache, read, rows.put(steps, zero)], dim=2)
+        shifted = rows.put(state.shifted, zero) if self.shift else state.shifted
         return RMTState(rows.put(state.memory, following.memory), state.age, cache, shifted)
 
     def _truncate_gradient(self, x: torch.Tensor, segments_B: torch.Tensor) -> torch.Tensor:

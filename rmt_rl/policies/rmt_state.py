@@ -18,7 +18,7 @@ from rmt_rl.policies.transformer import Layout
 @dataclasses.dataclass(frozen=True)
 class RMTState:
     """memory: [B, M, D] read memory of the current segment.
-    age: [B] steps of the episode that are past. Slot of the next step: age % S; number of its segment: age // S.
+    age: [B] steps of the episode so far. Slot of the next step: age % S; number of its segment: age // S.
     cache: [B, L, C+M+S, 2D] keys and values, without rotation: of the C steps before the segment (the XL cache), the newest last
         and zero where the episode is younger; of the read tokens (out of date at slot 0, renewed by the next step); of the
         steps of the segment, zero from the next slot on.
@@ -33,7 +33,7 @@ class RMTState:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Where one step looked, for every layer and head; the four sum to 1 along the last axis taken together.
+    """Attention weights of one step, for every layer and head; together the four sum to 1 along the last axis.
 
     read: [B, L, H, M] memory tokens. cache: [B, L, H, C] steps before the segment, the newest last.
     steps: [B, L, H, S] steps of the segment, itself included. null: [B, L, H, 1] the null key, or [B, L, H, 0] without one.
@@ -50,7 +50,7 @@ class Pass:
     """What the layers need to know about N new tokens [read | steps | write], of which each part may be empty.
 
     reads, steps: number of read tokens and of steps among the new tokens
-    context: cached keys, rotated, and values of every layer, each [P, K, H, d]; empty = none
+    context: [P, K, 2H, d] of every layer: cached keys, rotated, and values; empty = none
     mask: which of the K + N keys a new token sees, as in `attention`
     angles: [N, d] or [P, N, d] rotary angles of the new tokens
     shifted: [P, L, D/2] token shift's half of the step before the first new step; None = the segment begins with it
@@ -60,7 +60,7 @@ class Pass:
 
     reads: int = 0
     steps: int = 0
-    context: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
+    context: Sequence[torch.Tensor] = ()
     mask: torch.Tensor | Layout | None = None
     angles: torch.Tensor | None = None
     shifted: torch.Tensor | None = None
@@ -115,7 +115,7 @@ class Columns:
     def next_cache(self, cache: torch.Tensor, gradient: int) -> torch.Tensor:
         """The XL cache [B, L, C, 2D] after a full segment with this cache [B, L, C+M+S, 2D]: the newest C steps.
 
-        gradient: so many of the newest of them keep their gradient.
+        gradient: number of the newest of them that keep their gradient.
         """
         xl_cache, _, steps = self.split(cache if gradient else cache.detach())
         xl_cache = torch.cat([xl_cache[:, :, self.S :], steps[:, :, -self.C :]], dim=2)
@@ -167,7 +167,7 @@ def _place_steps(
 
 
 def gather_states(written: list[tuple[int, RMTState]], sources: tuple[int, int], index: torch.Tensor) -> RMTState:
-    """The states that the pieces with the numbers `index`, within `sources`, handed on."""
+    """The states after the pieces with the numbers `index`, which lie within `sources`."""
     parts = [(begin, state) for begin, state in written if sources[0] < begin + len(state.age) and begin < sources[1]]
     index = index - parts[0][0]
     states = [state for _, state in parts]

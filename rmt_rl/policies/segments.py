@@ -1,9 +1,9 @@
 """Splits rows of steps at episode and segment boundaries, into pieces that a segment-wise backbone processes side by side.
 
-A row is cut where an episode begins (`first`) and where a segment of S steps is full. Only pieces that hand memory on to a
-later piece have to be processed in order; their *level* is how many segments of the same episode lie before them.
+A row is cut where an episode begins (`first`) and where a segment of S steps is full. Only pieces whose memory a later piece
+reads have to be processed in order; their *level* is the number of earlier segments of the same episode.
 
-Every piece is left-aligned: its first step stands at place 0, also where the piece begins in the middle of a segment.
+Every piece is left-aligned: its first step is at place 0, even where the piece begins in the middle of a segment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Group:
     """Pieces number begin..end-1, processed at once.
 
     kind: carried = begins in the incoming state; fresh = begins with an episode; continued = begins with a segment, from the
-        state that an earlier piece handed on
+        state after an earlier piece
     length: steps of the longest piece
     writes_memory: whether a later piece, or the final state, needs the memory after the segment of these pieces. All pieces of
         such a group end with their segment, except in a carried group, where some may not
@@ -42,13 +42,13 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """P pieces, numbered in the order in which they are processed; those that hand memory on come first.
+    """P pieces, numbered in the order in which they are processed; those whose memory is read later come first.
 
     count: P
     row: [P] which row the piece was cut from
     source: [P] the piece from which this one continues (meaningful in continued pieces only)
     length: [P] steps of the piece
-    place_BT: [B, T] where step t of row b stands among the P * S places
+    place_BT: [B, T] the place of step t of row b among the P * S places
     """
 
     count: int
@@ -60,7 +60,7 @@ class Pieces:
 
 
 def split_at_boundaries(first_BT: torch.Tensor, age_B: torch.Tensor, segment: int) -> Pieces:
-    """Pieces of B rows, in whose episodes `age_B` steps are past, with segments of `segment` steps."""
+    """Pieces of B rows, whose episodes are `age_B` steps old, with segments of `segment` steps."""
     B, T = first_BT.shape
     device = first_BT.device
     # the age of every step's episode, and from it slot, segment and level
@@ -83,7 +83,7 @@ def split_at_boundaries(first_BT: torch.Tensor, age_B: torch.Tensor, segment: in
     level = level_BT.flatten()[begin]
     carried = carried_BT.flatten()[begin] & (begin % T == 0)
 
-    # the order of processing: carried pieces, then those that hand on level by level, then all the others
+    # the order of processing: carried pieces, then those whose memory is read level by level, then all the others
     key = torch.where(writes_memory, level + 1, torch.where(level == 0, _LAST, _LAST + 1))
     key = torch.where(carried, 0, key)
     order = torch.argsort(key, stable=True)
@@ -110,7 +110,7 @@ def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor) -> l
     for value, n in zip(keys.tolist(), counts.tolist(), strict=True):
         here = slice(begin, begin + n)
         kind: Kind = "carried" if value == 0 else "fresh" if value in (1, _LAST) else "continued"
-        # level k continues what level k - 1 handed on; the pieces at the end continue what any level handed on
+        # level k continues from level k - 1; the pieces at the end continue from any level
         first_source = begins.get(value - 1, 0) if 2 < value < _LAST else 0
         last_source = begin if value < _LAST else begins.get(_LAST, begin)
         groups.append(

@@ -25,12 +25,12 @@ from rmt_rl.policies.linear import Linear
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which token may look at which, where all rows of a batch are alike. Sizes in tokens:
+    """Which token sees which, where all rows of a batch are alike. Sizes in tokens:
 
     keys     [ left | read | steps | write ]
     queries         [ read | steps | write ]   without the read tokens where `read_queries` is false
 
-    Everybody but the read tokens sees what is `left` (cache of earlier steps); read tokens see the read tokens; step i
+    All but the read tokens see the cache of earlier steps (`left`); read tokens see the read tokens; step i
     sees the read tokens and steps j <= i; write tokens see all, except the read tokens where `write_sees_read` is false.
     """
 
@@ -46,7 +46,7 @@ class Layout:
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  a layout is a few numbers, and there are few
     def dense(self, device: torch.device) -> torch.Tensor:
-        """[queries, keys], true where the query may look; not to be written to."""
+        """[queries, keys], true where the query sees the key; do not write to it."""
         read, write_from = self.read, self.read + self.steps
         query = torch.arange(0 if self.read_queries else read, write_from + self.write, device=device)[:, None]
         key = torch.arange(-self.left, write_from + self.write, device=device)
@@ -75,8 +75,8 @@ def attention(
 ) -> torch.Tensor:
     """Softmax attention, [P, Q, H, d] over [P, K, H, d] -> [P, Q, H, d].
 
-    mask: None = everything may be seen; [Q, K] or [P, 1, Q, K], true = may be seen; or a Layout.
-    backend: who computes it where the mask is a Layout; everything else is torch's own (sdpa).
+    mask: None = all keys are seen; [Q, K] or [P, 1, Q, K], true = is seen; or a Layout.
+    backend: the kernel where the mask is a Layout; other masks use sdpa.
     """
     if isinstance(mask, Layout):
         if backend == "flash":
@@ -91,7 +91,7 @@ def attention(
 def _by_three_calls(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, call: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
-    """A Layout by kernels that know only "everything" and "causal, aligned at the bottom right" (flash-attn >= 2.1)."""
+    """A Layout computed by kernels that support only "everything" and "causal, aligned at the bottom right" (flash-attn >= 2.1)."""
     left, read, steps = layout.left, layout.read, layout.steps
     first_step = read if layout.read_queries else 0
     parts = []
@@ -159,7 +159,7 @@ def check_backend(policy_config: Any, device: torch.device) -> None:
 
 
 def rotary_table(first: int, last: int, size: int) -> torch.Tensor:
-    """Angles for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
+    """Cosines and sines of the angles for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
     frequency = 10_000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angle = torch.arange(first, last + 1)[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -182,12 +182,12 @@ class Block(nn.Module):
 
     Callers project with `qkv`, decide which keys a query may see, call `attend`, and end with `residual_ffn`.
 
-    sharpness: attention scores at the start are so many times those of torch's initialisation of a linear layer, whose deviation
-        of 0.33 spreads attention evenly
-    gating: what stands for "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv 2003.04887);
+    sharpness: factor of the initial attention scores; 1 is torch's initialisation of a linear layer, whose standard deviation of
+        0.33 spreads attention evenly
+    gating: the residual connection "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv 2003.04887);
         gru = GTrXL's gate (Parisotto et al. 2019, arXiv 1910.06764)
-    null_key_value: one learned key and value per head that everybody sees: attention to nothing
-    value_residual: layers after the first mix the first layer's values in (Zhou et al. 2024, arXiv 2410.17897), by a learned
+    null_key_value: one learned key and value per head that all tokens see
+    value_residual: layers after the first mix in the first layer's values (Zhou et al. 2024, arXiv 2410.17897), by a learned
         gate for each head
     """
 
@@ -239,7 +239,7 @@ class Block(nn.Module):
     def attend(
         self,
         qkv: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor] | None,
+        context: torch.Tensor | None,
         mask: torch.Tensor | Layout | None,
         angles: torch.Tensor | None = None,
         skip: int = 0,
@@ -247,19 +247,16 @@ class Block(nn.Module):
     ) -> torch.Tensor:
         """N new tokens attend to cached keys and values and to each other, [P, N, 3D] -> [P, N - skip, D].
 
-        context: cached keys, rotated already, and values, each [P, K, H, d]. mask: as in `attention`, of K + N keys.
-        angles: [N, d] or [P, N, d] of the new tokens, for rotary positions. skip: so many tokens in front attend to nothing.
+        context: [P, K, 2H, d] cached keys, rotated already, and values. mask: as in `attention`, of K + N keys.
+        angles: [N, d] or [P, N, d] of the new tokens, for rotary positions. skip: number of leading tokens that attend to nothing.
         weights: a list to which the attention weights [P, H, N - skip, K + N] (null key first) are appended.
         """
-        heads = qkv.unflatten(-1, (3 * self.heads, -1))
-        if angles is None:
-            q, k, v = heads.chunk(3, dim=-2)
-        else:
-            qk, v = heads.split([2 * self.heads, self.heads], dim=-2)
-            q, k = rotate(qk, angles).chunk(2, dim=-2)
-        if context is not None:
-            k, v = torch.cat([context[0], k], dim=1), torch.cat([context[1], v], dim=1)
-        q = q[:, skip:]
+        H, heads = self.heads, qkv.unflatten(-1, (3 * self.heads, -1))
+        if angles is not None:
+            heads = torch.cat([rotate(heads[..., : 2 * H, :], angles), heads[..., 2 * H :, :]], dim=-2)
+        q, kv = heads.split([H, 2 * H], dim=-2)
+        k, v = (kv if context is None else torch.cat([context, kv], dim=1)).chunk(2, dim=-2)
+        q = q[:, skip:] if skip else q
         if self.null is not None:
             null_k, null_v = (x.view(1, 1, self.heads, -1).expand(len(k), -1, -1, -1) for x in self.null.chunk(2))
             k, v = torch.cat([null_k, k], dim=1), torch.cat([null_v, v], dim=1)
@@ -298,9 +295,9 @@ class ReZero(nn.Module):
 
 
 class GRUGate(nn.Module):
-    """GTrXL's gate: (1 - z) x + z h with z = sigmoid(W y + U x - b), b = 2 at the start, so that x passes at first.
+    """GTrXL's gate: (1 - z) x + z h with z = sigmoid(W y + U x - b), b = 2 at the start, so that x passes through at first.
 
-    r = sigmoid(W y + U x); h = tanh(W y + U (r x)). As in their equations y has passed a ReLU.
+    r = sigmoid(W y + U x); h = tanh(W y + U (r x)). As in the paper, y goes through a ReLU first.
     """
 
     def __init__(self, width: int) -> None:

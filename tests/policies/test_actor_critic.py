@@ -330,7 +330,11 @@ GOOD = {"obs": torch.zeros(3, 3), "first": torch.ones(3, dtype=torch.bool)}
         ),
         ({"obs": torch.zeros(3, 4)}, ValueError, r"obs has shape \[3, 4\]; expected \[3, 3\]"),
         ({"obs": np.zeros((3, 3))}, TypeError, "obs is a ndarray; expected a torch tensor"),
-        ({"obs": {"image": torch.zeros(3, 3)}}, ValueError, r"obs is \['image'\]; expected one tensor: rmt_rl.make_task"),
+        (
+            {"obs": {"image": torch.zeros(3, 3)}},
+            ValueError,
+            r"obs is \['image'\]; expected one tensor: rmt_rl.make_task",
+        ),
         ({"state": None}, TypeError, r"state is a NoneType; expected the result of initial_state\(batch\)"),
         ({"state": 1}, ValueError, r"first has shape \[3\]; expected \[1\], for the 1 rows of the state"),
     ],

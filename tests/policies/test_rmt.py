@@ -154,7 +154,7 @@ def test_bptt_segments_cuts_the_gradient_at_every_nth_segment_of_the_episode(n):
 
 @pytest.mark.parametrize("gradient", [0, 2, 3, 8])
 def test_gradients_reach_so_many_cached_steps(gradient):
-    """One layer, so that what lies behind a cached step is the step alone."""
+    """One layer, so that a cached step depends on that step alone."""
     backbone = make(memory_tokens=0, layers=1, cache=8, cache_gradient=gradient, positions="rotary")
     reached = reach_of_gradient(backbone, 3 * S)
     assert reached == [t >= 2 * S - gradient for t in range(3 * S)]
@@ -299,8 +299,8 @@ def test_memory_norm_keeps_every_memory_vector_at_unit_root_mean_square():
     torch.testing.assert_close(state.memory.pow(2).mean(-1), torch.ones(2, 3, dtype=torch.float64))
 
 
-def test_an_untrained_rmt_still_tells_two_cues_apart_after_ten_segments():
-    """What cannot be told apart at the start gives PPO no gradient. Attention that begins evenly spread leaves 0.004."""
+def test_an_untrained_rmt_distinguishes_two_cues_after_ten_segments():
+    """Two cues with the same output give PPO no gradient. Evenly spread initial attention leaves a difference of 0.004."""
     differences = []
     for seed in range(8):
         torch.manual_seed(seed)

@@ -111,14 +111,14 @@ def test_a_piece_reads_the_memory_of_the_piece_before_it_which_was_written_by_th
 
 @every_case
 def test_memories_are_written_in_the_order_of_the_piece_numbers(begin):
-    """A source is looked up by its number among the memories written so far: those who hand on come first."""
+    """A source is found by its number among the memories written so far, so pieces that write memory come first."""
     for _, _, pieces, _ in cases(begin):
         writes_memory = [group.writes_memory for group in pieces.groups]
         assert writes_memory == sorted(writes_memory, reverse=True)
 
 
 @every_case
-def test_memory_is_written_where_somebody_needs_it_and_only_there(begin):
+def test_memory_is_written_where_it_is_read_and_only_there(begin):
     for first_BT, S, pieces, expected in cases(begin):
         T = first_BT.shape[1]
         for piece in expected:

@@ -61,7 +61,7 @@ def causal_at_the_bottom_right(q, k, v, causal):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_a_layout_lets_every_token_see_what_the_table_says(layout):
+def test_a_layout_is_the_table_of_its_docstring(layout):
     assert torch.equal(layout.dense(torch.device("cpu")), by_the_rules(layout))
 
 
@@ -111,7 +111,7 @@ def test_flash_is_plain_attention(layout):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_flex_on_a_cpu_says_what_it_needs():
+def test_flex_on_a_cpu_raises_and_names_what_it_needs():
     with pytest.raises(RuntimeError, match=r"policy\.attention=flex needs a CUDA device"):
         attention(*inputs(LAYOUTS[0]), LAYOUTS[0], "flex")
 
