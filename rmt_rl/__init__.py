@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from rmt_rl.algos.ppo import PPO as PPO
     from rmt_rl.common.errors import ConfigError as ConfigError
     from rmt_rl.common.errors import RunError as RunError
-    from rmt_rl.config.algos import AlgoConfig as AlgoConfig
     from rmt_rl.config.algos import PPOConfig as PPOConfig
-    from rmt_rl.config.envs import EnvConfig as EnvConfig
+    from rmt_rl.config.bases import AlgoConfig as AlgoConfig
+    from rmt_rl.config.bases import EnvConfig as EnvConfig
+    from rmt_rl.config.bases import PolicyConfig as PolicyConfig
     from rmt_rl.config.fields import option as option
-    from rmt_rl.config.policies import PolicyConfig as PolicyConfig
     from rmt_rl.config.registry import register_algo as register_algo
     from rmt_rl.config.registry import register_env as register_env
     from rmt_rl.config.registry import register_policy as register_policy
@@ -49,16 +49,16 @@ if TYPE_CHECKING:
 # a module of this package that is called like a function.
 _PUBLIC = {
     "ActorCritic": "rmt_rl.policies.actor_critic",
-    "AlgoConfig": "rmt_rl.config.algos",
+    "AlgoConfig": "rmt_rl.config.bases",
     "Backbone": "rmt_rl.policies.base",
     "Callback": "rmt_rl.runs.callbacks",
     "Collector": "rmt_rl.rollouts.collector",
     "ConfigError": "rmt_rl.common.errors",
-    "EnvConfig": "rmt_rl.config.envs",
+    "EnvConfig": "rmt_rl.config.bases",
     "Learner": "rmt_rl.algos.base",
     "PPO": "rmt_rl.algos.ppo",
     "PPOConfig": "rmt_rl.config.algos",
-    "PolicyConfig": "rmt_rl.config.policies",
+    "PolicyConfig": "rmt_rl.config.bases",
     "RunError": "rmt_rl.common.errors",
     "TorchVectorEnv": "rmt_rl.envs.base",
     "TrainResult": "rmt_rl.train",

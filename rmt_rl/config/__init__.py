@@ -1,7 +1,8 @@
 """All options of rmt_rl: frozen, torch-free dataclasses, and the one function that resolves them, `make_config`."""
 
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.config.algos import AlgoConfig, PPOConfig, RATEConfig
+from rmt_rl.config.algos import PPOConfig, RATEConfig
+from rmt_rl.config.bases import AlgoConfig, EnvConfig, PolicyConfig
 from rmt_rl.config.commands import (
     CollectConfig,
     EvaluateConfig,
@@ -20,7 +21,6 @@ from rmt_rl.config.envs import (
     DarkRoomConfig,
     DetectConfig,
     DoorKeyConfig,
-    EnvConfig,
     GymConfig,
     MemoryLenConfig,
     MiniGridMemoryConfig,
@@ -40,7 +40,6 @@ from rmt_rl.config.policies import (
     GTrXLConfig,
     LSTMConfig,
     MLPConfig,
-    PolicyConfig,
     RecurrentConfig,
     RMTConfig,
     TransformerConfig,

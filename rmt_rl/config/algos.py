@@ -6,31 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rmt_rl.config.fields import LARGEST_RETURN, Config, nearest_divisor, option
+from rmt_rl.config.bases import AlgoConfig
+from rmt_rl.config.fields import LARGEST_RETURN, nearest_divisor, option
 from rmt_rl.config.registry import builtin
 
 if TYPE_CHECKING:
     from rmt_rl.config.commands import TrainConfig
-
-
-@dataclass(frozen=True)
-class AlgoConfig(Config):
-    """Base class of the options of an algorithm."""
-
-    #: Whether it learns from recorded episodes (data=) instead of acting in the environment.
-    offline: ClassVar[bool] = False
-
-    def training_rows(self) -> int:
-        """Rows B of the environment that the algorithm trains on."""
-        return getattr(self, "num_envs", 1)
-
-    def summary(self) -> str:
-        """What one update learns from, for the banner."""
-        return f"{self.training_rows()} rows"
-
-    def problems_with(self, run: TrainConfig) -> Iterator[str]:
-        """One sentence for each option elsewhere in the run that does not fit this algorithm."""
-        return iter(())
 
 
 @builtin("algo", "ppo", "rmt_rl.algos.ppo:PPOLearner")

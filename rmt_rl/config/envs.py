@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import recipes
-from rmt_rl.config.fields import Config, option, show
+from rmt_rl.config.bases import EnvConfig
+from rmt_rl.config.fields import option, show
 from rmt_rl.config.registry import builtin
-
-
-@dataclass(frozen=True)
-class EnvConfig(Config):
-    """Base class of the options of an environment."""
-
-    def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of the environment's class."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-
 
 MINIGRID_IDS: dict[str, dict[str, Any]] = {
     "MiniGrid-MemoryS7-v0": {"size": 7, "random": False},

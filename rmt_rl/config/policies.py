@@ -3,49 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.fields import Config, nearest_divisor, option, show
+from rmt_rl.config.bases import PolicyConfig
+from rmt_rl.config.fields import nearest_divisor, option, show
 from rmt_rl.config.registry import builtin
-
-
-@dataclass(frozen=True)
-class PolicyConfig(Config):
-    """Base class of the options of a policy. A subclass adds `width`, with a default of its own."""
-
-    #: Whether the backbone processes an episode in segments of `segment` steps.
-    has_segments: ClassVar[bool] = False
-
-    params: int | None = option(
-        None,
-        "choose the width for about this number of parameters in the whole network; null = use width",
-        low=1,
-        high=10**10,
-    )
-    previous_action: bool = option(True, "give the previous action to the network together with the observation")
-
-    def width_multiple(self) -> int:
-        """Widths that `params` tries are multiples of this number."""
-        return 1
-
-    def problems(self) -> Iterator[str]:
-        if self.params is not None and self.width != type(self).width:  # type: ignore[attr-defined]
-            yield (
-                f"policy.params={self.params}: chooses the width, but policy.width={self.width} is given too;"  # type: ignore[attr-defined]
-                " give only one of them"
-            )
-
-    @classmethod
-    def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        # `problems` cannot distinguish a width that was given from the default
-        if given.get("params") is not None and "width" in given:
-            raise ConfigError(
-                f"policy.params={given['params']}: policy.width={given['width']} is given too; give only one of them"
-            )
-        return given
 
 
 @dataclass(frozen=True)

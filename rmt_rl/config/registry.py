@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.bases import AlgoConfig, EnvConfig, PolicyConfig
 from rmt_rl.config.fields import Config, did_you_mean, options, read, show
 
 ClassT = TypeVar("ClassT", bound=type)
@@ -48,6 +49,9 @@ class Entry:
         module, _, attribute = self.target.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+
+#: The class from which the options of a group derive.
+BASES: dict[str, type[Config]] = {"env": EnvConfig, "policy": PolicyConfig, "algo": AlgoConfig}
 
 GROUPS: dict[str, dict[str, Entry]] = {"env": {}, "algo": {}, "policy": {}, "memory": {}, "until": {}}
 
@@ -96,7 +100,7 @@ def _check_registration(group: str, name: Any, config: Any) -> None:
     """Raise ConfigError where a registration from outside cannot work, with what to write instead."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"{group}={show(name)}: expected a name of letters, digits and - . _")
-    base, owner = _base(group), getattr(config, "__name__", show(config))
+    base, owner = BASES[group], getattr(config, "__name__", show(config))
     # a subclass without the decorator would inherit the options of its parent
     own = isinstance(config, type) and "__dataclass_fields__" in vars(config)
     if not (own and issubclass(config, base) and config.__dataclass_params__.frozen):
@@ -128,15 +132,6 @@ def _check_options(owner: str, config: type[Config]) -> None:
         if known.default is dataclasses.MISSING:
             raise ConfigError(f"{owner}.{key} has no default; expected rmt_rl.option(<default>, <help>)")
         read(f"{owner}.{key}", known, known.default)
-
-
-def _base(group: str) -> type[Config]:
-    """The class from which the options of a group derive. These modules import this one."""
-    from rmt_rl.config.algos import AlgoConfig
-    from rmt_rl.config.envs import EnvConfig
-    from rmt_rl.config.policies import PolicyConfig
-
-    return {"env": EnvConfig, "policy": PolicyConfig, "algo": AlgoConfig}[group]
 
 
 def add(

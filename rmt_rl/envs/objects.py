@@ -10,7 +10,7 @@ import gymnasium
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.envs import EnvConfig
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.registry import GROUPS, Entry, entry_of
 from rmt_rl.envs.base import TorchVectorEnv
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
-from rmt_rl.config.envs import EnvConfig
 from rmt_rl.config.fields import did_you_mean, options
 from rmt_rl.config.registry import GROUPS, choose, entry_of
 from rmt_rl.config.resolve import change, validate

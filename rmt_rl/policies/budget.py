@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.envs import EnvConfig
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.spec import make_spec
+from rmt_rl.policies.spec import UnregisteredEnv, make_spec
 
 WIDEST = 16_384
 
 
-def fit_width(env: TorchVectorEnv, env_config: EnvConfig, policy_config: Any) -> Any:
+def fit_width(env: TorchVectorEnv, env_config: EnvConfig | UnregisteredEnv, policy_config: Any) -> Any:
     """The policy's options with the width for which the whole network comes nearest to `params` parameters.
 
     Unchanged where params is None. Raises ConfigError where the nearest is more than a tenth off: where the narrowest network is

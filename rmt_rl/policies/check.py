@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.cli import split_arguments
 from rmt_rl.config.fields import show
-from rmt_rl.config.policies import PolicyConfig
 from rmt_rl.config.registry import GROUPS, choose
 from rmt_rl.config.resolve import make_config
 

@@ -1,9 +1,9 @@
 """nn.Linear by way of oneDNN where that is faster: on a CPU, in float32, with a multiple of 256 rows.
 
-On CPUs torch computes matrix products with MKL, which reaches half of the possible rate on AMD processors: 90 against 200 GFLOP/s on
-one core of an EPYC with AVX-512 (docs/benchmarks.md). oneDNN comes with the same torch. Its product has no backward pass of
-its own, so here is one. It compiles a kernel for every number of rows it meets, which costs more than it saves if the number
-does not come again: hence the multiples.
+On CPUs torch computes matrix products with MKL, which reaches half of the possible rate on AMD processors: 90 against 200
+GFLOP/s on one core of an EPYC with AVX-512 (docs/benchmarks.md). oneDNN comes with the same torch. Its product has no backward
+pass, so here is one. oneDNN compiles a kernel for every number of rows, which costs more than it saves if the number does not
+repeat: hence the multiples.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmt_rl.config.policies import PolicyConfig
+from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.registry import entry_of
 from rmt_rl.policies.base import Backbone
 

@@ -22,8 +22,8 @@ from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import fsync, sha256_file
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
-from rmt_rl.config.envs import EnvConfig
 from rmt_rl.config.fields import LARGEST_RETURN
 from rmt_rl.config.resolve import make_config
 from rmt_rl.envs.base import TorchVectorEnv

@@ -9,11 +9,10 @@ from typing import Any
 import gymnasium
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.bases import EnvConfig, PolicyConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
-from rmt_rl.config.envs import EnvConfig
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
-from rmt_rl.config.policies import PolicyConfig
 from rmt_rl.config.registry import GROUPS, load_entry_points
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies import spaces
@@ -83,7 +82,7 @@ def _env_from_json(saved: Any) -> EnvConfig | UnregisteredEnv:
 
 def make_spec(
     env: TorchVectorEnv,
-    env_config: EnvConfig,
+    env_config: EnvConfig | UnregisteredEnv,
     policy_config: PolicyConfig,
     memory: MemoryConfig | None = None,
     returns: ReturnConditioning | None = None,

@@ -91,7 +91,7 @@ def attention(
 def _by_three_calls(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, call: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
-    """A Layout computed by kernels that support only "everything" and "causal, aligned at the bottom right" (flash-attn >= 2.1)."""
+    """A Layout, by kernels that support only "everything" and "causal, aligned at the bottom right" (flash-attn >= 2.1)."""
     left, read, steps = layout.left, layout.read, layout.steps
     first_step = read if layout.read_queries else 0
     parts = []
@@ -159,7 +159,7 @@ def check_backend(policy_config: Any, device: torch.device) -> None:
 
 
 def rotary_table(first: int, last: int, size: int) -> torch.Tensor:
-    """Cosines and sines of the angles for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
+    """Cosines and sines for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
     frequency = 10_000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angle = torch.arange(first, last + 1)[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
@@ -184,7 +184,8 @@ class Block(nn.Module):
 
     sharpness: factor of the initial attention scores; 1 is torch's initialisation of a linear layer, whose standard deviation of
         0.33 spreads attention evenly
-    gating: the residual connection "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv 2003.04887);
+    gating: the residual connection "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv
+        2003.04887);
         gru = GTrXL's gate (Parisotto et al. 2019, arXiv 1910.06764)
     null_key_value: one learned key and value per head that all tokens see
     value_residual: layers after the first mix in the first layer's values (Zhou et al. 2024, arXiv 2410.17897), by a learned
@@ -248,7 +249,7 @@ class Block(nn.Module):
         """N new tokens attend to cached keys and values and to each other, [P, N, 3D] -> [P, N - skip, D].
 
         context: [P, K, 2H, d] cached keys, rotated already, and values. mask: as in `attention`, of K + N keys.
-        angles: [N, d] or [P, N, d] of the new tokens, for rotary positions. skip: number of leading tokens that attend to nothing.
+        angles: [N, d] or [P, N, d] of the new tokens, for rotary positions. skip: leading tokens that attend to nothing.
         weights: a list to which the attention weights [P, H, N - skip, K + N] (null key first) are appended.
         """
         H, heads = self.heads, qkv.unflatten(-1, (3 * self.heads, -1))

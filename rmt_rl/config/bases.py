@@ -1,0 +1,76 @@
+"""The classes from which the options of environments, policies and algorithms derive."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import Config, option
+
+
+@dataclass(frozen=True)
+class EnvConfig(Config):
+    """Base class of the options of an environment."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the environment's class."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class PolicyConfig(Config):
+    """Base class of the options of a policy. A subclass adds `width`, with a default of its own."""
+
+    #: Whether the backbone processes an episode in segments of `segment` steps.
+    has_segments: ClassVar[bool] = False
+
+    params: int | None = option(
+        None,
+        "choose the width for about this number of parameters in the whole network; null = use width",
+        low=1,
+        high=10**10,
+    )
+    previous_action: bool = option(True, "give the previous action to the network together with the observation")
+
+    def width_multiple(self) -> int:
+        """Widths that `params` tries are multiples of this number."""
+        return 1
+
+    def problems(self) -> Iterator[str]:
+        if self.params is not None and self.width != type(self).width:  # type: ignore[attr-defined]
+            yield (
+                f"policy.params={self.params}: chooses the width, but policy.width={self.width} is given too;"  # type: ignore[attr-defined]
+                " give only one of them"
+            )
+
+    @classmethod
+    def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        # `problems` cannot distinguish a width that was given from the default
+        if given.get("params") is not None and "width" in given:
+            raise ConfigError(
+                f"policy.params={given['params']}: policy.width={given['width']} is given too; give only one of them"
+            )
+        return given
+
+
+@dataclass(frozen=True)
+class AlgoConfig(Config):
+    """Base class of the options of an algorithm."""
+
+    #: Whether it learns from recorded episodes (data=) instead of acting in the environment.
+    offline: ClassVar[bool] = False
+
+    def training_rows(self) -> int:
+        """Rows B of the environment that the algorithm trains on."""
+        return getattr(self, "num_envs", 1)
+
+    def summary(self) -> str:
+        """What one update learns from, for the banner."""
+        return f"{self.training_rows()} rows"
+
+    def problems_with(self, run: Any) -> Iterator[str]:
+        """One sentence for each option elsewhere in the run that does not fit this algorithm. run: a TrainConfig."""
+        return iter(())
