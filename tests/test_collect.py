@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import minari
 import pytest
 import torch
-from rmt_rl.algos.rate import RATELearner
 
 from rmt_rl import collect, config
+from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.cli import parse
 from rmt_rl.policies.saving import load_policy, make_task
@@ -129,9 +129,7 @@ def test_a_return_conditioned_policy_saves_its_target_and_bounds(trained: Path) 
 
 def test_a_target_return_beyond_the_data_is_reported_and_an_invalid_one_is_rejected(trained: Path) -> None:
     policy = load_policy(trained)
-    assert make_task(policy, target_return=7.0).task.endswith(
-        "target return 7, outside the training range 0 to 1"
-    )
+    assert make_task(policy, target_return=7.0).task.endswith("target return 7, outside the training range 0 to 1")
     assert make_task(policy, target_return=0.5).task.endswith("target return 0.5")
     for wrong in (math.nan, math.inf, 1e300, "0.5"):
         with pytest.raises(ConfigError, match="expected a number from -1e\\+12 to 1e\\+12"):
@@ -175,7 +173,8 @@ def test_init_with_a_policy_of_another_task_or_conditioning_is_rejected(trained:
     with pytest.raises(ConfigError, match="init=nowhere: no such folder"):
         train(parse([*TASK, "init=nowhere"]), root=tmp_path)
     with pytest.raises(
-        ConfigError, match=r"memory.scope=run: the policy of init was trained with another scope; expected memory.scope=episode"
+        ConfigError,
+        match=r"memory.scope=run: the policy of init was trained with another scope; expected memory.scope=episode",
     ):
         train(parse([*TASK, "memory.scope=run", f"init={trained}"]), root=tmp_path)
     assert parse([*TASK, "init=null", "policy=lstm"]).policy.name == "lstm"

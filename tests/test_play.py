@@ -83,9 +83,7 @@ def test_the_drawn_world_is_that_of_minigrid(ours: Any, theirs: Any) -> None:
 
 def test_a_random_episode_is_as_long_as_the_task_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env=tmaze", "env.length=6", "episodes=2"]) == 0
-    assert frames(folder / "play-tmaze-s0.gif") == 2 * (
-        7 + 1
-    )  # seven steps, and the last one again with the result
+    assert frames(folder / "play-tmaze-s0.gif") == 2 * (7 + 1)  # seven steps, and the last one again with the result
     output = capsys.readouterr().out
     assert "episode 2 ended after 7 steps: return" in output
     assert output.splitlines()[-1] == "wrote play-tmaze-s0.gif, 16 frames"
@@ -199,7 +197,9 @@ def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
     assert frames(folder / "m.gif") == 2
 
 
-def test_a_trial_is_called_trial_and_keeps_the_names_of_actions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_is_called_trial_and_keeps_the_names_of_actions(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task, memory = config.TMazeConfig(length=3), config.MemoryConfig(scope="trial", episodes=2)
     env = make_from_config(task, 1, memory=memory)
     assert env.action_names == ("right", "up", "left", "down")

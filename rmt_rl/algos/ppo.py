@@ -38,6 +38,7 @@ class PPO:
         device = policy.value_head.weight.device
         self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
         self.deviation = ReturnDeviation(options.gamma) if options.normalize_reward else None
+        self.seed = seed
         self.shuffle = rng.generator(seed, "shuffle", device)
         self.dropout = rng.generator(seed, "dropout", device)
         self.optimizer = torch.optim.AdamW(
@@ -98,7 +99,8 @@ class PPO:
         return {**means, **extra, **self.guard.counts()}
 
     def _between_updates(self, rollout: Rollout) -> None:
-        generator = rng.generator(self.updates, "between-updates", rollout.reward.device)
+        seed = rng.counter_seed(self.seed, self.updates)  # other noise in every update
+        generator = rng.generator(seed, "between-updates", rollout.reward.device)
         self.policy.between_updates(rollout.obs, rollout.action, rollout.state, rollout.first, generator)
 
     def _loss(

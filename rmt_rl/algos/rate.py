@@ -47,6 +47,7 @@ class _Part(NamedTuple):
     loss: float
     right: float
     steps: int
+    auxiliary: dict[str, torch.Tensor]
 
 
 class RATELearner(Learner):
@@ -57,7 +58,7 @@ class RATELearner(Learner):
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: Dataset) -> None:
         super().__init__(run, env, policy)
         options, seed, device = run.algo, run.seed, env.device
-        self.options, self.data, self.device = options, data, device
+        self.options, self.data, self.device, self.seed = options, data, device, seed
         self.generator = rng.generator(seed, "batches")
         self.dropout, self.guard = rng.generator(seed, "dropout", device), Guard(options.skip_nonfinite)
         order = torch.randperm(len(data), generator=self.generator)
@@ -99,6 +100,7 @@ class RATELearner(Learner):
             group["lr"] = schedule(o.schedule, progress) * o.learning_rate
         # one optimizer step per part of the batch; no gradient flows from one part to the next
         loss, right, count, norms = 0.0, 0.0, 0, []
+        auxiliary: dict[str, float] = {}
         with rng.as_global(self.dropout):
             for part in self._segments(batch) if o.detach_memory else self._episodes(batch):
                 norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard)
@@ -106,9 +108,12 @@ class RATELearner(Learner):
                     self.optimizer.step()
                 norms.append(math.nan if norm is None else float(norm))
                 loss, right, count = loss + part.loss, right + part.right, count + part.steps
+                for name, value in part.auxiliary.items():
+                    auxiliary[name] = auxiliary.get(name, 0.0) + float(value.detach()) * part.steps
         check_weights(self.policy)
         self._between_updates(batch, progress)
         row: dict[str, float | None] = {"loss": loss / count, "accuracy": right / count}
+        row |= {f"auxiliary/{name}": total / count for name, total in auxiliary.items()}
         row |= {"gradient_norm": sum(norms) / len(norms), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if batch.action.is_floating_point():  # continuous actions are never exactly the recorded ones
             del row["accuracy"]
@@ -182,18 +187,18 @@ class RATELearner(Learner):
 
     def _losses(
         self, obs: Any, action: torch.Tensor, state: Any, first: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor | float]:
-        """[B, T] loss, [B, T] whether the action is the recorded one, the state afterwards, and the sum of auxiliary losses."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Any, dict[str, torch.Tensor]]:
+        """[B, T] loss, [B, T] whether the action is the recorded one, the state afterwards, and the auxiliary losses by name."""
         parameters, _, state, auxiliary = self.policy.unroll_with_losses(obs, action, state, first)
         mode = self.policy.head.mode(parameters.detach())
         same = (mode == action).flatten(first.dim()).all(-1) if mode.dim() > first.dim() else mode == action
-        return self.policy.head.imitation_loss(parameters, action), same.float(), state, sum(auxiliary.values())
+        return self.policy.head.imitation_loss(parameters, action), same.float(), state, auxiliary
 
     def _episodes(self, batch: Batch) -> Iterator[_Part]:
         """The whole batch as one part, with the gradient through all memory writes."""
         losses, hits, _, auxiliary = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
-        n = losses.numel()
-        yield _Part(losses.mean() + auxiliary, n * float(losses.detach().mean()), n * float(hits.mean()), n)
+        n, objective = losses.numel(), losses.mean() + sum(auxiliary.values())
+        yield _Part(objective, n * float(losses.detach().mean()), n * float(hits.mean()), n, auxiliary)
 
     def _segments(self, batch: Batch) -> Iterator[_Part]:
         """The k-th segments of all episodes as part k = 0, 1, ...; memory continues, its gradient ends."""
@@ -213,12 +218,13 @@ class RATELearner(Learner):
             losses, hits, state, auxiliary = self._losses(
                 obs, batch.action[0][index], state, batch.first[0][index] & inside
             )
-            objective = (losses * inside).sum() / inside.sum() + auxiliary
+            objective = (losses * inside).sum() / inside.sum() + sum(auxiliary.values())
             total, right = float((losses.detach() * inside).sum()), float((hits * inside).sum())
-            yield _Part(objective, total, right, int(inside.sum()))
+            yield _Part(objective, total, right, int(inside.sum()), auxiliary)
 
     def _between_updates(self, batch: Batch, progress: float) -> None:
-        generator = rng.generator(round(progress * 1e9), "between-updates", self.device)
+        seed = rng.counter_seed(self.seed, round(progress * 1e9))  # other noise in every update
+        generator = rng.generator(seed, "between-updates", self.device)
         self.policy.between_updates(batch.obs, batch.action, self.policy.initial_state(1), batch.first, generator)
 
 

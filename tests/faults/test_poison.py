@@ -140,7 +140,9 @@ def test_a_moment_that_is_nan_is_detected_in_the_weight_that_it_changes(make_lea
 
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("policy", ["rmt", "lstm"])
-def test_with_skip_nonfinite_a_rollout_is_skipped_and_the_run_continues(make_learner, value, policy, monkeypatch) -> None:
+def test_with_skip_nonfinite_a_rollout_is_skipped_and_the_run_continues(
+    make_learner, value, policy, monkeypatch
+) -> None:
     learner = make_learner("algo.skip_nonfinite=2", "env.length=500", f"policy={policy}")
     before = weights(learner)
     poison(learner, monkeypatch, 3, observation=value, reward=math.inf, rows=(1, 3))

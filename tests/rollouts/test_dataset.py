@@ -16,14 +16,14 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
-from rmt_rl.algos.rate import RATELearner
-from rmt_rl.rollouts.minari_reader import read_minari
 
 from rmt_rl import config
+from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_env
 from rmt_rl.rollouts.dataset import Dataset, Episode, spans
 from rmt_rl.rollouts.episodes import oracle_actor, record
+from rmt_rl.rollouts.minari_reader import read_minari
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from rmt_rl.rollouts.episodes import evaluate
-from rmt_rl.rollouts.statistics import Episodes, Score, format_score, success_interval
 
 from rmt_rl import config
 from rmt_rl.common import rng
@@ -17,6 +15,8 @@ from rmt_rl.envs.registry import make_from_config
 from rmt_rl.envs.tmaze.passive import DOWN, RIGHT, UP
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
+from rmt_rl.rollouts.episodes import evaluate
+from rmt_rl.rollouts.statistics import Episodes, Score, format_score, success_interval
 
 POLICIES = {
     "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
@@ -85,7 +85,7 @@ def test_the_scores_above_are_not_all_failures_of_one_length():
 
 
 def test_short_episodes_are_not_counted_twice():
-    """Forty rows end their short episodes long before the long ones; counting whatever ends first would be biased to short ones."""
+    """Forty rows end their short episodes first; counting whatever ends first would prefer short episodes."""
     n, env = 40, make_from_config(MIXED, 40)
     score = evaluate(Player(), env, n)
     base = rng.seed(0, "evaluate")

@@ -153,7 +153,7 @@ def test_the_end_of_a_run_on_an_object_prints_no_command_that_cannot_be_typed(tm
 
 
 def test_objects_that_make_no_environment_are_rejected(tmp_path):
-    with pytest.raises(ConfigError, match="expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv"):
+    with pytest.raises(ConfigError, match=r"expected a name, a dataclass of rmt_rl\.config, a TorchVectorEnv"):
         rmt_rl.train(env=3, root=tmp_path)
     with pytest.raises(ConfigError, match="returned a int; expected a TorchVectorEnv"):
         rmt_rl.train(env=lambda num_envs, device: 3, root=tmp_path, **TINY)

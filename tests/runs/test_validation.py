@@ -79,7 +79,12 @@ def test_evaluations_take_place_at_multiples_and_at_the_last_step(tmp_path):
     rmt_rl.train(root=tmp_path, **TINY, evaluate_every=300, callbacks=[record])
     assert [steps for hook, steps, _ in record.calls if hook == "evaluate"] == [384, 672, 960]
     assert not crossed_multiple(None, 0, 10)
-    assert [crossed_multiple(100, a, b) for a, b in ((0, 99), (0, 100), (99, 101), (100, 199))] == [False, True, True, False]
+    assert [crossed_multiple(100, a, b) for a, b in ((0, 99), (0, 100), (99, 101), (100, 199))] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_run_stops_when_until_success_is_reached_and_reports_why(tmp_path, capsys):
@@ -93,11 +98,13 @@ def test_a_run_stops_when_until_success_is_reached_and_reports_why(tmp_path, cap
 
 
 def test_until_needs_evaluations_and_a_task_that_reports_success(tmp_path):
-    with pytest.raises(ConfigError, match="until.success=0.9: needs evaluations during training; give evaluate_every"):
+    with pytest.raises(
+        ConfigError, match=r"until\.success=0\.9: needs evaluations during training; give evaluate_every"
+    ):
         rmt_rl.train(root=tmp_path, **TINY, **{"until.success": 0.9})
     options = TINY | {"env": "gym", "env.id": "CartPole-v1", "policy": "lstm", "policy.width": 8}
     del options["env.length"]
-    with pytest.raises(ConfigError, match="env=gym reports no success; use until.mean_return"):
+    with pytest.raises(ConfigError, match=r"env=gym reports no success; use until\.mean_return"):
         rmt_rl.train(root=tmp_path, **options, evaluate_every=96, **{"until.success": 0.9})
     result = rmt_rl.train(root=tmp_path, **options, evaluate_every=96, **{"until.mean_return": 1.0})
     assert result.summary["stopped"] == "until.mean_return=1.0 reached"
