@@ -37,8 +37,8 @@ TMAZE = ["env=tmaze", "env.min_length=5", "env.length=80", "algo.rollout=96", "s
 
 
 def tmaze(policy: str, seed: int, params: int, extra: list[str], root: Path) -> dict[str, float]:
-    given = [f"policy={policy}", f"policy.params={params}", f"seed={seed}", "evaluate_episodes=10", *extra]
-    run = parse(with_overrides(TMAZE, given))
+    given = [f"policy={policy}", f"policy.params={params}", f"seed={seed}", *extra]
+    run = parse(with_overrides([*TMAZE, "evaluate_episodes=10"], given))
     result = train(run, root=root)
     row = {"steps/s": result.summary["steps_per_cpu_s"]}
     for length, episodes in ((80, 400), (1_000, 200), (100_000, 32)):

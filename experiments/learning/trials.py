@@ -40,7 +40,7 @@ BANDIT = ["env=bandit"]
 
 def agent(arguments: list[str], seed: int, extra: list[str], root: Path) -> tuple[Any, ActorCritic, dict[str, Any]]:
     """The run, its final policy, and what it cost."""
-    run = parse(with_overrides(arguments, [f"seed={seed}", "evaluate_episodes=64", "run=trials", *extra]))
+    run = parse(with_overrides([*arguments, "evaluate_episodes=64"], [f"seed={seed}", "run=trials", *extra]))
     result = train(run, root=root)
     if result.summary["interrupted"]:
         raise SystemExit(130)
