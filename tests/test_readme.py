@@ -1,6 +1,10 @@
-"""What the README shows works as it is written."""
+"""The README and the pages of docs/ work as they are written: every Python example runs, every command is accepted.
+
+docs/extending.md has tests of its own, in test_extending.py.
+"""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,60 +12,102 @@ from pathlib import Path
 import pytest
 
 from rmt_rl import export
-from rmt_rl.config.cli import parse
+from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
 
 ROOT = Path(__file__).parent.parent
-README, USING = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/using.md"))
-EXAMPLES = re.findall(r"```python\n(.*?)```", README + USING, re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+PARSERS = {
+    "train": parse,
+    "evaluate": parse_evaluate,
+    "play": parse_play,
+    "collect": parse_collect,
+    "export": parse_export,
+}
+#: What an example prints, by its page and its place on it.
+OUTPUTS = {
+    "README.md 0": r".*\nruns/tmaze-rmt-ppo-s0(-\d+)? [\d.]+ -?[\d.]+\n",
+    "README.md 1": r"\d+ of 20 episodes solved\n",
+    "README.md 2": r".*\nmlp: success [\d.]+ \([\d., ]+\), \d+ steps/CPU-s\n",
+    "torchrl.md 0": r"([^\n]*'loss_critic'[^\n]*\n){2}",
+    "using.md 0": r"tensor\(\[\d, \d, \d, \d\]\)\n",
+    "faq.md 0": "",
+    "faq.md 1": "",
+}
+
+
+def blocks(kind: str) -> dict[str, str]:
+    """The code blocks of all pages, by page and number."""
+    return {
+        f"{name} {number}": block
+        for name, text in PAGES.items()
+        if name != "extending.md"
+        for number, block in enumerate(re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL))
+    }
+
+
+def commands() -> list[str]:
+    """The commands of rmt_rl in all pages, in blocks and between backticks, without comments and placeholders."""
+    lines = [line for block in blocks("sh").values() for line in block.splitlines()]
+    for name, text in PAGES.items():
+        if name != "extending.md":
+            lines += [" ".join(line.split()) for line in re.findall(r"`(python -m rmt_rl\.[^`]*)`", text)]
+    lines = [re.sub(r'^make train ARGS="(.*?)"', r"python -m rmt_rl.train \1", line) for line in lines]
+    found = {line.partition(" #")[0].strip() for line in lines if re.match(r"python -m rmt_rl\.\w+ \S", line)}
+    return sorted(line for line in found if not re.search(r"\.check|--help|resume=|\.\.\.", line))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the run lies that the examples load."""
+    """A folder with the run that the examples load, and its export."""
     folder = tmp_path_factory.mktemp("readme")
-    train(parse(["algo.num_envs=8", "algo.minibatches=1", "steps=1", "evaluate_episodes=1"]), folder / "runs")
+    config = parse(["algo.num_envs=8", "algo.minibatches=1", "steps=1", "evaluate_episodes=1"])
+    run = train(config, root=folder / "runs").folder
+    assert export.main([f"policy={run}", "num_envs=4"]) == 0
     return folder
 
 
-def output(example, folder):
-    done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=120)
+SLOW = {"README.md 2"}  # trains four policies
+EXAMPLES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in blocks("python")]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_python_example_runs(name, folder):
+    """As written, but with fewer steps of training."""
+    if name.startswith("torchrl"):
+        pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
+    example = re.sub(r"steps=[\d_]+", "steps=512, evaluate_episodes=4", blocks("python")[name])
+    done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert re.fullmatch(OUTPUTS[name], done.stdout, re.DOTALL), done.stdout
 
 
-def test_the_python_example_runs_as_written(folder):
-    assert re.fullmatch(r"\d+ of \d+ episodes solved\n", output(EXAMPLES[0], folder))
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_accepted(command):
+    module, *arguments = shlex.split(command)[2:]
+    PARSERS[module.removeprefix("rmt_rl.")]([re.sub("[<>]", "", argument) for argument in arguments])
 
 
-def test_the_torchrl_example_runs_as_written(folder):
-    pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
-    assert output(EXAMPLES[1], folder).count("loss_critic") == 2
+def test_every_script_that_is_named_exists():
+    scripts = {path for text in PAGES.values() for path in re.findall(r"experiments/[\w/]+\.(?:py|jsonl)", text)}
+    scripts |= set(re.findall(r"experiments/[\w/]+\.py", (ROOT / "Makefile").read_text()))
+    assert len(scripts) > 10
+    assert [path for path in sorted(scripts) if not (ROOT / path).is_file()] == []
 
 
-def test_an_exported_step_runs_as_written(folder):
-    assert export.main([f"policy={folder}/runs/minigrid-memory-rmt-ppo-s0", "num_envs=4"]) == 0
-    assert re.fullmatch(r"tensor\(\[\d, \d, \d, \d\]\)\n", output(EXAMPLES[2], folder))
+@pytest.mark.parametrize("name", PAGES)
+def test_every_linked_page_and_picture_exists(name):
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\((?!http)([^)#]+)", PAGES[name]):
+        assert (folder / link).is_file(), link
 
 
-def test_every_python_example_is_run_here():
-    assert len(EXAMPLES) == 3
+def test_every_page_is_linked_from_the_readme():
+    assert [name for name in PAGES if name != "README.md" and f"(docs/{name})" not in README] == []
 
 
-def test_the_train_commands_are_understood():
-    commands = re.findall(r'make train ARGS="(.*?)"', README)
-    assert len(commands) >= 4
-    for command in commands:
-        parse(command.split())
-
-
-def test_the_picture_and_every_linked_page_exist():
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).is_file(), link
-
-
-def test_every_policy_and_task_is_in_the_tables():
-    for group in ("policy", "env"):
-        for name in GROUPS[group]:
-            assert f"`{name}`" in README, name
+@pytest.mark.parametrize(("group", "page"), [("policy", "policies.md"), ("env", "tasks.md")])
+def test_every_policy_and_task_has_its_place_in_the_docs(group, page):
+    assert [name for name in GROUPS[group] if f"`{name}`" not in PAGES[page]] == []
