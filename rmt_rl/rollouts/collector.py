@@ -84,9 +84,11 @@ class Collector:
         rows, ended = [], []
         nonfinite: str | None = None
         for step in range(steps):
+            # act
             obs, first = self.obs, self.first
             action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)
             self.obs, reward, terminated, truncated, info = self.env.step(action)
+            # check what the environment returned
             found = first_nonfinite("observation", self.obs) or first_nonfinite("reward", reward.float())
             if not found and bool(truncated.any()):
                 found = first_nonfinite("last observation", info["final_obs"])
@@ -96,11 +98,13 @@ class Collector:
                     raise NotFinite(f"{nonfinite}: the environment returned it; no optimizer step was made with it")
                 # the rollout is discarded, but memory and the next actions need finite numbers
                 self.obs, reward = map_obs(finite, self.obs), finite(reward)
+            # record the step; the next one begins an episode where this one ended it
             self.first = terminated | truncated
             final_value = self._final_value(info, truncated)
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
             ended.append(self._count(reward, info.get("episode_over", self.first), info))
-        after = self.policy.value(self.obs, self.state)  # unused in rows whose episode ended
+        # stack the steps to [B, T]; the value after the last step is unused in rows whose episode ended
+        after = self.policy.value(self.obs, self.state)
         obs_list, *columns = zip(*rows, strict=True)
         action, log_prob, value, reward, terminated, truncated, first, final_value = (
             torch.stack(c, dim=1) for c in columns

@@ -78,6 +78,7 @@ class Dataset:
         self.folder = tempfile.mkdtemp(prefix="rmt_rl-")
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self.folder))
+        # write the episodes in chunks, and note length and return of each
         lengths: list[int] = []
         totals, low, high = [], [], []
         waiting, count = [], 0
@@ -105,6 +106,7 @@ class Dataset:
                 waiting, count = [], 0
         if waiting:
             self._write(waiting)
+        # index of the episodes, and the range of returns to go
         self.length = torch.tensor(lengths)
         self.begin = self.length.cumsum(0) - self.length
         self.total = torch.tensor(totals, dtype=torch.float64)

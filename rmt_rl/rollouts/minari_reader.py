@@ -34,6 +34,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
 
     # minari decodes pictures with Pillow, which runs Ghostscript on PostScript
     EpsImagePlugin.gs_binary = False
+    # find the dataset and read its metadata
     path = None
     try:
         path = Path(data) if Path(data).is_dir() else Path(minari.storage.get_dataset_path(data))
@@ -48,6 +49,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
         raise ConfigError(
             f"data={data}: metadata.json lacks {missing[0] if isinstance(metadata, dict) else 'everything'}"
         )
+    # translate its spaces, and compare them with the task
     try:
         storage = MinariStorage.read(path)
         translated = Translation(storage.observation_space)
@@ -125,6 +127,8 @@ def _local() -> str:
 def _checked(
     raw: dict[str, Any], translated: Translation, recorded: spaces.Space[Any], actions: spaces.Space[Any], where: str
 ) -> Episode:
+    """The episode with every field checked; raises ConfigError."""
+    # rewards, which define the number of steps
     reward = np.asarray(raw["rewards"])
     if reward.dtype.kind not in "biuf":
         raise ConfigError(f"{where}: rewards are of type {reward.dtype}; expected real numbers")
@@ -137,10 +141,12 @@ def _checked(
     if not np.isfinite(reward).all():
         at = int(np.flatnonzero(~np.isfinite(reward))[0])
         raise ConfigError(f"{where}: rewards: step {at} is {reward[at]}; expected finite numbers")
+    # ends
     for name in ("terminations", "truncations"):
         flags = np.asarray(raw[name])
         if flags.shape != (T,) or flags[:-1].any():
             raise ConfigError(f"{where}: {name}: expected {T} flags of which only the last may be true")
+    # observations
     obs = translated(raw["observations"])
     parts = obs if isinstance(obs, dict) else {"": obs}
     known = translated.space.spaces if isinstance(translated.space, spaces.Dict) else {"": translated.space}
@@ -158,6 +164,7 @@ def _checked(
         if lowest is not None and not (inside := (value >= lowest) & (value <= highest)).all():
             at = int(np.flatnonzero(~inside.reshape(T + 1, -1).all(1))[0])
             raise ConfigError(f"{where}: {field}: step {at} is outside {known[name]}")
+    # actions
     action = np.asarray(raw["actions"])
     if action.shape != (T, *(actions.shape or ())):
         raise ConfigError(f"{where}: actions have shape {action.shape}; expected {(T, *(actions.shape or ()))}")

@@ -90,11 +90,8 @@ class Score:
                 values["successes"] = [bool(success) for success in self.each.success.tolist()]
         return values
 
-    def better_than(self, other: Score | None) -> bool:
-        """Whether the success rate is higher, or the mean return where success is not reported or equal."""
-        return other is None or self.rank() > other.rank()
-
     def rank(self) -> tuple[float, float]:
+        """For comparisons: by success, then by mean return; without reported success by mean return alone."""
         return (-math.inf if self.success is None else self.success, self.mean_return)
 
 

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 class TorchRLEnv(EnvBase):
     """The B rows of one of our environments as a torchrl environment of batch size [B].
 
-    observation: as the environment gives it; the entries of a Dict are nested, ("observation", key)
+    observation: as the environment returns it; the entries of a Dict are nested, ("observation", key)
     action: [B] or [B, ...]; whole numbers for Discrete and MultiDiscrete
     reward: [B, 1] float32
     terminated, truncated, done: [B, 1] bool
@@ -38,7 +38,7 @@ class TorchRLEnv(EnvBase):
     """
 
     def __init__(self, env: TorchVectorEnv) -> None:
-        require_type(env, TorchVectorEnv, "rmt_rl.make_env gives")
+        require_type(env, TorchVectorEnv, "rmt_rl.make_env returns")
         super().__init__(device=env.device, batch_size=torch.Size([env.num_envs]))
         self._env = env
         self._seed: int | None = None
@@ -100,10 +100,10 @@ class FromTorchRL(TorchVectorEnv):
     measure = "return"  # torchrl environments report no success
 
     def __init__(self, env: EnvBase) -> None:
-        require_type(env, EnvBase, "torchrl.envs.SerialEnv(rows, make) gives")
+        require_type(env, EnvBase, "torchrl.envs.SerialEnv(rows, make) returns")
         if len(env.batch_size) != 1:
             raise ConfigError(
-                f"batch size {tuple(env.batch_size)}: expected one axis of rows, as torchrl.envs.SerialEnv(rows, make) gives"
+                f"batch size {tuple(env.batch_size)}: expected one axis of rows, as torchrl.envs.SerialEnv(rows, make) returns"
             )
         self._keys = {".".join(_path(key)): key for key in env.full_observation_spec.keys(True, True)}
         entries = {name: _space(env.full_observation_spec[key], name) for name, key in self._keys.items()}

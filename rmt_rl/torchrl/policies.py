@@ -48,7 +48,7 @@ class TorchRLPolicy(TensorDictModuleBase):
     """
 
     def __init__(self, policy: ActorCritic) -> None:
-        require_type(policy, ActorCritic, "rmt_rl.load_policy gives")
+        require_type(policy, ActorCritic, "rmt_rl.load_policy returns")
         super().__init__()
         self.policy = policy
         space = policy.spec.observation_space
