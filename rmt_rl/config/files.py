@@ -140,7 +140,7 @@ def plain_value(text: str) -> Any:
     exponent = re.compile(r"[-+]?((\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|\.?(?i:nan|inf))$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789nNiI"))
     try:
-        value = yaml.load(text, Loader)  # a SafeLoader
+        value = Loader(text).get_single_data()  # what yaml.load(text, Loader) does; Loader is a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(text) from error
     if _has_glued_key(value):

@@ -82,7 +82,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu", option: st
         spec = PolicySpec.from_json(saved)
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
     check_backend(spec.policy, device)
     try:

@@ -1,6 +1,5 @@
-"""A saved policy acts as before, and a damaged one is refused in one line that names the file."""
+"""A saved policy acts as before. A damaged one is rejected with one line that names the file."""
 
-import dataclasses
 import json
 import shutil
 import struct
@@ -13,9 +12,10 @@ from gymnasium import spaces
 from rmt_rl import config
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_from_config
-from rmt_rl.policies.actor_critic import ActorCritic, policy_spec
+from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import env_config, load_policy, policy_folder, save_policy
 from rmt_rl.policies.spaces import from_json, to_json
+from rmt_rl.policies.spec import PolicySpec, make_spec
 
 POLICIES = {
     "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
@@ -37,13 +37,7 @@ TASK = config.TMazeConfig(length=9, min_length=2)
 
 
 def make_policy(policy_name="rmt", observation_name="Box", action_name="Discrete", seed=0):
-    spec = {
-        "policy": dataclasses.asdict(POLICIES[policy_name]),
-        "observation_space": to_json(OBSERVATIONS[observation_name]),
-        "action_space": to_json(ACTIONS[action_name]),
-        "env": dataclasses.asdict(TASK),
-        "memory": dataclasses.asdict(config.MemoryConfig()),
-    }
+    spec = PolicySpec(POLICIES[policy_name], OBSERVATIONS[observation_name], ACTIONS[action_name], TASK)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = ActorCritic(spec)
@@ -54,7 +48,7 @@ def make_policy(policy_name="rmt", observation_name="Box", action_name="Discrete
 
 def play(policy, steps=9, rows=3):
     """Sampled and greedy actions and values along a few steps, with resets."""
-    space, generator = from_json(policy.spec["observation_space"]), torch.Generator().manual_seed(0)
+    space, generator = policy.spec.observation_space, torch.Generator().manual_seed(0)
     space.seed(0)
 
     def observe():
@@ -83,17 +77,14 @@ def folder(tmp_path):
     return tmp_path / "policy"
 
 
-def refusal(path):
-    """What load_policy says, which is one line that names the file or folder."""
+def rejection(path):
+    """The message of load_policy: one line."""
     with pytest.raises(ConfigError) as caught:
         load_policy(path)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 400 + len(str(path))
     return message
-
-
-# --------------------------------------------------------------------------------------------------------- round trip
 
 
 @pytest.mark.parametrize("policy_name", POLICIES)
@@ -105,12 +96,12 @@ def test_a_loaded_policy_acts_as_the_saved_one_bit_for_bit(policy_name, observat
     loaded = load_policy(tmp_path)
     assert same(play(loaded), play(policy))
     assert not same(play(make_policy(policy_name, observation_name, action_name, seed=1)), play(policy))
-    assert loaded.spec == json.loads(json.dumps(policy.spec))
+    assert loaded.spec.to_json() == json.loads(json.dumps(policy.spec.to_json()))
     assert not loaded.training
 
 
-def test_infinite_bounds_survive(folder):
-    space = from_json(load_policy(folder).spec["observation_space"])
+def test_infinite_bounds_are_kept(folder):
+    space = load_policy(folder).spec.observation_space
     assert space == OBSERVATIONS["Box"]
     assert "Infinity" not in (folder / "config.json").read_text(), "JSON has no infinity"
 
@@ -129,56 +120,56 @@ def test_infinite_bounds_survive(folder):
         spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Dict({"x.y": spaces.MultiBinary((3,))})}),
     ],
 )
-def test_every_space_survives_json(space):
+def test_every_space_is_restored_from_json(space):
     again = from_json(json.loads(json.dumps(to_json(space), allow_nan=False)))
     assert again == space
-    if isinstance(space, spaces.Box):  # whose == lets small differences of the bounds pass
+    if isinstance(space, spaces.Box):  # its == ignores small differences of the bounds
         assert np.array_equal(again.low, space.low)
         assert np.array_equal(again.high, space.high)
 
 
-def test_the_run_folder_is_as_good_as_its_policy_folder(folder):
+def test_the_folder_of_a_run_works_like_its_policy_folder(folder):
     assert policy_folder(folder.parent) == policy_folder(folder) == folder
     assert same(play(load_policy(folder.parent)), play(load_policy(str(folder))))
 
 
-def test_the_task_comes_back_with_the_policy(folder):
+def test_the_task_is_saved_with_the_policy(folder):
     assert env_config(load_policy(folder)) == TASK
 
 
-def test_the_folder_is_what_huggingface_hub_reads(folder):
+def test_huggingface_hub_can_read_the_folder(folder):
     assert same(play(ActorCritic.from_pretrained(folder)), play(load_policy(folder)))
 
 
-def test_the_code_on_its_card_runs(tmp_path):
+def test_the_code_on_the_model_card_runs(tmp_path):
     env = make_from_config(TASK, 1)
-    save_policy(ActorCritic(policy_spec(env, TASK, POLICIES["rmt"])), tmp_path)
+    save_policy(ActorCritic(make_spec(env, TASK, POLICIES["rmt"])), tmp_path)
     card = (tmp_path / "README.md").read_text()
     played: dict = {}
     exec(card.partition("```python\n")[2].partition("```")[0].replace("<this folder>", str(tmp_path)), played)
     assert played["first"].shape == (16,) and "[More Information Needed]" not in card
 
 
-def test_saving_again_replaces_what_was_there(folder):
+def test_saving_again_replaces_the_policy(folder):
     other = make_policy(seed=1)
     save_policy(other, folder)
     assert same(play(load_policy(folder)), play(other))
 
 
-def test_every_weight_comes_from_the_file_and_none_from_chance(folder):
+def test_every_weight_comes_from_the_file(folder):
     expected = make_policy().state_dict()
     loaded = load_policy(folder).state_dict()
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
-def test_loading_leaves_the_global_stream_alone(folder):
+def test_loading_does_not_use_the_global_generator(folder):
     before = torch.get_rng_state()
     load_policy(folder)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_nothing_in_the_folder_can_run_code(folder):
+def test_no_file_in_the_folder_can_run_code(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"config.json", "model.safetensors"} <= {path.name for path in files}
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
@@ -198,76 +189,76 @@ def test_a_pickle_in_place_of_the_weights_is_not_opened(folder):
             return (pytest.fail, ("the pickle ran",))
 
     torch.save(Bomb(), folder / "bomb.pt")
-    with pytest.raises(pytest.fail.Exception):  # so the bomb is live
+    with pytest.raises(pytest.fail.Exception):  # the pickle does run code
         torch.load(folder / "bomb.pt", weights_only=False)
     shutil.move(folder / "bomb.pt", folder / "model.safetensors")
-    assert str(folder / "model.safetensors") in refusal(folder)
-
-
-# ------------------------------------------------------------------------------------------------------------ damage
+    assert str(folder / "model.safetensors") in rejection(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    assert str(tmp_path / "nowhere") in refusal(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in rejection(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(name, folder):
     (folder / name).unlink()
-    message = refusal(folder)
+    message = rejection(folder)
     assert str(folder) in message
     assert name in message
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_truncated_weights_are_refused(share, folder):
+def test_truncated_weights_are_rejected(share, folder):
     path = folder / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    assert str(path) in refusal(folder)
+    assert str(path) in rejection(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 500, b"{}", b"\x00" * 500])
-def test_weights_that_are_no_weights_are_refused(content, folder):
+def test_an_invalid_weight_file_is_rejected(content, folder):
     path = folder / "model.safetensors"
     path.write_bytes(content)
-    assert str(path) in refusal(folder)
+    assert str(path) in rejection(folder)
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "null", "3", '"spec"', "{}", '{"spec": null}', '{"spec": []}', "[" * 100_000, "\x00", "\udcff"],
 )
-def test_a_description_that_is_none_is_refused(content, folder):
+def test_an_invalid_description_is_rejected(content, folder):
     path = folder / "config.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
-    assert str(path) in refusal(folder)
+    assert str(path) in rejection(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_one_flipped_bit_is_noticed(name, folder):
+def test_one_flipped_bit_is_detected(name, folder):
     path = folder / name
     content = bytearray(path.read_bytes())
     for place in range(len(content) // 2, len(content), len(content) // 20):
         flipped = bytearray(content)
         flipped[place] ^= 1
         path.write_bytes(flipped)
-        assert str(path) in refusal(folder) or str(folder / "model.safetensors") in refusal(folder)
+        assert str(path) in rejection(folder) or str(folder / "model.safetensors") in rejection(folder)
     path.write_bytes(content)
     load_policy(folder)
     (folder / "sha256.json").unlink()  # as from push_to_hub
     load_policy(folder)
 
 
-def test_a_change_by_hand_is_told_how_to_be_accepted(folder):
+def test_the_error_for_an_edited_file_names_the_remedy(folder):
     file = folder / "config.json"
     file.write_text(file.read_text() + " ")
-    assert f"{file}: is not what was saved (sha256); if you changed it yourself, remove sha256.json" in refusal(folder)
+    assert (
+        f"{file}: was changed after it was saved (sha256); if you changed it yourself, remove sha256.json"
+        in rejection(folder)
+    )
     (folder / "sha256.json").write_text("[]")
-    assert "sha256.json: is damaged" in refusal(folder)
+    assert "sha256.json: is damaged" in rejection(folder)
 
 
-def test_saving_into_a_folder_leaves_what_else_is_there(folder):
+def test_saving_keeps_other_files_of_the_folder(folder):
     (folder / "notes.txt").write_text("mine")
     save_policy(make_policy("lstm"), folder)
     load_policy(folder)
@@ -276,10 +267,10 @@ def test_saving_into_a_folder_leaves_what_else_is_there(folder):
 
 
 @pytest.mark.parametrize("other", ["rmt-gate", "lstm", "gru", "mlp"])
-def test_the_description_of_another_architecture_is_refused(other, folder, tmp_path):
+def test_the_description_of_another_architecture_is_rejected(other, folder, tmp_path):
     save_policy(make_policy(other), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "config.json", folder / "config.json")
-    assert str(folder / "model.safetensors") in refusal(folder)
+    assert str(folder / "model.safetensors") in rejection(folder)
 
 
 def change(folder, path, value):
@@ -347,9 +338,9 @@ def change(folder, path, value):
         (["action_space"], {"type": "multi_binary", "shape": [4]}),
     ],
 )
-def test_nonsense_in_the_description_is_refused(path, value, folder):
+def test_an_invalid_value_in_the_description_is_rejected(path, value, folder):
     change(folder, path, value)
-    assert str(folder) in refusal(folder)
+    assert str(folder) in rejection(folder)
 
 
 @pytest.mark.parametrize(
@@ -361,21 +352,21 @@ def test_nonsense_in_the_description_is_refused(path, value, folder):
         (["observation_space"], {"type": "box", "shape": [3], "dtype": "uint8", "low": -1, "high": 300}),
     ],
 )
-def test_nonsense_of_another_kind_is_refused_too(path, value, folder):
+def test_an_invalid_space_in_the_description_is_rejected(path, value, folder):
     change(folder, path, value)
-    assert str(folder) in refusal(folder)
+    assert str(folder) in rejection(folder)
 
 
-def test_a_folder_in_place_of_a_file_is_refused(folder):
+def test_a_folder_in_place_of_a_file_is_rejected(folder):
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
-    assert str(folder) in refusal(folder)
+    assert str(folder) in rejection(folder)
 
 
 @pytest.mark.parametrize(
     ("device", "message"),
     [("cud", "device=cud: expected cpu, cuda, cuda:N or auto"), ("cuda:99", "device=cuda:99: this machine has")],
 )
-def test_a_device_that_is_not_there_is_named(tmp_path, device, message):
+def test_a_missing_device_is_named(tmp_path, device, message):
     with pytest.raises(ConfigError, match=message):
         load_policy(tmp_path, device)
