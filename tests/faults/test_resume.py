@@ -1,5 +1,6 @@
-"""Runs that were killed, stopped or refused by the disk go on to the same bits."""
+"""Runs that were killed, stopped or hit a full disk resume to the same bits."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -16,14 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmt_rl.algos.ppo import Online
-from rmt_rl.algos.rate import RATE
+from rmt_rl.algos.ppo import PPOLearner
+from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.common.files import _sum
+from rmt_rl.common.files import sha256
 from rmt_rl.config.cli import parse
 from rmt_rl.runs.checkpoints import KEPT, Checkpoints, _dump, _pack, _signed, _unpack
 from rmt_rl.runs.metrics import Metrics
-from rmt_rl.train import begin, train
+from rmt_rl.runs.setup import setup_run
+from rmt_rl.train import train
 
 TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]
 PPO = [*TINY, "steps=1000", "checkpoint_steps=200"]
@@ -45,20 +47,20 @@ RUNS = {
 
 
 class Killed(Exception):
-    """Stands for a process that is gone."""
+    """Stands for the death of the process."""
 
 
 def die_after(monkeypatch, updates):
-    """The next run is gone after so many updates."""
-    for learner in (Online, RATE):
-        learn, left = learner.learn, itertools.count(updates, -1)
+    """The next run dies after so many updates."""
+    for learner in (PPOLearner, RATELearner):
+        collect, remaining = learner.collect, itertools.count(updates, -1)
 
-        def dying(self, progress, learn=learn, left=left):
-            if next(left) <= 0:
+        def dying(self, progress, collect=collect, remaining=remaining):
+            if next(remaining) <= 0:
                 raise Killed
-            return learn(self, progress)
+            return collect(self, progress)
 
-        monkeypatch.setattr(learner, "learn", dying)
+        monkeypatch.setattr(learner, "collect", dying)
 
 
 def metrics(folder):
@@ -76,53 +78,50 @@ def assert_same_run(left: Path, right: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_died_goes_on_to_the_same_bits(name, tmp_path, monkeypatch) -> None:
-    """Twice: between two checkpoints, and again; what came after the checkpoint is done again and logged once."""
-    train(parse([*RUNS[name], "run=whole"]), tmp_path)
+def test_a_run_that_died_resumes_to_the_same_bits(name, tmp_path, monkeypatch) -> None:
+    """It dies twice between checkpoints. Updates after the checkpoint are repeated and logged once."""
+    train(parse([*RUNS[name], "run=whole"]), root=tmp_path)
     run = parse([*RUNS[name], "run=killed"])
     for updates in (4, 2):
         with monkeypatch.context() as patch:
             die_after(patch, updates)
             with pytest.raises(Killed):
-                train(run, tmp_path)
-        torch.manual_seed(updates)  # nothing comes from the streams of the process
+                train(run, root=tmp_path)
+        torch.manual_seed(updates)  # no random number comes from global generators
         run = parse([f"resume={tmp_path / 'killed'}"])
-    train(run, tmp_path)
+    train(run, root=tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("name", ["rmt", "lstm", "rate"])
-def test_what_is_put_back_is_what_was_taken(name) -> None:
-    def learner():
-        run, env, policy, data = begin(parse(RUNS[name]), torch.device("cpu"))
-        return Online(run, env, policy) if data is None else RATE(policy, run.algo, data, run.seed, torch.device("cpu"))
-
-    one, other = learner(), learner()
+def test_a_restored_learner_has_the_saved_state(name, tmp_path) -> None:
+    with contextlib.ExitStack() as stack:
+        one, other = (setup_run(parse([*RUNS[name], f"run={run}"]), tmp_path, stack).learner for run in "ab")
     for _ in range(3):
-        one.learn(0.5)
+        one.update(one.collect(0.5), 0.5)
     text, tensors = _pack(one.state_dict())
     other.load_state_dict(_unpack(json.loads(text), tensors))
     again, found = _pack(other.state_dict())
     assert text == again and tensors.keys() == found.keys()
     assert all(torch.equal(tensors[key], found[key]) for key in tensors)
-    assert [o.learn(0.5)[1] for o in (one,)] == [o.learn(0.5)[1] for o in (other,)]
+    assert one.update(one.collect(0.5), 0.5) == other.update(other.collect(0.5), 0.5)
 
 
-def test_saving_more_often_changes_nothing(tmp_path) -> None:
-    train(parse([*RUNS["rmt"], "run=often"]), tmp_path)
-    train(parse([*MAZE, *TINY, "steps=1000", *RUNS["rmt"][-3:], "checkpoint_steps=null", "run=never"]), tmp_path)
+def test_more_checkpoints_do_not_change_a_run(tmp_path) -> None:
+    train(parse([*RUNS["rmt"], "run=often"]), root=tmp_path)
+    train(parse([*MAZE, *TINY, "steps=1000", *RUNS["rmt"][-3:], "checkpoint_steps=null", "run=never"]), root=tmp_path)
     assert metrics(tmp_path / "often") == metrics(tmp_path / "never")
 
 
-def test_an_environment_that_hides_its_state_begins_anew_and_says_so(tmp_path, monkeypatch, capsys) -> None:
+def test_an_environment_without_a_state_restarts_its_episodes_and_prints_it(tmp_path, monkeypatch, capsys) -> None:
     with monkeypatch.context() as patch:
         die_after(patch, 4)
         with pytest.raises(Killed):
-            train(parse(["env=gym", *PPO, "run=a"]), tmp_path)
+            train(parse(["env=gym", *PPO, "run=a"]), root=tmp_path)
     manifest = json.loads((tmp_path / "a/checkpoints/step-288/manifest.json").read_text())
     assert manifest["resume"] == "from_reset"
     capsys.readouterr()
-    train(parse([f"resume={tmp_path / 'a'}"]), tmp_path)
+    train(parse([f"resume={tmp_path / 'a'}"]), root=tmp_path)
     assert "(resume: from_reset)" in capsys.readouterr().out
     assert [row["steps"] for row in metrics(tmp_path / "a")] == list(range(96, 1057, 96))
 
@@ -133,31 +132,31 @@ def stopped(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         die_after(patch, 8)
         with pytest.raises(Killed):
-            train(parse([*RUNS["mlp"], "run=a"]), tmp_path)
+            train(parse([*RUNS["mlp"], "run=a"]), root=tmp_path)
     return tmp_path / "a"
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(stopped, capsys) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(stopped, capsys) -> None:
     before = stopped.with_name("whole")
-    train(parse([*RUNS["mlp"], "run=whole"]), stopped.parent)
+    train(parse([*RUNS["mlp"], "run=whole"]), root=stopped.parent)
     assert sorted(os.listdir(stopped / "checkpoints")) == ["step-480", "step-672"]
     file = stopped / "checkpoints/step-672/state.safetensors"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     capsys.readouterr()
-    train(parse([f"resume={stopped}"]), stopped.parent)
+    train(parse([f"resume={stopped}"]), root=stopped.parent)
     out = capsys.readouterr().out
     assert "not used: checkpoints/step-672: state.safetensors is not what was written (sha256)" in out
-    assert "going on from checkpoints/step-480" in out
+    assert "continuing from checkpoints/step-480" in out
     assert_same_run(before, stopped)
 
 
-def test_with_nothing_whole_left_it_stops_and_names_all(stopped) -> None:
+def test_without_a_complete_checkpoint_the_error_names_all(stopped) -> None:
     for step in (480, 672):
         (stopped / f"checkpoints/step-{step}/manifest.json").unlink()
     with pytest.raises(
-        ConfigError, match=r"nothing whole to go on from: .*step-672: manifest.json is missing; .*step-480"
+        ConfigError, match=r"no complete checkpoint to resume from: .*step-672: manifest.json is missing; .*step-480"
     ):
         train(parse([f"resume={stopped}"]))
     shutil.rmtree(stopped / "checkpoints")
@@ -165,8 +164,8 @@ def test_with_nothing_whole_left_it_stops_and_names_all(stopped) -> None:
         train(parse([f"resume={stopped}"]))
 
 
-def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"seed=1: a run is resumed as it was configured"):
+def test_the_error_for_a_run_that_cannot_be_resumed_names_the_reason(stopped, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"seed=1: a run is resumed with its own configuration"):
         parse([f"resume={stopped}", "seed=1"])
     with pytest.raises(ConfigError, match=r"no such folder; expected the folder of a run"):
         parse([f"resume={tmp_path / 'nowhere'}"])
@@ -182,12 +181,12 @@ def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> No
     rows = (stopped / "metrics.jsonl").read_bytes()
     (stopped / "metrics.jsonl").write_bytes(rows[:100])
     with pytest.raises(
-        ConfigError, match=r"metrics.jsonl: has 100 bytes, and had [\d,]+ at checkpoints/step-672; put it back"
+        ConfigError, match=r"metrics.jsonl: has 100 bytes, and had [\d,]+ at checkpoints/step-672; restore it"
     ):
         train(parse([f"resume={stopped}"]))
     (stopped / "metrics.jsonl").write_bytes(rows)
     (stopped / "result.json").write_text("[1")
-    with pytest.raises(ConfigError, match=r"result.json: is damaged \(JSONDecodeError\); remove it to go on"):
+    with pytest.raises(ConfigError, match=r"result.json: is damaged \(JSONDecodeError\); remove it to resume the run"):
         train(parse([f"resume={stopped}"]))
     (stopped / "result.json").unlink()
     train(parse([f"resume={stopped}"]))
@@ -195,61 +194,59 @@ def test_what_cannot_be_resumed_is_said_in_one_sentence(stopped, tmp_path) -> No
         train(parse([f"resume={stopped}"]))
 
 
-def test_other_data_are_refused(tmp_path, monkeypatch) -> None:
+def test_other_data_are_rejected(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         die_after(patch, 4)
         with pytest.raises(Killed):
-            train(parse([*RUNS["rate"], "run=a"]), tmp_path)
+            train(parse([*RUNS["rate"], "run=a"]), root=tmp_path)
     text = (tmp_path / "a/config.yaml").read_text()
     (tmp_path / "a/config.yaml").write_text(
         text.replace("seed: 0", "seed: 1")
-    )  # of which the oracle's episodes are drawn
-    with pytest.raises(ConfigError, match="the episodes are not those with which the run began"):
+    )  # which also seeds the episodes of the oracle
+    with pytest.raises(ConfigError, match="the episodes differ from those that the run started with"):
         train(parse([f"resume={tmp_path / 'a'}"]))
 
 
 def test_other_episodes_of_the_same_length_are_other_data() -> None:
-    """An oracle on a maze of one length: lengths and returns are all the same."""
+    """With an oracle in a maze of one length, all lengths and returns are equal."""
     sums = set()
     for seed in (0, 0, 1):
-        _, _, _, data = begin(
-            parse(["env=tmaze-rate", "env.length=4", "algo=rate", f"seed={seed}"]), torch.device("cpu")
-        )
+        data = RATELearner.load_data(parse(["env=tmaze-rate", "env.length=4", "algo=rate", f"seed={seed}"]))
         sums.add((seed, data.fingerprint()))
     assert len(sums) == 2 and len({text for _, text in sums}) == 2
 
 
-def test_what_init_brought_is_in_the_checkpoint(tmp_path, monkeypatch) -> None:
-    train(parse([*RUNS["rate"], "run=base"]), tmp_path)
+def test_a_run_with_init_resumes_without_the_initial_policy(tmp_path, monkeypatch) -> None:
+    train(parse([*RUNS["rate"], "run=base"]), root=tmp_path)
     options = ["env=tmaze-rate", "env.length=20", *(o for o in PPO if not o.startswith("policy."))]
     options += [f"init={tmp_path / 'base'}"]
-    train(parse([*options, "run=whole"]), tmp_path)
+    train(parse([*options, "run=whole"]), root=tmp_path)
     with monkeypatch.context() as patch:
         die_after(patch, 4)
         with pytest.raises(Killed):
-            train(parse([*options, "run=killed"]), tmp_path)
+            train(parse([*options, "run=killed"]), root=tmp_path)
     (tmp_path / "base").rename(tmp_path / "elsewhere")
-    train(parse([f"resume={tmp_path / 'killed'}"]), tmp_path)
+    train(parse([f"resume={tmp_path / 'killed'}"]), root=tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_changed_configuration_is_said(stopped, capsys) -> None:
+def test_an_edited_configuration_is_reported(stopped, capsys) -> None:
     file = stopped / "config.yaml"
     file.write_text(file.read_text().replace("learning_rate: 0.001", "learning_rate: 0.002"))
     train(parse([f"resume={stopped}"]))
-    assert "config.yaml was changed: the run goes on, but not to the same bits" in capsys.readouterr().out
+    assert "config.yaml was edited: the run continues, but not to the same bits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "policy"])
-def test_a_link_in_a_strangers_run_is_not_written_through(stopped, name, tmp_path) -> None:
+def test_a_link_in_an_untrusted_run_is_not_followed(stopped, name, tmp_path) -> None:
     if (stopped / name).exists():
         (stopped / name).rename(tmp_path / "mine")
     (stopped / name).symlink_to(tmp_path / "mine")
-    with pytest.raises(ConfigError, match=rf"{name}: is a link, which is not followed"):
+    with pytest.raises(ConfigError, match=rf"{name}: is a link; links are not followed"):
         train(parse([f"resume={stopped}"]))
 
 
-def test_metrics_that_cannot_be_written_end_the_run_in_one_sentence(tmp_path, monkeypatch) -> None:
+def test_metrics_that_cannot_be_written_end_the_run_with_one_line(tmp_path, monkeypatch) -> None:
     write, rows = Metrics.write, itertools.count()
 
     def full(self, steps, row):
@@ -261,36 +258,33 @@ def test_metrics_that_cannot_be_written_end_the_run_in_one_sentence(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Metrics, "write", full)
         with pytest.raises(
-            RunError, match=r"cannot be written: No space left on device; make room, then resume the run"
+            RunError, match=r"cannot be written: No space left on device; free space, then resume the run"
         ):
-            train(parse([*RUNS["mlp"], "run=a"]), tmp_path)
-    train(parse([*RUNS["mlp"], "run=whole"]), tmp_path)
-    train(parse([f"resume={tmp_path / 'a'}"]), tmp_path)
+            train(parse([*RUNS["mlp"], "run=a"]), root=tmp_path)
+    train(parse([*RUNS["mlp"], "run=whole"]), root=tmp_path)
+    train(parse([f"resume={tmp_path / 'a'}"]), root=tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "a")
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, capsys) -> None:
+def test_a_full_disk_loses_a_checkpoint_but_not_the_run(tmp_path, monkeypatch, capsys) -> None:
     write, calls = os.write, itertools.count()
 
     def full(file, data):
-        if not stat.S_ISREG(os.fstat(file).st_mode):  # multiprocessing's pipes, which write when it likes
+        if not stat.S_ISREG(os.fstat(file).st_mode):  # pipes of multiprocessing, whose writes are not deterministic
             return write(file, data)
-        if next(calls) > 3:  # three files of the first one are written
+        if next(calls) > 3:  # the three files of the first checkpoint
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        train(parse([*RUNS["mlp"], "run=a"]), tmp_path)
+        train(parse([*RUNS["mlp"], "run=a"]), root=tmp_path)
     assert (
-        "checkpoints/step-288 was not written: No space left on device; the run goes on without it"
+        "checkpoints/step-288 was not written: No space left on device; the run continues without it"
         in capsys.readouterr().out
     )
     assert os.listdir(tmp_path / "a/checkpoints") == ["step-0"]
     assert Checkpoints(tmp_path / "a").newest()[0] == 0
-
-
-# --------------------------------------------------------------------------------------------- one checkpoint, in detail
 
 
 def small(value: float) -> dict:
@@ -310,7 +304,7 @@ def two(tmp_path):
     checkpoints.close()
 
 
-def test_what_is_read_is_what_was_written(two) -> None:
+def test_a_checkpoint_is_read_as_it_was_written(two) -> None:
     steps, tree, manifest, wrong = two.newest()
     assert (steps, manifest["steps"], wrong) == (2, 2, [])
     assert torch.equal(tree["weights"], torch.full((5,), 2.0))
@@ -318,8 +312,8 @@ def test_what_is_read_is_what_was_written(two) -> None:
     assert tree["nested"][1:] == [2.0, None, "x"]
 
 
-def test_damaged_ones_are_not_kept_in_place_of_whole_ones(two) -> None:
-    """Gone on from 1 because 2 and 3 are damaged: what is written at 1.5 stays, with 1."""
+def test_damaged_checkpoints_do_not_displace_complete_ones(two) -> None:
+    """A run that resumes before damaged checkpoints keeps the one that it writes next."""
     two.save(20, small(20), {})
     two.save(30, small(30), {})
     two.save(40, small(40), {})
@@ -331,11 +325,11 @@ def test_damaged_ones_are_not_kept_in_place_of_whole_ones(two) -> None:
     two.save(15, small(15), {})
     assert two.steps() == [10, 15]
     before = (two.folder / "step-15/manifest.json").stat().st_mtime_ns
-    two.save(15, small(99), {})  # there already, and whole
+    two.save(15, small(99), {})  # exists already and is complete
     assert (two.folder / "step-15/manifest.json").stat().st_mtime_ns == before
 
 
-def test_only_the_newest_stay_and_only_exact_names_count(two) -> None:
+def test_only_the_newest_are_kept_and_only_exact_names_count(two) -> None:
     two.save(3, small(3), {})
     assert two.steps() == [2, 3] and KEPT == 2
     for name in ("step-4.tmp", "step-", "step-05", "step-6 ", "xstep-7", ".new-8"):
@@ -347,7 +341,7 @@ FILES = ("manifest.json", "state.json", "state.safetensors")
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_bit_that_flips_is_noticed(two, file) -> None:
+def test_every_flipped_bit_is_detected(two, file) -> None:
     path = two.folder / "step-2" / file
     whole = path.read_bytes()
     bits = 8 * len(whole)
@@ -362,7 +356,7 @@ def test_every_bit_that_flips_is_noticed(two, file) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_cut_swap_and_loss_is_noticed(two, file) -> None:
+def test_every_truncated_exchanged_or_missing_file_is_detected(two, file) -> None:
     path = two.folder / "step-2" / file
     whole = path.read_bytes()
     other = (two.folder / "step-1" / file).read_bytes()
@@ -379,27 +373,27 @@ def test_every_cut_swap_and_loss_is_noticed(two, file) -> None:
     assert two.newest()[3] == [f"checkpoints/step-2: {file} is no file"]
 
 
-def test_a_newer_format_says_so(two) -> None:
+def test_a_newer_format_is_reported(two) -> None:
     path = two.folder / "step-2" / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     assert "is of format 2, written by a newer rmt_rl; this one reads up to 1" in two.newest()[3][0]
 
 
-def test_a_manifest_that_promises_too_much_is_not_believed(two) -> None:
-    """A stranger can sign what he likes; sizes are looked at before anything is read."""
+def test_a_manifest_that_is_too_large_is_not_read(two) -> None:
+    """Sizes are checked before anything is read, because the checksums of an untrusted file prove nothing."""
     path = two.folder / "step-2" / "manifest.json"
     with path.open("ab") as file:
-        file.truncate(2**33)  # sparse: takes no room
+        file.truncate(2**33)  # sparse: takes no disk space
     start = time.monotonic()
     assert two.newest()[0] == 1 and "manifest.json has 8,589,934,592 bytes" in two.newest()[3][0]
     assert time.monotonic() - start < 2
 
 
 def forge(place: Path, name: str, data: bytes) -> None:
-    """What a stranger can do: another file, with a manifest that fits it."""
+    """Replace a file and adapt the manifest, as the author of an untrusted checkpoint can."""
     (place / name).write_bytes(data)
     manifest = json.loads((place / "manifest.json").read_text())
-    manifest["files"][name] = {"bytes": len(data), "sha256": _sum(data)}
+    manifest["files"][name] = {"bytes": len(data), "sha256": sha256(data)}
     (place / "manifest.json").write_bytes(_dump(_signed(manifest)))
 
 
@@ -433,7 +427,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("file", HOSTILE)
-def test_a_signed_lie_is_refused_quickly_and_runs_nothing(two, file, tmp_path) -> None:
+def test_a_hostile_file_with_a_valid_checksum_is_rejected_quickly_and_runs_no_code(two, file, tmp_path) -> None:
     for data in HOSTILE[file]:
         forge(two.folder / "step-2", file, data)
         start = time.monotonic()
@@ -455,7 +449,7 @@ def test_a_signed_lie_is_refused_quickly_and_runs_nothing(two, file, tmp_path) -
         ('"metrics": ', '"metrics": "all", "x": '),
     ],
 )
-def test_a_signed_checkpoint_of_another_form_ends_in_one_sentence(stopped, text, instead) -> None:
+def test_a_checkpoint_of_another_form_with_a_valid_checksum_is_rejected_in_one_line(stopped, text, instead) -> None:
     place = stopped / "checkpoints/step-672"
     content = (place / "state.json").read_text()
     assert text in content
@@ -478,7 +472,7 @@ def run_in_a_child(work) -> int:
 
 
 def dying_at(call: int, before: bool) -> None:
-    """This process is gone at its `call`-th system call."""
+    """This process dies at its `call`-th system call."""
     count = itertools.count()
     for name in CALLS:
         original = getattr(os, name)
@@ -496,7 +490,7 @@ def dying_at(call: int, before: bool) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_death_at_any_system_call_of_save_loses_nothing(two, before) -> None:
+def test_a_death_at_any_system_call_of_save_loses_no_checkpoint(two, before) -> None:
     survived = []
     for call in itertools.count():
 
@@ -509,7 +503,7 @@ def test_a_death_at_any_system_call_of_save_loses_nothing(two, before) -> None:
         assert wrong == [] and torch.equal(tree["weights"], torch.full((5,), float(steps)))
         assert len(two.steps()) >= KEPT or steps == 3
         survived.append(steps)
-        two.save(4, small(4), {})  # the next one cleans up
+        two.save(4, small(4), {})  # the next save removes temporary folders
         assert sorted(os.listdir(two.folder)) == sorted(f"step-{step}" for step in two.steps())
         shutil.rmtree(two.folder)
         for step in (1, 2):
@@ -517,10 +511,7 @@ def test_a_death_at_any_system_call_of_save_loses_nothing(two, before) -> None:
         if ended == 0:
             break
     assert len(survived) > 25 and set(survived) == {2, 3}
-    assert survived == sorted(survived)  # once the new one is there, it stays
-
-
-# ------------------------------------------------------------------------------------------------ processes and signals
+    assert survived == sorted(survived)  # once the new one exists, it stays
 
 
 def start(*arguments, cwd):
@@ -548,7 +539,7 @@ def wait_for(run: Path, lines: int, process) -> None:
 
 
 @pytest.mark.slow
-def test_signals_save_and_leave_with_the_codes_that_shells_expect(tmp_path) -> None:
+def test_signals_write_a_checkpoint_and_give_the_exit_codes_that_shells_expect(tmp_path) -> None:
     options = [*MAZE, *TINY, "steps=10000000", "checkpoint_steps=null", "run=a"]
     run = tmp_path / "runs/a"
     process = start(*options, cwd=tmp_path)
@@ -575,20 +566,20 @@ def test_signals_save_and_leave_with_the_codes_that_shells_expect(tmp_path) -> N
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert time.monotonic() - begun < 5
-    assert f"going on from checkpoints/step-{steps[-1]}" in out
+    assert f"continuing from checkpoints/step-{steps[-1]}" in out
     assert Checkpoints(run).newest()[0] >= steps[-1]
     assert [row["steps"] for row in metrics(run)][: len(steps)] == steps
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_random_ends_in_the_same_bits(tmp_path) -> None:
-    """`kill -9`, in processes of their own, every other one while a checkpoint is being written.
+def test_a_run_that_is_killed_at_random_moments_ends_in_the_same_bits(tmp_path) -> None:
+    """`kill -9` of separate processes, every other time while a checkpoint is being written.
 
-    RMT_RL_FAULTS=50 makes it fifty runs of one to five deaths each.
+    RMT_RL_FAULTS=50: fifty runs with one to five deaths each.
     """
     generator = torch.Generator().manual_seed(0)
     options = [*RUNS["rmt"][:-3], "policy.cache=8", "policy.positions=rotary", "policy.memory_tokens=4"]
-    train(parse([*options, "run=whole"]), tmp_path / "runs")
+    train(parse([*options, "run=whole"]), root=tmp_path / "runs")
     updates, inside = len(metrics(tmp_path / "runs/whole")), 0
     for number in range(int(os.environ.get("RMT_RL_FAULTS", "1"))):
         run = tmp_path / "runs" / f"killed{number}"
@@ -611,7 +602,7 @@ def test_a_run_that_is_killed_at_random_ends_in_the_same_bits(tmp_path) -> None:
             process = start(f"resume={run}", cwd=tmp_path)
             out, err = process.communicate(timeout=120)
             assert process.returncode == 0, err
-            assert re.search(r"going on from checkpoints/step-\d+", out)
+            assert re.search(r"continuing from checkpoints/step-\d+", out)
         assert_same_run(tmp_path / "runs/whole", run)
         assert all(not name.startswith(".") for name in os.listdir(run / "checkpoints"))
     assert inside > 0

@@ -1,4 +1,4 @@
-"""No file that we read can run code: the ways in which it could are not in the source."""
+"""No file that the package reads can run code: the source has none of the calls that would."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import rmt_rl
 
 SOURCES = sorted(Path(rmt_rl.__file__).parent.rglob("*.py"))
-#: Modules that unpickle, and calls that run or build whatever they are told.
+#: Modules that unpickle, and calls that run code or build arbitrary objects.
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 CALLS = {
@@ -44,14 +44,14 @@ def found_in(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_nothing_in_the_source_can_run_what_a_file_says() -> None:
+def test_the_source_has_no_call_that_runs_code_from_a_file() -> None:
     assert len(SOURCES) > 40
     assert {
         str(path): found for path in SOURCES if (found := found_in(ast.parse(path.read_text(encoding="utf-8"))))
     } == {}
 
 
-def test_the_search_finds_what_it_is_for() -> None:
+def test_the_search_finds_such_calls() -> None:
     bad = [
         "import pickle",
         "from joblib import load",

@@ -1,4 +1,4 @@
-"""A row's process that dies, hangs or lies is named within its deadline; started again, the other rows notice nothing."""
+"""A process that dies, hangs or returns invalid values is reported within its deadline; a restart does not affect other rows."""
 
 import multiprocessing
 import os
@@ -14,18 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from rmt_rl import train
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.cli import run
 from rmt_rl.envs.gym.workers import EnvironmentFault
 from rmt_rl.envs.registry import make_env
+from rmt_rl.train import main as train_command
 
 ROWS, DEADLINE, BAD_ROW, BAD_STEP = 4, 2.0, 2, 5
 
 
 class Zoo(gymnasium.Env):
-    """A walk of 9 steps whose numbers come from its seed. In the row with seed 102 the fifth step goes wrong."""
+    """Episodes of 9 steps with random numbers from the seed. In the row with seed 102 the fifth step fails."""
 
     observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -37,7 +36,7 @@ class Zoo(gymnasium.Env):
         super().reset(seed=seed)
         self.bad = seed == self.bad_seed or (seed is None and self.bad_seed is None)
         self.t = 0
-        if self.forever and seed is not None and seed > 1000:  # begun again
+        if self.forever and seed is not None and seed > 1000:  # restarted
             os._exit(7)
         return self.np_random.normal(size=3).astype(np.float32), {}
 
@@ -94,14 +93,14 @@ class Zoo(gymnasium.Env):
 gymnasium.register("rmt-zoo/Zoo-v0", entry_point=Zoo, disable_env_checker=True)
 
 FAULTS = {
-    "killed": "was ended by SIGKILL",
-    "exits": "ended with exit code 3",
+    "killed": "was killed by SIGKILL",
+    "exits": "exited with code 3",
     "stopped": "gave no answer within 2 s",
     "loops": "gave no answer within 2 s",
     "raises": "raised ArithmeticError: a wall was hit",
     "eof": "raised EOFError: the server is gone",
-    "alarm": f"was ended by signal {signal.SIGRTMIN + 2}",
-    "shape": r"gave an observation of shape \(4,\) and type float32; its space has \(3,\) and float32",
+    "alarm": f"was killed by signal {signal.SIGRTMIN + 2}",
+    "shape": r"returned an observation of shape \(4,\) and dtype float32; its space has \(3,\) and float32",
     "reward": "raised ConfigError: Zoo: step returned the reward",
     "nothing": "raised ConfigError: Zoo: step returned 1 values",
     "memory": "raised .*MemoryError",
@@ -121,7 +120,7 @@ def zoo(fault, on_fault="fail", **options):
 
 
 def play(env, steps):
-    """Everything that came back, one list a step."""
+    """All results, one list per step."""
     obs, _ = env.reset(seed=100)
     record = [[obs]]
     for t in range(steps):
@@ -131,15 +130,15 @@ def play(env, steps):
     return record
 
 
-def ours():
+def row_processes():
     return [child for child in multiprocessing.active_children() if child.name.startswith("rmt_rl row")]
 
 
 @pytest.fixture(autouse=True)
 def _clean():
-    """What a test that fails leaves is not the next one's."""
+    """Kill the processes that a failed test leaves."""
     yield
-    for child in ours():
+    for child in row_processes():
         child.kill()
         child.join()
 
@@ -151,15 +150,15 @@ def test_a_fault_names_row_step_seed_action_and_cause_within_the_deadline(fault)
     for t in range(BAD_STEP - 1):
         env.step(torch.full((ROWS,), t % 2))
     begun = time.monotonic()
-    expected = rf"^row {BAD_ROW} {FAULTS[fault]}.* at step {BAD_STEP} since it was reset with seed 102, last action 1$"
+    expected = rf"^row {BAD_ROW} {FAULTS[fault]}.* at step {BAD_STEP} after reset with seed 102, last action 1$"
     with pytest.raises(EnvironmentFault, match=expected):
         env.step(torch.ones(ROWS, dtype=torch.int64))
     assert time.monotonic() - begun < DEADLINE + 1
-    assert not ours()
+    assert not row_processes()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_restarted_row_is_truncated_and_the_others_notice_nothing(fault) -> None:
+def test_a_restarted_row_is_truncated_and_the_other_rows_are_not_affected(fault) -> None:
     env, undisturbed = zoo(fault, "restart"), zoo("none")
     found, expected = play(env, 14), play(undisturbed, 14)
     others = [row for row in range(ROWS) if row != BAD_ROW]
@@ -167,35 +166,33 @@ def test_a_restarted_row_is_truncated_and_the_others_notice_nothing(fault) -> No
         assert all(torch.equal(a[others], b[others]) for a, b in zip(ours_, theirs, strict=True))
     obs, reward, terminated, truncated, final, success = (part[BAD_ROW] for part in found[BAD_STEP])
     assert (float(reward), bool(terminated), bool(truncated), bool(success)) == (0.0, False, True, False)
-    assert torch.equal(final, found[BAD_STEP - 1][0][BAD_ROW])  # the last that it showed
+    assert torch.equal(final, found[BAD_STEP - 1][0][BAD_ROW])  # its last observation
     assert not torch.equal(obs, final)
-    # the new episode has its nine steps
+    # the new episode has nine steps
     assert [bool(step[2][BAD_ROW]) for step in found[1:]] == [False] * (BAD_STEP + 8) + [True]
     again = zoo(fault, "restart")
     assert all(torch.equal(a[BAD_ROW], b[BAD_ROW]) for a, b in zip(found[-1], play(again, 14)[-1], strict=True))
     for each in (env, undisturbed, again):
         each.close()
-    assert not ours()
+    assert not row_processes()
 
 
-def test_a_row_that_never_comes_back_ends_the_run() -> None:
+def test_a_row_that_keeps_failing_ends_the_run() -> None:
     env = zoo("killed", "restart", forever=True)
     env.reset(seed=100)
-    with pytest.raises(
-        EnvironmentFault, match=r"^row 2 ended with exit code 7 when it was reset with seed \d+, 6 times in a row$"
-    ):
+    with pytest.raises(EnvironmentFault, match=r"^row 2 exited with code 7 at reset with seed \d+, 6 times in a row$"):
         for _ in range(BAD_STEP):
             env.step(torch.zeros(ROWS, dtype=torch.int64))
-    assert not ours()
+    assert not row_processes()
 
 
 PARENT = """
 import os, signal, sys, threading, torch
-from test_workers import BAD_STEP, ours, zoo
+from test_workers import BAD_STEP, row_processes, zoo
 if __name__ == "__main__":
     env = zoo(sys.argv[1])
     env.reset(seed=100)
-    print(*(child.pid for child in ours()), flush=True)
+    print(*(child.pid for child in row_processes()), flush=True)
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
     for _ in range(BAD_STEP):
         env.step(torch.zeros(4, dtype=torch.int64))
@@ -204,7 +201,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("fault", ["none", "sleeps"])
-def test_processes_end_when_their_parent_is_killed(fault, tmp_path) -> None:
+def test_processes_exit_when_their_parent_is_killed(fault, tmp_path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
@@ -233,8 +230,8 @@ class Mine(gymnasium.Env):
         self.mode = mode
         if mode == "raises":
             raise RuntimeError("no display")
-        if mode == "refuses":
-            raise ValueError("mode is none of mine")
+        if mode == "rejects":
+            raise ValueError("mode is unknown")
         if mode == "hangs":
             time.sleep(1000)
         if mode == "dies":
@@ -247,7 +244,9 @@ gymnasium.register("Mine-v0", entry_point="zoo_of_mine:Mine", disable_env_checke
 """
 
 
-def test_an_environment_of_a_module_is_made_and_refused_in_a_process_of_its_own(tmp_path, monkeypatch) -> None:
+def test_an_environment_of_a_module_is_made_in_another_process_and_its_errors_are_reported(
+    tmp_path, monkeypatch
+) -> None:
     (tmp_path / "zoo_of_mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -258,27 +257,31 @@ def test_an_environment_of_a_module_is_made_and_refused_in_a_process_of_its_own(
     assert env.reset(seed=0)[0].tolist() == [0, 0]
     assert env.step(torch.zeros(2, dtype=torch.int64))[4]["final_obs"].tolist() == [1, 1]
     env.close()
-    with pytest.raises(ConfigError, match=r"env.options=.* does not take them: mode is none of mine"):
-        make("refuses")
+    with pytest.raises(ConfigError, match=r"env.options=.* does not accept them: mode is unknown"):
+        make("rejects")
     for mode, said in (
         ("raises", "raised RuntimeError: no display"),
-        ("dies", "ended with exit code 4"),
+        ("dies", "exited with code 4"),
     ):
-        with pytest.raises(EnvironmentFault, match=rf"^row [01] {said}.* when it was made \(a script of yours needs"):
+        with pytest.raises(
+            EnvironmentFault, match=rf"^row [01] {said}.* when the environment was made \(a script needs"
+        ):
             make(mode)
     with monkeypatch.context() as patch:
         patch.setattr("rmt_rl.envs.gym.workers.START", 3.0)
-        with pytest.raises(EnvironmentFault, match=r"^row [01] gave no answer within 3 s when it was made"):
+        with pytest.raises(
+            EnvironmentFault, match=r"^row [01] gave no answer within 3 s when the environment was made"
+        ):
             make("hangs")
     env = make("outside")
     env.reset(seed=0)
-    with pytest.raises(EnvironmentFault, match=r"^row 0 gave an observation outside Discrete\(3\)"):
+    with pytest.raises(EnvironmentFault, match=r"^row 0 returned an observation outside Discrete\(3\)"):
         env.step(torch.zeros(2, dtype=torch.int64))
-    assert not ours()
+    assert not row_processes()
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_group_is_for_the_training_process(tmp_path) -> None:
+def test_a_signal_to_the_process_group_is_handled_by_the_training_process_only(tmp_path) -> None:
     options = [
         "env=gym",
         "env.workers=async",
@@ -310,25 +313,25 @@ def test_a_signal_to_the_whole_group_is_for_the_training_process(tmp_path) -> No
 def alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"  # nobody has looked at its exit code yet
+            return file.read().rpartition(")")[2].split()[0] != "Z"  # a zombie: its exit code was not read yet
     except FileNotFoundError:
         return False
 
 
-def test_the_train_command_says_it_in_one_line_and_can_go_on(tmp_path, monkeypatch, capsys) -> None:
+def test_the_train_command_reports_a_fault_in_one_line_and_the_run_can_be_resumed(
+    tmp_path, monkeypatch, capsys
+) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["env=gym", "env.id=rmt-zoo/Zoo-v0", "env.workers=async", "algo.num_envs=4", "algo.rollout=8", "steps=96"]
     options += ["policy.width=16", "evaluate_episodes=4", "run=a", "checkpoint_steps=null"]
-    seed = rng.seed(0, "env")  # of row 0
-    # in the second rollout: its first episode goes wrong at the ninth step
+    seed = rng.seed(0, "env")  # the seed of row 0
+    # the ninth step of its first episode fails, in the second rollout
     options.append(f"env.options={{fault: exits, bad_seed: {seed}, bad_step: 9}}")
-    assert run(lambda: train.main(options)) == 1
+    assert train_command(options) == 1
     err = capsys.readouterr().err
-    assert re.fullmatch(
-        r"error: row 0 ended with exit code 3 at step 9 since it was reset with seed \d+, last action [01]\n", err
-    )
+    assert re.fullmatch(r"error: row 0 exited with code 3 at step 9 after reset with seed \d+, last action [01]\n", err)
     assert sorted(path.name for path in (tmp_path / "runs/a/checkpoints").iterdir()) == ["step-0", "step-32"]
-    assert not ours()
-    # another seed for every row after a resume, so that it is not met again
-    assert train.main([f"resume={tmp_path / 'runs/a'}"]) == 0
+    assert not row_processes()
+    # after a resume every row has another seed, so the fault does not occur again
+    assert train_command([f"resume={tmp_path / 'runs/a'}"]) == 0
     assert "(resume: from_reset)" in capsys.readouterr().out
