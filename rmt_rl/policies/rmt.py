@@ -408,8 +408,9 @@ class RMT(Backbone[RMTState]):
         # all layers, and the states afterwards
         context, shifted = self._context(state.cache, columns), state.shifted if carried else None
         run = Pass(reads, n, context, mask, self._angles(reads, slots, writes), shifted, self.training)
-        y, key_values, halves = self._layers(tokens_PND, run)
-        return y[:, :n], *self._states_after(group, state, length_P, y[:, n:], key_values, halves)
+        outputs, key_values, halves = self._layers(tokens_PND, run)
+        y_PSD, written_PMD = outputs.split([n, writes], dim=1)
+        return y_PSD, *self._states_after(group, state, length_P, written_PMD, key_values, halves)
 
     def _states_after(
         self,

@@ -253,10 +253,15 @@ class Block(nn.Module):
         weights: a list to which the attention weights [P, H, N - skip, K + N] (null key first) are appended.
         """
         H, heads = self.heads, qkv.unflatten(-1, (3 * self.heads, -1))
-        if angles is not None:
-            heads = torch.cat([rotate(heads[..., : 2 * H, :], angles), heads[..., 2 * H :, :]], dim=-2)
-        q, kv = heads.split([H, 2 * H], dim=-2)
-        k, v = (kv if context is None else torch.cat([context, kv], dim=1)).chunk(2, dim=-2)
+        if angles is None:
+            q, kv = heads.split([H, 2 * H], dim=-2)
+            k, v = (kv if context is None else torch.cat([context, kv], dim=1)).chunk(2, dim=-2)
+        else:
+            qk, v = heads.split([2 * H, H], dim=-2)
+            q, k = rotate(qk, angles).chunk(2, dim=-2)
+            if context is not None:
+                past_k, past_v = context.chunk(2, dim=-2)
+                k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
         q = q[:, skip:] if skip else q
         if self.null is not None:
             null_k, null_v = (x.view(1, 1, self.heads, -1).expand(len(k), -1, -1, -1) for x in self.null.chunk(2))
