@@ -21,7 +21,6 @@ from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optim
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
-from rmt_rl.common.process import require_packages
 from rmt_rl.common.state import detach, map_obs, select_rows
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.envs.base import TorchVectorEnv
@@ -73,7 +72,6 @@ class RATELearner(Learner):
     @classmethod
     def load_data(cls, run: TrainConfig) -> Dataset:
         """The recorded episodes, or new ones of the task's oracle; raises ConfigError where they do not fit the task."""
-        require_packages("algo=rate", "offline", "minari", "h5py", "torchrl", "tensordict")
         env = make_from_config(run.env, ROWS if run.data is None else 1)
         try:
             return _record_oracle(run, env) if run.data is None else read_minari(run.data, _fits(run, env))

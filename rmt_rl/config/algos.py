@@ -113,6 +113,7 @@ class RATEConfig(AlgoConfig):
     )
 
     offline: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("offline", "minari", "h5py", "torchrl", "tensordict")
 
     def training_rows(self) -> int:
         return 1

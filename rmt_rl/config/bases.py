@@ -62,6 +62,8 @@ class AlgoConfig(Config):
 
     #: Whether it learns from recorded episodes (data=) instead of acting in the environment.
     offline: ClassVar[bool] = False
+    #: The extra of this package that it needs, and the packages in it; empty = none.
+    requires: ClassVar[tuple[str, ...]] = ()
 
     def training_rows(self) -> int:
         """Rows B of the environment that the algorithm trains on."""

@@ -20,6 +20,7 @@ from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.files import sha256_file
+from rmt_rl.common.process import require_packages
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
@@ -110,6 +111,8 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
         stack.callback(resumed.checkpoints.close)
 
     # data, environment, policy, learner
+    if config.algo.requires:
+        require_packages(f"algo={config.algo.name}", *config.algo.requires)
     learner_class: type[Learner] = entry_of(config.algo).load()
     initial = load_initial(config, device) if resumed is None else None
     if initial is not None:
