@@ -86,6 +86,25 @@ def test_a_saved_configuration_is_a_file_of_options(name: str, tmp_path: Path) -
     assert parse([f"config={tmp_path / 'config.yaml'}"]) == config
 
 
+def test_the_saved_configuration_of_a_run_is_complete_and_its_choices_can_be_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    cfg.save_yaml(cfg.make_config(env="tmaze", **{"policy.params": 50_000, "env.length": 20}), file)
+    config = parse([f"config={file}"])
+    assert (config.policy.params, config.env.length) == (50_000, 20)
+    assert parse([f"config={file}", "policy=lstm", "env=bandit"]) == dataclasses.replace(
+        config, policy=LSTMConfig(), env=BanditConfig()
+    )
+    file.write_text("format: 2\nenv: {name: bandit}\nalgo: {name: ppo}\npolicy: {name: rmt}\n")
+    assert parse([f"config={file}"]).algo == cfg.PPOConfig()  # as it is loaded to resume: no recipe
+
+
+def test_a_typed_width_replaces_the_number_of_parameters_in_the_file_and_the_reverse(tmp_path: Path) -> None:
+    by_size = from_file(tmp_path, {"policy": {"name": "lstm", "params": 50_000}}, "policy.width=128").policy
+    assert (by_size.params, by_size.width) == (None, 128)
+    by_width = from_file(tmp_path, {"policy": {"name": "lstm", "width": 32}}, "policy.params=50000").policy
+    assert by_width == LSTMConfig(params=50_000)
+
+
 @pytest.mark.parametrize("name", GROUPS["env"])
 def test_train_resolves_its_options_like_the_command_line(name: str) -> None:
     assert resolve(None, {"env": name, "seed": 3}) == parse([f"env={name}", "seed=3"])

@@ -48,12 +48,15 @@ class PolicyConfig(Config):
 
     @classmethod
     def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A number of parameters replaces a width from before, and a width replaces such a number; both together contradict."""
+        if given.get("params") is None:
+            return {**given, "params": None} if "width" in given else given
         # `problems` cannot distinguish a width that was given from the default
-        if given.get("params") is not None and "width" in given:
+        if "width" in given:
             raise ConfigError(
                 f"policy.params={given['params']}: policy.width={given['width']} is given too; give only one of them"
             )
-        return given
+        return {**given, "width": cls.width}  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
-from rmt_rl.config.files import FORMAT, check_format, load_yaml, plain_value, read_yaml
+from rmt_rl.config.files import load_yaml, plain_value, read_yaml
 from rmt_rl.config.registry import choose, load_plugins
 from rmt_rl.config.resolve import change, find_option, make_config, unknown_option, validate
 
@@ -38,26 +38,34 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> TrainConfig:
     given = split_arguments(argv)
     if given.get("resume", "null") != "null":
         return resumed_config(given, prog)
-    file: Any = {}
-    if "config" in given:
-        path = given.pop("config")
-        file = read_yaml(path)
-        if not isinstance(file, Mapping):
-            raise ConfigError(
-                f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`"
-            )
-        check_format(file.get("format", FORMAT), f"config={show(path)}: ")
-        file = {key: value for key, value in file.items() if key != "format"}
+    file = read_options(given.pop("config")) if "config" in given else {}
     usual = groups(TrainConfig)
-    named = {
-        group: (part.get("name", usual[group]) if isinstance(part, Mapping) else part)
-        for group, part in file.items()
-        if group in usual
-    }
+    named = {group: _name_of(part, usual[group]) for group, part in file.items() if group in usual}
     chosen = {group: given.pop(group) for group in usual if group in given}
     classes = {group: choose(group, name).config for group, name in (usual | named | chosen).items()}
     values = _read_text(given, options(TrainConfig), classes, prog)
     return make_config(file, **chosen, **values)
+
+
+def read_options(path: str) -> dict[str, Any]:
+    """The options in a YAML file, as `make_config` takes them; raises ConfigError.
+
+    A file that `save_yaml` wrote, which names its format, is a complete configuration, that of a run: no recipe changes it.
+    """
+    options = read_yaml(path)
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`")
+    if "format" not in options:
+        return dict(options)
+    saved = load_yaml(path)
+    return {item.name: getattr(saved, item.name) for item in fields(saved)}
+
+
+def _name_of(part: Any, usual: str) -> Any:
+    """The name of what a file chooses in a group."""
+    if isinstance(part, Config):
+        return part.name
+    return part.get("name", usual) if isinstance(part, Mapping) else part
 
 
 def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:

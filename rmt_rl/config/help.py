@@ -58,31 +58,30 @@ def help_text(command: type = TrainConfig, argv: Sequence[str] = ()) -> str:
     Raises ConfigError where an argument is not a group of the command or a choice of one.
     """
     load_entry_points()
-    asked = [argument for argument in argv if argument not in ("-h", "--help")]
-    for argument in asked:
-        if argument.startswith("plugins="):
-            load_plugins(argument.partition("=")[2])
-    asked = [argument for argument in asked if not argument.startswith("plugins=")]
-    chosen: dict[str, str] = {}
-    listed = []
-    for argument in asked:
-        group, equals, name = argument.partition("=")
-        if group not in _groups(command):
-            known = ", ".join(_groups(command)) or "no groups"
-            raise ConfigError(
-                f"{show(argument)}: --help describes a group, such as env, or a choice, such as env=tmaze;"
-                f" {PROGRAMS[command]} has {known}"
-            )
-        if equals:
-            choose(group, name)
-            chosen[group] = name
-        else:
-            listed.append(group)
-    if listed:
+    words = [argument for argument in argv if argument not in ("-h", "--help")]
+    for word in words:
+        if word.startswith("plugins="):
+            load_plugins(word.partition("=")[2])
+    words = [word for word in words if not word.startswith("plugins=")]
+    for word in words:
+        _check_topic(command, word)
+    chosen = dict(word.split("=", 1) for word in words if "=" in word)
+    if listed := [word for word in words if "=" not in word]:
         return "\n\n".join(_list_group(group) for group in listed)
-    if asked:
-        return _choices(command, chosen)
-    return _overview(command)
+    return _choices(command, chosen) if chosen else _overview(command)
+
+
+def _check_topic(command: type, word: str) -> None:
+    """Raise ConfigError unless the word is a group of the command, such as env, or a choice of one, such as env=tmaze."""
+    group, equals, name = word.partition("=")
+    if group not in _groups(command):
+        known = ", ".join(_groups(command)) or "no groups"
+        raise ConfigError(
+            f"{show(word)}: --help describes a group, such as env, or a choice, such as env=tmaze;"
+            f" {PROGRAMS[command]} has {known}"
+        )
+    if equals:
+        choose(group, name)
 
 
 def _groups(command: type) -> dict[str, str]:
