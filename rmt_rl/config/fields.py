@@ -138,6 +138,13 @@ def options(cls: type) -> dict[str, Option]:
     return found
 
 
+def document(cls: type) -> None:
+    """Add the options of a dataclass to its docstring, for `help()` and editors."""
+    lines = [f"    {name}: {known.help}; default {show(known.default)}" for name, known in options(cls).items()]
+    if lines and "Options:" not in (cls.__doc__ or ""):
+        cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Options:", *lines])
+
+
 def groups(cls: type) -> dict[str, str]:
     """The groups of a command (env, algo, policy, ...), each with the name of its default choice."""
     return {item.name: item.metadata["group"] for item in dataclasses.fields(cls) if item.metadata.get("group")}

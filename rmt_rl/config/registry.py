@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import AlgoConfig, EnvConfig, PolicyConfig
-from rmt_rl.config.fields import Config, did_you_mean, options, read, show
+from rmt_rl.config.fields import Config, did_you_mean, document, options, read, show
 
 ClassT = TypeVar("ClassT", bound=type)
 
@@ -143,6 +143,7 @@ def add(
         owner = f"{known.config.__module__}.{known.config.__qualname__}"
         raise ConfigError(f"{group}={name}: is registered already, by {owner}; choose another name")
     config.name = name
+    document(config)
     GROUPS[group][name] = Entry(config, target, dict(recipe or {}))
     return config
 
@@ -201,6 +202,8 @@ def entry_of(config: Config) -> Entry:
 
 
 _entry_points_loaded = False
+#: Modules that `plugins=` named in this process; printed commands need them, too.
+PLUGINS: list[str] = []
 
 
 def load_entry_points() -> None:
@@ -221,6 +224,7 @@ def load_plugins(modules: str) -> None:
                 f"plugins={show(modules)}: expected modules separated by commas, such as plugins=my_module"
             )
         _import(module, f"plugins={module}")
+        PLUGINS.extend([module] if module not in PLUGINS else [])
 
 
 def _import(module: str, what: str) -> None:

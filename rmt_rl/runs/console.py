@@ -13,6 +13,7 @@ import torch
 
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.files import as_typed
+from rmt_rl.config.registry import PLUGINS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import is_object
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -54,15 +55,16 @@ def format_summary(
         lines.append(f"learning curve: {picture}")
     # "python" alone may be another interpreter where the virtual environment is not activated
     python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
+    plugins = f" plugins={','.join(PLUGINS)}" if PLUGINS else ""
     lines.append("next:")
     if is_object(config.env):  # no name that could be typed in a shell
         lines.append(f"  rmt_rl.evaluate({str(folder)!r}, env=...)    # in Python, with the same environment")
         return "\n".join(lines)
     if final is None:
-        lines.append(f"  {python} -m rmt_rl.train {shlex.quote(f'resume={folder}')}    # continue this run")
+        lines.append(f"  {python} -m rmt_rl.train{plugins} {shlex.quote(f'resume={folder}')}    # continue this run")
     lines += [
-        f"  {python} -m rmt_rl.evaluate {shlex.quote(f'policy={folder}')}",
-        f"  {python} -m rmt_rl.train {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
+        f"  {python} -m rmt_rl.evaluate{plugins} {shlex.quote(f'policy={folder}')}",
+        f"  {python} -m rmt_rl.train{plugins} {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
         "    # the same task with another memory",
     ]
     return "\n".join(lines)
