@@ -196,8 +196,10 @@ def detected_by(bug: Bug) -> str | None:
             capture_output=True,
             text=True,
         )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{bug.name}: the tests could not run: {' '.join(done.stdout.splitlines()[-2:])}")
     failed = re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    return failed[1] if failed and done.returncode == 1 else None
+    return failed[1] if failed else None
 
 
 def main() -> None:
