@@ -12,9 +12,9 @@ import yaml
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.cli import parse
 from rmt_rl.config.files import FORMAT, part_from_dict
-from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.registry import GROUPS, Entry
 
 DATA = Path(__file__).parent / "fixtures" / "format1_configs"
