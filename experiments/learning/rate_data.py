@@ -79,7 +79,7 @@ def main() -> None:
                 run = {"data": data, "variant": name, "seed": seed}
                 measure_once(arguments.results, run, functools.partial(runs[data], variant, seed))
     rows = [row for row in read_results(arguments.results) if row["seed"] < arguments.seeds]
-    print("\n| data | learner | seeds | success | of the agent in the data, greedy | asked for a return of 0 |")
+    print("\n| data | learner | seeds | success | of the agent in the data, greedy | with target return 0 |")
     print("|---|---|---|---|---|---|")
     for data, variants in VARIANTS.items():
         for name in variants:
