@@ -23,7 +23,7 @@ train: $(STAMP)
 	$(BIN)/python -m rmt_rl.train $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
