@@ -139,7 +139,7 @@ def test_a_saved_file_names_its_format() -> None:
         "seed: !!python/name:os.system",
         "seed: [",
         "- 1",
-        "seed: 2026-99-99",
+        "seed: !!timestamp 2026-99-99",
         "seed: " + "[" * 1000,
         "seed: \x00",
         "",
@@ -171,6 +171,46 @@ def test_a_file_cannot_unfold_to_more_than_was_written(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"a0: &a0 [x]\n{laughs}")
     with pytest.raises(ConfigError, match="aliases"):
         cfg.load_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("env: tmaze\nenv: gym", "env"),
+        ("env: {name: tmaze, length: 3, length: 4}", "length"),
+        ("env: {name: gym, options: {a: {b: 1, b: 2}}}", "b"),
+    ],
+)
+def test_a_name_that_a_file_gives_twice_is_rejected(text: str, name: str, tmp_path: Path) -> None:
+    """YAML would keep the last value without a word."""
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        parse([f"config={file}"])
+    assert one_line(caught.value) == f"{file}: {name} is given twice; expected once"
+    with pytest.raises(ConfigError, match="expected plain values"):
+        parse(["env=gym", "env.options={a: 1, a: 2}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("steps: 0777", 777), ("run: 2026-01-31", "2026-01-31"), ("run: 1:30", "1:30"), ("run: on", "on")],
+)
+def test_a_file_reads_an_option_like_the_command_line(text: str, expected: Any, tmp_path: Path) -> None:
+    """YAML 1.1 makes 511, a date, 90 and true of these."""
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    name, _, typed = text.partition(": ")
+    assert getattr(parse([f"config={file}"]), name) == getattr(parse([f"{name}={typed}"]), name) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "-.5", "0777", "1:30", "on", "No", "2026-01-31", "null", "~", "0x1F", "1_0", "", "'"]
+)
+def test_a_text_that_looks_like_something_else_survives_a_file(text: str, tmp_path: Path) -> None:
+    config = cfg.make_config(env="gym", **{"env.options": {"a": text, text or "key": [text]}})
+    cfg.save_yaml(config, tmp_path / "config.yaml")
+    assert cfg.load_yaml(tmp_path / "config.yaml") == parse([f"config={tmp_path / 'config.yaml'}"]) == config
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -191,9 +194,81 @@ def test_dictionaries_are_merged_and_what_is_given_is_not_changed() -> None:
         ({"policy.width": True}, "policy.width=true: expected a whole number"),
         ({"init": "runs/a", "policy": "rmt"}, "policy=rmt: the policy of init comes with its own options"),
         ({"init": "runs/a", "policy.width": 8}, "policy.width=8: the policy of init comes with its own options"),
+        (
+            {"resume": "runs/a"},
+            "resume=runs/a: a run is resumed with its own configuration; expected resume=<folder> alone",
+        ),
+        ({"seed": np.array([3])}, "seed=array([3]): expected a whole number"),
+        ({"seed": np.array(3.5)}, "seed=array(3.5): expected a whole number"),
+        ({"seed": b"3"}, "seed=b'3': expected a whole number"),
     ],
 )
 def test_a_mistake_in_python_is_reported_in_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         cfg.make_config(**given)
     assert message in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("file", [["tmaze"], "tmaze", 3, cfg.TMazeConfig()])
+def test_options_that_are_no_dictionary_are_rejected(file: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"expected a dictionary of options, such as \{'env': 'tmaze'\}, or options by name"
+    ):
+        cfg.make_config(file)
+
+
+def test_a_complete_configuration_can_be_changed() -> None:
+    config = cfg.make_config(env="bandit", policy="lstm")
+    assert cfg.make_config(config) == config
+    assert cfg.make_config(config, seed=3, **{"env.length": 4}) == dataclasses.replace(
+        config, seed=3, env=dataclasses.replace(config.env, length=4)
+    )
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+def test_values_of_other_libraries_become_plain_values(tmp_path: Path) -> None:
+    """Otherwise config.yaml could not be written, or the run that it belongs to not be resumed."""
+    shared = [np.float64(1.5)]
+    config = cfg.make_config(
+        env={"name": "gym", "options": {"a": np.int64(2), "b": shared, "c": shared, "d": Colour.RED}},
+        init=tmp_path / "policy",
+        run=np.str_("mine"),
+        tensorboard=np.bool_(True),
+        seed=np.array(3),
+        **{"algo.entropy_coef": Decimal("0.03"), "algo.gamma": np.float32(0.5)},
+    )
+    assert config.env.options == {"a": 2, "b": [1.5], "c": [1.5], "d": "red"}
+    assert (config.init, config.run, config.tensorboard, config.seed) == (str(tmp_path / "policy"), "mine", True, 3)
+    assert (config.algo.entropy_coef, config.algo.gamma) == (0.03, 0.5)
+    cfg.save_yaml(config, tmp_path / "config.yaml")
+    assert cfg.load_yaml(tmp_path / "config.yaml") == config
+
+
+def test_a_policy_beside_the_init_of_a_file_is_not_ignored(tmp_path: Path) -> None:
+    for options, argv in (({"init": "a"}, ["policy=lstm"]), ({"init": "a", "policy": "lstm"}, [])):
+        with pytest.raises(
+            ConfigError, match="policy=lstm: the policy of init comes with its own options; leave it out"
+        ):
+            from_file(tmp_path, options, *argv)
+        assert from_file(tmp_path, options, *argv, "init=null").policy.name == "lstm"
+    assert from_file(tmp_path, {"policy": "lstm"}, "init=a").init == "a"
+    saved = tmp_path / "config.yaml"
+    cfg.save_yaml(dataclasses.replace(cfg.make_config(policy="lstm"), init="a"), saved)
+    assert parse([f"config={saved}"]).init == "a"
+    with pytest.raises(ConfigError, match=r"policy\.width=8: the policy of init comes with its own options"):
+        parse([f"config={saved}", "policy.width=8"])
+
+
+def test_a_file_cannot_resume_a_run_with_other_options(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"resume=runs/a: a run is resumed with its own configuration"):
+        from_file(tmp_path, {"resume": "runs/a", "steps": 5})
+
+
+def test_the_folder_of_a_run_that_cannot_be_looked_at_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"resume=aaa.*: cannot be read: File name too long; expected the folder of a run"
+    ):
+        parse(["resume=" + "a" * 5_000])

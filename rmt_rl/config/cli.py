@@ -52,6 +52,10 @@ def read_options(path: str) -> dict[str, Any]:
 
     A file that `save_yaml` wrote, which names its format, is a complete configuration, that of a run: no recipe changes it.
     """
+    if not path:
+        raise ConfigError(
+            "config=: cannot be read: no path; expected a YAML file, such as config=runs/<name>/config.yaml"
+        )
     options = read_yaml(path)
     if not isinstance(options, Mapping):
         raise ConfigError(f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`")
@@ -76,10 +80,13 @@ def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:
             f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>"
         )
     folder = _read_text({"resume": str(given["resume"])}, options(TrainConfig), {}, prog)["resume"]
-    if not (Path(folder) / "config.yaml").is_file():
+    try:
+        if (Path(folder) / "config.yaml").is_file():
+            return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
         found = "no config.yaml in it" if Path(folder).exists() else "no such folder"
-        raise ConfigError(f"resume={folder}: {found}; expected the folder of a run, such as runs/<name>")
-    return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
+    except OSError as error:
+        found = f"cannot be read: {error.strerror}"
+    raise ConfigError(f"resume={show(folder, limit=1_000)}: {found}; expected the folder of a run, such as runs/<name>")
 
 
 def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> EvaluateConfig:

@@ -11,11 +11,13 @@ import json
 import math
 import numbers
 import operator
+import os
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
@@ -192,45 +194,60 @@ def nearest_divisor(number: int, wish: int) -> int:
 
 
 def _convert(kind: type, value: Any) -> Any:
+    value = _without_library(value)
     if kind in (int, float):
         number = _number(value)
-        if isinstance(value, bool) or (kind is int and number != int(number)):
+        # no file of ours can hold NaN and infinity
+        if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number != int(number)):
             raise ValueError
         return kind(number)
+    if kind is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if kind is bool and isinstance(value, str):
         value = {"true": True, "false": False}.get(value.lower(), value)
     if not isinstance(value, kind):
         raise TypeError
-    _require_plain(value)
-    return value
+    return _plain(value)
+
+
+def _without_library(value: Any) -> Any:
+    """A single number or text of numpy or torch as one of Python; other values as they are."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return value
+    if isinstance(value, Decimal):
+        return float(value)
+    if not isinstance(value, str):
+        raise TypeError
     try:
         return int(value)
     except ValueError:
         return float(value)
 
 
-def _require_plain(value: Any) -> None:
-    """Raises unless JSON and YAML can hold the value and give it back."""
+def _plain(value: Any) -> Any:
+    """A copy in Python's own types, which JSON and YAML hold and give back; raises for any other value."""
+    value = _without_library(value)
     if isinstance(value, str):
         # ${...} is an interpolation elsewhere and would be taken literally here
         if not value.isprintable() or "${" in value or value == "???":
             raise ValueError
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError
-            _require_plain(key)
-            _require_plain(item)
-    elif isinstance(value, list):
-        for item in value:
-            _require_plain(item)
-    elif isinstance(value, float):
+        return str.__str__(value)
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError
-    elif value is not None and not isinstance(value, int):
+        return float(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, int):
         raise TypeError
+    return int(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import shlex
 from collections.abc import Mapping
@@ -111,7 +112,9 @@ def read_yaml(path: str | Path) -> Any:
         # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")
-        return yaml.safe_load(text)
+        return _load(text, exponents=False)
+    except _Repeated as error:
+        raise ConfigError(f"{where}: {show(error.args[0])} is given twice; expected once") from error
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
     except ConfigError:
@@ -121,31 +124,76 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def plain_value(text: str) -> Any:
-    """A value as people type it in a shell: `{a: 1, b: [x, y]}`, `1e-3`, `true`, `null` or text; raises ValueError.
+    """A value as people type it in a shell: `{a: 1, b: [x, y]}`, `1e-3`, `true`, `null` or text; raises ValueError."""
+    import yaml
 
-    YAML's flow style, except that 1e-3 is a number and that yes, no, on and off are text.
+    try:
+        value = _load(text, exponents=True)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(text) from error
+    if _has_glued_key(value):
+        raise ValueError(f"{text}: write a space after each colon")
+    return value
+
+
+class _Repeated(ValueError):
+    """A key that a dictionary has twice."""
+
+
+def _load(text: str, exponents: bool) -> Any:
+    """The plain values in YAML text; raises ValueError or YAMLError. exponents: whether 1e-3 is a number."""
+    loader = _loader(exponents)(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _refuse_repeated_keys(node)
+    return loader.construct_document(node)
+
+
+def _refuse_repeated_keys(node: Any) -> None:
+    """Raise where a dictionary has a key twice; YAML would keep the last value without a word."""
+    if not isinstance(node.value, list):
+        return
+    seen = set()
+    for item in node.value:
+        pair = item if isinstance(item, tuple) else (item,)
+        if len(pair) == 2 and isinstance(pair[0].value, str):
+            if pair[0].value in seen:
+                raise _Repeated(pair[0].value)
+            seen.add(pair[0].value)
+        for part in pair:
+            _refuse_repeated_keys(part)
+
+
+@functools.cache
+def _loader(exponents: bool) -> Any:
+    """yaml.SafeLoader without the parts of YAML 1.1 that YAML 1.2 dropped, because nobody means them.
+
+    yes, no, on, off, dates, 1:30 (which is 90) and 0777 (which is 511) are text. What `save_yaml` writes without quotes
+    keeps its meaning.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
         pass
 
+    changed = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp"))
     Loader.yaml_implicit_resolvers = {
-        first: [
-            (tag, form) for tag, form in forms if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-        ]
+        first: [(tag, form) for tag, form in forms if tag not in changed]
         for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|false)$"), list("tTfF"))
-    exponent = re.compile(r"[-+]?((\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|\.?(?i:nan|inf))$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789nNiI"))
-    try:
-        value = Loader(text).get_single_data()  # what yaml.load(text, Loader) does; Loader is a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(text) from error
-    if _has_glued_key(value):
-        raise ValueError(f"{text}: write a space after each colon")
-    return value
+    forms = {
+        "bool": r"(true|True|TRUE|false|False|FALSE)$",
+        "int": r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$",
+        "float": r"([-+]?\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]\d+)?$|([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+    }
+    if exponents:
+        forms["bool"] = r"(?i:true|false)$"
+        forms["float"] = r"[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)|(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|\.?(?i:nan|inf))$"
+    for name, form in forms.items():
+        first = list("tTfF" if name == "bool" else "-+.0123456789nNiI")
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(form, re.ASCII), first)
+    return Loader
 
 
 def _has_glued_key(value: Any) -> bool:

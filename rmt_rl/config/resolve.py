@@ -15,27 +15,27 @@ from rmt_rl.config.registry import GROUPS, choose, entry_of
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def make_config(file: Mapping[str, Any] | None = None, /, **given: Any) -> TrainConfig:
+def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given: Any) -> TrainConfig:
     """The validated configuration of a training run; raises ConfigError.
 
         make_config(env="tmaze", policy="lstm", seed=3, **{"env.length": 20, "algo.gamma": 0.997})
         make_config(env={"name": "tmaze", "length": 20}, policy=RMTConfig(segment=16))
 
     A group (env, algo, policy, memory, until) is given by its name, by a dictionary with the name in it, or as a dataclass of
-    rmt_rl.config; single options of it by their full names. file: the same in one dictionary, as read from a YAML file.
+    rmt_rl.config; single options of it by their full names. file: the same in one dictionary, as read from a YAML file, or a
+    complete configuration to change.
 
     What is given wins over the file, the file over the task's recipe, and the recipe over the defaults. A dataclass is complete:
     no recipe changes it.
     """
     usual = groups(TrainConfig)
-    layers = [_flatten(file or {}, usual), _flatten(given, usual)]
+    layers = [_flatten(_as_options(file), usual), _flatten(given, usual)]
     names = usual | layers[0].names | layers[1].names
     bases = {group: base for group, base in layers[0].bases.items() if group not in layers[1].names} | layers[1].bases
     classes = {
         group: type(bases[group]) if group in bases else choose(group, name).config for group, name in names.items()
     }
-    if layers[1].values.get("init") is not None and (own := layers[1].first_of("policy")):
-        raise ConfigError(f"{own}: the policy of init comes with its own options; leave it out")
+    _check_starting_point(layers)
 
     recipe = {} if "env" in bases else choose("env", names["env"]).recipe
     recipe = {key: value for key, value in recipe.items() if key.partition(".")[0] not in bases}
@@ -120,6 +120,35 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
     return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
 
 
+def _as_options(file: Any) -> Mapping[str, Any]:
+    """What `make_config` gets as a whole, as options by name."""
+    if isinstance(file, TrainConfig):
+        return {item.name: getattr(file, item.name) for item in dataclasses.fields(file)}
+    if file is not None and not isinstance(file, Mapping):
+        raise ConfigError(
+            f"{show(file)}: expected a dictionary of options, such as {{'env': 'tmaze'}}, or options by name, such as"
+            " make_config(env='tmaze')"
+        )
+    return file or {}
+
+
+def _check_starting_point(layers: list[_Layer]) -> None:
+    """Raise ConfigError where options would be ignored because the run starts from a policy (init) or a run (resume)."""
+    source = max((number for number, layer in enumerate(layers) if "init" in layer.values), default=0)
+    for number, layer in enumerate(layers):
+        # a dataclass in a file is the policy of init itself, in the saved configuration of a run
+        own = layer.first_of("policy", dataclasses=number > 0)
+        if number >= source and own and layers[source].values.get("init") is not None:
+            raise ConfigError(
+                f"{own}: the policy of init comes with its own options; leave it out, or give init=null for a new policy"
+            )
+        if (run := layer.values.get("resume")) is not None:
+            raise ConfigError(
+                f"resume={show(run)}: a run is resumed with its own configuration; expected resume=<folder> alone, on the command"
+                " line or in rmt_rl.train(resume=<folder>)"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Layer:
     """names: the chosen name of each group. bases: groups given as dataclasses. values: options by their full names."""
@@ -135,9 +164,9 @@ class _Layer:
             )
         self.values[key] = value
 
-    def first_of(self, group: str) -> str | None:
-        """What the layer gives for a group, as typed, or None."""
-        if group in self.names:
+    def first_of(self, group: str, dataclasses: bool) -> str | None:
+        """What the layer gives for a group, as typed, or None. dataclasses: whether one given as a dataclass counts."""
+        if group in self.names and (dataclasses or group not in self.bases):
             return f"{group}={show(self.names[group])}"
         return next((f"{key}={show(value)}" for key, value in self.values.items() if key.startswith(f"{group}.")), None)
 
