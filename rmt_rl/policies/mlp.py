@@ -1,4 +1,4 @@
-"""The control without memory: what it cannot do, needs memory. Everything else a task asks for, it can learn."""
+"""The control without memory: a task that it cannot learn, but the others can, needs memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MLP(Backbone[NoState]):
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width, bias=False)
-        self.description = "none: the control that shows what the task gives away without memory"
+        self.description = "none: the control that shows which score is possible without memory"
 
     def initial_state(self, batch: int) -> NoState:
         return NoState(torch.zeros(batch, 0, **parameter_device_and_type(self)))
