@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def evaluate(
     deterministic: bool = True,
     num_envs: int = 64,
     target_return: float | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     **given: Any,
 ) -> Score:
     """The score of a policy on new episodes.
@@ -37,33 +37,48 @@ def evaluate(
         rmt_rl.evaluate("runs/tmaze-rmt-ppo-s0", episodes=100, **{"env.length": 10_000})
 
     policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
-    an environment, or a class or function that makes one. num_envs: episodes played at the same time. given: options of the task,
-    such as "env.length". Raises ConfigError where the policy cannot act in the environment.
+    an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None = where the
+    policy is, the CPU for a folder. given: options of the task, such as "env.length". Raises ConfigError where an argument is not
+    allowed, or where the policy cannot act in the environment.
     """
-    from rmt_rl.config.fields import Config
-    from rmt_rl.config.registry import choose
-    from rmt_rl.config.resolve import change
-    from rmt_rl.envs.objects import close_unless_borrowed, env_config_of
+    from rmt_rl.config.fields import options, read
+    from rmt_rl.envs.objects import close_unless_borrowed
     from rmt_rl.policies.actor_critic import ActorCritic
-    from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
+    from rmt_rl.policies.saving import check_fits, load_policy, make_task
     from rmt_rl.rollouts.episodes import evaluate as play
 
+    arguments = {"episodes": episodes, "seed": seed, "num_envs": num_envs, "deterministic": deterministic}
+    known = options(EvaluateConfig)
+    episodes, seed, num_envs, deterministic = (read(name, known[name], value) for name, value in arguments.items())
     if not isinstance(policy, ActorCritic):
-        policy = load_policy(policy, device)
-    if env is None:
-        task: Any = env_config(policy)
-    elif isinstance(env, str):
-        task = choose("env", env).config()
-    else:
-        task = env if isinstance(env, Config) else env_config_of(env)
-    if given:
-        task = change(task, "env", given)
-    batch = make_task(policy, task, min(num_envs, episodes), device, target_return)
+        policy = load_policy(policy, device or "cpu")
+    task = _task(policy, env, given)
+    batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
         return play(policy, batch, episodes, seed, deterministic)
     finally:
         close_unless_borrowed(task, batch)
+
+
+def _task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
+    """The options of the task from `evaluate`'s arguments; raises ConfigError."""
+    from rmt_rl.config.fields import Config
+    from rmt_rl.config.registry import choose
+    from rmt_rl.config.resolve import change
+    from rmt_rl.envs.objects import env_config_of
+    from rmt_rl.policies.saving import env_config
+
+    if env is None:
+        task: Any = env_config(policy)
+    elif isinstance(env, Mapping):
+        given = {f"env.{name}": value for name, value in env.items() if name != "name"} | given
+        task = choose("env", env["name"]).config() if "name" in env else env_config(policy)
+    elif isinstance(env, str):
+        task = choose("env", env).config()
+    else:
+        task = env if isinstance(env, Config) else env_config_of(env)
+    return change(task, "env", given) if given else task
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +53,12 @@ def train(
     `TorchVectorEnv`), or a class or function that makes one: f(num_envs, device). callbacks: see `rmt_rl.Callback`.
     Raises ConfigError for options that do not fit, and RunError where the run cannot continue.
     """
-    from rmt_rl.runs.callbacks import Run, notify
+    from rmt_rl.runs.callbacks import Run, check_callbacks, notify
     from rmt_rl.runs.metrics import Progress
     from rmt_rl.runs.setup import Evaluator, crossed_multiple, finish_run, setup_run
     from rmt_rl.runs.signals import OnSignal
 
-    config = resolve(config, given)
+    config, callbacks = resolve(config, given), check_callbacks(callbacks)
     with contextlib.ExitStack() as stack:
         # config -> environment, policy, learner, run folder, which is locked until the end
         parts = setup_run(config, Path(root), stack)
@@ -112,14 +112,27 @@ def resolve(config: TrainConfig | None, given: dict[str, Any]) -> TrainConfig:
 
         return resumed_config(given)
     env = given.get("env")
-    if env is not None and not isinstance(env, (str, dict, Config)):
-        from rmt_rl.envs.base import TorchVectorEnv
+    if env is not None and not isinstance(env, (str, Mapping, Config)):
         from rmt_rl.envs.objects import env_config_of
 
-        given["env"] = env_config_of(env)
-        if isinstance(env, TorchVectorEnv) and given.get("algo", "ppo") == "ppo":
-            given.setdefault("algo.num_envs", env.num_envs)
+        given = _of_object(env, given.get("algo", "ppo")) | given | {"env": env_config_of(env)}
     return make_config(**given)
+
+
+def _of_object(env: Any, algo: Any) -> dict[str, Any]:
+    """The options that an environment object, which is made already, decides unless the user gives them."""
+    from rmt_rl.config.fields import Config, options
+    from rmt_rl.config.registry import choose
+    from rmt_rl.envs.base import TorchVectorEnv
+
+    if not isinstance(env, TorchVectorEnv):
+        return {}
+    decided = {"device": str(env.device)}
+    if isinstance(algo, Config) or (isinstance(algo, Mapping) and "num_envs" in algo):
+        return decided
+    name = algo.get("name", "ppo") if isinstance(algo, Mapping) else algo
+    has_rows = "num_envs" in options(choose("algo", name).config)
+    return {**decided, "algo.num_envs": env.num_envs} if has_rows else decided
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -502,9 +502,27 @@ class NameConfig(GoodConfig):
     name: str = rmt_rl.option("x", "its name", form=("a name", ".+"))  # type: ignore[misc]
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoTypesConfig(GoodConfig):
+    depth: int | str | None = rmt_rl.option(1, "layers")
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig(GoodConfig):
+    problems: int = rmt_rl.option(1, "problems to solve")  # type: ignore[assignment]
+
+
+@dataclasses.dataclass(frozen=True)
+class NaNConfig(GoodConfig):
+    scale: float = rmt_rl.option(float("nan"), "a number without bounds")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (TwoTypesConfig, "TwoTypesConfig.depth is of several types; expected one of bool, int, float, str and dict"),
+        (MethodConfig, "MethodConfig.problems: rmt_rl.PolicyConfig uses this name; expected another one"),
+        (NaNConfig, "NaNConfig.scale=nan: expected a number"),
         *(
             (
                 wrong,
@@ -535,7 +553,9 @@ def test_an_option_without_a_default_is_rejected(registry: None) -> None:
         rmt_rl.register_env("mine", NoDefaultConfig)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a=b", "a/b", "../x", "a\n", 3, None])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a=b", "a/b", "../x", "a\n", "-x", "--help", "1", "null", "True", ".", 3, None]
+)
 def test_a_name_that_cannot_be_typed_is_rejected(name: Any, registry: None) -> None:
     with pytest.raises(rmt_rl.ConfigError, match="expected a name of letters, digits and"):
         rmt_rl.register_policy(name, GoodConfig)
@@ -563,3 +583,122 @@ def test_a_class_may_be_registered_again_by_its_own_module(registry: None) -> No
     register()
     latest = register()
     assert type(parse(["policy=again"]).policy) is latest
+
+
+def test_a_dataclass_belongs_to_one_name(registry: None) -> None:
+    """It knows its name: the second registration would rename the first choice, or a built-in one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class OneConfig(GoodConfig):
+        """One."""
+
+    rmt_rl.register_policy("one", OneConfig)(object)
+    with pytest.raises(
+        rmt_rl.ConfigError, match="policy=two: OneConfig is the dataclass of policy=one already; expected one of"
+    ):
+        rmt_rl.register_policy("two", OneConfig)
+    with pytest.raises(rmt_rl.ConfigError, match="policy=mine: LSTMConfig is the dataclass of policy=lstm already"):
+        rmt_rl.register_policy("mine", cfg.LSTMConfig)
+    assert (OneConfig.name, cfg.LSTMConfig.name) == ("one", "lstm")
+
+
+def test_what_is_registered_is_a_class(registry: None) -> None:
+    with pytest.raises(rmt_rl.ConfigError, match="policy=mine: 3 is registered; expected the class"):
+        rmt_rl.register_policy("mine", GoodConfig)(3)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"algo.gamm": 0.9}, r"recipe of env=mine: algo\.gamm: algo=ppo has no such option.*did you mean algo\.gamma"),
+        ({"stpes": 9}, "recipe of env=mine: stpes: no such option.*did you mean steps"),
+        ({"algo.gamma": 5}, r"recipe of env=mine: algo\.gamma=5: expected a number"),
+        ([1], r"env=mine: recipe=\[1\]: expected a dictionary of training options"),
+        ({1: 2}, r"env=mine: recipe=\{1: 2\}: expected a dictionary of training options"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_reported(recipe: Any, message: str, registry: None) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class RecipeConfig(cfg.EnvConfig):
+        """A task."""
+
+    with pytest.raises(rmt_rl.ConfigError, match=message):
+        rmt_rl.register_env("mine", RecipeConfig, recipe=recipe)(object)
+        cfg.make_config(env="mine")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneTensor:
+    hidden: torch.Tensor
+
+
+class Correct(rmt_rl.Backbone[Any]):
+    """Remembers the previous input."""
+
+    def __init__(self, config: GoodConfig) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(config.width, config.width)
+
+    def initial_state(self, batch: int) -> Any:
+        return OneTensor(self.linear.weight.new_zeros(batch, self.linear.in_features))
+
+    def step(self, x_BD: torch.Tensor, state: Any, first_B: torch.Tensor) -> Any:
+        return self.linear(x_BD) + torch.where(first_B[:, None], 0.0, state.hidden), OneTensor(x_BD)
+
+    def unroll(self, x_BTD: torch.Tensor, state: Any, first_BT: torch.Tensor) -> Any:
+        outputs = []
+        for x_BD, first_B in zip(x_BTD.unbind(1), first_BT.unbind(1), strict=True):
+            y_BD, state = self.step(x_BD, state, first_B)
+            outputs.append(y_BD)
+        return torch.stack(outputs, 1), state
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "message"),
+    [
+        (
+            "initial_state",
+            lambda self, batch: {"hidden": 1},
+            "initial_state.* returned a state of dict; expected",
+        ),
+        ("initial_state", lambda self, batch: None, "a state of NoneType; expected a frozen dataclass of tensors"),
+        (
+            "initial_state",
+            lambda self, batch: OneTensor(torch.zeros(8, batch)),
+            r"whose hidden is \[8, 2\]; expected the 2 rows",
+        ),
+        ("step", lambda self, x, state, first: x, r"step of its class returned a Tensor; expected \(outputs, state\)"),
+        (
+            "step",
+            lambda self, x, state, first: (x[:, :3], state),
+            r"outputs \[2, 3\] .*; expected outputs \[2, 8\]",
+        ),
+        ("step", lambda self, x, state, first: (x.double(), state), r"outputs \[2, 8\] of torch.float64; expected"),
+        (
+            "unroll",
+            lambda self, x, state, first: (x[:, 1:], state),
+            r"outputs \[2, 2, 8\].*; expected outputs \[2, 3, 8\]",
+        ),
+        (
+            "unroll_with_losses",
+            lambda self, x, state, first: (x, state, {"a": torch.zeros(3)}),
+            "expected a dictionary of scalar tensors as its third value",
+        ),
+        (
+            "unroll_with_losses",
+            lambda self, x, state, first: (x, state),
+            r"2 values; expected \(outputs, state, losses\)",
+        ),
+    ],
+)
+def test_a_backbone_that_returns_other_things_is_reported_before_the_run(
+    method: str, wrong: Any, message: str, registry: None, tmp_path: Path
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class ShapesConfig(GoodConfig):
+        """Wrong shapes."""
+
+    rmt_rl.register_policy("shapes", ShapesConfig)(type("Wrong", (Correct,), {method: wrong}))
+    with pytest.raises(rmt_rl.ConfigError, match=f"policy=shapes: .*{message}"):
+        rmt_rl.train(env="tmaze", policy="shapes", root=tmp_path, **{"policy.width": 8})
+    assert not list(tmp_path.iterdir())

@@ -11,10 +11,12 @@ from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, 
 from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optimizer_state, schedule
 from rmt_rl.algos.returns import ReturnDeviation, gae
 from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.state import map_obs, select_rows
 from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollouts.collector import Collector, Rollout
@@ -35,7 +37,13 @@ class PPO:
     """
 
     def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
-        device = policy.value_head.weight.device
+        if not (isinstance(policy, ActorCritic) and isinstance(options, PPOConfig)):
+            raise ConfigError(
+                f"PPO({type(policy).__name__}, {type(options).__name__}): expected PPO(policy, options), with the result of"
+                " rmt_rl.make_policy and a PPOConfig"
+            )
+        options = with_values_read(options, "algo.")  # how they fit num_envs does not matter here
+        device = policy.device
         self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
         self.deviation = ReturnDeviation(options.gamma) if options.normalize_reward else None
         self.seed = seed

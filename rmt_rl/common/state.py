@@ -64,11 +64,16 @@ def state_to_tree(state: Any) -> Any:
 def state_from_tree(like: StateT, tree: Any) -> StateT:
     """The reverse of `state_to_tree`; raises ValueError where shapes or dtypes differ from those of `like`."""
     if not isinstance(like, torch.Tensor):
-        fields = dataclasses.fields(like)  # type: ignore[arg-type]
-        return type(like)(**{f.name: state_from_tree(getattr(like, f.name), tree[f.name]) for f in fields})
+        names = [field.name for field in dataclasses.fields(like)]  # type: ignore[arg-type]
+        if not isinstance(tree, Mapping) or sorted(names) != sorted(tree):
+            found = list(tree) if isinstance(tree, Mapping) else type(tree).__name__
+            raise ValueError(f"{found} was found; expected {names}")
+        return type(like)(**{name: state_from_tree(getattr(like, name), tree[name]) for name in names})
+    if not isinstance(tree, torch.Tensor):
+        raise ValueError(f"a {type(tree).__name__} was found; expected a tensor")
     if (tree.shape, tree.dtype) != (like.shape, like.dtype):
         raise ValueError(f"{tuple(tree.shape)} {tree.dtype} was found; expected {tuple(like.shape)} {like.dtype}")
-    return tree.to(like.device)
+    return tree.to(like.device)  # type: ignore[return-value]
 
 
 def where_rows(mask_B: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

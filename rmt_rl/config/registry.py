@@ -16,6 +16,8 @@ import importlib.metadata
 import os
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -55,6 +57,9 @@ BASES: dict[str, type[Config]] = {"env": EnvConfig, "policy": PolicyConfig, "alg
 
 GROUPS: dict[str, dict[str, Entry]] = {"env": {}, "algo": {}, "policy": {}, "memory": {}, "until": {}}
 
+#: Environments that are Python objects, by names with a colon, which no registered name has.
+OBJECTS: dict[str, Entry] = {}
+
 
 def register_env(
     name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
@@ -88,8 +93,14 @@ def _decorator(
     group: str, name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
 ) -> Callable[[ClassT], ClassT]:
     _check_registration(group, name, config)
+    if recipe is not None and not (isinstance(recipe, Mapping) and all(isinstance(key, str) for key in recipe)):
+        raise ConfigError(
+            f"{group}={name}: recipe={show(recipe)}: expected a dictionary of training options, such as {{'algo.gamma': 0.997}}"
+        )
 
     def register(target: ClassT) -> ClassT:
+        if not callable(target):
+            raise ConfigError(f"{group}={name}: {show(target)} is registered; expected the class that it stands for")
         add(group, name, config, target, recipe)
         return target
 
@@ -98,8 +109,11 @@ def _decorator(
 
 def _check_registration(group: str, name: Any, config: Any) -> None:
     """Raise ConfigError where a registration from outside cannot work, with what to write instead."""
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-        raise ConfigError(f"{group}={show(name)}: expected a name of letters, digits and - . _")
+    # a file reads null, true and 1 as other values than text
+    if not isinstance(name, str) or not re.fullmatch(r"(?!(?i:null|true|false)$)[^\W\d_][\w.-]*", name):
+        raise ConfigError(
+            f"{group}={show(name)}: expected a name of letters, digits and - . _ that starts with a letter"
+        )
     base, owner = BASES[group], getattr(config, "__name__", show(config))
     # a subclass without the decorator would inherit the options of its parent
     own = isinstance(config, type) and "__dataclass_fields__" in vars(config)
@@ -108,15 +122,21 @@ def _check_registration(group: str, name: Any, config: Any) -> None:
             f"{group}={name}: {owner} is not a frozen dataclass derived from rmt_rl.{base.__name__};"
             f" expected @dataclass(frozen=True) above class {owner}(rmt_rl.{base.__name__})"
         )
-    _check_options(f"{group}={name}: {owner}", config)
+    _check_options(f"{group}={name}: {owner}", config, base)
+    if vars(config).get("name", name) != name:  # it knows one name only
+        raise ConfigError(
+            f"{group}={name}: {owner} is the dataclass of {group}={config.name} already; expected one of its own, such as"
+            f" class Other({owner}) with @dataclass(frozen=True) above it"
+        )
     if group == "policy" and "width" not in options(config):
         raise ConfigError(
             f"policy={name}: {owner} has no option width; expected `width: int = rmt_rl.option(64, <help>)`"
         )
 
 
-def _check_options(owner: str, config: type[Config]) -> None:
+def _check_options(owner: str, config: type[Config], base: type[Config]) -> None:
     """Every field is an option that can be typed on a command line and has an allowed default."""
+    hints, inherited = typing.get_type_hints(config), {item.name for item in dataclasses.fields(base)}
     for item in dataclasses.fields(config):
         if item.name == "name":
             raise ConfigError(
@@ -125,6 +145,13 @@ def _check_options(owner: str, config: type[Config]) -> None:
         if "help" not in item.metadata:
             raise ConfigError(
                 f"{owner}.{item.name} is not an option; expected {item.name}: <type> = rmt_rl.option(<default>, <help>)"
+            )
+        if hasattr(base, item.name) and item.name not in inherited:
+            raise ConfigError(f"{owner}.{item.name}: rmt_rl.{base.__name__} uses this name; expected another one")
+        union = typing.get_origin(hints[item.name]) in (types.UnionType, typing.Union)
+        if union and len(set(typing.get_args(hints[item.name])) - {types.NoneType}) > 1:
+            raise ConfigError(
+                f"{owner}.{item.name} is of several types; expected one of bool, int, float, str and dict"
             )
     for key, known in options(config).items():
         if known.kind not in (bool, int, float, str, dict):
@@ -180,6 +207,8 @@ def choose(group: str, name: Any) -> Entry:
             load_entry_points()
         if name in GROUPS[group]:
             return GROUPS[group][name]
+        if group == "env" and name in OBJECTS:
+            return OBJECTS[name]
     hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
     # memory=trial means memory.scope=trial
     inside = [(key, known) for entry in GROUPS[group].values() for key, known in options(entry.config).items()]
@@ -189,8 +218,17 @@ def choose(group: str, name: Any) -> Entry:
     raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{plugin}{hint}")
 
 
+def belongs_to(group: str, part: Any) -> bool:
+    """Whether a value is a dataclass instance of a choice of this group."""
+    known = {**GROUPS[group], **(OBJECTS if group == "env" else {})}
+    return isinstance(part, BASES.get(group, Config)) and part.name in known
+
+
 def entry_of(config: Config) -> Entry:
     """The entry that a dataclass instance belongs to."""
+    own: Entry | None = vars(type(config)).get("entry")  # of an environment that is a Python object
+    if own is not None:
+        return own
     for parts in GROUPS.values():
         entry = parts.get(type(config).name)
         if entry is not None and entry.config is type(config):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, did_you_mean, groups, options, read, show
-from rmt_rl.config.registry import GROUPS, choose, entry_of
+from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -37,9 +37,7 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     }
     _check_starting_point(layers)
 
-    recipe = {} if "env" in bases else choose("env", names["env"]).recipe
-    recipe = {key: value for key, value in recipe.items() if key.partition(".")[0] not in bases}
-    values = {key: value for key, value in recipe.items() if find_option(key, options(TrainConfig), classes)}
+    values = {} if "env" in bases else _recipe(names["env"], bases, classes)
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
         nested |= _dictionaries(group, bases[group] if group in bases else cls())
@@ -61,6 +59,14 @@ def change(base: ConfigT, group: str, given: Mapping[str, Any]) -> ConfigT:
     return validate(dataclasses.replace(base, **changed), f"{group}.")
 
 
+def with_values_read(config: ConfigT, prefix: str) -> ConfigT:
+    """The dataclass with every single value checked and in its field's type; raises ConfigError."""
+    known = options(type(config))
+    return dataclasses.replace(
+        config, **{name: read(prefix + name, allowed, getattr(config, name)) for name, allowed in known.items()}
+    )
+
+
 def validate(config: ConfigT, prefix: str = "") -> ConfigT:
     """The configuration with every value checked and in its field's type; raises ConfigError.
 
@@ -75,7 +81,7 @@ def validate(config: ConfigT, prefix: str = "") -> ConfigT:
         part: Any = getattr(config, name)
         if part is None and name == usual:  # a group with one choice
             part = choose(name, name).config()
-        if not isinstance(part, Config) or part.name not in GROUPS[name]:
+        if not belongs_to(name, part):
             raise ConfigError(
                 f"{name}={show(part)}: expected one of {', '.join(GROUPS[name])}, as a dataclass of rmt_rl.config;"
                 f" rmt_rl.make_config({name}=<name>) makes one"
@@ -112,12 +118,25 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
             hint = f"; {name} is an option of {', '.join(owners)}"
         if name == "name":
             hint = f"; did you mean {group}=<name>?"
-        return f"{group}={classes[group].name} has no such option, it has {', '.join(known)}{hint}"  # type: ignore[attr-defined]
+        return f"{group}={classes[group].name} has no such option, it has {', '.join(known) or 'none'}{hint}"  # type: ignore[attr-defined]
     # an evaluation chooses no groups, but takes the options of every environment
     nested = [f"{g}.{n}" for g in classes or ["env"] for entry in GROUPS[g].values() for n in options(entry.config)]
     names = [*classes, *top]
     see = f" (see {help_command} --help)" if help_command else ""
     return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
+
+
+def _recipe(env: str, bases: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
+    """The training options that the task recommends, of the choices that are made and are not complete already."""
+    values, top = {}, options(TrainConfig)
+    for key, value in choose("env", env).recipe.items():
+        group, _, name = key.partition(".")
+        if allowed := find_option(key, top, classes):
+            if group not in bases:
+                values[key] = read(f"recipe of env={env}: {key}", allowed, value)
+        elif not any(name in options(entry.config) for entry in GROUPS.get(group, {}).values()):
+            raise ConfigError(f"recipe of env={env}: {show(key)}: {unknown_option(key, top, classes)}")
+    return values
 
 
 def _as_options(file: Any) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.registry import GROUPS, Entry, entry_of
+from rmt_rl.config.fields import show
+from rmt_rl.config.registry import OBJECTS, Entry, entry_of
 from rmt_rl.envs.base import TorchVectorEnv
 
 #: Name of the option dataclasses that are made here.
@@ -23,6 +25,7 @@ class _Instance:
     """A factory that returns one environment object, which the caller made and will close."""
 
     env: TorchVectorEnv
+    borrowed = True
 
     def __call__(self, num_envs: int, device: Any) -> TorchVectorEnv:
         return self.env
@@ -30,6 +33,9 @@ class _Instance:
 
 def env_config_of(env: Any) -> EnvConfig:
     """Register an environment object, class or function in this process; returns its option dataclass, which has no fields.
+
+    The dataclass stands for this object, also after another one of the same name was given. Its name, in a saved configuration
+    or policy, stands for the latest class or function of that name.
 
     env: a `TorchVectorEnv`; or a class or function that makes one, called as f(num_envs, device); or a gymnasium.Env class,
     of which the adapter of env=gym runs num_envs copies. Raises ConfigError for anything else.
@@ -40,18 +46,20 @@ def env_config_of(env: Any) -> EnvConfig:
         cls, factory = type(env), _Instance(env)
     elif isinstance(env, type) and issubclass(env, gymnasium.Env):
         cls, factory = env, _gymnasium_factory(env)
-    elif callable(env):
+    elif callable(env) and (not isinstance(env, type) or issubclass(env, TorchVectorEnv)):
         cls, factory = env, _checked(env)
     else:
         raise ConfigError(
-            f"env={env!r}: expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv, a gymnasium.Env class, or a function"
-            " f(num_envs, device) that makes a TorchVectorEnv"
+            f"env={show(env)}: expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv, a gymnasium.Env class, or a"
+            " function f(num_envs, device) that makes a TorchVectorEnv"
         )
     cls = cls if hasattr(cls, "__qualname__") else type(cls)  # functools.partial, for instance
     name = f"{cls.__module__}:{cls.__qualname__}"
     config: Any = dataclasses.make_dataclass(OBJECT, [], bases=(EnvConfig,), frozen=True)
-    config.name = name
-    GROUPS["env"][name] = Entry(config, factory)
+    config.name, config.entry = name, Entry(config, factory)
+    known = OBJECTS.get(name)
+    if known is None or not isinstance(factory, _Instance) or isinstance(known.target, _Instance):
+        OBJECTS[name] = config.entry
     made: EnvConfig = config()
     return made
 
@@ -73,12 +81,20 @@ def is_object(config: EnvConfig) -> bool:
 
 
 def _checked(factory: Callable[..., Any]) -> Callable[..., TorchVectorEnv]:
+    name = getattr(factory, "__qualname__", factory)
+    try:
+        inspect.signature(factory).bind(1, "cpu")
+    except ValueError:  # some functions in C do not tell their parameters
+        pass
+    except TypeError as error:
+        raise ConfigError(
+            f"env={name}: cannot be called as f(num_envs, device), which makes the environment: {error}"
+        ) from error
+
     def make(num_envs: int, device: Any) -> TorchVectorEnv:
         env = factory(num_envs, device)
         if not isinstance(env, TorchVectorEnv):
-            raise ConfigError(
-                f"env={getattr(factory, '__qualname__', factory)}: returned a {type(env).__name__}; expected a TorchVectorEnv"
-            )
+            raise ConfigError(f"env={name}: returned a {type(env).__name__}; expected a TorchVectorEnv")
         return env
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -9,7 +10,7 @@ import gymnasium
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
-from rmt_rl.config.fields import did_you_mean, options
+from rmt_rl.config.fields import did_you_mean, options, show
 from rmt_rl.config.registry import GROUPS, choose, entry_of
 from rmt_rl.config.resolve import change, validate
 
@@ -63,8 +64,17 @@ def make_from_config(
     of memory.episodes episodes, because a run never ends. returns: the target return of a return-conditioned policy;
     None = the policy is not return-conditioned.
     """
-    env = validate(env, "env.")
-    made: TorchVectorEnv = entry_of(env).load()(num_envs, device, **env.arguments())
+    from rmt_rl.common.device import choose_device
+
+    if not isinstance(env, EnvConfig):
+        raise ConfigError(f"env={show(env)}: expected the options of an environment, such as TMazeConfig(length=20)")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, numbers.Integral) or num_envs < 1:
+        raise ConfigError(f"num_envs is {show(num_envs)}; it must be a whole number, at least 1")
+    env, device = validate(env, "env."), choose_device(device)
+    target = entry_of(env).load()
+    made: TorchVectorEnv = target(int(num_envs), device, **env.arguments())
+    if made.num_envs != num_envs and not getattr(target, "borrowed", False):
+        raise ConfigError(f"env={env.name}: made {made.num_envs} rows; expected num_envs={num_envs}")
     return wrap(made, memory, evaluation, returns)
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
 from rmt_rl.common.rng import global_generator
-from rmt_rl.common.state import Obs, map_state, state_from_tree, state_to_tree
+from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
@@ -40,8 +40,13 @@ class PolicyState:
 
     def __getitem__(self, rows: Any) -> PolicyState:
         """The state of some rows; one integer keeps the batch axis."""
-        rows = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows
-        return map_state(lambda x: x[rows], self)
+        if isinstance(rows, slice):
+            rows = list(range(len(self)))[rows]
+        elif np.ndim(rows) == 0:
+            rows = [range(len(self))[rows]]  # raises IndexError outside, where a loop over the rows ends
+        selected = torch.as_tensor(rows, device=self.action.device)
+        selected = selected if len(selected) else selected.long()
+        return map_state(lambda x: x[selected], self)
 
     def to(self, device: str | torch.device) -> PolicyState:
         return map_state(lambda x: x.to(device), self)
@@ -88,7 +93,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         spec = spec if isinstance(spec, PolicySpec) else PolicySpec.from_json(spec)
         self.spec, self.config = spec, spec.policy
         width = self.config.width  # type: ignore[attr-defined]
-        self._shapes = shapes_of(spec.observation_space)
+        self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
+        self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
         self.encoder = ObservationEncoder(spec.observation_space, width)
         self.head = make_head(spec.action_space, width)
         self.value_head = nn.Linear(width, 1)
@@ -106,6 +112,10 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         """huggingface_hub's: writes model.safetensors, config.json and a model card."""
         return super().save_pretrained(save_directory, config=config or {"spec": self.spec.to_json()}, **given)
 
+    @property
+    def device(self) -> torch.device:
+        return self.value_head.weight.device
+
     def initial_state(self, batch: int) -> PolicyState:
         """The state of `batch` rows before their first step."""
         return PolicyState(self.backbone.initial_state(batch), self._no_action(batch))
@@ -117,7 +127,10 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
 
     def state_from_dict(self, tree: dict[str, Any]) -> PolicyState:
         """The reverse of `state_to_dict`; raises ValueError where it belongs to another kind of policy."""
-        return state_from_tree(self.initial_state(len(tree["action"])), tree)
+        action = tree.get("action") if isinstance(tree, Mapping) else None
+        if not isinstance(action, torch.Tensor) or not action.dim():
+            raise ValueError(f"a {type(tree).__name__} without actions was found; expected the result of state_to_dict")
+        return state_from_tree(self.initial_state(len(action)), tree)
 
     @torch.no_grad()
     def act(
@@ -138,6 +151,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         """
         if not isinstance(first, torch.Tensor):
             return self._act_on_arrays(obs, state, first, deterministic, generator)
+        self._require_own(obs, state)
         parameters, _, memory = self.step(obs, state, first)  # type: ignore[arg-type]
         if deterministic:
             action = self.head.mode(parameters)
@@ -149,17 +163,20 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self, obs: Any, state: PolicyState, first: Any, deterministic: bool, generator: torch.Generator | None
     ) -> tuple[Any, PolicyState]:
         """`act` for numpy arrays, or for one environment without the batch axis."""
-        device = self.value_head.weight.device
         single = np.ndim(first) == 0
-        if single and len(state) != 1:
+        if single and isinstance(state, PolicyState) and len(state) != 1:
             raise ValueError(f"first is one value, but the state has {len(state)} rows; expected {len(state)} values")
 
         def convert(x: Any) -> torch.Tensor:
-            tensor = torch.as_tensor(x, device=device)
+            x = x.copy() if isinstance(x, np.ndarray) and min(x.strides, default=0) < 0 else x  # a flipped picture
+            tensor = torch.as_tensor(x, device=self.device)
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             return tensor[None] if single else tensor
 
-        obs = {key: convert(value) for key, value in obs.items()} if isinstance(obs, dict) else convert(obs)
+        if isinstance(obs, Mapping):  # parts that are text are left out in training, too
+            obs = {key: convert(x) for key, x in obs.items() if key in self._shapes or not _is_text(x)}
+        else:
+            obs = convert(obs)
         action, state = self.act(obs, state, convert(first), deterministic, generator)
         action = action.cpu().numpy()
         return (action[0] if single else action), state
@@ -224,6 +241,22 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         y, memory = self.backbone.step(x, state.memory, first_B)
         return self.head(y), self.value_head(y).squeeze(-1), memory
 
+    def _require_own(self, obs: Any, state: Any) -> None:
+        """Raises where the state is that of another policy, or where whole numbers are shown as fractions."""
+        if isinstance(state, PolicyState):
+            self._state_shapes = self._state_shapes or _row_shapes(self.initial_state(1))
+            if _row_shapes(state) != self._state_shapes:
+                raise ValueError(
+                    "state is that of another policy; expected the result of this policy's initial_state(batch)"
+                )
+        shown = obs if isinstance(obs, dict) else {"": obs}
+        for name in self._whole & shown.keys():
+            if isinstance(shown[name], torch.Tensor) and shown[name].is_floating_point():
+                what = f"obs {name!r}" if name else "obs"
+                raise TypeError(
+                    f"{what} is of type {shown[name].dtype}; expected whole numbers, as in the space of the task"
+                )
+
     def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
         """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows."""
         if not isinstance(state, PolicyState):
@@ -269,3 +302,17 @@ def shapes_of(space: gymnasium.Space[Any]) -> dict[str, tuple[int, ...]]:
     """The shape of one row's observation by its key; "" where it is one tensor."""
     parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
     return {name: tuple(part.shape or ()) for name, part in parts.items()}
+
+
+def whole_numbers_of(space: gymnasium.Space[Any]) -> set[str]:
+    """The keys of one row's observation whose values are whole numbers."""
+    parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+    return {name for name, part in parts.items() if part.dtype is not None and part.dtype.kind in "iu"}
+
+
+def _row_shapes(state: PolicyState) -> dict[str, torch.Size]:
+    return {name: x.shape[1:] for name, x in leaves(state.memory).items()}
+
+
+def _is_text(x: Any) -> bool:
+    return np.asarray(x).dtype.kind == "U" if isinstance(x, (str, list, tuple, np.ndarray)) else False

@@ -23,13 +23,14 @@ from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import fsync, sha256_file
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
-from rmt_rl.config.fields import LARGEST_RETURN
+from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
+from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
 from rmt_rl.config.resolve import make_config
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
+from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.spaces import to_json
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv, make_spec
 from rmt_rl.policies.transformer import check_backend
@@ -43,11 +44,18 @@ def make_policy(env: TorchVectorEnv, policy: str = "rmt", seed: int = 0, **given
 
     given: options of the policy. seed: of the initial weights; torch's global stream is left alone.
     """
+    if not isinstance(env, TorchVectorEnv):
+        raise ConfigError(
+            f"{show(env)}: is not an environment of many rows; expected the result of rmt_rl.make_env(...)"
+        )
+    seed = read("seed", options(TrainConfig)["seed"], seed)
     config = make_config(env="gym", policy=policy, **{f"policy.{key}": value for key, value in given.items()}).policy
     task = UnregisteredEnv(type(env).__name__, {"name": type(env).__name__})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(seed, "weights"))
-        return ActorCritic(make_spec(env, task, fit_width(env, task, config))).to(env.device)
+        made = ActorCritic(make_spec(env, task, fit_width(env, task, config))).to(env.device)
+        check_shapes(made.backbone, config)
+    return made
 
 
 def save_policy(policy: ActorCritic, folder: str | Path) -> None:
@@ -133,7 +141,11 @@ def policy_folder(path: str | Path, option: str = "policy") -> Path:
         found = "no such folder" if not Path(path).exists() else "no config.json and model.safetensors in it"
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
-    raise ConfigError(f"{option}={path}: {found}; expected a folder such as runs/<name> or runs/<name>/policy")
+    except TypeError:
+        found = "neither a policy nor a path"
+    raise ConfigError(
+        f"{option}={show(path, limit=1_000)}: {found}; expected a folder such as runs/<name> or runs/<name>/policy"
+    )
 
 
 def env_config(policy: ActorCritic) -> EnvConfig:
@@ -188,7 +200,12 @@ def conditioned_on(policy: ActorCritic, target_return: float | None) -> ReturnCo
 
 
 def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None) -> None:
-    """Raises ConfigError where the spaces of the environment are not those that the policy was built for."""
+    """Raises ConfigError where the environment's spaces are not those that the policy was built for, or its device is another."""
+    if policy.device.type != env.device.type:
+        raise ConfigError(
+            f"device={env.device}: the policy is on {policy.device}; move it with policy.to({str(env.device)!r}), or make the"
+            " environment there"
+        )
     name = f"env={task.name}" if task is not None else type(env).__name__
     for kind in ("observation_space", "action_space"):
         if to_json(getattr(env, f"single_{kind}")) != to_json(getattr(policy.spec, kind)):

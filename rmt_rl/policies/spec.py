@@ -13,7 +13,7 @@ from rmt_rl.config.bases import EnvConfig, PolicyConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
-from rmt_rl.config.registry import GROUPS, load_entry_points
+from rmt_rl.config.registry import GROUPS, OBJECTS, load_entry_points
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies import spaces
 
@@ -72,7 +72,9 @@ class PolicySpec:
 
 def _env_from_json(saved: Any) -> EnvConfig | UnregisteredEnv:
     name = saved.get("name") if isinstance(saved, Mapping) else None
-    if isinstance(name, str) and name not in GROUPS["env"]:
+    if isinstance(name, str) and "<" in name:  # a lambda, or made in a function: others may have the same name
+        return UnregisteredEnv(name, saved)
+    if isinstance(name, str) and name not in GROUPS["env"] | OBJECTS:
         load_entry_points()
         if name not in GROUPS["env"]:
             return UnregisteredEnv(name, saved)

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import NotFinite, finite, first_nonfinite
 from rmt_rl.common.state import Obs, detach, map_obs, map_state, select_rows, state_from_tree, state_to_tree
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
+from rmt_rl.policies.saving import check_fits
 from rmt_rl.rollouts.statistics import Episodes
 
 
@@ -59,6 +61,11 @@ class Collector:
     def __init__(
         self, env: TorchVectorEnv, policy: ActorCritic, seed: int = 0, generator: torch.Generator | None = None
     ) -> None:
+        if not (isinstance(env, TorchVectorEnv) and isinstance(policy, ActorCritic)):
+            raise ConfigError(
+                f"Collector({type(env).__name__}, {type(policy).__name__}): expected an environment and a policy"
+            )
+        check_fits(policy, env)
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
         self._reset(seed)
@@ -80,6 +87,8 @@ class Collector:
         Raises NotFinite where the environment returns a NaN or an infinity; with skip_nonfinite `Rollout.nonfinite` reports it.
         """
         # contiguous, as after resuming a run: other strides may select kernels that round differently
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; it must be at least 1")
         self.state = start = map_state(torch.Tensor.contiguous, self.state)
         rows, ended = [], []
         nonfinite: str | None = None

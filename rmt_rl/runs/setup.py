@@ -31,6 +31,7 @@ from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
+from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.policies.transformer import check_backend
@@ -122,6 +123,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     returns = learner_class.return_conditioning(config, data, initial) if resumed is None else resumed.returns
     env = make_from_config(config.env, config.algo.training_rows(), device, config.memory, returns=returns)
     stack.callback(close_unless_borrowed, config.env, env)
+    check_object(config, env, device)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
     policy = make_run_policy(config, env, returns, device)
     if initial is not None:
@@ -148,6 +150,19 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device)
 
 
+def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device) -> None:
+    """Raises ConfigError where env= is an object that was made for other rows or another device."""
+    if not is_borrowed(config.env):
+        return
+    if not config.algo.offline and env.num_envs != config.algo.training_rows():
+        raise ConfigError(
+            f"algo.num_envs={config.algo.training_rows()}: the environment object has {env.num_envs} rows; expected"
+            f" algo.num_envs={env.num_envs}, or a class or a function f(num_envs, device) that makes it"
+        )
+    if env.device.type != device.type:
+        raise ConfigError(f"device={device}: the environment object is on {env.device}; expected device={env.device}")
+
+
 def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
     """The policy of `init=`; raises ConfigError where its memory scope differs from that of this run."""
     if config.init is None:
@@ -167,7 +182,9 @@ def make_run_policy(
     """A new policy; its weights depend on the run's seed only, and torch's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        return ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+        check_shapes(policy.backbone, config.policy)
+    return policy
 
 
 def crossed_multiple(every: int | None, before: int, now: int) -> bool:
@@ -184,7 +201,7 @@ class Evaluator:
     def __init__(self, parts: RunParts) -> None:
         self._parts = parts
         self._env: TorchVectorEnv | None = None
-        self.best: dict[str, Any] | None = parts.resumed.best
+        self.best: dict[str, Any] | None = kept_best(parts)
         self.shown: dict[str, float | None] = {}
 
     def __enter__(self) -> Evaluator:
@@ -202,8 +219,7 @@ class Evaluator:
         seed = rng.seed(config.seed, "validation")
         score = evaluate(policy, self._env, config.validation_episodes, seed)
         if self.best is None or score.rank() > tuple(_rank(self.best)):
-            save_policy(policy, self._parts.folder / "best")
-            self.best = {"steps": run.steps, "success": score.success, "mean_return": score.mean_return}
+            self._keep(run, score)
         for name in ("success", "mean_return"):
             wanted, reached = getattr(config.until, name), getattr(score, name)
             if wanted is not None and reached is None:
@@ -214,6 +230,39 @@ class Evaluator:
         self.shown = {"eval": score.mean_return if score.success is None else score.success}
         notify(callbacks, "on_evaluate", run, score)
         return {"eval_success": score.success, "eval_return": score.mean_return}
+
+    def _keep(self, run: Run, score: Score) -> None:
+        """Save the best policy so far; a full disk is reported and the run continues."""
+        folder = self._parts.folder / "best"
+        try:
+            save_policy(run.policy, folder)
+            weights = sha256_file(folder / "model.safetensors")
+        except OSError as error:
+            print(f"{folder} was not written: {error.strerror}; the run continues without it", flush=True)
+            return
+        self.best = {
+            "steps": run.steps,
+            "success": score.success,
+            "mean_return": score.mean_return,
+            "weights": weights,
+        }
+
+
+def kept_best(parts: RunParts) -> dict[str, Any] | None:
+    """The best evaluation before a run was resumed; None where best/ does not hold its policy any more."""
+    best, folder = parts.resumed.best, parts.folder / "best"
+    if best is None:
+        return None
+    try:
+        load_policy(folder)
+        # a killed process may have saved a better policy after its last checkpoint
+        if best.get("weights") in (None, sha256_file(folder / "model.safetensors")):
+            return best
+        found = "holds another policy than at the checkpoint"
+    except ConfigError as error:
+        found = f"is not used ({error})"
+    print(f"{folder} {found}: the best policy is chosen anew from here on", flush=True)
+    return None
 
 
 def _rank(best: Mapping[str, Any]) -> tuple[float, float]:

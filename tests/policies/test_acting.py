@@ -119,3 +119,63 @@ def test_the_state_of_another_policy_is_rejected():
     other = rmt_rl.make_policy(rmt_rl.make_env("tmaze", 4), "lstm", width=8)
     with pytest.raises(ValueError, match="was found; expected"):
         policy.state_from_dict(other.state_to_dict(other.initial_state(4)))
+
+
+def test_a_loop_over_the_rows_of_a_state_ends():
+    _, policy = make("gru")
+    state = policy.initial_state(4)
+    assert [len(row) for row in state] == [1, 1, 1, 1]
+    for row in (4, -5):
+        with pytest.raises(IndexError):
+            state[row]
+    with pytest.raises(TypeError):
+        state[None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"), [(np.int64(-1), 1), (torch.tensor(2), 1), (slice(None, None, -1), 4), ([], 0), ((0, 3), 2)]
+)
+def test_rows_of_a_state_may_be_given_by_numpy_and_torch(rows, length):
+    _, policy = make("rmt")
+    assert len(policy.initial_state(4)[rows]) == length
+
+
+def test_a_dictionary_of_no_state_is_rejected():
+    _, policy = make("lstm")
+    tree = policy.state_to_dict(policy.initial_state(4))
+    rmt = make("rmt")[1]
+    wrong = [{}, None, tree | {"extra": 1}, tree | {"memory": None}, tree | {"action": torch.tensor(1)}]
+    for other in [*wrong, rmt.state_to_dict(rmt.initial_state(4))]:
+        with pytest.raises(ValueError, match="was found; expected"):
+            policy.state_from_dict(other)
+
+
+@pytest.mark.parametrize(("name", "other"), [("gru", "lstm"), ("mlp", "lstm"), ("lstm", "rmt"), ("rmt", "gru")])
+def test_a_policy_does_not_act_on_the_state_of_another_one(name, other):
+    """gru and mlp would, and forget everything."""
+    env, policy = make(name)
+    state = make(other)[1].initial_state(4)
+    for first in (torch.ones(4, dtype=torch.bool), np.ones(4, bool)):
+        with pytest.raises(ValueError, match="state is that of another policy; expected"):
+            policy.act(env.reset(seed=0)[0], state, first)
+
+
+def test_fractions_in_place_of_whole_numbers_are_rejected():
+    """A picture that is divided by 255 already would be divided once more."""
+    env, policy = make("gru", "minigrid-memory", tile=4)
+    obs = {key: x.numpy() for key, x in env.reset(seed=0)[0].items()}
+    assert obs["image"].dtype == np.uint8
+    with pytest.raises(TypeError, match=r"obs 'image' is of type torch.float32; expected whole numbers"):
+        policy.act(obs | {"image": obs["image"] / 255}, policy.initial_state(4), np.ones(4, bool))
+
+
+def test_an_observation_may_be_flipped_and_have_text_beside_it():
+    """As of MiniGrid through gymnasium, whose mission no policy sees."""
+    env, policy = make("gru", "minigrid-memory")
+    obs = {key: x.numpy() for key, x in env.reset(seed=0)[0].items()}
+    state, first = policy.initial_state(4), np.ones(4, bool)
+    expected, _ = policy.act(obs, state, first, deterministic=True)
+    flipped = {key: x[::-1].copy()[::-1] for key, x in obs.items()} | {"mission": ["go"] * 4}
+    assert policy.act(flipped, state, first, deterministic=True)[0].tolist() == expected.tolist()
+    alone = {key: x[0] for key, x in obs.items()} | {"mission": "go"}
+    assert policy.act(alone, policy.initial_state(1), True, deterministic=True)[0] == expected[0]

@@ -165,3 +165,115 @@ def test_the_default_folder_is_runs_in_the_working_directory(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     result = rmt_rl.train(env="tmaze", run="here", **TINY)
     assert os.path.samefile(result.folder, tmp_path / "runs" / "here")
+
+
+# ------------------------------------------------------------------------------------------- mistakes with objects
+
+
+def maze_of(length):
+    class Inner(TMaze):
+        def __init__(self, num_envs, device="cpu"):
+            super().__init__(num_envs, device, length=length)
+
+    return Inner
+
+
+def test_environments_of_the_same_name_are_not_confused(tmp_path):
+    short = rmt_rl.train(env=maze_of(3), root=tmp_path, **TINY)
+    long = rmt_rl.train(env=maze_of(9), root=tmp_path, **TINY)
+    assert rmt_rl.evaluate(short.policy, episodes=12) == short.score
+    assert rmt_rl.evaluate(long.policy, episodes=12) == long.score
+    with pytest.raises(ConfigError, match="was trained on a task that is not registered"):
+        rmt_rl.evaluate(short.folder, episodes=12)
+    assert rmt_rl.evaluate(short.folder, maze_of(3), episodes=12) == short.score
+    with pytest.raises(ConfigError, match="env=nope: expected one of") as caught:
+        rmt_rl.make_env("nope")
+    assert "Inner" not in str(caught.value)
+
+
+def test_an_object_does_not_take_the_place_of_its_class(tmp_path):
+    result = rmt_rl.train(env=Maze, root=tmp_path, **TINY)
+    rmt_rl.evaluate(result.policy, Maze(2), episodes=4)
+    for policy in (result.policy, result.folder):
+        assert rmt_rl.evaluate(policy, episodes=12) == result.score
+
+
+def test_an_object_decides_the_number_of_rows(tmp_path):
+    options = {name: value for name, value in TINY.items() if name != "algo.num_envs"}
+    with pytest.raises(
+        ConfigError, match=r"algo\.num_envs=16: the environment object has 8 rows; expected algo\.num_envs=8"
+    ):
+        rmt_rl.train(env=Maze(8), root=tmp_path, **options, **{"algo.num_envs": 16})
+    with pytest.raises(ConfigError, match=r"algo\.minibatches=2: expected a divisor of algo\.num_envs=9"):
+        rmt_rl.train(env=Maze(9), root=tmp_path, **options)
+    with pytest.raises(ConfigError, match="made 4 rows; expected num_envs=8"):
+        rmt_rl.train(env=lambda num_envs, device: Maze(4), root=tmp_path, **TINY)
+    assert not list(tmp_path.iterdir())
+    given = {name: value for name, value in options.items() if not name.startswith("algo.")}
+    algo = {"name": "ppo", "minibatches": 2, "rollout": 12}
+    assert rmt_rl.train(env=Maze(8), algo=algo, root=tmp_path, **given).summary["steps"] == 288
+
+
+def test_classes_and_functions_that_cannot_make_an_environment_are_rejected_before_the_run(tmp_path):
+    for wrong in (lambda: Maze(8), rmt_rl.TorchVectorEnv):
+        with pytest.raises(ConfigError, match=r"cannot be called as f\(num_envs, device\)"):
+            rmt_rl.train(env=wrong, root=tmp_path, **TINY)
+    for wrong in (int, TMazeConfig):
+        with pytest.raises(ConfigError, match=r"expected a name, a dataclass of rmt_rl\.config, a TorchVectorEnv"):
+            rmt_rl.train(env=wrong, root=tmp_path, **TINY)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return rmt_rl.make_policy(rmt_rl.make_env("tmaze", 2), "gru", width=8).eval()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"episodes": 0}, "episodes=0: expected a whole number, at least 1"),
+        ({"episodes": 1.5}, "episodes=1.5: expected a whole number"),
+        ({"num_envs": -3}, "num_envs=-3: expected a whole number"),
+        ({"seed": None}, "seed=null: expected a whole number"),
+        ({"seed": 2**70}, "seed=1180591620717411303424: expected a whole number"),
+        ({"deterministic": "no"}, "deterministic=no: expected true or false"),
+        ({"device": "tpu"}, "device=tpu: expected cpu, cuda"),
+        ({"env": rmt_rl.config.LSTMConfig()}, "env=LSTMConfig.*: expected the options of an environment"),
+        ({"env": {"name": "tmaze", "lenght": 3}}, "env.lenght=3: env=tmaze has no such option"),
+        ({"policy": None}, "policy=null: neither a policy nor a path"),
+        ({"policy": torch.nn.Linear(2, 2)}, "policy=Linear.*: neither a policy nor a path"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_reported_in_one_line(given, message, policy):
+    with pytest.raises(ConfigError, match=message):
+        rmt_rl.evaluate(**{"policy": policy, "env": "tmaze", "episodes": 4} | given)
+
+
+def test_an_evaluation_takes_a_dictionary_and_text_like_the_command_line(policy):
+    expected = rmt_rl.evaluate(policy, TMazeConfig(length=4), episodes=4, deterministic=False)
+    assert rmt_rl.evaluate(policy, {"name": "tmaze", "length": 4}, "4", deterministic="false") == expected
+
+
+def test_a_loop_of_ones_own_reports_arguments_that_do_not_fit(policy):
+    env = rmt_rl.make_env("tmaze", 2)
+    for wrong in ("tmaze", TMaze, gymnasium.make("CartPole-v1")):
+        with pytest.raises(ConfigError, match="is not an environment of many rows"):
+            rmt_rl.make_policy(wrong)
+        with pytest.raises(ConfigError, match="expected an environment and a policy"):
+            rmt_rl.Collector(wrong, policy)
+    with pytest.raises(ConfigError, match=r"seed=1\.5: expected a whole number"):
+        rmt_rl.make_policy(env, seed=1.5)
+    with pytest.raises(ConfigError, match="its observation space differs"):
+        rmt_rl.Collector(rmt_rl.make_env("bandit", 2), policy)
+    with pytest.raises(ValueError, match="steps is 0; it must be at least 1"):
+        rmt_rl.Collector(env, policy).collect(0)
+    for wrong in ({"gamma": 0.9}, None):
+        with pytest.raises(ConfigError, match=r"expected PPO\(policy, options\)"):
+            rmt_rl.PPO(policy, wrong)
+    with pytest.raises(ConfigError, match=r"algo\.gamma=5: expected a number"):
+        rmt_rl.PPO(policy, rmt_rl.PPOConfig(gamma=5))
+    assert rmt_rl.PPO(policy, rmt_rl.PPOConfig(minibatches=3, learning_rate="1e-3")).options.learning_rate == 1e-3
+    for wrong in (2.5, "2", True):
+        with pytest.raises(ConfigError, match=r"num_envs is .*; it must be a whole number"):
+            rmt_rl.make_env("tmaze", wrong)

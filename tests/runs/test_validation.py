@@ -1,6 +1,7 @@
 """Evaluation during training: it changes no bit of the training, keeps the best policy, and can end the run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import rmt_rl
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import seed
-from rmt_rl.policies.saving import load_policy, make_task
+from rmt_rl.policies.saving import load_policy, make_task, save_policy
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.runs.setup import crossed_multiple
 
@@ -110,9 +111,39 @@ def test_until_needs_evaluations_and_a_task_that_reports_success(tmp_path):
     assert result.summary["stopped"] == "until.mean_return=1.0 reached"
 
 
+class OnEnd:
+    def on_end(self, run, result):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (Record(), "callbacks=.*: expected a list, such as callbacks="),
+        (None, "callbacks=null: expected a list"),
+        ([Record], "Record.* is a class; expected an object"),
+        ([lambda run: None], "has none of on_update, on_evaluate and on_end; expected an object"),
+        (["on_update"], "callbacks: on_update has none of"),
+    ],
+)
+def test_callbacks_that_would_not_be_called_are_rejected_before_the_run(callbacks, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        rmt_rl.train(root=tmp_path, **TINY, callbacks=callbacks)
+    assert not list(tmp_path.iterdir())
+
+
+def test_callbacks_may_come_from_a_generator_and_reasons_may_be_anything(tmp_path):
+    class Stop:
+        def on_update(self, run):
+            run.stop({"two\nlines": 2}) if run.steps >= 192 else None
+
+    result = rmt_rl.train(root=tmp_path, **TINY, callbacks=(callback for callback in [Stop()]))
+    assert (result.summary["steps"], result.summary["stopped"]) == (192, "{'two\\nlines': 2}")
+
+
 def test_callbacks_are_called_after_updates_evaluations_and_the_end_in_this_order(tmp_path):
     record = Record()
-    rmt_rl.train(root=tmp_path, **TINY | {"steps": 288}, evaluate_every=192, callbacks=[record, object()])
+    rmt_rl.train(root=tmp_path, **TINY | {"steps": 288}, evaluate_every=192, callbacks=[record, OnEnd()])
     assert record.calls == [
         ("update", 96, 96),
         ("evaluate", 192, 10),
@@ -159,6 +190,41 @@ def test_a_resumed_run_keeps_the_best_score_and_ends_in_the_same_bits(options, t
     ours, theirs = (load_policy(result.folder / "best").state_dict() for result in (whole, resumed))
     assert same(ours, theirs)
     assert whole.metrics["eval_return"].tolist() == resumed.metrics["eval_return"].tolist()
+
+
+@pytest.mark.parametrize("change", ["deleted", "damaged", "other"])
+def test_a_run_whose_best_policy_is_gone_chooses_it_anew(change, tmp_path, capsys):
+    """Otherwise the run would end with an error after its last step, however often it is resumed."""
+    options = TINY | {"policy": "lstm", "checkpoint_steps": 96, "steps": 400}
+
+    with pytest.raises(Killed):
+        rmt_rl.train(root=tmp_path, run="a", **options | {"evaluate_every": 300}, callbacks=[KillAt(400)])
+    best = tmp_path / "a" / "best"
+    if change == "deleted":
+        shutil.rmtree(best)
+    elif change == "damaged":
+        (best / "config.json").write_text("{}")
+    else:
+        rmt_rl.save_policy(rmt_rl.make_policy(rmt_rl.make_env("tmaze", 2), "gru", width=8), best)
+    config = (tmp_path / "a" / "config.yaml").read_text()
+    (tmp_path / "a" / "config.yaml").write_text(config.replace("evaluate_every: 300", "evaluate_every: null"))
+    result = rmt_rl.train(resume=tmp_path / "a")
+    assert result.best is None and result.summary["best"] is None and result.score.episodes == 12
+    assert "the best policy is chosen anew from here on" in capsys.readouterr().out
+
+
+def test_a_full_disk_does_not_end_a_run_at_an_evaluation(tmp_path, monkeypatch, capsys):
+    from rmt_rl.runs import setup
+
+    def full(policy, folder):
+        if folder.name == "best":
+            raise OSError(28, "No space left on device")
+        save_policy(policy, folder)
+
+    monkeypatch.setattr(setup, "save_policy", full)
+    result = rmt_rl.train(root=tmp_path, **TINY | {"steps": 200}, evaluate_every=96)
+    assert result.best is None and result.score.episodes == 12
+    assert "best was not written: No space left on device; the run continues without it" in capsys.readouterr().out
 
 
 def test_a_resumed_run_does_not_replace_a_better_policy_from_before(tmp_path):
