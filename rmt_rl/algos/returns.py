@@ -53,7 +53,8 @@ class ReturnDeviation:
 
     def add(self, reward_BT: torch.Tensor, first_BT: torch.Tensor) -> float:
         """Add steps and return the deviation, or 1 while all returns are equal. first_BT: an episode starts here."""
-        past_B = torch.zeros_like(reward_BT[:, 0], dtype=torch.float64) if self.past_B is None else self.past_B
+        none = torch.zeros_like(reward_BT[:, 0], dtype=torch.float64)
+        past_B = none if self.past_B is None else self.past_B.to(none.device)  # a checkpoint holds it on the CPU
         columns = []
         for reward_B, first_B in zip(reward_BT.double().unbind(1), first_BT.unbind(1), strict=True):
             past_B = reward_B + self.gamma * past_B * ~first_B

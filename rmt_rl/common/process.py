@@ -41,8 +41,6 @@ def configure_process(threads: int) -> None:
     os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
     logging.getLogger("torchrl").setLevel(os.environ["RL_LOGGING_LEVEL"])
     torch.set_num_threads(threads)
-    # by default cuDNN rounds the products of an LSTM to 10 bits, and acting and learning would compute different policies
-    torch.backends.cudnn.allow_tf32 = False
 
 
 @contextlib.contextmanager

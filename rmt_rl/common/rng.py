@@ -54,7 +54,10 @@ def generator(run_seed: int, name: str, device: str | torch.device = "cpu") -> t
 
 def global_generator(device: torch.device) -> torch.Generator:
     """The generator that torch uses by default on a device."""
-    return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+    if device.type == "cpu":
+        return torch.default_generator
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[index]
 
 
 @contextlib.contextmanager

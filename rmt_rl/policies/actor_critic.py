@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import save_file
 from torch import nn
 
 from rmt_rl.common.rng import global_generator
@@ -111,6 +112,11 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
     def save_pretrained(self, save_directory: Any, *, config: Any = None, **given: Any) -> Any:
         """huggingface_hub's: writes model.safetensors, config.json and a model card."""
         return super().save_pretrained(save_directory, config=config or {"spec": self.spec.to_json()}, **given)
+
+    def _save_pretrained(self, save_directory: Any) -> None:
+        # cuDNN keeps all weights of an LSTM or GRU in one storage, which safetensors' own save_model refuses
+        tensors = {name: value.cpu().clone().contiguous() for name, value in self.state_dict().items()}
+        save_file(tensors, save_directory / "model.safetensors")
 
     @property
     def device(self) -> torch.device:

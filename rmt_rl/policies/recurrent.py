@@ -7,6 +7,7 @@ runs the loop over time; a loop in Python with a reset mask is 3 to 5 times slow
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -96,9 +97,12 @@ class Recurrent(Backbone[RecurrentState]):
         self, x: torch.Tensor | PackedSequence, hidden: torch.Tensor, cell: torch.Tensor
     ) -> tuple[torch.Tensor, RecurrentState]:
         hidden = hidden.transpose(0, 1).contiguous()  # torch puts layers on axis 0
-        if self.has_cell:
-            y, (hidden, new_cell) = self.rnn(x, (hidden, cell.transpose(0, 1).contiguous()))
-            cell = new_cell.transpose(0, 1)
-        else:
-            y, hidden = self.rnn(x, hidden)
+        # by default cuDNN rounds products to 10 bits, and acting and learning would compute different policies
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if hidden.is_cuda else nullcontext()
+        with exact:
+            if self.has_cell:
+                y, (hidden, new_cell) = self.rnn(x, (hidden, cell.transpose(0, 1).contiguous()))
+                cell = new_cell.transpose(0, 1)
+            else:
+                y, hidden = self.rnn(x, hidden)
         return y.data if isinstance(y, PackedSequence) else y, RecurrentState(hidden.transpose(0, 1), cell)

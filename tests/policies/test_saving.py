@@ -87,6 +87,7 @@ def rejection(path):
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy_name", POLICIES)
 @pytest.mark.parametrize("observation_name", OBSERVATIONS)
 @pytest.mark.parametrize("action_name", ACTIONS)
@@ -98,6 +99,18 @@ def test_a_loaded_policy_acts_as_the_saved_one_bit_for_bit(policy_name, observat
     assert not same(play(make_policy(policy_name, observation_name, action_name, seed=1)), play(policy))
     assert loaded.spec.to_json() == json.loads(json.dumps(policy.spec.to_json()))
     assert not loaded.training
+
+
+def test_weights_that_share_one_storage_are_saved(tmp_path):
+    """As cuDNN arranges those of an LSTM on a GPU."""
+    policy = make_policy("lstm", "Box", "Discrete")
+    expected = play(policy)
+    weights = list(policy.backbone.parameters())
+    storage = torch.cat([weight.detach().flatten() for weight in weights])
+    for weight, part in zip(weights, storage.split([w.numel() for w in weights]), strict=True):
+        weight.data = part.view(weight.shape)
+    save_policy(policy, tmp_path)
+    assert same(play(load_policy(tmp_path)), expected)
 
 
 def test_infinite_bounds_are_kept(folder):
@@ -288,6 +301,7 @@ def change(folder, path, value):
     file.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, value",
     [
