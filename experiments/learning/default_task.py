@@ -23,11 +23,15 @@ from rmt_rl.train import train
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--root", type=Path, help="where the run folders go; by default a temporary folder")
     arguments, overrides = parser.parse_known_args()
     root = arguments.root or Path(tempfile.mkdtemp())
     configure_process(threads=1)
-    results = [train(parse([*overrides, f"seed={seed}"]), root=root).summary for seed in range(arguments.seeds)]
+    first = arguments.first_seed
+    results = [
+        train(parse([*overrides, f"seed={seed}"]), root=root).summary for seed in range(first, first + arguments.seeds)
+    ]
     print(
         "\n| seed | success | 95 % interval | steps | wall s | CPU s | steps per CPU-second |\n|---|---|---|---|---|---|---|"
     )

@@ -1,6 +1,7 @@
-"""The RMT on T-mazes of 5 to 80 steps over seeds: `python experiments/learning/tmaze_range.py [--seeds 0 1 2] [name=value ...]`.
+"""The RMT on T-mazes of 5 to 80 steps over seeds: `python experiments/learning/tmaze_range.py [name=value ...] [--seeds 0 1 2]`.
 
-Success of the final policy on 400 new mazes of the same lengths, and CPU-seconds. A finished run is kept in the results file
+Success of the final policy on 400 new mazes of the same lengths, its success with frozen weights in much longer corridors (16
+mazes each, which contain both cues), and CPU-seconds. A finished run is kept in the results file
 and not repeated, so the script continues where it was stopped.
 """
 
@@ -17,6 +18,7 @@ from common import RESULTS, mean_and_interval, measure_once, read_results, with_
 import rmt_rl
 from rmt_rl.config.cli import parse
 
+LONGER = [1_000, 10_007, 100_003]
 USUAL = ["env=tmaze", "env.min_length=5", "env.length=80", "algo.rollout=96", "steps=1100000"]
 
 
@@ -26,7 +28,11 @@ def measure(seed: int, options: list[str], folder: Path) -> dict[str, Any]:
     result = rmt_rl.train(config, root=folder)
     score = result.score
     assert score is not None
-    return {"success": score.success, "ci95": score.ci95, "cpu_s": result.summary["cpu_s"]}
+    longer = {
+        length: rmt_rl.evaluate(result.policy, episodes=16, **{"env.min_length": length, "env.length": length}).success
+        for length in LONGER
+    }
+    return {"success": score.success, "ci95": score.ci95, "longer": longer, "cpu_s": result.summary["cpu_s"]}
 
 
 def main() -> None:
@@ -43,11 +49,13 @@ def main() -> None:
         for row in read_results(arguments.results)
         if row["seed"] in arguments.seeds and row["options"] == arguments.options
     ]
-    print("\n| seed | success | 95 % interval | CPU s |\n|---|---|---|---|")
+    print("\n| seed | success | 95 % interval | 1,000 · 10,007 · 100,003 steps | CPU s |\n|---|---|---|---|---|")
     for row in rows:
         low, high = row["measured"]["ci95"]
+        longer = " · ".join(f"{success:g}" for success in row["measured"].get("longer", {}).values()) or "not measured"
         print(
-            f"| {row['seed']} | {row['measured']['success']:.3f} | {low:.3f} to {high:.3f} | {row['measured']['cpu_s']:.0f} |"
+            f"| {row['seed']} | {row['measured']['success']:.3f} | {low:.3f} to {high:.3f} | {longer} |"
+            f" {row['measured']['cpu_s']:.0f} |"
         )
     print(f"\nmean success over seeds: {mean_and_interval([row['measured']['success'] for row in rows])}")
 

@@ -19,11 +19,15 @@ from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.heads import CategoricalHead, GaussianHead
 from rmt_rl.rollouts.collector import Collector, Rollout
 from rmt_rl.rollouts.statistics import EpisodeStats
 
 #: Recomputed log-probabilities may differ from the stored ones by this much before the first optimizer step.
 RATIO_TOLERANCE = 1e-5
+
+#: Weight of the log barrier for discrete actions, unless algo.barrier_coef says otherwise.
+DEFAULT_BARRIER = 0.01
 
 
 class PPO:
@@ -45,6 +49,7 @@ class PPO:
         options = with_values_read(options, "algo.")  # how they fit num_envs does not matter here
         device = policy.device
         self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
+        self.barrier = barrier_weight(options, policy.head)
         self.deviation = ReturnDeviation(options.gamma) if options.normalize_reward else None
         self.seed = seed
         self.shuffle = rng.generator(seed, "shuffle", device)
@@ -89,7 +94,7 @@ class PPO:
             order = torch.randperm(rows_B, generator=self.shuffle, device=advantage.device)
             for rows in order.chunk(o.minibatches):
                 with rng.as_global(self.dropout):
-                    loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale * o.entropy_coef)
+                    loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale)
                     norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard)
                 if norm is not None:
                     self.optimizer.step()
@@ -117,13 +122,15 @@ class PPO:
         advantage: torch.Tensor,
         target: torch.Tensor,
         rows: torch.Tensor,
-        entropy_coef: float,
+        scale: float,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of the given rows and the numbers to log.
+        """The loss of the given rows and the numbers to log; `scale` is the schedule's factor of the bonus and the barrier.
 
-            L = L_clip + c_v * L_value - c_e * entropy + c_kl * KL(old || new) + auxiliary losses of the backbone
+            L = L_clip + c_v * L_value - c_e * entropy + c_b * KL(uniform || new) + c_kl * KL(old || new) + auxiliary losses
 
-        Source: Schulman et al. 2017, eq. 9 without the last two terms.
+        Sources: Schulman et al. 2017, eq. 9; the log barrier c_b is that of Agarwal et al. 2019 (arXiv 1908.00261, sec. 5). The
+        gradient of the entropy vanishes with the probability of an action, that of the barrier does not (docs/tmaze.md). The
+        last two terms are ours.
         """
         o = self.options
         obs = map_obs(lambda x: x[rows], rollout.obs)
@@ -136,7 +143,14 @@ class PPO:
         policy_loss = clipped_surrogate(log_ratio, advantage, o.clip)
         values = value_loss(value, target)
         entropy = self.policy.head.entropy(parameters).mean()
-        loss = policy_loss + o.value_coef * values + o.kl_coef * approximate_kl(log_ratio) - entropy_coef * entropy
+        loss = (
+            policy_loss
+            + o.value_coef * values
+            + o.kl_coef * approximate_kl(log_ratio)
+            - scale * o.entropy_coef * entropy
+        )
+        if self.barrier:
+            loss = loss + scale * self.barrier * self.policy.head.kl_from_uniform(parameters).mean()
         with torch.no_grad():
             clipped = ((log_ratio.exp() - 1).abs() > o.clip).float().mean()
             measured = {
@@ -165,6 +179,18 @@ class PPO:
                 f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree; check it with"
                 " python -m rmt_rl.policies.check"
             )
+
+
+def barrier_weight(options: PPOConfig, head: CategoricalHead | GaussianHead) -> float:
+    """The weight of the log barrier for these actions; raises ConfigError where it is not defined for them."""
+    if options.barrier_coef is None:
+        return DEFAULT_BARRIER if isinstance(head, CategoricalHead) else 0.0
+    if options.barrier_coef and isinstance(head, GaussianHead) and not head.bounded:
+        raise ConfigError(
+            f"algo.barrier_coef={options.barrier_coef:g}: the actions have no bounds, between which a uniform policy is defined;"
+            " expected 0 or an environment with bounded actions"
+        )
+    return options.barrier_coef
 
 
 class PPOLearner(PPO, Learner):

@@ -26,7 +26,7 @@ class PPOConfig(AlgoConfig):
     learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
     schedule: str = option(
         "linear",
-        "step size and entropy bonus over the run: constant, linear to zero, or cosine to zero",
+        "step size, entropy bonus and log barrier over the run: constant, linear to zero, or cosine to zero",
         choices=("constant", "linear", "cosine"),
     )
     gamma: float = option(0.99, "discount of the next step's value", above=0, high=1)
@@ -34,6 +34,13 @@ class PPOConfig(AlgoConfig):
     clip: float = option(0.2, "how far a probability ratio may move away from 1", above=0, below=1)
     value_coef: float = option(0.5, "weight of the value loss", low=0, high=1_000)
     entropy_coef: float = option(0.02, "weight of the entropy bonus at the start", low=0, high=1_000)
+    barrier_coef: float | None = option(
+        None,
+        "weight at the start of the log barrier KL(uniform || policy), which keeps every action possible;"
+        " null = 0.01 for discrete actions, 0 for continuous ones",
+        low=0,
+        high=1_000,
+    )
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
     skip_nonfinite: int = option(
         0,

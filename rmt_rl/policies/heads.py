@@ -66,6 +66,12 @@ class CategoricalHead(nn.Module):
         logs = [p.log_softmax(-1) for p in self._split(logits)]
         return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
 
+    def kl_from_uniform(self, logits: torch.Tensor) -> torch.Tensor:
+        """[...] KL(uniform || policy), summed over the components: -log n - mean of log p."""
+        return torch.stack(
+            [-math.log(n) - p.log_softmax(-1).mean(-1) for n, p in zip(self.sizes, self._split(logits), strict=True)]
+        ).sum(0)
+
     def one_hot(self, action: torch.Tensor) -> torch.Tensor:
         """[..., sum(sizes)], what the network sees of its previous action."""
         parts = zip(self._components(action), self.sizes, strict=True)
@@ -109,6 +115,7 @@ class GaussianHead(nn.Module):
         _start_small(self.linear)
         low, high = (torch.as_tensor(bound, dtype=torch.float64).flatten() for bound in (space.low, space.high))
         bounded = (low.abs() <= FAR) & (high.abs() <= FAR) & (low < high)
+        self.bounded = bool(bounded.all())
         middle, unit = torch.where(bounded, (low + high) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
         for name, buffer in {"middle": middle, "unit": unit, "low": low, "high": high}.items():
             self.register_buffer(name, buffer.to(torch.get_default_dtype()), persistent=False)
@@ -140,6 +147,20 @@ class GaussianHead(nn.Module):
 
     def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
         return (parameters[..., self.size :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl_from_uniform(self, parameters: torch.Tensor) -> torch.Tensor:
+        """[...] KL(uniform between the bounds || policy), summed over the elements.
+
+        With mean m and deviation s in the network's units, where the bounds are -1 and 1 and a uniform number has the square
+        1/3 on average: -log 2 + log s + log(2 pi) / 2 + (1/3 + m^2) / (2 s^2). Raises ConfigError without bounds.
+        """
+        if not self.bounded:
+            raise ConfigError(
+                "a distribution that is uniform between the bounds needs bounds, and the action space has elements without"
+            )
+        mean, log_deviation = parameters.chunk(2, dim=-1)
+        m, log_s = (mean - self.middle) / self.unit, log_deviation - self.unit.log()
+        return (0.5 * math.log(math.pi / 2) + log_s + (1 / 3 + m.square()) / (2 * (2 * log_s).exp())).sum(-1)
 
     def one_hot(self, action: torch.Tensor) -> torch.Tensor:
         """[..., size], what the network sees of its previous action: what the environment took of it, in the network's units."""

@@ -1,18 +1,23 @@
 """PPO on whole rows with memory: the ratio starts at one, rows stay whole, gradients cross segments."""
 
 import dataclasses
+import functools
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from rmt_rl import config
 from rmt_rl.algos import ppo as ppo_module
-from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, schedule
+from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, barrier_weight, schedule
 from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.heads import CategoricalHead, make_head
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
@@ -82,6 +87,7 @@ def worst_log_ratio(policy, rollout):
 # ------------------------------------------------------------------------------------------------------- ratio is one
 
 
+@pytest.mark.slow
 @every_policy
 @every_env
 @pytest.mark.parametrize("warm_up, steps", [((), 7), ((3,), 7), ((7, 7), 13), ((1, 2, 5), 1)])
@@ -255,6 +261,7 @@ def learn(seed, policy_name="rmt"):
     return weights(ppo.policy)
 
 
+@pytest.mark.slow
 @every_policy
 def test_the_same_seed_gives_the_same_bits_after_two_updates_and_another_seed_others(policy_name):
     weights_of_seed_0 = learn(0, policy_name)
@@ -321,11 +328,44 @@ def after_an_update(measure, progress=0.0, **options):
 
 
 def test_the_entropy_bonus_raises_the_entropy_and_follows_the_schedule():
-    much, little = (after_an_update("entropy", entropy_coef=bonus) for bonus in (1.0, 0.0))
-    assert much > little + 0.01
+    after = functools.partial(after_an_update, "entropy", barrier_coef=0.0)
+    assert after(entropy_coef=1.0) > after(entropy_coef=0.0) + 0.01
     # the bonus at half of the step size and half of its own size, with everything else equal
-    faded = after_an_update("entropy", 0.5, entropy_coef=1.0, learning_rate=2e-3)
-    assert faded == pytest.approx(after_an_update("entropy", 0.0, entropy_coef=0.5, learning_rate=1e-3))
+    faded = after(progress=0.5, entropy_coef=1.0, learning_rate=2e-3)
+    assert faded == pytest.approx(after(entropy_coef=0.5, learning_rate=1e-3))
+
+
+def test_the_log_barrier_raises_the_entropy_and_follows_the_schedule():
+    after = functools.partial(after_an_update, "entropy", entropy_coef=0.0)
+    assert after(barrier_coef=1.0) > after(barrier_coef=0.0) + 0.01
+    faded = after(progress=0.5, barrier_coef=1.0, learning_rate=2e-3)
+    assert faded == pytest.approx(after(barrier_coef=0.5, learning_rate=1e-3))
+
+
+def test_the_log_barrier_pushes_a_forgotten_action_back_where_the_entropy_bonus_does_not():
+    """Logits by hand: the gradient of the barrier is pi - 1/n, that of the entropy vanishes with the probability."""
+    head = CategoricalHead([4], (), 8)
+    logits = torch.tensor([20.0, 0.0, 0.0, 0.0], requires_grad=True)
+    (barrier,) = torch.autograd.grad(head.kl_from_uniform(logits), logits)
+    torch.testing.assert_close(barrier, torch.tensor([0.75, -0.25, -0.25, -0.25]), atol=1e-6, rtol=0)
+    (entropy,) = torch.autograd.grad(-head.entropy(logits), logits)
+    assert float(entropy.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("space", "usual"), [(spaces.Discrete(3), 0.01), (spaces.MultiDiscrete([2, 2]), 0.01), (spaces.Box(-2, 3), 0.0)]
+)
+def test_the_log_barrier_is_on_by_default_for_discrete_actions_only(space, usual):
+    head = make_head(space, 8)
+    assert barrier_weight(config.PPOConfig(), head) == usual
+    assert barrier_weight(config.PPOConfig(barrier_coef=0.1), head) == 0.1
+
+
+def test_a_log_barrier_for_actions_without_bounds_is_rejected():
+    head = make_head(spaces.Box(-np.inf, np.inf, (2,)), 8)
+    assert barrier_weight(config.PPOConfig(), head) == barrier_weight(config.PPOConfig(barrier_coef=0.0), head) == 0
+    with pytest.raises(ConfigError, match=r"algo\.barrier_coef=0\.1: the actions have no bounds"):
+        barrier_weight(config.PPOConfig(barrier_coef=0.1), head)
 
 
 def test_the_kl_penalty_keeps_the_policy_near_the_one_that_acted():

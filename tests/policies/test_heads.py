@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal, Uniform, kl_divergence
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.policies.heads import CategoricalHead, GaussianHead, make_head
@@ -95,6 +95,30 @@ def test_log_probabilities_and_entropies_of_real_actions_equal_torchs(name, lead
     expected = theirs.log_prob(action.reshape(*leading, head.size))
     torch.testing.assert_close(head.log_prob(parameters, action), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(head.entropy(parameters), theirs.entropy(), rtol=1e-5, atol=1e-5)
+
+
+@discrete
+@pytest.mark.parametrize("leading", LEADING)
+def test_the_distance_of_choices_from_uniform_equals_torchs(name, leading):
+    head = head_of(name)
+    logits = parameters_of(head, *leading)
+    expected = sum(kl_divergence(Categorical(torch.ones_like(d.probs)), d) for d in categoricals(head, logits))
+    torch.testing.assert_close(head.kl_from_uniform(logits), expected, rtol=0, atol=1e-5)
+
+
+def test_the_distance_of_real_actions_from_uniform_equals_torchs():
+    low, high = torch.tensor([-3.0, 0.0]), torch.tensor([5.0, 0.5])
+    head = make_head(spaces.Box(low.numpy(), high.numpy()), WIDTH)
+    parameters = parameters_of(head, 7)
+    mean, log_deviation = parameters.chunk(2, dim=-1)
+    expected = kl_divergence(Uniform(low, high), Normal(mean, log_deviation.exp())).sum(-1)
+    torch.testing.assert_close(head.kl_from_uniform(parameters), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_bounds_there_is_no_uniform_distribution():
+    head = head_of("Box 2-d")
+    with pytest.raises(ConfigError, match="needs bounds"):
+        head.kl_from_uniform(parameters_of(head, 3))
 
 
 def test_probabilities_of_all_actions_sum_to_one():
