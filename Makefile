@@ -16,7 +16,7 @@ help:
 	@echo "make test  [ARGS='-k rmt']             all tests"
 	@echo "make check                             format, lint, types and the fast tests"
 	@echo "make contract                          300 random cases of every policy's contract; half an hour"
-	@echo "make test-faults                       50 killed runs, every bit of a checkpoint; long"
+	@echo "make test-faults                       50 killed runs, every bit of a checkpoint, longer comparisons with minigrid"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
 
 train: $(STAMP)
@@ -34,10 +34,10 @@ contract: $(STAMP)
 	RMT_RL_CASES=300 $(BIN)/python -m pytest -n 2 tests/contract/test_backbones.py
 
 test-faults: $(STAMP)
-	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults $(ARGS)
+	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults tests/envs/test_minigrid_memory.py tests/envs/test_minigrid_direct.py $(ARGS)
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 format: $(STAMP)
 	$(BIN)/ruff format .

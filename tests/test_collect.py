@@ -51,6 +51,7 @@ def trained(recorded: Path, datasets: Path, tmp_path_factory: pytest.TempPathFac
     return root / "rate"
 
 
+@pytest.mark.slow
 def test_the_recording_is_a_minari_dataset_with_statistics_in_its_metadata(recorded: Path) -> None:
     dataset = minari.load_dataset("tmaze/oracle-v0")
     assert dataset.total_episodes == 70
@@ -108,6 +109,7 @@ def test_a_full_disk_ends_a_recording_with_one_sentence(
     assert not (datasets / "full").exists() and not list(datasets.glob(".recording-*"))
 
 
+@pytest.mark.slow
 def test_a_policy_and_random_actions_can_be_recorded(datasets: Path, tmp_path: Path) -> None:
     train(parse([*TASK, "algo.num_envs=8", "steps=200", "evaluate_episodes=4", "run=ppo"]), root=tmp_path)
     assert collect.main([f"policy={tmp_path / 'ppo'}", "out=tmaze/ppo-v0", "episodes=5"]) == 0
@@ -116,6 +118,7 @@ def test_a_policy_and_random_actions_can_be_recorded(datasets: Path, tmp_path: P
     assert sorted(found.observation_space) == ["direction", "image"] and found.total_episodes == 3
 
 
+@pytest.mark.slow
 def test_a_return_conditioned_policy_saves_its_target_and_bounds(trained: Path) -> None:
     policy = load_policy(trained)
     assert (policy.spec.returns.target, policy.spec.returns.high) == (1.0, 1.0)
@@ -127,6 +130,7 @@ def test_a_return_conditioned_policy_saves_its_target_and_bounds(trained: Path) 
     assert action.shape == (2,)
 
 
+@pytest.mark.slow
 def test_a_target_return_beyond_the_data_is_reported_and_an_invalid_one_is_rejected(trained: Path) -> None:
     policy = load_policy(trained)
     assert make_task(policy, target_return=7.0).task.endswith("target return 7, outside the training range 0 to 1")

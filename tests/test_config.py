@@ -528,6 +528,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return list(draw(st.permutations(argv + draw(st.lists(WILD, max_size=1)))))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(argv=command_lines() | st.lists(WILD, max_size=3))
 @example(argv=["env=gym", "env.options.a=" + "[" * 3000])

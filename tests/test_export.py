@@ -52,6 +52,7 @@ def same_actions(policy, task, batch, call, steps):
     assert resets > steps // 20 and len(kinds) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n == "rmt" else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES])
 def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
     policy = make_policy(POLICIES[name])
@@ -77,6 +78,7 @@ def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path
     same_actions(policy, GRID, 2, call, 1_000)
 
 
+@pytest.mark.slow
 def test_io_json_describes_inputs_and_outputs_of_the_program(tmp_path):
     policy = make_policy(POLICIES["rmt"], GRID)
     export(policy, tmp_path / "out", 3, onnx=False)

@@ -50,6 +50,7 @@ def test_every_command_of_the_page_runs_from_outside_the_package(folder):
     assert checked == 6
 
 
+@pytest.mark.slow
 def test_the_check_of_a_memory_reports_a_planted_off_by_one(folder):
     """A memory that resets one step late in `unroll`."""
     planted = MEMORY.replace(

@@ -141,6 +141,7 @@ def child(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "status"),
     [
@@ -166,6 +167,7 @@ def test_help_and_mistakes_are_answered_fast_and_without_torch(command: str, sta
 # ------------------------------------------------------------------------------------------------ how a command ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "evaluate", "play", "collect", "export"])
 def test_a_reader_of_the_output_may_stop_early(command: str) -> None:
     arguments = [sys.executable, "-m", f"rmt_rl.{command}", "--help"]

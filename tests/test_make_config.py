@@ -52,6 +52,7 @@ def is_accepted(**options: Any) -> bool:
 # ----------------------------------------------------------------------------------------- three ways in, one result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_python_the_command_line_and_a_file_give_equal_runs(group: str, name: str, tmp_path: Path) -> None:
     """For the choice alone, and for every option of it that can be changed alone."""

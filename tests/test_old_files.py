@@ -79,6 +79,7 @@ def test_the_evaluate_command_plays_a_policy_of_format_1(run: str, capsys: pytes
     assert "over 4 episodes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_format_1_resumes_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

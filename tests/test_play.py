@@ -43,6 +43,7 @@ def shown_on(figure: Figure) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS["env"])
 def test_every_task_has_a_picture_that_changes_with_what_happens(name: str) -> None:
     env = make_env(name, 1)
@@ -81,6 +82,7 @@ def test_the_drawn_world_is_that_of_minigrid(ours: Any, theirs: Any) -> None:
             theirs.reset()
 
 
+@pytest.mark.slow
 def test_a_random_episode_is_as_long_as_the_task_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env=tmaze", "env.length=6", "episodes=2"]) == 0
     assert frames(folder / "play-tmaze-s0.gif") == 2 * (7 + 1)  # seven steps, and the last one again with the result
@@ -95,6 +97,7 @@ def test_the_same_command_again_takes_another_name(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [f"play-tmaze-s0{i}.gif" for i in ("-2", "-3", "")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy_config", [config.RMTConfig(), config.LSTMConfig()])
 def test_a_policy_is_drawn_with_its_probabilities_and_attention(policy_config: Any, folder: Path) -> None:
     task = config.TMazeConfig(length=4)
@@ -197,6 +200,7 @@ def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
     assert frames(folder / "m.gif") == 2
 
 
+@pytest.mark.slow
 def test_a_trial_is_called_trial_and_keeps_the_names_of_actions(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +254,7 @@ def test_the_title_names_the_next_action(monkeypatch: pytest.MonkeyPatch) -> Non
     assert titles[3].split("next: ")[1][0] == "["
 
 
+@pytest.mark.slow
 def test_the_terminal_lists_the_actions_and_does_not_print_the_numbers_of_a_picture(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

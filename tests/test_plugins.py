@@ -233,6 +233,7 @@ def importable(registry: None, monkeypatch: pytest.MonkeyPatch, folder: Path) ->
 # ------------------------------------------------------------------------------------------------- used like built-in
 
 
+@pytest.mark.slow
 def test_a_task_a_policy_and_an_algorithm_from_outside_train_and_save(runs: Path) -> None:
     saved = json.loads((runs / "own/policy/config.json").read_text())["spec"]
     result = json.loads((runs / "own/result.json").read_text())
@@ -241,16 +242,19 @@ def test_a_task_a_policy_and_an_algorithm_from_outside_train_and_save(runs: Path
     assert result["steps"] == 64 and result["eval"]["episodes"] == 8
 
 
+@pytest.mark.slow
 def test_the_width_of_a_policy_from_outside_is_chosen_by_its_number_of_parameters(runs: Path) -> None:
     saved = json.loads((runs / "own/policy/config.json").read_text())["spec"]["policy"]
     assert saved["name"] == "leaky" and saved["params"] is None and saved["width"] not in (1, 16)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_task_from_outside_is_used(runs: Path) -> None:
     assert "gamma: 0.5" in (runs / "echo/config.yaml").read_text()
     assert "steps: 64" in (runs / "echo/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_policy_from_outside_is_evaluated_with_other_options_of_its_task(runs: Path) -> None:
     options = ["plugins=mine", "policy=runs/own", "env.length=5", "episodes=4"]
     done = python(runs.parent, "-m", "rmt_rl.evaluate", *options)
@@ -258,6 +262,7 @@ def test_a_policy_from_outside_is_evaluated_with_other_options_of_its_task(runs:
     assert json.loads(done.stdout.splitlines()[-1])["env"] == {"name": "echo", "length": 5, "loud": False}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_an_algorithm_from_outside_resumes_with_its_plugins(runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "stopped"
     shutil.copytree(runs / "own", run)
@@ -268,6 +273,7 @@ def test_a_stopped_run_of_an_algorithm_from_outside_resumes_with_its_plugins(run
     assert trained[0] == trained[1]
 
 
+@pytest.mark.slow
 def test_a_run_from_outside_cannot_be_resumed_without_its_plugins(runs: Path) -> None:
     message = rejection(parse, f"resume={runs / 'own'}")
     assert "config.yaml: env=echo: expected one of " in message and "plugins=<module>" in message
@@ -316,11 +322,13 @@ def test_wrong_options_of_a_choice_from_outside_are_reported_in_one_line(
 # -------------------------------------------------------------------------------------------------- without the module
 
 
+@pytest.mark.slow
 def test_a_policy_from_outside_cannot_be_loaded_without_its_module(runs: Path) -> None:
     message = rejection(lambda _: rmt_rl.load_policy(runs / "own"))
     assert "policy=leaky: expected one of " in message and "plugins=<module>" in message
 
 
+@pytest.mark.slow
 def test_a_built_in_policy_acts_without_the_module_of_its_task(runs: Path) -> None:
     policy = rmt_rl.load_policy(runs / "echo")
     assert policy.spec.env == UnregisteredEnv("echo", {"name": "echo", "length": 3, "loud": False})
@@ -329,12 +337,14 @@ def test_a_built_in_policy_acts_without_the_module_of_its_task(runs: Path) -> No
     assert "plugins=<module>" in rejection(lambda _: env_config(policy))
 
 
+@pytest.mark.slow
 def test_a_built_in_policy_is_saved_without_the_module_of_its_task(runs: Path, tmp_path: Path) -> None:
     policy = rmt_rl.load_policy(runs / "echo")
     rmt_rl.save_policy(policy, tmp_path)
     assert rmt_rl.load_policy(tmp_path).spec == policy.spec
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_the_module_of_the_task_names_the_remedy(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,6 +399,7 @@ def installed(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_by_its_entry_point(installed: Path, tmp_path: Path) -> None:
     train(tmp_path, "env=echo", "policy=leaky", "steps=64", "evaluate_episodes=8", "run=found", path=installed)
     assert "name: leaky" in (tmp_path / "runs/found/config.yaml").read_text()

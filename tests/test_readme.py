@@ -73,6 +73,7 @@ SLOW = {"README.md 2"}  # trains four policies
 EXAMPLES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in blocks("python")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_python_example_runs(name, folder):
     """As written, but with fewer steps of training."""

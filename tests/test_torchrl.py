@@ -220,6 +220,7 @@ def test_some_rows_inside_an_episode_cannot_be_reset():
 # ---------------------------------------------------------------------------------------------------------- policies
 
 
+@pytest.mark.slow
 @every_policy
 @pytest.mark.parametrize("task", ["tmaze mixed", "dict"])
 def test_one_step_is_the_policys_own_step(task, policy_name):
@@ -231,6 +232,7 @@ def test_one_step_is_the_policys_own_step(task, policy_name):
         assert torch.equal(batch["logits"], by_policy(module.policy, batch)[0])
 
 
+@pytest.mark.slow
 @every_policy
 def test_a_batch_at_once_equals_its_steps_from_any_step_on(policy_name):
     module, batch = rollout(MIXED, policy_name, 25)
@@ -243,6 +245,7 @@ def test_a_batch_at_once_equals_its_steps_from_any_step_on(policy_name):
         assert_close(out["state_value"], part["state_value"])
 
 
+@pytest.mark.slow
 @every_policy
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_both_halves_of_a_gae_have_the_values_of_acting(policy_name, recurrent):
@@ -256,6 +259,7 @@ def test_both_halves_of_a_gae_have_the_values_of_acting(policy_name, recurrent):
         assert_close(out["next", "state_value"].squeeze(-1), after[:, begin:])
 
 
+@pytest.mark.slow
 @collects
 @every_policy
 def test_a_collector_carries_the_memory_from_batch_to_batch(policy_name):
@@ -266,6 +270,7 @@ def test_a_collector_carries_the_memory_from_batch_to_batch(policy_name):
     assert torch.equal(batch["state_value"].squeeze(-1), value)
 
 
+@pytest.mark.slow
 @collects
 @every_policy
 def test_a_loss_computes_the_same_as_acting_for_any_selection_of_rows(policy_name):
@@ -279,6 +284,7 @@ def test_a_loss_computes_the_same_as_acting_for_any_selection_of_rows(policy_nam
     assert_close(out["state_value"], batch["state_value"])
 
 
+@pytest.mark.slow
 @collects
 @every_policy
 def test_a_collectors_batch_holds_one_memory_for_each_row(policy_name):
@@ -396,6 +402,7 @@ def from_torchrl(rows, id="CartPole-v1", **options):
     return FromTorchRL(SerialEnv(rows, lambda: GymEnv(id, **options)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("id", "options"),
     [("CartPole-v1", {}), ("CartPole-v1", {"categorical_action_encoding": True}), ("Pendulum-v1", {})],

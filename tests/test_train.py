@@ -45,6 +45,7 @@ def trained(tmp_path_factory):
     return folder, out, err
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_its_files(trained):
     folder, _, _ = trained
     files = {
@@ -60,6 +61,7 @@ def test_a_run_writes_all_its_files(trained):
     } <= files
 
 
+@pytest.mark.slow
 def test_result_json_holds_the_score_and_the_cost(trained):
     result = json.loads((trained[0] / "runs/first/result.json").read_text())
     assert (result["env"], result["algo"], result["policy"], result["seed"]) == ("tmaze", "ppo", "rmt", 0)
@@ -71,6 +73,7 @@ def test_result_json_holds_the_score_and_the_cost(trained):
     assert low <= result["eval"]["success"] <= high
 
 
+@pytest.mark.slow
 def test_the_banner_names_task_floor_parameters_device_and_memory(trained):
     out = trained[1]
     assert "remember one bit for 3 steps" in out
@@ -93,17 +96,20 @@ def test_the_end_shows_a_score_a_picture_and_two_commands_that_work(trained):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_output_is_plain_lines_where_it_is_not_a_terminal(trained):
     assert "\x1b" not in trained[1] + trained[2]
     assert "288/200 steps" in trained[1]
 
 
+@pytest.mark.slow
 def test_metrics_have_one_row_per_update(trained):
     rows = [json.loads(line) for line in (trained[0] / "runs/first/metrics.jsonl").read_text().splitlines()]
     assert [row["steps"] for row in rows] == [96, 192, 288]
     assert {"policy_loss", "value_loss", "entropy", "approx_kl", "success", "return", "learning_rate"} <= set(rows[0])
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_never_overwritten(trained):
     folder, _, _ = trained
     before = (folder / "runs/first/result.json").read_text()
@@ -113,12 +119,14 @@ def test_a_run_folder_is_never_overwritten(trained):
     assert (folder / "runs/first/result.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_without_a_name_the_next_free_name_is_used(tmp_path):
     train(parse(TINY), root=tmp_path)
     train(parse(TINY), root=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"tmaze-rmt-ppo-s0", "tmaze-rmt-ppo-s0-2"}
 
 
+@pytest.mark.slow
 def test_evaluate_plays_the_trained_policy_on_a_longer_task(trained):
     code, out, err = run("evaluate", "policy=runs/first", "env.length=40", "episodes=10", cwd=trained[0])
     assert code == 0, err
@@ -127,6 +135,7 @@ def test_evaluate_plays_the_trained_policy_on_a_longer_task(trained):
     assert result["env"]["length"] == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -143,6 +152,7 @@ def test_evaluate_reports_a_mistake_in_one_line(trained, arguments, words):
     assert all(word in err for word in words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -160,6 +170,7 @@ def test_train_reports_a_mistake_in_one_line_and_creates_no_folder(tmp_path, arg
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(tmp_path):
     def weights(name, seed):
         train(parse([*TINY, f"seed={seed}", f"run={name}"]), root=tmp_path)
@@ -170,11 +181,13 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert weights("c", 2) != first
 
 
+@pytest.mark.slow
 def test_training_works_in_a_thread(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(train, parse(TINY), root=tmp_path).result(timeout=60).summary["steps"] == 288
 
 
+@pytest.mark.slow
 def test_training_does_not_change_global_random_streams(tmp_path):
     import random
 
@@ -233,6 +246,7 @@ def test_one_signal_stops_after_the_update_and_saves(tmp_path, name, code):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_cartpole_and_pendulum_train_through_gymnasium(tmp_path):
     small = ["algo.num_envs=4", "algo.rollout=16", "algo.minibatches=2", "steps=128", "evaluate_episodes=4"]
     result = train(parse(["env=gym", "env.id=CartPole-v1", *small]), root=tmp_path).summary

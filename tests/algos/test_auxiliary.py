@@ -71,6 +71,7 @@ def bias(result):
     return float(result.policy.backbone.layer.bias.detach().mean())
 
 
+@pytest.mark.slow
 @both
 def test_auxiliary_losses_are_added_to_the_loss_and_logged_by_name(options, tmp_path):
     without, with_loss = (train(tmp_path, options, **{"policy.weight": weight}) for weight in (0.0, 10.0))
@@ -80,6 +81,7 @@ def test_auxiliary_losses_are_added_to_the_loss_and_logged_by_name(options, tmp_
     assert bias(with_loss) > bias(without) + 1e-3
 
 
+@pytest.mark.slow
 @both
 def test_auxiliary_losses_do_not_change_the_other_losses_of_the_first_update(options, tmp_path):
     """They are logged beside the loss of the task, which stays comparable between policies."""
@@ -89,6 +91,7 @@ def test_auxiliary_losses_do_not_change_the_other_losses_of_the_first_update(opt
     assert first[0] == pytest.approx(first[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @both
 def test_between_updates_is_called_once_per_update_and_its_buffers_are_saved(options, tmp_path):
     result = train(tmp_path, options, **{"policy.follow": 0.5})
@@ -114,6 +117,7 @@ class KillAt:
             raise Killed
 
 
+@pytest.mark.slow
 @both
 def test_buffers_are_resumed_to_the_same_bits(options, tmp_path):
     options = options | {"policy.follow": 0.5, "policy.weight": 1.0, "checkpoint_steps": options["steps"] // 4}
@@ -128,6 +132,7 @@ def test_buffers_are_resumed_to_the_same_bits(options, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 @both
 def test_the_noise_between_updates_differs_from_update_to_update_and_from_seed_to_seed(options, tmp_path):
     """The generator that a backbone gets must not repeat, or noise becomes a constant."""

@@ -54,6 +54,7 @@ def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:
     assert right.shape == losses.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["replace", "gate", "mrv"])
 def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -> None:
     """In the released code the gradient stops between segments, so its retention valve never gets one."""
@@ -144,6 +145,7 @@ def test_batches_are_cut_at_segments_according_to_the_options(data) -> None:
     assert drawn == {4, 8, 12, 16, 20, longest}
 
 
+@pytest.mark.slow
 def test_the_weights_with_the_lowest_validation_loss_are_selected(data) -> None:
     rate = make(data, validation=0.2)
     assert len(rate.held_out) == 0.2 * len(data) and not set(rate.held_out.tolist()) & set(rate.training.tolist())

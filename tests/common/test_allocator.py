@@ -25,6 +25,7 @@ print(full - before, holes - before, resident() - before, sum(float(x.sum()) for
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
 def test_freed_tensors_are_kept_until_they_are_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=True)

@@ -15,7 +15,7 @@ from rmt_rl.policies.recurrent import Recurrent
 from rmt_rl.policies.registry import make_backbone
 
 WIDTH = 8
-#: `make contract` runs 300.
+#: `make contract` runs 300, `make check` one.
 CASES = int(os.environ.get("RMT_RL_CASES", "6"))
 
 
@@ -80,12 +80,16 @@ def test_every_registered_policy_of_the_package_is_covered():
 
 
 @backbones
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.claim)
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(c, marks=[pytest.mark.slow] if "float32" in c.claim else [], id=c.claim) for c in CHECKS],
+)
 def test_the_contract_holds(check, variant):
     for number in range(CASES):
         check.run(maker(variant), number)
 
 
+@pytest.mark.slow
 @backbones
 def test_an_early_input_still_matters_where_there_is_memory(variant):
     """A difference in the first input reaches the output 30 steps later, except where there is no memory to carry it."""

@@ -114,8 +114,18 @@ def test_every_built_in_environment_is_tested_here() -> None:
     assert set(BUILTIN) == {name for name, _ in CASES.values()}
 
 
+#: Checks that play many episodes.
+LONG = ("another_seed_other_episodes", "rows_are_independent")
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, marks=[pytest.mark.slow] if check.run.__name__ in LONG else [], id=check.run.__name__)
+        for check in CHECKS
+    ],
+)
 @every
 def test_every_environment_passes_the_checks_of_the_check_command(case: str, check: Check, device: str) -> None:
     try:
@@ -153,6 +163,7 @@ def test_actions_may_be_tensors_numpy_arrays_or_lists(case: str) -> None:
             of_torch.step(wrong)
 
 
+@pytest.mark.slow
 @ours
 def test_success_terminates_the_episode_with_a_reward(case: str) -> None:
     env, successes = make(case, 16), 0
@@ -214,6 +225,7 @@ def test_a_state_with_another_number_of_rows_is_rejected(case: str) -> None:
         other.load_state_dict(env.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in OURS if not case.startswith("minigrid")])  # reads every 16 steps
 def test_a_step_reads_no_value_back_from_the_device(case: str) -> None:
     env = make(case, device="meta")  # tensors without values: reading one raises
@@ -312,6 +324,7 @@ def test_importing_the_registry_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", GYMNASIUM_IDS)
 @pytest.mark.parametrize("mode", ["vector_entry_point", None])
 def test_gymnasium_makes_built_in_tasks_by_their_id(id: str, mode: str | None) -> None:

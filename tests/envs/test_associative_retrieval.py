@@ -47,6 +47,7 @@ class Game:
         return (1 / self.queries if action == answer else 0.0), over, over and not self.errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):
     options = CASES[case]

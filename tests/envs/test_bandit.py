@@ -32,6 +32,7 @@ class Game:
         return (1 / self.length if paid else 0.0), self.time == self.length, None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):
     options = CASES[case]

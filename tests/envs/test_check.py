@@ -186,6 +186,7 @@ class Fails(Sound):
         raise KeyError("nothing here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planted", "claim", "found"),
     [
@@ -232,6 +233,7 @@ def test_a_planted_bug_is_found_by_its_check(planted: Any, claim: str, found: st
     assert [found in text for name, text in wrong.items() if claim in name] == [True], wrong
 
 
+@pytest.mark.slow
 def test_all_checks_of_a_correct_environment_are_ok() -> None:
     assert {result.verdict for result in check(Sound)} == {"ok"}
 
@@ -250,6 +252,7 @@ class Dice(gymnasium.Env[Any, Any]):
         return int(np.random.randint(6)), 0.0, False, False, {}
 
 
+@pytest.mark.slow
 def test_a_gymnasium_class_is_checked_behind_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dice", sys.modules[__name__])
     results = {result.claim: result for result in check(*maker("dice:Dice", {}))}
@@ -383,6 +386,7 @@ def test_a_common_bug_is_reported_once_and_alone(mistaken: Any, found: str, monk
     assert (last.claim, last.verdict) == ("the other checks", "not checked")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*text is not supported")
 def test_no_check_fails_for_a_correct_and_for_a_deterministic_gymnasium_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
@@ -414,6 +418,7 @@ def test_an_invalid_argument_is_reported_in_one_line(
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_found_and_exits_with_1(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from rmt_rl.envs.tmaze.passive import TMaze\n"
@@ -448,6 +453,7 @@ def test_env_gym_with_an_id_is_checked_like_the_id(monkeypatch: pytest.MonkeyPat
     assert by_id == behind_gym and "the space has float32" in by_id[1].found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -39,6 +39,7 @@ class Game:
         return (1 / self.length if action == right else 0.0), over, over and not self.errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):
     options = CASES[case]

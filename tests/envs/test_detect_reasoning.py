@@ -51,6 +51,7 @@ def game(cls, options):
     return lambda draw: Game(draw, facts=1 if cls is Detect else 2, **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):
     cls, options = CASES[case]

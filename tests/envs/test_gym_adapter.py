@@ -165,6 +165,7 @@ def make(id: str, workers: Any = "sync") -> GymAdapter:
         return GymAdapter(ROWS, id=id, workers=workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("id", "workers", "steps", "translated"),
     [
@@ -411,6 +412,7 @@ def test_render_returns_a_frame_of_every_row() -> None:
     assert [int(frame.max()) for frame in env.render()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_close_ends_the_worker_processes() -> None:
     env = make("CartPole-v1", "async")
     processes = {child.pid for child in multiprocessing.active_children() if child.name.startswith("rmt_rl row")}

@@ -52,6 +52,7 @@ class Game:
         return (1.0 if right else -1.0), True, right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):
     options = CASES[case]

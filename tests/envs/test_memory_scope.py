@@ -92,6 +92,7 @@ def test_a_task_with_one_of_the_added_keys_is_rejected():
         MemoryScope(inner, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["trial", "run"])
 @pytest.mark.parametrize("policy_config", [config.RMTConfig(), config.LSTMConfig()])
 def test_acting_and_learning_carry_memory_across_the_episodes_of_a_trial(scope, policy_config):

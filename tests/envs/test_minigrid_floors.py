@@ -22,6 +22,7 @@ def floors():
 SMALL = [(DoorKey, 5, 7), (RedBlueDoors, 4, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "size", "view"), SMALL)
 def test_the_exact_success_rate_of_random_actions_is_that_of_the_environment(floors, cls, size, view):
     world, rows, max_steps = floors.door_world(lambda n: cls(n, size=size, view=view)), 4_000, 60
@@ -36,6 +37,7 @@ def test_the_exact_success_rate_of_random_actions_is_that_of_the_environment(flo
     assert float(won.double().mean()) == pytest.approx(exact, abs=4 * (exact * (1 - exact) / rows) ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "size", "view"), SMALL)
 def test_a_policy_without_memory_solves_the_smallest_rooms(floors, cls, size, view):
     world = floors.door_world(lambda n: cls(n, size=size, view=view))

@@ -17,6 +17,7 @@ from rmt_rl.envs.registry import make_env
 CHANCES = (0.12, 0.12, 0.4, 0.14, 0.04, 0.18)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "theirs", "tile"),
     [

@@ -106,6 +106,7 @@ class Shuffled:
         cards[:] = self.order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", FIRST)
 def test_repeat_first_equals_that_of_the_popgym_package(level):
     package = pytest.importorskip("popgym.envs.repeat_first", reason="popgym is not installed").RepeatFirst
@@ -114,6 +115,7 @@ def test_repeat_first_equals_that_of_the_popgym_package(level):
     follow(RepeatFirst(rows, **options), lambda draw: Package(package, First(draw, **options), **options), steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", PREVIOUS)
 def test_repeat_previous_equals_that_of_the_popgym_package(level):
     package = pytest.importorskip("popgym.envs.repeat_previous", reason="popgym is not installed").RepeatPrevious
@@ -121,6 +123,7 @@ def test_repeat_previous_equals_that_of_the_popgym_package(level):
     follow(RepeatPrevious(16, **options), lambda draw: Package(package, Previous(draw, **options), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", FIRST)
 def test_every_step_of_repeat_first_follows_the_rules(level):
     options, rows = FIRST[level], 16
@@ -129,6 +132,7 @@ def test_every_step_of_repeat_first_follows_the_rules(level):
     assert min(successes, failures) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", PREVIOUS)
 def test_every_step_of_repeat_previous_follows_the_rules(level):
     options = PREVIOUS[level]

@@ -63,6 +63,7 @@ def random_actions(env, obs, generator):
     return torch.where(straight, torch.where(obs[:, 0] == 1, turn, RIGHT), chance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):
     rows, env = 64, TMaze(64, **CASES[case])

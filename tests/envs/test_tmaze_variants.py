@@ -102,6 +102,7 @@ class Trial(Maze):
         return float(success), over, over and success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*({"episodes": n, **LENGTHS[1]} for n in (2, 5)), *LENGTHS])
 def test_every_step_of_a_trial_follows_the_rules(options):
     successes, failures = follow(TMazeTrial(64, **options), lambda draw: Trial(draw, **options), 40_000)
@@ -126,6 +127,7 @@ def test_memory_across_walks_reaches_the_ceiling_of_a_trial_and_memory_within_wa
     assert (TMazeTrial.floor, TMazeTrial.ceiling) == (0.5, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", LENGTHS)
 @pytest.mark.parametrize(("cls", "game"), [(TMazeActive, Active), (TMazeRATE, Rate)])
 def test_every_step_follows_the_rules(cls, game, options):

@@ -195,6 +195,7 @@ def dying_at(call: int, before: bool) -> None:
         setattr(os, name, patched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_death_at_any_system_call_of_save_loses_no_checkpoint(two, before) -> None:
     survived = []

@@ -64,6 +64,7 @@ def same(left, right) -> bool:
     return all(torch.equal(left[key], right[key]) for key in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("what", ["observation", "reward"])
 def test_a_number_from_the_environment_is_reported_with_row_and_step(make_learner, what, value, monkeypatch) -> None:
@@ -138,6 +139,7 @@ def test_a_moment_that_is_nan_is_detected_in_the_weight_that_it_changes(make_lea
         learn(learner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("policy", ["rmt", "lstm"])
 def test_with_skip_nonfinite_a_rollout_is_skipped_and_the_run_continues(

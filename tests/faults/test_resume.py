@@ -28,8 +28,8 @@ from rmt_rl.runs.setup import setup_run
 from rmt_rl.train import train
 
 TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]
-PPO = [*TINY, "steps=1000", "checkpoint_steps=200"]
-OFFLINE = ["algo=rate", "policy.width=16", "steps=2500", "checkpoint_steps=150", "evaluate_episodes=8", "algo.batch=8"]
+PPO = [*TINY, "steps=800", "checkpoint_steps=200"]
+OFFLINE = ["algo=rate", "policy.width=16", "steps=1500", "checkpoint_steps=150", "evaluate_episodes=8", "algo.batch=8"]
 MAZE = ["env=tmaze", "env.length=8", "env.min_length=3"]
 RUNS = {
     "rmt": [*MAZE, *PPO, "policy.cache=8", "policy.positions=rotary", "policy.dropout=0.1"],
@@ -38,7 +38,7 @@ RUNS = {
     "lstm": [*MAZE, *PPO, "policy=lstm"],
     "mlp": [*MAZE, *PPO, "policy=mlp"],
     "minigrid": ["env=minigrid-memory", *PPO],
-    "doors": ["env=minigrid-redbluedoors", "env.size=6", *PPO],
+    "doors": ["env=minigrid-redbluedoors", "env.size=6", "env.max_steps=40", *PPO],
     "trial": [*MAZE, *PPO, "memory.scope=trial", "memory.episodes=3"],
     "bandit": ["env=bandit", *PPO, "algo.normalize_reward=true"],
     "rate": ["env=tmaze-rate", "env.length=20", "env.min_length=3", *OFFLINE, "policy.dropout=0.1"],
@@ -77,6 +77,7 @@ def assert_same_run(left: Path, right: Path) -> None:
         assert (left / file).read_bytes() == (right / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_died_resumes_to_the_same_bits(name, tmp_path, monkeypatch) -> None:
     """It dies twice between checkpoints. Updates after the checkpoint are repeated and logged once."""
@@ -93,6 +94,7 @@ def test_a_run_that_died_resumes_to_the_same_bits(name, tmp_path, monkeypatch) -
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rmt", "lstm", "rate"])
 def test_a_restored_learner_has_the_saved_state(name, tmp_path) -> None:
     with contextlib.ExitStack() as stack:
@@ -107,12 +109,14 @@ def test_a_restored_learner_has_the_saved_state(name, tmp_path) -> None:
     assert one.update(one.collect(0.5), 0.5) == other.update(other.collect(0.5), 0.5)
 
 
+@pytest.mark.slow
 def test_more_checkpoints_do_not_change_a_run(tmp_path) -> None:
     train(parse([*RUNS["rmt"], "run=often"]), root=tmp_path)
-    train(parse([*MAZE, *TINY, "steps=1000", *RUNS["rmt"][-3:], "checkpoint_steps=null", "run=never"]), root=tmp_path)
+    train(parse([*MAZE, *TINY, "steps=800", *RUNS["rmt"][-3:], "checkpoint_steps=null", "run=never"]), root=tmp_path)
     assert metrics(tmp_path / "often") == metrics(tmp_path / "never")
 
 
+@pytest.mark.slow
 def test_an_environment_without_a_state_restarts_its_episodes_and_prints_it(tmp_path, monkeypatch, capsys) -> None:
     with monkeypatch.context() as patch:
         die_after(patch, 4)
@@ -136,6 +140,7 @@ def stopped(tmp_path, monkeypatch):
     return tmp_path / "a"
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(stopped, capsys) -> None:
     before = stopped.with_name("whole")
     train(parse([*RUNS["mlp"], "run=whole"]), root=stopped.parent)
@@ -194,6 +199,7 @@ def test_the_error_for_a_run_that_cannot_be_resumed_names_the_reason(stopped, tm
         train(parse([f"resume={stopped}"]))
 
 
+@pytest.mark.slow
 def test_other_data_are_rejected(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         die_after(patch, 4)
@@ -216,6 +222,7 @@ def test_other_episodes_of_the_same_length_are_other_data() -> None:
     assert len(sums) == 2 and len({text for _, text in sums}) == 2
 
 
+@pytest.mark.slow
 def test_a_run_with_init_resumes_without_the_initial_policy(tmp_path, monkeypatch) -> None:
     train(parse([*RUNS["rate"], "run=base"]), root=tmp_path)
     options = ["env=tmaze-rate", "env.length=20", *(o for o in PPO if not o.startswith("policy."))]
@@ -230,6 +237,7 @@ def test_a_run_with_init_resumes_without_the_initial_policy(tmp_path, monkeypatc
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_an_edited_configuration_is_reported(stopped, capsys) -> None:
     file = stopped / "config.yaml"
     file.write_text(file.read_text().replace("learning_rate: 0.001", "learning_rate: 0.002"))
@@ -237,6 +245,7 @@ def test_an_edited_configuration_is_reported(stopped, capsys) -> None:
     assert "config.yaml was edited: the run continues, but not to the same bits" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "policy"])
 def test_a_link_in_an_untrusted_run_is_not_followed(stopped, name, tmp_path) -> None:
     if (stopped / name).exists():
@@ -246,6 +255,7 @@ def test_a_link_in_an_untrusted_run_is_not_followed(stopped, name, tmp_path) -> 
         train(parse([f"resume={stopped}"]))
 
 
+@pytest.mark.slow
 def test_metrics_that_cannot_be_written_end_the_run_with_one_line(tmp_path, monkeypatch) -> None:
     write, rows = Metrics.write, itertools.count()
 
@@ -266,6 +276,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_one_line(tmp_path, monk
     assert_same_run(tmp_path / "whole", tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_a_checkpoint_but_not_the_run(tmp_path, monkeypatch, capsys) -> None:
     write, calls = os.write, itertools.count()
 
@@ -287,6 +298,7 @@ def test_a_full_disk_loses_a_checkpoint_but_not_the_run(tmp_path, monkeypatch, c
     assert Checkpoints(tmp_path / "a").newest()[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "instead"),
     [

@@ -143,6 +143,7 @@ def _clean():
         child.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_names_row_step_seed_action_and_cause_within_the_deadline(fault) -> None:
     env = zoo(fault)
@@ -157,6 +158,7 @@ def test_a_fault_names_row_step_seed_action_and_cause_within_the_deadline(fault)
     assert not row_processes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_restarted_row_is_truncated_and_the_other_rows_are_not_affected(fault) -> None:
     env, undisturbed = zoo(fault, "restart"), zoo("none")
@@ -177,6 +179,7 @@ def test_a_restarted_row_is_truncated_and_the_other_rows_are_not_affected(fault)
     assert not row_processes()
 
 
+@pytest.mark.slow
 def test_a_row_that_keeps_failing_ends_the_run() -> None:
     env = zoo("killed", "restart", forever=True)
     env.reset(seed=100)
@@ -200,6 +203,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "sleeps"])
 def test_processes_exit_when_their_parent_is_killed(fault, tmp_path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
@@ -244,6 +248,7 @@ gymnasium.register("Mine-v0", entry_point="zoo_of_mine:Mine", disable_env_checke
 """
 
 
+@pytest.mark.slow
 def test_an_environment_of_a_module_is_made_in_another_process_and_its_errors_are_reported(
     tmp_path, monkeypatch
 ) -> None:
@@ -318,6 +323,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_the_train_command_reports_a_fault_in_one_line_and_the_run_can_be_resumed(
     tmp_path, monkeypatch, capsys
 ) -> None:

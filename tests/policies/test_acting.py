@@ -42,6 +42,7 @@ def same(left, right):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @every_policy
 @pytest.mark.parametrize(
     "env", [("tmaze", {"length": 4, "min_length": 1}), ("minigrid-memory", {})], ids=["box", "dict"]

@@ -19,6 +19,7 @@ def parameters(policy_config):
     return sum(p.numel() for p in policy.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wish", [20_000, 50_000, 200_000])
 @pytest.mark.parametrize("name", config.GROUPS["policy"])
 def test_no_other_width_comes_nearer_to_the_budget(name, wish):
@@ -35,6 +36,7 @@ def test_without_a_budget_nothing_changes():
     assert fit_width(make_from_config(TASK), TASK, config.RMTConfig(width=24)) == config.RMTConfig(width=24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

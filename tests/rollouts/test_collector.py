@@ -116,6 +116,7 @@ def test_observations_of_a_dict_space_are_stacked_entry_by_entry():
 # -------------------------------------------------------------------------------------------------------- next_value
 
 
+@pytest.mark.slow
 @every_policy
 def test_next_value_at_truncation_is_that_of_the_final_observation_under_the_memory_that_saw_the_episode(policy_name):
     collector, steps = make_collector(policy_name)
@@ -230,6 +231,7 @@ def test_nothing_in_a_rollout_carries_gradient():
 # ----------------------------------------------------------------------------------------------------------- episodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [MIXED, TRUNCATING])
 def test_episodes_are_counted_as_a_simple_loop_counts_them(task):
     collector, steps = make_collector(task=task)

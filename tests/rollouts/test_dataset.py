@@ -243,6 +243,7 @@ def episode_elsewhere(path: Path) -> None:
         file["episode_1"] = h5py.ExternalLink(str(path / "other.hdf5"), "/episode_1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -70,6 +70,7 @@ def first_episodes(task, seeds):
 # -------------------------------------------------------------------------------------------------- whatever the rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy_name", POLICIES)
 def test_a_deterministic_score_does_not_depend_on_the_number_of_rows(policy_name):
     policy = make_policy(policy_name)

@@ -110,6 +110,7 @@ def test_an_environment_object_cannot_be_evaluated_while_it_is_trained_on(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Maze, lambda num_envs, device: Maze(num_envs, device)], ids=["class", "function"])
 def test_a_class_or_a_function_makes_environments_that_are_closed(make, tmp_path):
     result = rmt_rl.train(env=make, root=tmp_path, **TINY, evaluate_every=96)
@@ -178,6 +179,7 @@ def maze_of(length):
     return Inner
 
 
+@pytest.mark.slow
 def test_environments_of_the_same_name_are_not_confused(tmp_path):
     short = rmt_rl.train(env=maze_of(3), root=tmp_path, **TINY)
     long = rmt_rl.train(env=maze_of(9), root=tmp_path, **TINY)
