@@ -189,10 +189,13 @@ def test_a_misspelling_is_reported_with_the_nearest_name(line: str, meant: str) 
         ("foo=3", "(see python -m rmt_rl.train --help)"),
         ("hydra.run.dir=x", "no such option"),
         ("seed.x=3", "no such option"),
-        ("policy.width.x=3", "policy=rmt has no such option, it has params, previous_action, width, layers, heads"),
+        (
+            "policy.width.x=3",
+            "policy=rmt has no such option, it has params, previous_action, normalize_observation, width, layers, heads",
+        ),
         (
             "policy=lstm policy.segment=4",
-            "policy=lstm has no such option, it has params, previous_action, width, layers; ",
+            "policy=lstm has no such option, it has params, previous_action, normalize_observation, width, layers; ",
         ),
         ("memory.episodes=3", "memory.episodes=3: has no effect with memory.scope=episode; expected trial or run"),
         *(

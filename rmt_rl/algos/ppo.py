@@ -101,6 +101,7 @@ class PPO:
                     metrics.append({**measured, "gradient_norm": norm})
         check_weights(self.policy)
         self._between_updates(rollout)
+        self.policy.encoder.add(rollout.obs)  # not before: the update must see what acting saw
         self.updates += 1
         # means over the minibatches, for the log
         means: dict[str, float] = {}
@@ -206,6 +207,9 @@ class PPOLearner(PPO, Learner):
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:
+        if self.policy.encoder.without_moments():  # one rollout only to learn the scale of the observations
+            first, _ = self.collector.collect(self.options.rollout)
+            self.policy.encoder.add(first.obs)
         rollout, episodes = self.collector.collect(self.options.rollout, skip_nonfinite=self.guard.allowed > 0)
         self.stats.add(episodes)
         return rollout

@@ -34,6 +34,10 @@ class PolicyConfig(Config):
         high=10**10,
     )
     previous_action: bool = option(True, "give the previous action to the network together with the observation")
+    normalize_observation: bool = option(
+        False,
+        "give real numbers without bounds mean 0 and deviation 1, by the moments of all observations of the training",
+    )
 
     def width_multiple(self) -> int:
         """Widths that `params` tries are multiples of this number."""

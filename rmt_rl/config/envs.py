@@ -281,7 +281,7 @@ class DarkRoomConfig(EnvConfig):
     )
 
 
-@builtin("env", "gym", "rmt_rl.envs.gym.adapter:GymAdapter")
+@builtin("env", "gym", "rmt_rl.envs.gym.adapter:GymAdapter", recipe=recipes.GYM)
 @dataclass(frozen=True)
 class GymConfig(EnvConfig):
     """Any gymnasium environment, through gymnasium.make_vec."""

@@ -37,3 +37,5 @@ DARK_ROOM = {
     "policy.sharpness": 1.0,
     "steps": 4_000_000,
 }
+#: Environments whose units are not known.
+GYM = {"algo.normalize_reward": True, "policy.normalize_observation": True}

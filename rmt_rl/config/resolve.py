@@ -37,7 +37,9 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     }
     _check_starting_point(layers)
 
-    values = {} if "env" in bases else _recipe(names["env"], bases, classes)
+    # a dataclass is complete; an environment that is a Python object has no options of its own, but it may have a recipe
+    entry = vars(type(bases["env"])).get("entry") if "env" in bases else choose("env", names["env"])
+    values = {} if entry is None else _recipe(names["env"], entry.recipe, bases, classes)
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
         nested |= _dictionaries(group, bases[group] if group in bases else cls())
@@ -126,10 +128,12 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
     return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
 
 
-def _recipe(env: str, bases: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
+def _recipe(
+    env: str, recipe: Mapping[str, Any], bases: Mapping[str, Any], classes: Mapping[str, type]
+) -> dict[str, Any]:
     """The training options that the task recommends, of the choices that are made and are not complete already."""
     values, top = {}, options(TrainConfig)
-    for key, value in choose("env", env).recipe.items():
+    for key, value in recipe.items():
         group, _, name = key.partition(".")
         if allowed := find_option(key, top, classes):
             if group not in bases:

@@ -13,6 +13,7 @@ import torch
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.fields import show
+from rmt_rl.config.recipes import GYM
 from rmt_rl.config.registry import OBJECTS, Entry, entry_of
 from rmt_rl.envs.base import TorchVectorEnv
 
@@ -42,10 +43,11 @@ def env_config_of(env: Any) -> EnvConfig:
     """
     cls: Any
     factory: Callable[..., TorchVectorEnv]
+    recipe: dict[str, Any] = {}
     if isinstance(env, TorchVectorEnv):
         cls, factory = type(env), _Instance(env)
     elif isinstance(env, type) and issubclass(env, gymnasium.Env):
-        cls, factory = env, _gymnasium_factory(env)
+        cls, factory, recipe = env, _gymnasium_factory(env), GYM
     elif callable(env) and (not isinstance(env, type) or issubclass(env, TorchVectorEnv)):
         cls, factory = env, _checked(env)
     else:
@@ -56,7 +58,7 @@ def env_config_of(env: Any) -> EnvConfig:
     cls = cls if hasattr(cls, "__qualname__") else type(cls)  # functools.partial, for instance
     name = f"{cls.__module__}:{cls.__qualname__}"
     config: Any = dataclasses.make_dataclass(OBJECT, [], bases=(EnvConfig,), frozen=True)
-    config.name, config.entry = name, Entry(config, factory)
+    config.name, config.entry = name, Entry(config, factory, recipe)
     known = OBJECTS.get(name)
     if known is None or not isinstance(factory, _Instance) or isinstance(known.target, _Instance):
         OBJECTS[name] = config.entry

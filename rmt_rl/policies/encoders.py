@@ -4,7 +4,8 @@ whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot 
 a grid [height, width, channels] of such numbers                     -> the same, plus which values occur anywhere in it
 uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
 smaller uint8 pictures                                               -> standardised, linear
-Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear
+Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear; elements
+                                                                        without bounds by their moments, if asked for
 Dict                                                                 -> the sum of its entries' vectors
 """
 
@@ -25,6 +26,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import Obs
 from rmt_rl.policies.linear import Linear
+from rmt_rl.policies.moments import RunningMoments
 
 #: A whole-number element with at most this many values is a category, not a quantity.
 MAX_CATEGORIES = 64
@@ -37,10 +39,13 @@ MANY_ROWS = 512
 WIDEST_BOUNDS = 1e6
 
 
-def make_encoder(space: gymnasium.Space[Any], width: int) -> nn.Module:
-    """A module from observations [..., *space.shape] to vectors [..., width]."""
+def make_encoder(space: gymnasium.Space[Any], width: int, normalize: bool = False) -> nn.Module:
+    """A module from observations [..., *space.shape] to vectors [..., width].
+
+    normalize: real numbers without bounds are given mean 0 and deviation 1 (`RunningMoments`).
+    """
     if isinstance(space, spaces.Dict) and len(space):
-        return Sum({key: make_encoder(entry, width) for key, entry in space.items()})
+        return Sum({key: make_encoder(entry, width, normalize) for key, entry in space.items()})
     sizes = category_sizes(space)
     if sizes is not None:
         low = int(space.low.flat[0]) if isinstance(space, spaces.Box) else 0
@@ -51,7 +56,7 @@ def make_encoder(space: gymnasium.Space[Any], width: int) -> nn.Module:
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8 and len(space.shape) == 3 and min(sorted(space.shape)[1:]) >= 36:
             return Image(space.shape, width)
-        return Vector(space, width)
+        return Vector(space, width, normalize)
     raise ConfigError(
         f"observation space {' '.join(str(space).split())} is not supported; "
         "supported are Box, Discrete, MultiDiscrete, MultiBinary and Dict"
@@ -153,7 +158,7 @@ class Vector(nn.Module):
     middle: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, space: spaces.Box, width: int) -> None:
+    def __init__(self, space: spaces.Box, width: int, normalize: bool = False) -> None:
         super().__init__()
         low, high = (torch.from_numpy(np.asarray(b, np.float64).flatten()) for b in (space.low, space.high))
         bounded = (high > low) & (high - low <= WIDEST_BOUNDS)
@@ -162,10 +167,17 @@ class Vector(nn.Module):
         # symbolic pictures use a small part of 0..255, in which scaling by the bounds would leave next to nothing
         self.standardise = space.dtype == np.uint8 and len(space.shape) == 3
         self.size = len(low)
+        self.moments = RunningMoments(~bounded) if normalize and not bool(bounded.all()) else None
         self.linear = Linear(self.size, width)
 
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, size], scaled by the bounds."""
+        return (x.reshape(-1, self.size).to(self.scale.dtype) - self.middle) * self.scale
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = (x.reshape(-1, self.size).to(self.scale.dtype) - self.middle) * self.scale
+        x = self.scaled(x)
+        if self.moments is not None:
+            x = self.moments(x)
         return self.linear(F.layer_norm(x, (self.size,)) if self.standardise else x)
 
 
@@ -208,9 +220,9 @@ class Sum(nn.Module):
 class ObservationEncoder(nn.Module):
     """Encodes the observations of a space, any leading axes kept: [..., *shape] -> [..., width]."""
 
-    def __init__(self, space: gymnasium.Space[Any], width: int) -> None:
+    def __init__(self, space: gymnasium.Space[Any], width: int, normalize: bool = False) -> None:
         super().__init__()
-        self.encoder = make_encoder(space, width)
+        self.encoder = make_encoder(space, width, normalize)
         entry = next(iter(space.items())) if isinstance(space, spaces.Dict) else ("", space)
         self.key, self.event_axes = entry[0], len(entry[1].shape or ())
 
@@ -218,3 +230,20 @@ class ObservationEncoder(nn.Module):
         x = obs[self.key] if isinstance(obs, dict) else obs
         leading = x.shape[: x.dim() - self.event_axes]
         return self.encoder(obs).view(*leading, -1)
+
+    def without_moments(self) -> bool:
+        """Whether moments are wanted, and no observation was added yet."""
+        return any(float(vector.moments.count) == 0 for _, vector in self._normalized())
+
+    def add(self, obs: Obs) -> None:
+        """Add observations, with any leading axes, to the moments that normalise them."""
+        for key, vector in self._normalized():
+            vector.moments.add(vector.scaled(obs[key] if isinstance(obs, dict) else obs))
+
+    def _normalized(self) -> list[tuple[str, Any]]:
+        parts = (
+            zip(self.encoder.keys, self.encoder.encoders, strict=True)
+            if isinstance(self.encoder, Sum)
+            else [("", self.encoder)]
+        )
+        return [(key, part) for key, part in parts if isinstance(part, Vector) and part.moments is not None]

@@ -13,6 +13,7 @@ import torch
 import rmt_rl
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import TMazeConfig
+from rmt_rl.config.resolve import make_config
 from rmt_rl.envs.objects import env_config_of
 from rmt_rl.envs.tmaze.passive import TMaze
 
@@ -145,6 +146,16 @@ def test_a_gymnasium_class_is_trained_on(tmp_path):
     result = rmt_rl.train(env=Corridor, root=tmp_path, **TINY)
     assert result.folder.name.startswith("Corridor-lstm-ppo")
     assert result.score.success is None and 1 <= result.score.mean_return <= 5
+
+
+@pytest.mark.parametrize(("env", "normalised"), [(Corridor, True), ("gym", True), (Maze, False), ("tmaze", False)])
+def test_units_of_environments_from_elsewhere_do_not_matter(env, normalised):
+    made = make_config(env=env if isinstance(env, str) else env_config_of(env))
+    assert made.policy.normalize_observation == made.algo.normalize_reward == normalised
+    given = make_config(
+        env=env if isinstance(env, str) else env_config_of(env), **{"algo.normalize_reward": not normalised}
+    )
+    assert given.algo.normalize_reward != normalised
 
 
 def test_the_end_of_a_run_on_an_object_prints_no_command_that_cannot_be_typed(tmp_path, capsys):
