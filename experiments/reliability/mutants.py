@@ -4,7 +4,7 @@
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
-A mutant is killed if one of the test files of its module (`TESTS`) fails, timed out if they take four times as long as without it.
+A mutant is killed if a test file of its module (`TESTS`) fails, timed out if the files take four times as long as without it.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
 for instance after tests were added. The table at the end, also after an interrupt, is markdown.
