@@ -4,7 +4,7 @@
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
-A mutant is killed if a test file of its module (`TESTS`) fails, timed out if the files take four times as long as without it.
+A mutant is killed if a fast test of its module's files (`TESTS`) fails, timed out if they take four times as long as without it.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
 for instance after tests were added. The table at the end, also after an interrupt, is markdown.
@@ -37,6 +37,8 @@ from common import RESULTS, add_result, read_results
 ROOT = Path(__file__).parents[2]
 STORED = RESULTS / "mutants.jsonl"
 PARTS = ("policies", "algos", "rollouts", "envs")
+#: Seconds after which tests without a mutant are ended.
+LONGEST = 3_600
 
 #: Mutants that no test can detect, by file and lines, and why.
 EQUIVALENT: dict[str, str] = {}
@@ -45,7 +47,7 @@ NETWORK = (
     "policies/test_by_differences policies/test_segments policies/test_transformer policies/test_dense_reference"
     " policies/test_rmt contract/test_backbones"
 )
-#: The test files of each module, by the start of its path; the longest start counts.
+#: The test files of each module, by the start of its path; the longest start counts. [word]: only the tests with this word.
 TESTS = {
     "policies/": "policies/test_actor_critic test_every_option contract/test_backbones",
     "policies/rmt": NETWORK,
@@ -76,21 +78,21 @@ TESTS = {
     "envs/drawing": "test_play",
     "envs/objects": "runs/test_python_api",
     "envs/registry": "contract/test_envs test_plugins",
-    "envs/gym/": "envs/test_gym_adapter contract/test_envs",
+    "envs/gym/": "envs/test_gym_adapter contract/test_envs[cartpole]",
     "envs/gym/workers": "faults/test_workers envs/test_gym_adapter",
-    "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs test_play",
-    "envs/minigrid/direct": "envs/test_minigrid_direct contract/test_envs",
+    "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
+    "envs/minigrid/direct": "envs/test_minigrid_direct contract/test_envs[minigrid]",
     "envs/minigrid/pixels": "envs/test_minigrid_pixels test_play",
-    "envs/tasks/associative": "envs/test_associative_retrieval contract/test_envs",
-    "envs/tasks/bandit": "envs/test_bandit contract/test_envs",
-    "envs/tasks/copy": "envs/test_copy_reverse contract/test_envs",
-    "envs/tasks/dark": "envs/test_dark_room contract/test_envs",
-    "envs/tasks/detect": "envs/test_detect_reasoning contract/test_envs",
-    "envs/tasks/memory_len": "envs/test_memory_len contract/test_envs",
-    "envs/tasks/repeat": "envs/test_repeat contract/test_envs",
-    "envs/tmaze/": "envs/test_tmaze envs/test_tmaze_variants contract/test_envs",
-    "envs/wrappers/memory_scope": "envs/test_memory_scope contract/test_envs",
-    "envs/wrappers/return_to_go": "envs/test_return_to_go algos/test_rate contract/test_envs",
+    "envs/tasks/associative": "envs/test_associative_retrieval contract/test_envs[retrieval]",
+    "envs/tasks/bandit": "envs/test_bandit contract/test_envs[bandit]",
+    "envs/tasks/copy": "envs/test_copy_reverse contract/test_envs[copy]",
+    "envs/tasks/dark": "envs/test_dark_room contract/test_envs[dark]",
+    "envs/tasks/detect": "envs/test_detect_reasoning contract/test_envs[detect|reasoning]",
+    "envs/tasks/memory_len": "envs/test_memory_len contract/test_envs[memory-len]",
+    "envs/tasks/repeat": "envs/test_repeat contract/test_envs[repeat]",
+    "envs/tmaze/": "envs/test_tmaze envs/test_tmaze_variants contract/test_envs[tmaze]",
+    "envs/wrappers/memory_scope": "envs/test_memory_scope contract/test_envs[trial]",
+    "envs/wrappers/return_to_go": "envs/test_return_to_go algos/test_rate",
 }
 
 
@@ -297,15 +299,32 @@ def drawn(count: int, seed: int) -> list[Mutant]:
 # ----------------------------------------------------------------------------------------------------------- the tests
 
 
-def tests_of(file: str) -> list[str]:
+def tests_of(file: str) -> list[list[str]]:
+    """The arguments of one or more calls of pytest, of which each runs only if those before it passed."""
     start = max((start for start in TESTS if file.startswith(start)), key=len)
-    return [f"tests/{name}.py" for name in TESTS[start].split()]
+    whole, parts = [], []
+    for name in TESTS[start].split():
+        name, _, words = name.removesuffix("]").partition("[")
+        if words:
+            parts.append([f"tests/{name}.py", "-k", words.replace("|", " or ")])
+        else:
+            whole.append(f"tests/{name}.py")
+    return [whole, *parts]
 
 
-def run_tests(copy: Path, tests: list[str], limit: float | None) -> tuple[str, str]:
+def run_tests(copy: Path, calls: list[list[str]], limit: float) -> tuple[str, str]:
     """How the tests in the copy ended (passed, failed or timed out), and the first test that failed."""
+    end = time.monotonic() + limit
+    for tests in calls:
+        ended, failed = run_pytest(copy, tests, end - time.monotonic())
+        if ended != "passed":
+            return ended, failed
+    return "passed", ""
+
+
+def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests],
         cwd=copy,
         # no compiled files: two mutants of one size, written in one second, would share them
         env={
@@ -348,17 +367,17 @@ class Bench:
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
         """killed, survived or timed out, and the test that killed it."""
         tests = tests_of(mutant.file)
-        if tuple(tests) not in self.seconds:
+        if str(tests) not in self.seconds:
             begin = time.monotonic()
-            ended, failed = run_tests(self.copy, tests, None)
+            ended, failed = run_tests(self.copy, tests, LONGEST)
             if ended != "passed":
-                raise SystemExit(f"{failed}: fails without a mutant; tests that are red detect nothing")
-            self.seconds[tuple(tests)] = time.monotonic() - begin
+                raise SystemExit(f"{failed or tests}: {ended} without a mutant; tests that are red detect nothing")
+            self.seconds[str(tests)] = time.monotonic() - begin
         path = self.copy / "rmt_rl" / mutant.file
         original = path.read_text(encoding="utf-8")
         path.write_text(mutant.source, encoding="utf-8")
         try:
-            ended, failed = run_tests(self.copy, tests, 60 + 4 * self.seconds[tuple(tests)])
+            ended, failed = run_tests(self.copy, tests, 60 + 4 * self.seconds[str(tests)])
         finally:
             path.write_text(original, encoding="utf-8")
         return {"passed": "survived", "failed": "killed"}.get(ended, ended), failed
