@@ -1,13 +1,14 @@
 """Bugs planted by rule, one at a time, and whether the tests of the changed module detect them.
 
-    python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--only policies/rmt]
+    python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--only policies/rmt]
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
 A mutant is killed if a fast test of its module's files (`TESTS`) fails, timed out if they take four times as long as without it.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
-for instance after tests were added. The table at the end, also after an interrupt, is markdown.
+for instance after tests were added, and --slow runs the tests marked as slow, too. The table at the end, also after an
+interrupt, is markdown.
 
 Some mutants compute the same as the original, or differ in speed or on a GPU only. `EQUIVALENT` gives the reason for each, and
 the share of killed mutants leaves them out.
@@ -73,7 +74,7 @@ TESTS = {
     "rollouts/dataset": "algos/test_by_hand rollouts/test_dataset algos/test_rate",
     "rollouts/minari": "rollouts/test_dataset test_collect",
     "rollouts/statistics": "rollouts/test_evaluation rollouts/test_collector test_train",
-    "envs/": "contract/test_envs",
+    "envs/": "envs/test_seeds contract/test_envs",
     "envs/check": "envs/test_check contract/test_envs",
     "envs/drawing": "test_play",
     "envs/objects": "runs/test_python_api",
@@ -324,7 +325,7 @@ def run_tests(copy: Path, calls: list[list[str]], limit: float) -> tuple[str, st
 
 def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
         cwd=copy,
         # no compiled files: two mutants of one size, written in one second, would share them
         env={
@@ -356,8 +357,8 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
 class Bench:
     """A copy of the repository in which one file at a time is changed, and the time that each set of tests takes in it."""
 
-    def __init__(self, copy: Path) -> None:
-        self.copy, self.seconds = copy, {}
+    def __init__(self, copy: Path, slow: bool) -> None:
+        self.copy, self.seconds, self.marked = copy, {}, [] if slow else ["-m", "not slow"]
         for part in ("rmt_rl", "tests", "experiments", "docs", "README.md", "CHANGELOG.md", "pyproject.toml"):
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -366,7 +367,7 @@ class Bench:
 
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
         """killed, survived or timed out, and the test that killed it."""
-        tests = tests_of(mutant.file)
+        tests = [[*call, *self.marked] for call in tests_of(mutant.file)]
         if str(tests) not in self.seconds:
             begin = time.monotonic()
             ended, failed = run_tests(self.copy, tests, LONGEST)
@@ -416,6 +417,7 @@ def main() -> None:
         "--list", action="store_true", help="print the mutants and the stored outcomes, and run no test"
     )
     parser.add_argument("--again", action="store_true", help="run the stored survivors again")
+    parser.add_argument("--slow", action="store_true", help="run the tests marked as slow, too")
     parser.add_argument("--only", default="", help="only mutants of files whose path starts with this")
     arguments = parser.parse_args()
     mutants = [m for m in drawn(arguments.count, arguments.seed) if m.file.startswith(arguments.only)]
@@ -423,7 +425,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         with tempfile.TemporaryDirectory() as copy:
-            bench = Bench(Path(copy).resolve())
+            bench = Bench(Path(copy).resolve(), arguments.slow)
             for mutant in [] if arguments.list else mutants:
                 stored = finished.get(mutant.key, {}).get("outcome")
                 if stored and not (arguments.again and stored == "survived" and mutant.name not in EQUIVALENT):

@@ -1,4 +1,4 @@
-"""Twenty-five bugs, planted one at a time, and the first test that detects each. A bug that no test detects reveals a missing test.
+"""Twenty-five bugs, planted one at a time, and the first test that detects each. A bug that no test detects needs one.
 
     python experiments/reliability/planted_bugs.py [--list] [word in a bug's name ...]
 
