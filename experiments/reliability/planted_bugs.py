@@ -1,4 +1,4 @@
-"""Twenty bugs, planted one at a time, and the first test that detects each. A bug that no test detects reveals a missing test.
+"""Twenty-five bugs, planted one at a time, and the first test that detects each. A bug that no test detects needs one.
 
     python experiments/reliability/planted_bugs.py [--list] [word in a bug's name ...]
 
@@ -171,6 +171,41 @@ BUGS = [
         "    if not math.isfinite(float(norm)):",
         "    if False:",
         "tests/faults/test_poison.py",
+    ),
+    Bug(
+        "the sign of the gate's bias, so that a GTrXL starts by forgetting its input",
+        "policies/transformer.py",
+        "y_z + x_z - self.bias",
+        "y_z + x_z + self.bias",
+        "tests/policies/test_by_differences.py",
+    ),
+    Bug(
+        "the memory retention valve without its residual",
+        "policies/memory_update.py",
+        "self.norm(old + self.output(",
+        "self.norm(self.output(",
+        "tests/policies/test_dense_reference.py",
+    ),
+    Bug(
+        "no gradient from actions to the learned deviation",
+        "policies/heads.py",
+        "- mean) / log_deviation.exp()\n",
+        "- mean) / log_deviation.detach().exp()\n",
+        "tests/policies/test_by_differences.py",
+    ),
+    Bug(
+        "validation on the first step only",
+        "algos/rate.py",
+        "total + float(losses.sum()), right + float(hits.sum()), steps + losses.numel()",
+        "total + float(losses[0, 0]), right + float(hits[0, 0]), steps + 1",
+        "tests/algos/test_by_hand.py",
+    ),
+    Bug(
+        "pictures are not divided by 255",
+        "policies/encoders.py",
+        ".to(self.linear.weight.dtype) / 255",
+        ".to(self.linear.weight.dtype)",
+        "tests/policies/test_inputs_by_hand.py",
     ),
 ]
 
