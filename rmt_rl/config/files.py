@@ -16,6 +16,7 @@ from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.fields import Config, did_you_mean, groups, show
 from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import validate
+from rmt_rl.config.trust import Source, check_trusted
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -93,13 +94,24 @@ def save_yaml(config: Config, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def load_yaml(path: str | Path) -> TrainConfig:
-    """The configuration in a file that `save_yaml` wrote, perhaps edited by hand; nothing in it can run code."""
+def load_yaml(path: str | Path, trust: bool = False) -> TrainConfig:
+    """The configuration in a file that `save_yaml` wrote, perhaps edited by hand; nothing in it can run code.
+
+    trust: the file may name modules to import, or the caller checks that with `check_trusted`.
+    """
     mapping = read_yaml(path)
     try:
-        return from_dict(mapping)
+        config = from_dict(mapping)
     except ConfigError as error:
         raise ConfigError(f"{show(str(path), limit=1_000)}: {error}") from error
+    check_trusted(config.env, source_of(path, trust))
+    return config
+
+
+def source_of(path: str | Path, trust: bool) -> Source:
+    """A configuration file as the source of options; the folder around it is loaded, too, unless it is the current one."""
+    folder = Path(path).absolute().parent
+    return Source(str(path), None if folder.resolve() == Path.cwd().resolve() else folder, trust)
 
 
 def read_yaml(path: str | Path) -> Any:
