@@ -210,6 +210,7 @@ def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path)
     shown, last_report = 0, time.monotonic()
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
+        unfinished.unlink(missing_ok=True)  # the writer would follow a link of this name
         for _ in frames(env, player, options, figure):
             if shown == 0:  # not before the loop, because a writer without frames cannot be finished
                 writer.setup(figure, str(unfinished), dpi=90)

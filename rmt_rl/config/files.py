@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import read_text, write_file
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.fields import Config, did_you_mean, groups, show
 from rmt_rl.config.registry import choose
@@ -19,6 +20,9 @@ from rmt_rl.config.resolve import validate
 from rmt_rl.config.trust import Source, check_trusted
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+#: Bytes of the largest YAML file that is read; PyYAML takes seconds for them.
+LARGEST_YAML = 2**20
 
 #: Version of saved configurations. 1: without a version, every field present. 2: fields of later versions may be missing.
 FORMAT = 2
@@ -91,7 +95,7 @@ def _build(cls: type[ConfigT], mapping: Any, prefix: str = "") -> ConfigT:
 def save_yaml(config: Config, path: str | Path) -> None:
     import yaml
 
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_file(Path(path), yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True).encode())
 
 
 def load_yaml(path: str | Path, trust: bool = False) -> TrainConfig:
@@ -120,7 +124,7 @@ def read_yaml(path: str | Path) -> Any:
 
     where = show(str(path), limit=1_000)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_YAML, follow=True)
         # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")

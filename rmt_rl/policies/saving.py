@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import fsync, sha256_file
+from rmt_rl.common.files import fsync, read_text, remove, sha256_file
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
 from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
@@ -67,7 +66,7 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for unfinished in folder.glob(".new-*"):  # from a process that was killed here
-        shutil.rmtree(unfinished)
+        remove(unfinished)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         policy.save_pretrained(new)
         sums = {name: sha256_file(Path(new) / name) for name in PARTS}
@@ -90,7 +89,8 @@ def load_policy(
     device = choose_device(device)
     folder = policy_folder(path, option)
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
+        # links are followed, because a folder in the cache of huggingface_hub consists of them
+        saved = json.loads(read_text(folder / "config.json", follow=True))["spec"]
         spec = PolicySpec.from_json(saved, Source(str(folder / "config.json"), run_folder(folder), trust))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
@@ -126,7 +126,7 @@ def _verify_checksums(folder: Path) -> None:
     if not file.is_file():
         raise ConfigError(f"{file}: is not a file")
     try:
-        sums = json.loads(file.read_text(encoding="utf-8"))
+        sums = json.loads(read_text(file, follow=True))
         changed = [name for name in PARTS if sums[name] != sha256_file(folder / name)]
     except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: is damaged ({_short(error)})") from error
