@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(argv: list[str]) -> int:
-    from rmt_rl.config.cli import PLAYERS, in_main_thread, parse_collect, resolve_env
+    from rmt_rl.config.cli import PLAYERS, gives_id, in_main_thread, parse_collect, resolve_env
     from rmt_rl.config.help import help_text, wants_help
 
     if wants_help(argv):
@@ -52,8 +52,9 @@ def command(argv: list[str]) -> int:
         random = options.policy == "random"
         actor = episodes.random_actor(env, options.seed) if random else episodes.oracle_actor(env)
     else:
-        policy = load_policy(options.policy, device)
-        task = resolve_env(None if options.env else env_config(policy), options.env, options.env_overrides)
+        policy = load_policy(options.policy, device, trust=options.trust)
+        trained = None if options.env else env_config(policy, typed=gives_id(options))
+        task = resolve_env(trained, options.env, options.env_overrides)
         env = make_task(policy, task, rows, device)
         check_fits(policy, env, task)
         actor = episodes.policy_actor(policy, env, options.seed, options.deterministic)

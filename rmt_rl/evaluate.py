@@ -30,6 +30,7 @@ def evaluate(
     num_envs: int = 64,
     target_return: float | None = None,
     device: str | torch.device | None = None,
+    trust: bool = False,
     **given: Any,
 ) -> Score:
     """The score of a policy on new episodes.
@@ -38,8 +39,8 @@ def evaluate(
 
     policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
     an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None = where the
-    policy is, the CPU for a folder. given: options of the task, such as "env.length". Raises ConfigError where an argument is not
-    allowed, or where the policy cannot act in the environment.
+    policy is, the CPU for a folder. trust: the files of the policy may name a module to import. given: options of the task, such
+    as "env.length". Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import options, read
     from rmt_rl.envs.objects import close_unless_borrowed
@@ -51,7 +52,7 @@ def evaluate(
     known = options(EvaluateConfig)
     episodes, seed, num_envs, deterministic = (read(name, known[name], value) for name, value in arguments.items())
     if not isinstance(policy, ActorCritic):
-        policy = load_policy(policy, device or "cpu")
+        policy = load_policy(policy, device or "cpu", trust=trust)
     task = _task(policy, env, given)
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
@@ -70,10 +71,11 @@ def _task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
     from rmt_rl.policies.saving import env_config
 
     if env is None:
-        task: Any = env_config(policy)
+        task: Any = env_config(policy, typed="env.id" in given)
     elif isinstance(env, Mapping):
         given = {f"env.{name}": value for name, value in env.items() if name != "name"} | given
-        task = choose("env", env["name"]).config() if "name" in env else env_config(policy)
+        saved = "name" not in env
+        task = env_config(policy, typed="env.id" in given) if saved else choose("env", env["name"]).config()
     elif isinstance(env, str):
         task = choose("env", env).config()
     else:
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(argv: list[str]) -> int:
-    from rmt_rl.config.cli import parse_evaluate, resolve_env
+    from rmt_rl.config.cli import gives_id, parse_evaluate, resolve_env
     from rmt_rl.config.help import help_text, wants_help
 
     if wants_help(argv):
@@ -104,8 +106,9 @@ def command(argv: list[str]) -> int:
     folder = policy_folder(options.policy)
     configure_process(options.threads)
     device = choose_device(options.device)
-    policy = load_policy(folder, device)
-    task = resolve_env(None if options.env else env_config(policy), options.env, options.env_overrides)
+    policy = load_policy(folder, device, trust=options.trust)
+    trained = None if options.env else env_config(policy, typed=gives_id(options))
+    task = resolve_env(trained, options.env, options.env_overrides)
     env = make_task(policy, task, options.num_envs, device, options.target_return)
     check_fits(policy, env, task)
     begin, cpu = time.monotonic(), time.process_time()

@@ -210,6 +210,7 @@ def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path)
     shown, last_report = 0, time.monotonic()
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
+        unfinished.unlink(missing_ok=True)  # the writer would follow a link of this name
         for _ in frames(env, player, options, figure):
             if shown == 0:  # not before the loop, because a writer without frames cannot be finished
                 writer.setup(figure, str(unfinished), dpi=90)
@@ -236,20 +237,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(argv: list[str]) -> int:
-    from rmt_rl.config.cli import PLAYERS, parse_play, resolve_env
+    from rmt_rl.config.cli import PLAYERS, gives_id, parse_play, resolve_env
     from rmt_rl.config.help import help_text, wants_help
 
     if wants_help(argv):
         print(help_text(PlayConfig, argv))
         return 0
     options = parse_play(argv)
+    from rmt_rl.config.trust import check_trusted
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
 
     # the task and what acts in it
-    policy = None if options.policy in PLAYERS[PlayConfig] else load_policy(options.policy)
-    trained = None if policy is None or options.env else env_config(policy)
+    policy = None if options.policy in PLAYERS[PlayConfig] else load_policy(options.policy, trust=options.trust)
+    trained = None if policy is None or options.env else env_config(policy, typed=gives_id(options))
     task = resolve_env(trained, options.env, options.env_overrides)
+    if policy is not None:
+        check_trusted(task, policy.spec.source, typed=True)  # before `_with_pixels` imports its module
     shown = _with_pixels(task)
     if policy is not None:
         env = make_task(policy, shown, target_return=options.target_return)

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
-from rmt_rl.config.files import load_yaml, plain_value, read_yaml
+from rmt_rl.config.files import load_yaml, plain_value, read_yaml, source_of
 from rmt_rl.config.registry import choose, load_plugins
 from rmt_rl.config.resolve import change, find_option, make_config, unknown_option, validate
+from rmt_rl.config.trust import Source, check_trusted
 
 PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -38,13 +39,28 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> TrainConfig:
     given = split_arguments(argv)
     if given.get("resume", "null") != "null":
         return resumed_config(given, prog)
-    file = read_options(given.pop("config")) if "config" in given else {}
+    trust = _trust(given)
+    path = given.pop("config", None)
+    if trust and path is None:
+        raise ConfigError(
+            "trust=true: has no effect without config= or resume=; it is about the modules that files name"
+        )
+    file = {} if path is None else read_options(path)
     usual = groups(TrainConfig)
     named = {group: _name_of(part, usual[group]) for group, part in file.items() if group in usual}
     chosen = {group: given.pop(group) for group in usual if group in given}
     classes = {group: choose(group, name).config for group, name in (usual | named | chosen).items()}
     values = _read_text(given, options(TrainConfig), classes, prog)
-    return make_config(file, **chosen, **values)
+    config = make_config(file, **chosen, **values)
+    if path is not None:
+        check_trusted(config.env, source_of(path, trust), typed="env.id" in values)
+    return config
+
+
+def _trust(given: dict[str, Any]) -> bool:
+    """Whether the user trusts the files that are read; removes the option, which no file may hold."""
+    allowed = Option(bool, False, False, "", {}, (), None)
+    return bool(read("trust", allowed, given.pop("trust", False)))
 
 
 def read_options(path: str) -> dict[str, Any]:
@@ -61,7 +77,7 @@ def read_options(path: str) -> dict[str, Any]:
         raise ConfigError(f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`")
     if "format" not in options:
         return dict(options)
-    saved = load_yaml(path)
+    saved = load_yaml(path, trust=True)  # `parse` checks the configuration that it becomes
     return {item.name: getattr(saved, item.name) for item in fields(saved)}
 
 
@@ -73,8 +89,13 @@ def _name_of(part: Any, usual: str) -> Any:
 
 
 def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:
-    """The configuration with which the run in the folder given["resume"] was started; raises ConfigError."""
-    if others := [key for key in given if key != "resume"]:
+    """The configuration with which the run in the folder given["resume"] was started; raises ConfigError.
+
+    given: beside it only trust=true, or its env.id once more, which the user then trusts.
+    """
+    given = dict(given)
+    trust = _trust(given)
+    if others := [key for key in given if key not in ("resume", "env.id")]:
         own = show(f"{others[0]}={given[others[0]]}")
         raise ConfigError(
             f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>"
@@ -82,11 +103,26 @@ def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:
     folder = _read_text({"resume": str(given["resume"])}, options(TrainConfig), {}, prog)["resume"]
     try:
         if (Path(folder) / "config.yaml").is_file():
-            return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
+            return _trusted_run(folder, given.get("env.id"), trust)
         found = "no config.yaml in it" if Path(folder).exists() else "no such folder"
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
     raise ConfigError(f"resume={show(folder, limit=1_000)}: {found}; expected the folder of a run, such as runs/<name>")
+
+
+def _trusted_run(folder: str, id: Any, trust: bool) -> TrainConfig:
+    """The configuration of the run in `folder`. id: the env.id= that the user repeated, or None."""
+    file = Path(folder) / "config.yaml"
+    config = load_yaml(file, trust=True)
+    saved = getattr(config.env, "id", None)
+    if id is not None and id != saved:
+        raise ConfigError(
+            f"env.id={show(id)}: a run is resumed with its own configuration; expected env.id={show(saved)} or no env.id="
+            if saved is not None
+            else f"env.id={show(id)}: a run is resumed with its own configuration; leave it out"
+        )
+    check_trusted(config.env, Source(str(file), file.parent, trust), typed=id is not None)
+    return replace(config, resume=folder)
 
 
 def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> EvaluateConfig:
@@ -113,6 +149,8 @@ def _check_player(config: PlayerT) -> PlayerT:
     known = config.policy in PLAYERS[type(config)]
     if config.env is None and known:
         raise ConfigError(f"env: missing; policy={config.policy} was not trained on a task, expected env=<a task>")
+    if known and config.trust:
+        raise ConfigError(f"trust=true: has no effect with policy={config.policy}; expected a trained policy")
     if known and not config.deterministic:
         raise ConfigError(f"deterministic=false: has no effect with policy={config.policy}; expected a trained policy")
     return config
@@ -143,6 +181,11 @@ def resolve_env(base: Any, name: str | None, overrides: Sequence[str], prog: str
     if name is not None:
         base = choose("env", name).config()
     return change(base, "env", _read_text(split_arguments(overrides), {}, {"env": type(base)}, prog))
+
+
+def gives_id(options: EvaluateConfig | PlayConfig | CollectConfig) -> bool:
+    """Whether the user typed an env.id=, so that it does not come from the policy's files."""
+    return any(override.startswith("env.id=") for override in options.env_overrides)
 
 
 def split_arguments(argv: Sequence[str]) -> dict[str, str]:

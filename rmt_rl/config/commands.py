@@ -136,6 +136,13 @@ def _env_option() -> Any:
     )
 
 
+def _trust_option() -> Any:
+    return option(
+        False,
+        "the policy's files may name a module to import, as in env.id=module:id, which can run any code; not one in its folder",
+    )
+
+
 def _target_return() -> Any:
     return option(
         None,
@@ -152,6 +159,7 @@ class EvaluateConfig(Config):
     policy: str = option(text="the folder of a trained policy", form=("the folder of a trained policy", r".+"))
     env: str | None = _env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
+    trust: bool = _trust_option()
     episodes: int = option(400, "episodes to play", low=1, high=10_000_000)
     seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
@@ -172,6 +180,7 @@ class PlayConfig(Config):
     )
     env: str | None = _env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
+    trust: bool = _trust_option()
     episodes: int = option(
         1,
         "episodes to play, one after the other; trials for a policy whose memory.scope is trial or run",
@@ -204,6 +213,7 @@ class CollectConfig(Config):
     )
     env: str | None = _env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
+    trust: bool = _trust_option()
     episodes: int = option(2_000, "episodes to record", low=1, high=10_000_000)
     seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
     num_envs: int = option(256, "episodes played at the same time and held in memory", low=1, high=2**20)

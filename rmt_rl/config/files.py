@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import read_text, write_file
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.fields import Config, did_you_mean, groups, show
 from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import validate
+from rmt_rl.config.trust import Source, check_trusted
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+#: Bytes of the largest YAML file that is read; PyYAML takes seconds for them.
+LARGEST_YAML = 2**20
 
 #: Version of saved configurations. 1: without a version, every field present. 2: fields of later versions may be missing.
 FORMAT = 2
@@ -90,16 +95,27 @@ def _build(cls: type[ConfigT], mapping: Any, prefix: str = "") -> ConfigT:
 def save_yaml(config: Config, path: str | Path) -> None:
     import yaml
 
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_file(Path(path), yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True).encode())
 
 
-def load_yaml(path: str | Path) -> TrainConfig:
-    """The configuration in a file that `save_yaml` wrote, perhaps edited by hand; nothing in it can run code."""
+def load_yaml(path: str | Path, trust: bool = False) -> TrainConfig:
+    """The configuration in a file that `save_yaml` wrote, perhaps edited by hand; nothing in it can run code.
+
+    trust: the file may name modules to import, or the caller checks that with `check_trusted`.
+    """
     mapping = read_yaml(path)
     try:
-        return from_dict(mapping)
+        config = from_dict(mapping)
     except ConfigError as error:
         raise ConfigError(f"{show(str(path), limit=1_000)}: {error}") from error
+    check_trusted(config.env, source_of(path, trust))
+    return config
+
+
+def source_of(path: str | Path, trust: bool) -> Source:
+    """A configuration file as the source of options; the folder around it is loaded, too, unless it is the current one."""
+    folder = Path(path).absolute().parent
+    return Source(str(path), None if folder.resolve() == Path.cwd().resolve() else folder, trust)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -108,7 +124,7 @@ def read_yaml(path: str | Path) -> Any:
 
     where = show(str(path), limit=1_000)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_YAML, follow=True)
         # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")

@@ -129,7 +129,7 @@ def _more(command: type) -> str:
         return ""
     usual = groups(command)["env"]
     return (
-        " config=<file> reads options from a YAML file; options that are typed win over it."
+        " config=<file> reads options from a YAML file; typed ones win. trust=true: that file, or resume=, may name a module."
         f" The values above are those of env={usual}; `--help env=tmaze` shows those of another task."
     )
 

@@ -250,8 +250,17 @@ def load_entry_points() -> None:
     if _entry_points_loaded:
         return
     _entry_points_loaded = True
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _import(point.module, f"entry point {point.name} of {ENTRY_POINTS}")
+    # `python -m` searches the current folder, too, and there a stranger's files may look like an installed package
+    here = os.path.realpath(os.curdir)
+    places = [place for place in sys.path if os.path.realpath(place or os.curdir) != here]
+    points = {
+        (point.name, point.module)
+        for package in importlib.metadata.distributions(path=places)
+        for point in package.entry_points
+        if point.group == ENTRY_POINTS
+    }
+    for name, module in sorted(points):
+        _import(module, f"entry point {name} of {ENTRY_POINTS}")
 
 
 def load_plugins(modules: str) -> None:

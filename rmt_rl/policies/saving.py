@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from safetensors.torch import load_file
 from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import fsync, sha256_file
+from rmt_rl.common.files import fsync, read_text, remove, sha256_file
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
 from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
 from rmt_rl.config.resolve import make_config
+from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -66,7 +66,7 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for unfinished in folder.glob(".new-*"):  # from a process that was killed here
-        shutil.rmtree(unfinished)
+        remove(unfinished)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         policy.save_pretrained(new)
         sums = {name: sha256_file(Path(new) / name) for name in PARTS}
@@ -77,17 +77,21 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
         fsync(folder)
 
 
-def load_policy(path: str | Path, device: str | torch.device = "cpu", option: str = "policy") -> ActorCritic:
+def load_policy(
+    path: str | Path, device: str | torch.device = "cpu", option: str = "policy", trust: bool = False
+) -> ActorCritic:
     """The policy saved in the folder `path`, or in `path`/policy, ready to act on `device`.
 
-    option: the name of the command-line option that gave the path, for messages.
+    option: the name of the command-line option that gave the path, for messages. trust: the files may name a module that is
+    imported to make the policy's task (env.id=module:id); not from below the folder.
     Raises ConfigError where there is no policy, where it is damaged, or where the device does not exist.
     """
     device = choose_device(device)
     folder = policy_folder(path, option)
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["spec"]
-        spec = PolicySpec.from_json(saved)
+        # links are followed, because a folder in the cache of huggingface_hub consists of them
+        saved = json.loads(read_text(folder / "config.json", follow=True))["spec"]
+        spec = PolicySpec.from_json(saved, Source(str(folder / "config.json"), run_folder(folder), trust))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
     except (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
@@ -122,7 +126,7 @@ def _verify_checksums(folder: Path) -> None:
     if not file.is_file():
         raise ConfigError(f"{file}: is not a file")
     try:
-        sums = json.loads(file.read_text(encoding="utf-8"))
+        sums = json.loads(read_text(file, follow=True))
         changed = [name for name in PARTS if sums[name] != sha256_file(folder / name)]
     except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: is damaged ({_short(error)})") from error
@@ -148,13 +152,19 @@ def policy_folder(path: str | Path, option: str = "policy") -> Path:
     )
 
 
-def env_config(policy: ActorCritic) -> EnvConfig:
-    """The options of the task that the policy was trained on; raises ConfigError where that task is not registered here."""
+def env_config(policy: ActorCritic, typed: bool = False) -> EnvConfig:
+    """The options of the task that the policy was trained on.
+
+    typed: the user gives an env.id, which replaces the one in the file. Raises ConfigError where the task is not registered
+    here, or where an untrusted file names a module.
+    """
     if isinstance(policy.spec.env, UnregisteredEnv):
         raise ConfigError(
             f"env={policy.spec.env.name}: the policy was trained on a task that is not registered; import the module that"
             " registers it (plugins=<module>), or give env="
         )
+    if not typed:
+        check_trusted(policy.spec.env, policy.spec.source)
     return policy.spec.env
 
 
@@ -180,6 +190,8 @@ def make_task(
     task: options of another task; None = the one that it was trained on. target_return: None = the one it was saved with.
     """
     returns = conditioned_on(policy, target_return)
+    if task is not None:
+        check_trusted(task, policy.spec.source, typed=True)  # `env_config` checks that of the policy
     return make_from_config(
         task or env_config(policy), rows, device, memory_config(policy), evaluation=True, returns=returns
     )

@@ -14,8 +14,12 @@ from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
 from rmt_rl.config.registry import GROUPS, OBJECTS, load_entry_points
+from rmt_rl.config.trust import Source
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies import spaces
+
+#: For specs that other programs, such as huggingface_hub, read from a config.json.
+UNKNOWN = Source("config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class PolicySpec:
     """policy: options of the network. observation_space, action_space: of one row.
 
     env, memory, returns: the task that the policy is trained on, how long its memory lasts there, and its target return, or None
-    where it is not return-conditioned.
+    where it is not return-conditioned. source: the file that it was read from, which may name no modules; None where Python
+    made it.
     """
 
     policy: PolicyConfig
@@ -40,6 +45,7 @@ class PolicySpec:
     env: EnvConfig | UnregisteredEnv
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
     returns: ReturnConditioning | None = None
+    source: Source | None = dataclasses.field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads again."""
@@ -54,10 +60,11 @@ class PolicySpec:
         }
 
     @staticmethod
-    def from_json(saved: Mapping[str, Any]) -> PolicySpec:
+    def from_json(saved: Mapping[str, Any], source: Source = UNKNOWN) -> PolicySpec:
         """The reverse of `to_json`, validated. Raises ConfigError, KeyError or TypeError where `saved` is something else."""
         check_format(saved.get("format", 1), "spec.")
-        if unknown := saved.keys() - {"format", *(field.name for field in dataclasses.fields(PolicySpec))}:
+        known = {"format", *(field.name for field in dataclasses.fields(PolicySpec))} - {"source"}
+        if unknown := saved.keys() - known:
             raise ConfigError(f"spec.{show(sorted(map(str, unknown))[0])}: this version of rmt_rl does not know it")
         returns = saved.get("returns")
         return PolicySpec(
@@ -67,6 +74,7 @@ class PolicySpec:
             env=_env_from_json(saved["env"]),
             memory=part_from_dict("memory", saved["memory"]),
             returns=None if returns is None else part_from_dict("returns", returns),
+            source=source,
         )
 
 

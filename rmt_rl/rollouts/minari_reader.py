@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import operator
+import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import read_text
 from rmt_rl.envs.gym.translate import Translation, action_space
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 
@@ -21,6 +24,8 @@ from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
 #: Bytes of an unpacked episode: a compressed file of some kilobytes can hold terabytes of zeros.
 LARGEST_EPISODE = 2**32
+#: Bytes of metadata.json, with the bounds of every number of an observation.
+LARGEST_METADATA = 2**26
 
 
 def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
@@ -39,7 +44,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
     try:
         path = Path(data) if Path(data).is_dir() else Path(minari.storage.get_dataset_path(data))
         path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
-        metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+        metadata = json.loads(read_text(path / "metadata.json", LARGEST_METADATA, follow=True))
     except FileNotFoundError as error:
         raise ConfigError(f"data={data}: no Minari dataset is there; local ones are {_local()}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -51,6 +56,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
         )
     # translate its spaces, and compare them with the task
     try:
+        _check_files(path)
         storage = MinariStorage.read(path)
         translated = Translation(storage.observation_space)
         actions = action_space(storage.action_space)
@@ -88,6 +94,14 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
         return Dataset(episodes(), steps, translated.space, actions)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {_short(error)}") from error
+
+
+def _check_files(path: Path) -> None:
+    """Raise ConfigError where something in the dataset is neither file nor folder: opening a pipe waits forever."""
+    for place, _, names in os.walk(path):
+        for name in names:
+            if not stat.S_ISREG((Path(place) / name).stat().st_mode):
+                raise ConfigError(f"{Path(place) / name}: is not a regular file")
 
 
 def _sizes(path: Path) -> Iterator[int]:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import fsync, sha256
+from rmt_rl.common.files import fsync, read_bytes, reason, remove, sha256
 
 #: Version of the format; increases when older files cannot be read any more.
 FORMAT = 1
@@ -56,7 +56,7 @@ class Checkpoints:
         except filelock.Timeout as error:
             raise ConfigError(f"{run}: another process is training there; wait for it, or stop it") from error
         except OSError as error:
-            raise ConfigError(f"{run}: cannot be opened: {error.strerror}") from error
+            raise ConfigError(f"{run}: cannot be opened: {reason(error)}") from error
 
     def close(self) -> None:
         self._lock.release()
@@ -129,7 +129,7 @@ class Checkpoints:
         if self.folder.is_dir():
             for name in os.listdir(self.folder):
                 if name.startswith((".new-", ".old-")):
-                    shutil.rmtree(self.folder / name)
+                    remove(self.folder / name)
 
 
 def _is_complete(place: Path, steps: int) -> bool:
@@ -221,7 +221,7 @@ def _read_bytes(path: Path, size: int, exactly: bool = False) -> bytes:
         raise Damaged(f"{path.name} is no file")
     if found.st_size > size or (exactly and found.st_size != size):
         raise Damaged(f"{path.name} has {found.st_size:,} bytes; expected {'' if exactly else 'at most '}{size:,}")
-    return path.read_bytes()
+    return read_bytes(path, size)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import fsync
+from rmt_rl.common.files import read_text, write_file
 from rmt_rl.config.commands import TrainConfig
 
 if TYPE_CHECKING:
     import torch
+
+#: Bytes of the largest result.json that is read: it holds three numbers for each of up to ten million episodes.
+LARGEST_RESULT = 2**30
+#: Everything that a run writes, and the files of it that are changed in place.
+FILES = ("config.yaml", "metrics.jsonl", "result.json", ".result.json", ".lock")
+FOLDERS = ("checkpoints", "policy", "best", "report", "tensorboard", "wandb")
+IN_PLACE = ("metrics.jsonl", ".lock")
 
 
 def make_run_folder(config: TrainConfig, root: Path) -> Path:
@@ -37,6 +46,27 @@ def make_run_folder(config: TrainConfig, root: Path) -> Path:
             raise ConfigError(f"run={name}: {folder} cannot be created: {error.strerror}") from error
 
 
+def check_run_folder(folder: Path) -> None:
+    """Raise ConfigError where a run that is resumed in `folder` would write to another place, or could not write."""
+    for name in (*FILES, *FOLDERS):
+        try:
+            found = os.lstat(folder / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"{folder / name}: cannot be read: {error.strerror}") from error
+        if stat.S_ISLNK(found.st_mode):
+            raise ConfigError(f"{folder / name}: is a link; links are not followed, because the run writes there")
+        if not (stat.S_ISREG if name in FILES else stat.S_ISDIR)(found.st_mode):
+            kind = "regular file" if name in FILES else "folder"
+            raise ConfigError(f"{folder / name}: is no {kind}, and the run writes there; remove it to resume the run")
+        if name in IN_PLACE and found.st_nlink > 1:
+            raise ConfigError(
+                f"{folder / name}: is one of {found.st_nlink} names of the same file (hard links), which would all change;"
+                f" resume a copy with files of its own, as cp -r makes it"
+            )
+
+
 def folder_exists(name: str, folder: Path) -> ConfigError:
     return ConfigError(f"run={name}: {folder} exists already and is not overwritten; choose another name")
 
@@ -57,16 +87,12 @@ def versions(device: torch.device) -> dict[str, Any]:
 
 def write_result(result: dict[str, Any], folder: Path) -> None:
     """Write result.json atomically: the old file or the complete new one."""
-    new = folder / ".result.json"
-    new.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    fsync(new)
-    new.replace(folder / "result.json")
-    fsync(folder)
+    write_file(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """What `write_result` wrote; raises ConfigError where the file is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(path, LARGEST_RESULT)))
     except (OSError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: is damaged ({type(error).__name__}); remove it to resume the run") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.files import open_file, open_to_append, reason
+from rmt_rl.config.fields import show
 
 #: Seconds between two plain lines where the output is not a terminal.
 PLAIN_INTERVAL = 5.0
 #: Columns of the bar, and of the line beside it, so that both fit into a terminal of 80 columns.
 BAR, LINE = 12, 66
+#: Bytes of the largest metrics.jsonl that is read.
+LARGEST_METRICS = 2**30
 
 
 class Metrics:
@@ -23,21 +28,24 @@ class Metrics:
 
     def __init__(self, folder: Path, config: dict[str, Any], start: int = 0, length: int | None = None) -> None:
         """start: steps of the resumed checkpoint. length: bytes of metrics.jsonl at that checkpoint; later rows are removed."""
-        if length is not None:
-            os.truncate(folder / "metrics.jsonl", length)
         # unbuffered, so that a full disk raises in `write` and not later
-        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._path = folder / "metrics.jsonl"
+        self._sum = hashlib.sha256(b"" if length is None else read_start(self._path, length))
+        self._file = open_to_append(self._path, length)
         self._tensorboard = _tensorboard(folder, None if length is None else start) if config["tensorboard"] else None
         self._wandb = _wandb(folder, config) if config["wandb"] else None
 
     def write(self, steps: int, row: dict[str, float | None]) -> None:
         numbers = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
-        line = json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n"
+        line = (json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n").encode()
         try:
-            self._file.write(line.encode())
+            while line:  # without a buffer, a disk that is nearly full takes a part
+                written = self._file.write(line)
+                self._sum.update(line[:written])
+                line = line[written:]
         except OSError as error:
             raise RunError(
-                f"{self._file.name}: cannot be written: {error.strerror}; free space, then resume the run"
+                f"{self._path}: cannot be written: {reason(error)}; free space, then resume the run"
             ) from error
         if self._tensorboard is not None:
             for key, value in numbers.items():
@@ -50,12 +58,52 @@ class Metrics:
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
+    def checksum(self) -> str:
+        """The sha256 of these bytes."""
+        return self._sum.hexdigest()
+
     def close(self) -> None:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def read_start(path: Path, length: int) -> bytes:
+    """The first `length` bytes of metrics.jsonl; raises ConfigError where it cannot be read or has fewer."""
+    try:
+        with os.fdopen(open_file(path), "rb") as file:
+            data = file.read(min(length, LARGEST_METRICS + 1))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
+    if len(data) > LARGEST_METRICS:
+        raise ConfigError(f"{path}: has more than {LARGEST_METRICS:,} bytes, the most that are read")
+    return data
+
+
+def read_rows(path: Path, data: bytes | None = None) -> list[dict[str, float | None]]:
+    """The rows of metrics.jsonl, or of its first bytes `data`; raises ConfigError where one is not what `Metrics` writes."""
+    lines = (read_start(path, LARGEST_METRICS + 1) if data is None else data).splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            steps = row["steps"]
+            good = type(steps) is int and steps >= 0 and all(map(_is_number, row.values()))
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
+            good = False
+        if not good:
+            raise ConfigError(
+                f"{path}: line {number} is {show(line.decode(errors='replace'))}; expected a dictionary of steps and numbers;"
+                " restore the file"
+            )
+        rows.append(row)
+    return rows
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(float(value)))
 
 
 def check_loggers(tensorboard: bool, wandb: bool) -> None:

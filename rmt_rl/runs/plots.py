@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import io
 from pathlib import Path
+
+from rmt_rl.common.files import make_folder, write_file
+from rmt_rl.runs.metrics import read_rows
 
 #: Quantities for the curve; the first one that the run has is drawn.
 LABELS = {
@@ -19,7 +22,7 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
 
     The curve shows the first quantity of LABELS that the run has. measure: the quantity, success or return, of floor and ceiling.
     """
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     known = [name for name in LABELS if any(row.get(name) is not None for row in rows)]
     if not known:
         return None
@@ -47,6 +50,8 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     path = folder / "report" / "learning_curve.png"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    make_folder(path.parent)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_file(path, picture.getvalue())
     return path

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.files import sha256
 from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.config.files import part_from_dict
 from rmt_rl.runs.checkpoints import Checkpoints
-from rmt_rl.runs.folder import read_result
+from rmt_rl.runs.folder import check_run_folder, read_result
+from rmt_rl.runs.metrics import read_rows, read_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +42,7 @@ class ResumePoint:
     @staticmethod
     def newest(folder: Path) -> ResumePoint:
         """The newest complete checkpoint; raises ConfigError where there is none, or where the run is finished."""
-        for name in ("config.yaml", "metrics.jsonl", "result.json", ".result.json", "checkpoints", "policy", "best"):
-            if (folder / name).is_symlink():
-                raise ConfigError(f"{folder / name}: is a link; links are not followed, because the run writes there")
+        check_run_folder(folder)
         checkpoints = Checkpoints(folder)
         try:
             return ResumePoint._newest(checkpoints)
@@ -68,6 +68,12 @@ class ResumePoint:
         if not 0 <= metrics <= found:
             found_text = "is missing" if found < 0 else f"has {found:,} bytes"
             raise ConfigError(f"{file}: {found_text}, and had {metrics:,} at checkpoints/step-{steps}; restore it")
+        rows = read_start(file, metrics)
+        if tree.get("metrics_sha256") not in (None, sha256(rows)):  # absent in checkpoints of format 1
+            raise ConfigError(
+                f"{file}: is not what was written until checkpoints/step-{steps} (sha256); restore the file"
+            )
+        read_rows(file, rows)
         return ResumePoint(checkpoints, steps, tree, manifest, tuple(damaged), metrics, wall_s, cpu_s, returns, best)
 
     def restore(self, learner: Any) -> None:

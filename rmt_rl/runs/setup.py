@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import signal
 import time
@@ -19,7 +18,7 @@ from rmt_rl.algos.base import Learner
 from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.common.files import sha256_file
+from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.files import save_yaml, to_dict
@@ -40,7 +39,7 @@ from rmt_rl.rollouts.statistics import Score
 from rmt_rl.runs.callbacks import Run, notify
 from rmt_rl.runs.console import banner, format_summary
 from rmt_rl.runs.folder import make_run_folder, versions, write_result
-from rmt_rl.runs.metrics import Metrics, check_loggers
+from rmt_rl.runs.metrics import Metrics, check_loggers, read_rows
 from rmt_rl.runs.resume import ResumePoint
 
 
@@ -79,13 +78,14 @@ class RunParts:
                 "learner": self.learner.state_dict(),
                 "returns": None if returns is None else to_dict(returns),
                 "metrics": self.metrics.length(),
+                "metrics_sha256": self.metrics.checksum(),
                 "wall_s": self.clock.wall(),
                 "cpu_s": self.clock.cpu(),
                 "best": evaluator.best,
             }
             self.resumed.checkpoints.save(steps, tree, self.manifest)
         except OSError as error:
-            message = f"checkpoints/step-{steps} was not written: {error.strerror}; the run continues without it"
+            message = f"checkpoints/step-{steps} was not written: {reason(error)}; the run continues without it"
             print(message, flush=True)
 
     @contextlib.contextmanager
@@ -238,7 +238,7 @@ class Evaluator:
             save_policy(run.policy, folder)
             weights = sha256_file(folder / "model.safetensors")
         except OSError as error:
-            print(f"{folder} was not written: {error.strerror}; the run continues without it", flush=True)
+            print(f"{folder} was not written: {reason(error)}; the run continues without it", flush=True)
             return
         self.best = {
             "steps": run.steps,
@@ -312,7 +312,7 @@ def finish_run(
         best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
         text = format_summary(folder, config, parts.env, final, best, best_steps)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror}; free space, then resume={folder}") from error
+        raise RunError(f"{folder}: cannot be written: {reason(error)}; free space, then resume={folder}") from error
     print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)
     notify(callbacks, "on_end", run, result)
     return {
@@ -342,7 +342,7 @@ def _final_scores(parts: RunParts, evaluator: Evaluator) -> tuple[Score, Score |
 
 def read_metrics(folder: Path) -> dict[str, np.ndarray]:
     """metrics.jsonl as one float64 array per number, NaN where a row has none."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {
         name: np.array([math.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)

@@ -1,4 +1,8 @@
-"""No file that the package reads can run code: the source has none of the calls that would."""
+"""No file that the package reads can run code: the source has none of the calls that would.
+
+Imports by value, where the name of the module is no literal, are listed one by one. `test_untrusted_modules.py` shows that no
+file reaches them.
+"""
 
 import ast
 from pathlib import Path
@@ -21,6 +25,66 @@ CALLS = {
     ("os", "system"),
     ("os", "popen"),
 }
+
+#: Calls that import a module, by the last part of their name.
+IMPORTS = {
+    "EntryPoint",
+    "entry_points",
+    "find_spec",
+    "import_module",
+    "load_env_creator",
+    "make",
+    "make_vec",
+    "module_from_spec",
+    "resolve_name",
+    "run_module",
+    "run_path",
+    "spec",
+}
+#: The calls with a name that is computed, by file. Each gets it from this package or from the user, never from a file.
+IMPORTED_BY_VALUE = {
+    # names in the source of this package
+    "__init__.py": ["importlib.import_module(module)", "importlib.import_module(f'rmt_rl.{name}')"],
+    "common/process.py": ["importlib.util.find_spec(package)"],
+    "runs/metrics.py": ["importlib.util.find_spec(package)"],
+    # targets of the built-in choices, plugins= as typed, entry points of installed packages
+    "config/registry.py": ["importlib.import_module(module)", "importlib.import_module(module)"],
+    # finds, imports nothing
+    "config/trust.py": ["importlib.machinery.PathFinder.find_spec(part, places)"],
+    # arguments of the command line
+    "envs/check.py": ["importlib.import_module(module)", "gymnasium.make"],
+    "policies/check.py": ["importlib.import_module(module)"],
+    # ids and modules after `check_trusted`
+    "envs/gym/adapter.py": [
+        "importlib.import_module(id.split(':')[0])",
+        "gymnasium.make(found, **keywords)",
+        "gymnasium.make_vec(id, num_envs, vectorization_mode='sync', vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP},"
+        " wrappers=[_SyncRow], **keywords)",
+        "importlib.util.find_spec(module)",
+        "importlib.import_module(module)",
+    ],
+    "play.py": ["gymnasium.envs.registration.load_env_creator(spec.entry_point)"],
+}
+
+
+def imported_by_value(tree: ast.AST) -> list[str]:
+    """The calls that import a module whose name is no literal, and such functions that are passed on, in their order."""
+    called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    found = []
+    for node in ast.walk(tree):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        if name not in IMPORTS or (isinstance(node, ast.Attribute) and not _is_library(node.value)):
+            continue
+        if isinstance(node, ast.Name) and name in ("make", "spec"):  # local names
+            continue
+        call = called.get(id(node))
+        if call is None or not (call.args and isinstance(call.args[0], ast.Constant)):
+            found.append((node.lineno, node.col_offset, ast.unparse(call or node)))
+    return [text for _, _, text in sorted(found)]
+
+
+def _is_library(node: ast.AST) -> bool:
+    return ast.unparse(node).partition(".")[0] in ("importlib", "gymnasium", "pkgutil", "runpy", "registration")
 
 
 def found_in(tree: ast.AST) -> list[str]:
@@ -63,3 +127,21 @@ def test_the_search_finds_such_calls() -> None:
     bad += ["yaml.load(x)", "from hydra.utils import instantiate"]
     assert all(found_in(ast.parse(line)) for line in bad)
     assert not found_in(ast.parse("policy.eval(); yaml.safe_load(x); re.compile(x); safetensors.load(x)"))
+
+
+def test_only_the_listed_places_import_a_module_by_value() -> None:
+    root = Path(rmt_rl.__file__).parent
+    found = {
+        str(path.relative_to(root)): calls
+        for path in SOURCES
+        if (calls := imported_by_value(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found == IMPORTED_BY_VALUE
+
+
+def test_the_search_finds_imports_by_value() -> None:
+    bad = ["importlib.import_module(x)", "gymnasium.make(id=x)", "gymnasium.make_vec(x, 3)", "runpy.run_path(x)"]
+    bad += ["from importlib import import_module\nimport_module(x)", "load = importlib.import_module"]
+    bad += ["importlib.metadata.entry_points(group=x)", "gymnasium.spec(x)"]
+    assert all(imported_by_value(ast.parse(line)) for line in bad)
+    assert not imported_by_value(ast.parse("importlib.util.find_spec('torch'); env.make(x); spec = 1; make(x)"))

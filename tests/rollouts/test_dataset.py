@@ -222,6 +222,14 @@ def cut_file(path: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def pipe(name: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        (path / "data" / name).unlink(missing_ok=True)
+        os.mkfifo(path / "data" / name)
+
+    return change
+
+
 def without_rewards(path: Path) -> None:
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
         del file["episode_2"]["rewards"]
@@ -283,6 +291,10 @@ def episode_elsewhere(path: Path) -> None:
         (lambda path: edit_metadata(path, total_episodes="3"), "cannot be read as a Minari dataset: TypeError"),
         (lambda path: edit_metadata(path, total_steps=10**15), "bytes free, 28,000,000,000,000,000 are needed"),
         (lambda path: (path / "data" / "metadata.json").write_text("[" * 100_000), "metadata.json cannot be read"),
+        (pipe("metadata.json"), "metadata.json cannot be read: OSError: [Errno 22] is not a regular file"),
+        (pipe("main_data.hdf5"), "main_data.hdf5: is not a regular file"),
+        (pipe("other"), "other: is not a regular file"),
+        (lambda path: os.truncate(path / "data" / "metadata.json", 2**33), "has 8,589,934,592 bytes; at most"),
         (lambda path: shutil.rmtree(path / "data"), "no Minari dataset is there"),
     ],
 )

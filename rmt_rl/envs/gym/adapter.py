@@ -20,20 +20,10 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.trust import PACKAGES
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
 from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
-
-#: (prefixes of ids, the module that registers them, how to install it)
-PACKAGES = (
-    (("MiniGrid-", "BabyAI-"), "minigrid", "pip install minigrid"),
-    (("popgym-",), "popgym", "pip install popgym, or 'rmt_rl[suites]'"),
-    (
-        ("MortarMayhem", "MysteryPath", "SearingSpotlights", "Endless-"),
-        "memory_gym",
-        "pip install --no-deps memory-gym, because its requirements pin an older gymnasium",
-    ),
-)
 
 
 class GymAdapter(TorchVectorEnv):
