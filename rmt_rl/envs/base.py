@@ -36,8 +36,9 @@ class TorchVectorEnv(VectorEnv):
         info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode continues
         info["_final_obs"]: [B] bool, the rows whose episode ended at this step
         info["success"]: [B] bool, the episode ended and reached the goal; only where `measure` is "success"
-        info["episode_over"], info["episode_success"]: [B] bool, the same of the inner episodes, where an episode is a trial
-            of several (`MemoryScope`)
+        info["_success"]: [B] bool, the rows that report their success at this step; where it is missing, all that ended do
+        info["episode_over"], info["episode_success"], info["_episode_success"]: [B] bool, the same of the inner episodes,
+            where an episode is a trial of several (`MemoryScope`)
     The environment never writes to a tensor after it has returned it.
     """
 

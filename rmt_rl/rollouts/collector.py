@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from rmt_rl.common.state import Obs, detach, map_obs, map_state, select_rows, st
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.saving import check_fits
-from rmt_rl.rollouts.statistics import Episodes
+from rmt_rl.rollouts.statistics import Episodes, success_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +167,7 @@ class Collector:
         """Return, length and success of the episodes that end with this step."""
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
-        reported = info.get("episode_success", info.get("success"))
-        success = reported.double() if reported is not None else torch.full_like(self.episode_return, math.nan)
+        success = success_of(info, ended, "episode_success" if "episode_over" in info else "success")
         counted = self.episode_return[ended], self.episode_length[ended], success[ended]
         self.episode_return = torch.where(ended, 0.0, self.episode_return)
         self.episode_length = torch.where(ended, 0, self.episode_length)

@@ -23,7 +23,7 @@ from rmt_rl.common import rng
 from rmt_rl.common.state import map_obs, where_rows
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.rollouts.statistics import Episodes, Score, score
+from rmt_rl.rollouts.statistics import Episodes, Score, score, success_of
 
 #: (observation, first) -> action [B, ...]; an actor keeps its own memory.
 Actor = Callable[[Obs, torch.Tensor], torch.Tensor]
@@ -96,8 +96,7 @@ def _totals(env: TorchVectorEnv, act: Actor, seed: int) -> tuple[torch.Tensor, t
     for step in first_episodes(env, act, seed):
         returns += torch.where(step.running, step.reward, 0.0)
         lengths += step.running
-        if "success" in step.info:
-            success = torch.where(step.running & step.ended, step.info["success"].double(), success)
+        success = torch.where(step.running & step.ended, success_of(step.info, step.ended), success)
         if time.monotonic() - last_report > PATIENCE:  # episodes may be long, or never end
             last_report = time.monotonic()
             _report_running(step, int(lengths.max()))
@@ -118,7 +117,7 @@ def _report_running(step: Step, steps: int) -> None:
 class Recorded:
     """One episode of T steps. obs: arrays [T + 1, ...], the last one after the last action; action [T, ...]; reward [T] float64.
 
-    success: None where the environment does not report it.
+    success: None where the environment does not report it at the end of this episode.
     """
 
     obs: Any
@@ -147,13 +146,11 @@ def _record_first(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:
         columns["reward"].append(step.reward.double().cpu())
         columns["flags"].append(torch.stack([step.terminated, step.truncated], -1).cpu())
         columns["running"].append(step.running.cpu())
-        if "success" in step.info:
-            columns["success"].append(step.info["success"].cpu())
+        columns["success"].append(success_of(step.info, step.ended).cpu())
     obs_BT = map_obs(lambda *x: torch.stack([v.cpu() for v in x], 1), *observations)
-    action_BT, reward_BT, flags_BT, running_BT = (
-        torch.stack(columns[name], 1).numpy() for name in ("action", "reward", "flags", "running")
+    action_BT, reward_BT, flags_BT, running_BT, success_BT = (
+        torch.stack(column, 1).numpy() for column in columns.values()
     )
-    success_BT = torch.stack(columns["success"], 1).numpy() if columns["success"] else None
     # each row is cut at the end of its first episode
     return [
         Recorded(
@@ -162,7 +159,7 @@ def _record_first(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:
             reward=reward_BT[row, :T],
             terminated=bool(flags_BT[row, T - 1, 0]),
             truncated=bool(flags_BT[row, T - 1, 1]),
-            success=None if success_BT is None else bool(success_BT[row, T - 1]),
+            success=None if math.isnan(success_BT[row, T - 1]) else bool(success_BT[row, T - 1]),
             seed=seed + row,
         )
         for row, T in enumerate(running_BT.sum(1).tolist())

@@ -77,12 +77,12 @@ class _Statistics:
     def __init__(self) -> None:
         self.returns: list[float] = []
         self.lengths: list[int] = []
-        self.successes: list[bool] = []
+        self.successes: list[bool | None] = []
 
     def add(self, wave: list[Recorded]) -> None:
         self.returns += [float(episode.reward.sum()) for episode in wave]
         self.lengths += [len(episode.reward) for episode in wave]
-        self.successes += [episode.success for episode in wave if episode.success is not None]
+        self.successes += [episode.success for episode in wave]
 
     def summary(self) -> dict[str, float]:
         values = {
@@ -91,7 +91,10 @@ class _Statistics:
             "return_max": max(self.returns),
             "length_mean": float(np.mean(self.lengths)),
         }
-        return values | ({"success": float(np.mean(self.successes))} if self.successes else {})
+        if all(success is None for success in self.successes):
+            return values
+        # some environments report only what was won: no report is then a failure, as in `score`
+        return values | {"success": sum(success is True for success in self.successes) / len(self.successes)}
 
 
 def _create(id: str, wave: list[Recorded], env: TorchVectorEnv, by: str) -> Any:

@@ -20,8 +20,9 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import show
 from rmt_rl.envs.base import Obs, TorchVectorEnv
-from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
+from rmt_rl.envs.gym.translate import Arrays, Translation, action_space, plain_array
 from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
 
 #: (prefixes of ids, the module that registers them, how to install it)
@@ -48,7 +49,8 @@ class GymAdapter(TorchVectorEnv):
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
-    info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info.
+    info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info, with
+        info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
     """
 
     _env: Any = None  # gymnasium 1.1 and 1.2 also close, on deletion, an environment whose constructor raised
@@ -92,7 +94,7 @@ class GymAdapter(TorchVectorEnv):
             final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
             info["final_obs"] = self._tensors(_with_rows(obs, final))
             if "success" in raw["final_info"]:
-                info["success"] = self._tensors(raw["final_info"]["success"])
+                info |= {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,17 +179,30 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
             )
         obs, reward, terminated, truncated, info = back
-        number = np.asarray(reward)
+        number = plain_array(reward)
         if number.ndim or number.dtype.kind not in "biuf":
-            raise ConfigError(f"{self._name}: step returned the reward {reward!r}; expected a number")
+            raise ConfigError(f"{self._name}: step returned the reward {show(repr(reward))}; expected a number")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, bool | np.bool_):
                 raise ConfigError(f"{self._name}: step returned {name} = {flag!r}; expected True or False")
         if not isinstance(info, dict):
             raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
-        reported = next((key for key in ("is_success", "success") if key in info), None)
-        kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
+        # what an info says before the end of an episode is no result yet
+        success = self._success(info) if terminated or truncated else None
+        kept = {} if success is None else {"success": success}
         return self._translate(obs, "step"), reward, terminated, truncated, kept
+
+    def _success(self, info: dict[str, Any]) -> bool | None:
+        """The success that the last info of an episode reports; of several values, as of several agents, all must be true."""
+        key = next((key for key in ("is_success", "success") if info.get(key) is not None), None)
+        if key is None:
+            return None
+        values = plain_array(info[key])
+        if values.size and values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
+            return bool(values.all())
+        raise ConfigError(
+            f"{self._name}: step returned the info {key!r} = {show(repr(info[key]))}; expected True or False"
+        )
 
     def _translate(self, obs: Any, where: str) -> Arrays:
         try:

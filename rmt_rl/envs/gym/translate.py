@@ -19,6 +19,16 @@ class UnsupportedSpace(ConfigError):
     """An observation or action space that has no tensor form."""
 
 
+def plain_array(value: Any) -> np.ndarray:
+    """A value as an array; of dtype object where numpy cannot make one of numbers or text, as of a ragged list."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # a torch tensor on a GPU, for instance
+        array = np.empty((), dtype=object)
+        array[()] = value
+        return array
+
+
 class Translation:
     """Maps observations of `space` to arrays of `self.space`; the rules are in `GymAdapter`.
 

@@ -104,6 +104,7 @@ class ProcessVectorEnv:
         info: dict[str, Any] = {"final_obs": final_obs, "final_info": {}}
         if success:
             info["final_info"]["success"] = np.array([success.get(i, False) for i in range(len(answers))])
+            info["final_info"]["_success"] = np.array([i in success for i in range(len(answers))])
         return self._batch(), rewards, flags[0], flags[1], info
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
