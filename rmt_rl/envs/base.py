@@ -110,13 +110,12 @@ class TorchVectorEnv(VectorEnv):
         if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
             raise ValueError(f"action has dtype {action_B.dtype}; expected integers")
         action_B = action_B.long()  # some dtypes have no aminmax, and uint8 would index rows as a mask
-        # only on the CPU: on a GPU, reading the maximum would wait for the device at every step
         if action_B.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
-        if action_B.device.type == "cpu":
-            lowest, highest = torch.aminmax(action_B)
-            if lowest.item() < 0 or highest.item() >= num_actions:
-                raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
+        # on a GPU this waits for the device; without it an action out of range would read the table of the next state
+        lowest, highest = torch.aminmax(action_B)
+        if lowest.item() < 0 or highest.item() >= num_actions:
+            raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
         return action_B
 
 

@@ -20,8 +20,11 @@ import numpy as np
 import torch
 
 from rmt_rl.common import rng
+from rmt_rl.common.errors import RunError
+from rmt_rl.common.finite import NotFinite, first_nonfinite
 from rmt_rl.common.state import map_obs, where_rows
 from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollouts.statistics import Episodes, Score, score, success_of
 
@@ -61,16 +64,38 @@ class Step:
 
 
 def first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> Iterator[Step]:
-    """The steps of the first episode of every row, until the last one ends."""
+    """The steps of the first episode of every row, until the last one ends.
+
+    Raises NotFinite or RunError where the environment returns a number that nobody can score or learn from.
+    """
+    check, steps = ObservationCheck(env.single_observation_space), 0
     obs, _ = env.reset(seed=seed)
+    require_usable(check, f"from reset(seed={seed})", obs)
     first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     running = first.clone()
     while bool(running.any()):
         action = act(obs, first)
         next_obs, reward, terminated, truncated, info = env.step(action)
+        steps += 1
+        require_usable(check, f"{steps:,} steps after reset(seed={seed})", next_obs, reward, info["final_obs"])
         step = Step(obs, first, action, reward, terminated, truncated, info, next_obs, running)
         yield step
         obs, first, running = next_obs, step.ended, running & ~step.ended
+
+
+def require_usable(
+    check: ObservationCheck, when: str, obs: Obs, reward: torch.Tensor | None = None, final_obs: Obs | None = None
+) -> None:
+    """Raises NotFinite for a NaN or an infinity, and RunError for a whole number outside the bounds of its space."""
+    shown = {"observation": obs} | ({} if final_obs is None else {"last observation": final_obs})
+    for name, x in shown.items():
+        if found := check.outside(name, x):
+            raise RunError(f"{found}, {when}: the environment returned it")
+    found = None if reward is None else first_nonfinite("reward", reward.float())
+    for name, x in shown.items():
+        found = found or check.unusable(name, x)
+    if found:
+        raise NotFinite(f"{found}, {when}: the environment returned it")
 
 
 def evaluate(

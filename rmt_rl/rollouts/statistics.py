@@ -50,9 +50,11 @@ class EpisodeStats:
 
     def add(self, episodes: Episodes) -> None:
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
-        success, *others = zip(*self._episodes, *zip(*columns, strict=True), strict=True)
-        success = missing_is_failure(torch.tensor(success, dtype=torch.float64)).tolist()
-        self._episodes = deque(zip(success, *others, strict=True), maxlen=RECENT)
+        latest = [*self._episodes, *zip(*columns, strict=True)]
+        success = missing_is_failure(torch.tensor([own for own, _, _ in latest], dtype=torch.float64)).tolist()
+        rest = ((returns, length) for _, returns, length in latest)
+        self._episodes.clear()
+        self._episodes.extend((own, *others) for own, others in zip(success, rest, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}

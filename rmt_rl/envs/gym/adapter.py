@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.base import Obs, TorchVectorEnv
-from rmt_rl.envs.gym.translate import Arrays, Translation, action_space, plain_array
+from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
 from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
 
 #: (prefixes of ids, the module that registers them, how to install it)
@@ -207,8 +207,8 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _translate(self, obs: Any, where: str) -> Arrays:
         try:
             return self._translated(obs)
-        except (KeyError, IndexError) as error:
-            raise ConfigError(f"{self._name}: {where} returned an observation without the part {error}") from error
+        except WrongObservation as error:
+            raise ConfigError(f"{self._name}: {where} returned {error}") from error
 
 
 class _SyncRow(_Row):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import show
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
@@ -17,6 +17,10 @@ Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
 
 class UnsupportedSpace(ConfigError):
     """An observation or action space that has no tensor form."""
+
+
+class WrongObservation(ConfigError):
+    """An observation that does not fit its space. The message begins with "an observation"."""
 
 
 def plain_array(value: Any) -> np.ndarray:
@@ -33,6 +37,7 @@ class Translation:
     """Maps observations of `space` to arrays of `self.space`; the rules are in `GymAdapter`.
 
     An observation may have leading axes, the same for all its parts. left_out: names of the parts that are text.
+    Raises WrongObservation where a part is missing, is not a number, or would become another number in the type of its space.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -57,9 +62,35 @@ class Translation:
     def __call__(self, obs: Any) -> Arrays:
         arrays = {}
         for name, (path, space, start) in self._parts.items():
-            value = np.array(reduce(lambda part, key: part[key], path, obs), dtype=space.dtype)
+            value = _exact(_part(obs, path), space, name)
             arrays[name] = value if start is None else value - start
         return arrays if isinstance(self.space, spaces.Dict) else arrays[""]
+
+
+def _part(obs: Any, path: Path) -> Any:
+    """The part of an observation at the end of a path of keys and indices."""
+    for key in path:
+        try:
+            obs = obs[key]
+        except (IndexError, KeyError, TypeError) as error:
+            raise WrongObservation(f"an observation without the part {key!r}") from error
+    return obs
+
+
+def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
+    """A copy of a value in the type of its space; real numbers are rounded to float32."""
+    what, shown = f"an observation {name!r}" if name else "an observation", " ".join(str(space).split())
+    array = plain_array(value)
+    if array.dtype.kind not in "biuf":
+        raise WrongObservation(f"{what} that is {show(repr(value))}; expected numbers of {shown}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = np.array(array, dtype=space.dtype)
+    # a picture of numbers from 0 to 1 would turn black in uint8, and 300 would become 44
+    if exact.dtype != array.dtype and exact.dtype.kind != "f" and (changed := exact != array).any():
+        raise WrongObservation(
+            f"{what} that holds {array[changed].flat[0]!s}, which {space.dtype} cannot; expected numbers of {shown}"
+        )
+    return exact
 
 
 def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:

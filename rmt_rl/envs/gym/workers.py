@@ -23,6 +23,7 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space, concatenate,
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.rng import counter_seed
+from rmt_rl.envs.observations import whole_number_ends
 
 #: Number of restarts of a row without a step in between, after which the environment fails.
 RESTARTS = 5
@@ -282,10 +283,9 @@ def observation_error(obs: Any, space: gymnasium.Space[Any]) -> str | None:
         return (
             f"returned an observation of shape {shape} and dtype {dtype}; its space has {space.shape} and {space.dtype}"
         )
-    # many environments leave the bounds of a Box now and then; an index outside its space would fail in the encoder
-    integer_spaces = gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
-    if isinstance(space, integer_spaces) and not space.contains(obs):
-        return f"returned an observation outside {space}"
+    ends = whole_number_ends(space)
+    if ends is not None and (bad := (obs < ends[0]) | (obs > ends[1])).any():
+        return f"returned an observation outside {' '.join(str(space).split())}: {obs[bad].flat[0]}"
     return None
 
 
