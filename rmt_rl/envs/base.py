@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -59,6 +60,10 @@ class TorchVectorEnv(VectorEnv):
     return_reveals_cue: bool = False
     #: One line: what the agent must remember, and for how long.
     task: str = ""
+    #: What the environment itself adds to the whole numbers of an action; one number, or one for each element.
+    action_start: int | list[Any] = 0
+    #: gymnasium's EnvSpec of one row as JSON, or None where it has none that a file can hold.
+    env_spec: str | None = None
     #: Names of the actions for pictures; empty = their numbers.
     action_names: tuple[str, ...] = ()
 
@@ -87,6 +92,14 @@ class TorchVectorEnv(VectorEnv):
             f"{self.task or type(self).__name__}: has no oracle; learn from recorded episodes (data=), or record policy=random"
             " or a trained policy"
         )
+
+    def own_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+        """The observation and action space of one row before they were translated for policies."""
+        return self.single_observation_space, self.single_action_space
+
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Recorded observations [T + 1, ...] and actions [T, ...] as elements of `own_spaces`; numpy arrays."""
+        return obs, action
 
     def in_words(self, row: int) -> str:
         """The caption of a picture of a row, hidden state included; "" = none."""

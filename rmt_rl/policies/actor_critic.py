@@ -151,6 +151,9 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
     ) -> tuple[Any, PolicyState]:
         """Actions [B, ...] for observations [B, ...] and the state after them.
 
+        Actions and observations are those of `spec.action_space` and `spec.observation_space`: whole numbers count from 0, and
+        an environment whose own actions start elsewhere takes `action + spec.action_start`. Continuous actions are inside
+        their bounds.
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
 
@@ -166,6 +169,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
             action = self.head.mode(parameters)
         else:
             action = self.head.sample(parameters, generator or global_generator(parameters.device))
+        action = self.head.clip(action)
         return action, PolicyState(memory, action)
 
     def _act_on_arrays(

@@ -7,6 +7,7 @@ exactly, because the state of the environment cannot be saved.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -20,6 +21,7 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
@@ -45,7 +47,8 @@ class GymAdapter(TorchVectorEnv):
         with the keys "0", "1", ...; text in them is left out, with a warning.
     actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0; Box [B, ...] as floats, which are clipped to the bounds
         before they reach the environment.
-    `single_observation_space` and `single_action_space` are these translated spaces.
+    `single_observation_space` and `single_action_space` are these translated spaces; `own_spaces()` are those of the environment,
+        without text. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a module.
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
@@ -72,10 +75,13 @@ class GymAdapter(TorchVectorEnv):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
         self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
-        left_out = self._env.get_attr("left_out")[0]
-        if left_out:
+        observations, self._own_actions, self.env_spec = self._env.get_attr("own")[0]
+        self._translation = Translation(observations)
+        if left_out := self._translation.left_out:
             warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
         super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
+        if not isinstance(self._own_actions, spaces.Box):
+            self.action_start = np.asarray(self._own_actions.start).tolist()
         self.task = f"{id} of gymnasium" + (f" with {options}" if options else "")
 
     def reset(
@@ -96,6 +102,12 @@ class GymAdapter(TorchVectorEnv):
             if "success" in raw["final_info"]:
                 info |= {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
+
+    def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        return self._translation.own, self._own_actions
+
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
+        return self._translation.restore(obs), _to_env(action, self._own_actions)
 
     def state_dict(self) -> dict[str, Any]:
         self._cannot_resume()
@@ -157,7 +169,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
                 )
         self._translated = Translation(env.observation_space)
-        self.left_out = self._translated.left_out
+        self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
         self.observation_space = self._translated.space
         self.action_space = action_space(env.action_space)
 
@@ -217,8 +229,23 @@ class _SyncRow(_Row):
     def _translate(self, obs: Any, where: str) -> Arrays:
         arrays = super()._translate(obs, where)
         if text := observation_error(arrays, self.observation_space):
-            raise ConfigError(f"{self._name}: {where} {text} (python -m rmt_rl.envs.check runs more checks)")
+            raise ConfigError(f"{self._name}: {where} {text} ({command_line('rmt_rl.envs.check')} runs more checks)")
         return arrays
+
+
+def _spec_json(spec: Any) -> str | None:
+    """gymnasium's description of how an environment is made, or None where a file cannot hold it."""
+    entry = getattr(spec, "entry_point", None)
+    if callable(entry):
+        module, name = getattr(entry, "__module__", None), getattr(entry, "__qualname__", "<unknown>")
+        if module is None or "<" in name or "." in name:
+            return None
+        spec = copy.copy(spec)
+        spec.entry_point = f"{module}:{name}"
+    try:
+        return None if spec is None else spec.to_json()
+    except (TypeError, ValueError):  # an option that is a Python object
+        return None
 
 
 def _kind(back: Any) -> str:

@@ -37,7 +37,8 @@ class Translation:
     """Maps observations of `space` to arrays of `self.space`; the rules are in `GymAdapter`.
 
     An observation may have leading axes, the same for all its parts. left_out: names of the parts that are text.
-    Raises WrongObservation where a part is missing, is not a number, or would become another number in the type of its space.
+    own: `space` without these parts. Raises WrongObservation where a part is missing, is not a number, or would become another
+    number in the type of its space.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -45,7 +46,7 @@ class Translation:
         self._parts: dict[str, tuple[Path, spaces.Space[Any], Any]] = {}
         for path, part in _leaves(space):
             name = ".".join(map(str, path))
-            if part.dtype is not None and part.dtype.kind == "U":  # Text, MiniGrid's mission
+            if _is_text(part):
                 self.left_out.append(name)
             elif name in self._parts:
                 raise UnsupportedSpace(f"observation: two parts would have the name {name!r}; rename one of the keys")
@@ -58,6 +59,7 @@ class Translation:
             if isinstance(space, spaces.Dict | spaces.Tuple)
             else self._parts[""][1]
         )
+        self.own = _without_text(space)
 
     def __call__(self, obs: Any) -> Arrays:
         arrays = {}
@@ -65,6 +67,38 @@ class Translation:
             value = _exact(_part(obs, path), space, name)
             arrays[name] = value if start is None else value - start
         return arrays if isinstance(self.space, spaces.Dict) else arrays[""]
+
+    def restore(self, arrays: Any) -> Any:
+        """The reverse, as elements of `own`: batches of observations with leading axes. Real numbers stay rounded to float32."""
+        return self._restore(self.own, arrays if isinstance(arrays, dict) else {"": arrays}, "")
+
+    def _restore(self, own: spaces.Space[Any], arrays: dict[str, np.ndarray], name: str) -> Any:
+        if isinstance(own, spaces.Dict | spaces.Tuple):
+            items = own.items() if isinstance(own, spaces.Dict) else enumerate(own)
+            parts = {key: self._restore(part, arrays, f"{name}.{key}" if name else str(key)) for key, part in items}
+            return parts if isinstance(own, spaces.Dict) else tuple(parts.values())
+        value, start = arrays[name], self._parts[name][2]
+        if isinstance(own, spaces.Box) and own.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                low, high = own.low.astype(np.float32), own.high.astype(np.float32)
+            # the bound itself, rounded to float32, may lie outside
+            return np.where(value == low, own.low, np.where(value == high, own.high, value)).astype(own.dtype)
+        return (value if start is None else value + start).astype(own.dtype)
+
+
+def _without_text(space: spaces.Space[Any]) -> Any:
+    """The space without parts that are text, or None. A Tuple that loses a part becomes a Dict, so that names stay."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return None if _is_text(space) else space
+    items = list(space.items()) if isinstance(space, spaces.Dict) else [(str(i), part) for i, part in enumerate(space)]
+    kept = {key: own for key, part in items if (own := _without_text(part)) is not None}
+    if isinstance(space, spaces.Tuple) and len(kept) == len(items):
+        return spaces.Tuple(list(kept.values()))
+    return spaces.Dict(kept) if kept else None
+
+
+def _is_text(space: spaces.Space[Any]) -> bool:
+    return space.dtype is not None and space.dtype.kind == "U"  # MiniGrid's mission
 
 
 def _part(obs: Any, path: Path) -> Any:

@@ -70,7 +70,7 @@ class ProcessVectorEnv:
         except BaseException:
             self.close()
             raise
-        self.single_observation_space, self.single_action_space, self.render_mode, self.left_out = answers[0]
+        self.single_observation_space, self.single_action_space, self.render_mode, self.own = answers[0]
         self.observation_space = batch_space(self.single_observation_space, rows)
 
     def reset(self, *, seed: int | list[int] | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -302,7 +302,7 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
     try:
         env = make()
         spaces = env.observation_space, env.action_space
-        pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("left_out"))))
+        pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("own"))))
     except Exception as error:
         return _send_error(pipe, error)
     while True:

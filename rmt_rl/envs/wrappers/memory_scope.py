@@ -50,6 +50,7 @@ class MemoryScope(TorchVectorEnv):
         span = (
             "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
         )
+        self.action_start = env.action_start
         self.task = f"{env.task}; memory is kept for {span}"
 
     def reset(
