@@ -1,19 +1,22 @@
 """Records episodes as a Minari dataset: `python -m rmt_rl.collect policy=<folder|oracle|random> env=… out=<id>`.
 
 Episode k is the first episode of seed `base + k`, whatever the number of rows, as in `evaluate`. The dataset holds the
-environment's own observations, as any Minari dataset does; the return to go is computed when the data are loaded.
+environment's own observations and actions, as any Minari dataset does, without text and with real numbers rounded to float32. The
+return to go is computed when the data are loaded.
 """
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.process import configure_process, require_packages
+from rmt_rl.common.process import command_line, configure_process, require_packages
 from rmt_rl.config.commands import CollectConfig
 from rmt_rl.config.files import as_typed, to_dict
+from rmt_rl.config.registry import PLUGINS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,8 +80,15 @@ def command(argv: list[str]) -> int:
         return 130
     numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in stats.items())
     print(f"{options.episodes:,} episodes  {numbers}\ndataset: {place}\nnext:")
-    described = " ".join([f"env={task.name}", *as_typed("env", task)])
-    print(f"  python -m rmt_rl.train {described} algo=rate data={options.out}")
+    plugins = [f"plugins={','.join(PLUGINS)}"] if PLUGINS else []
+    words = [
+        *plugins,
+        shlex.quote(f"env={task.name}"),
+        *as_typed("env", task),
+        "algo=rate",
+        shlex.quote(f"data={options.out}"),
+    ]
+    print(f"  {command_line('rmt_rl.train')} {' '.join(words)}")
     env.close()
     return 0
 

@@ -6,7 +6,7 @@ The program takes and returns tensors only:
     outputs  the most likely action, then the state after the step, in the same order
 
 B is fixed at export. The names and shapes of all inputs and outputs are in `io.json`, the initial state is in
-`initial_state.safetensors`.
+`initial_state.safetensors`. `io.json` also says what an environment itself adds to the actions ("start"), or their bounds.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     from safetensors.torch import save_file
 
     from rmt_rl.common.state import leaves
+    from rmt_rl.policies.spaces import to_json as space_to_json
 
     module, inputs, input_names, output_names = step_module(policy.cpu().eval(), batch)
     with torch.no_grad(), warnings.catch_warnings():
@@ -110,7 +111,13 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         kinds = (str(t.dtype).removeprefix("torch.") for t in tensors)
         return [{"name": n, "dtype": k, "shape": list(t.shape)} for n, k, t in zip(names, kinds, tensors, strict=True)]
 
+    space: Any = policy.spec.action_space
+    if hasattr(space, "low"):
+        action = {"low": space_to_json(space)["low"], "high": space_to_json(space)["high"]}
+    else:
+        action = {"start": policy.spec.action_start}
     io = {"inputs": described(input_names, inputs), "outputs": described(output_names, outputs)}
+    io["outputs"][0] |= action
     written.append(folder / "io.json")
     written[-1].write_text(json.dumps(io, indent=2) + "\n", encoding="utf-8")
     written.append(folder / "initial_state.safetensors")

@@ -133,10 +133,14 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
     """Plays, and draws each step on `figure`; the last step of an episode is drawn twice, the second time with the result."""
     import torch
 
+    from rmt_rl.envs.observations import ObservationCheck
     from rmt_rl.envs.wrappers.memory_scope import MemoryScope
+    from rmt_rl.rollouts.episodes import require_usable
 
     word = "trial" if isinstance(env, MemoryScope) else "episode"
+    check = ObservationCheck(env.single_observation_space)
     obs, _ = env.reset(seed=options.seed)
+    require_usable(check, f"from reset(seed={options.seed})", obs)
     first, episode, step, total = torch.ones(1, dtype=torch.bool), 1, 0, 0.0
     for _ in range(options.frames):
         try:
@@ -147,6 +151,7 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
         _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}; next: {chosen}")
         yield
         obs, reward, terminated, truncated, info = env.step(choice.action)
+        require_usable(check, f"after step {step + 1} of {word} {episode}", obs, reward, info["final_obs"])
         first = terminated | truncated
         step, total = step + 1, total + float(reward[0])
         if bool(first[0]):

@@ -13,6 +13,7 @@ from rmt_rl.algos.returns import ReturnDeviation, gae
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
+from rmt_rl.common.process import command_line
 from rmt_rl.common.state import map_obs, select_rows
 from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.commands import TrainConfig
@@ -178,7 +179,7 @@ class PPO:
             raise RuntimeError(
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
                 f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree; check it with"
-                " python -m rmt_rl.policies.check"
+                f" {command_line('rmt_rl.policies.check')}"
             )
 
 

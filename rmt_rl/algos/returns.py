@@ -23,14 +23,16 @@ def gae(
 
     next_value_BT: V(s_{t+1}) in the same episode. Where an episode is truncated this is the value of its final
         observation, not of the next episode's first: truncation ends the sum, but the state after it still has a value.
+    Values of states that do not count, after a termination or of the next episode, have no influence even where they are NaN.
     Source: Schulman et al. 2016 (arXiv 1506.02438), eq. 11 and 16. The terms for termination and truncation are ours.
     """
-    delta_TB = (reward_BT + gamma * next_value_BT * ~terminated_BT - value_BT).t()
-    keep_TB = gamma * gae_lambda * (~(terminated_BT | truncated_BT)).to(value_BT.dtype).t()
+    delta_TB = (reward_BT + torch.where(terminated_BT, 0.0, gamma * next_value_BT) - value_BT).t()
+    ended_TB = (terminated_BT | truncated_BT).t()
+    keep = torch.full_like(delta_TB[0], gamma * gae_lambda)
     advantage_TB = torch.empty_like(delta_TB)
     following = torch.zeros_like(delta_TB[0])
     for t in reversed(range(len(delta_TB))):
-        following = torch.addcmul(delta_TB[t], keep_TB[t], following)
+        following = torch.where(ended_TB[t], delta_TB[t], torch.addcmul(delta_TB[t], keep, following))
         advantage_TB[t] = following
     return advantage_TB.t()
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from rmt_rl.common.errors import RunError
-from rmt_rl.common.state import Obs
 
 
 class NotFinite(RunError):
@@ -53,11 +52,8 @@ def finite(x: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def first_nonfinite(name: str, x: Obs) -> str | None:
-    """The first row of x [B, ...] with a NaN or an infinity, as text, or None. In a dictionary, with the name of the entry."""
-    if isinstance(x, dict):
-        found = (first_nonfinite(f"{name} {key!r}", entry) for key, entry in x.items())
-        return next((text for text in found if text), None)
+def first_nonfinite(name: str, x: torch.Tensor) -> str | None:
+    """The first row of x [B, ...] with a NaN or an infinity, as text, or None."""
     # the sum is finite if all numbers are, unless it overflows; this is one pass, isfinite on all numbers takes several
     if not x.is_floating_point() or math.isfinite(float(x.sum())):
         return None

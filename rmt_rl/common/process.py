@@ -6,7 +6,10 @@ import contextlib
 import importlib.util
 import logging
 import os
+import shlex
+import shutil
 import signal
+import sys
 import threading
 import types
 from collections.abc import Iterator
@@ -20,6 +23,15 @@ class CallableModule(types.ModuleType):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.__dict__[self.__name__.rpartition(".")[2]](*args, **options)
+
+
+def command_line(module: str) -> str:
+    """How a command of this package is typed in a shell: with this interpreter.
+
+    "python" alone may be another interpreter where the virtual environment is not activated.
+    """
+    python = "python" if shutil.which("python") == sys.executable else shlex.quote(os.path.relpath(sys.executable))
+    return f"{python} -m {module}"
 
 
 def require_packages(what: str, extra: str, *packages: str) -> None:

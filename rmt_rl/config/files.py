@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -31,7 +32,16 @@ FORMAT = 2
 def as_typed(group: str, part: Config) -> list[str]:
     """The options of a dataclass that differ from its defaults, as they are typed in a shell."""
     given, usual = to_dict(part), to_dict(type(part)())
-    return [shlex.quote(f"{group}.{key}={show(value)}") for key, value in given.items() if value != usual[key]]
+    return [shlex.quote(f"{group}.{key}={typed(value)}") for key, value in given.items() if value != usual[key]]
+
+
+def typed(value: Any) -> str:
+    """A value in full as the command line reads it; dictionaries as JSON, which is YAML in flow style too."""
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    # a pair of quotes around text is removed when it is read, and null alone means no value
+    quoted = value == "null" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\"")
+    return f"'{value}'" if quoted else value
 
 
 def to_dict(config: Config) -> dict[str, Any]:

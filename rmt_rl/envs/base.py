@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -36,8 +37,9 @@ class TorchVectorEnv(VectorEnv):
         info["final_obs"]: like obs, the observation before the autoreset; equal to obs in rows whose episode continues
         info["_final_obs"]: [B] bool, the rows whose episode ended at this step
         info["success"]: [B] bool, the episode ended and reached the goal; only where `measure` is "success"
-        info["episode_over"], info["episode_success"]: [B] bool, the same of the inner episodes, where an episode is a trial
-            of several (`MemoryScope`)
+        info["_success"]: [B] bool, the rows that report their success at this step; where it is missing, all that ended do
+        info["episode_over"], info["episode_success"], info["_episode_success"]: [B] bool, the same of the inner episodes,
+            where an episode is a trial of several (`MemoryScope`)
     The environment never writes to a tensor after it has returned it.
     """
 
@@ -58,6 +60,10 @@ class TorchVectorEnv(VectorEnv):
     return_reveals_cue: bool = False
     #: One line: what the agent must remember, and for how long.
     task: str = ""
+    #: What the environment itself adds to the whole numbers of an action; one number, or one for each element.
+    action_start: int | list[Any] = 0
+    #: gymnasium's EnvSpec of one row as JSON, or None where it has none that a file can hold.
+    env_spec: str | None = None
     #: Names of the actions for pictures; empty = their numbers.
     action_names: tuple[str, ...] = ()
 
@@ -87,6 +93,14 @@ class TorchVectorEnv(VectorEnv):
             " or a trained policy"
         )
 
+    def own_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+        """The observation and action space of one row before they were translated for policies."""
+        return self.single_observation_space, self.single_action_space
+
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Recorded observations [T + 1, ...] and actions [T, ...] as elements of `own_spaces`; numpy arrays."""
+        return obs, action
+
     def in_words(self, row: int) -> str:
         """The caption of a picture of a row, hidden state included; "" = none."""
         return ""
@@ -109,13 +123,12 @@ class TorchVectorEnv(VectorEnv):
         if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
             raise ValueError(f"action has dtype {action_B.dtype}; expected integers")
         action_B = action_B.long()  # some dtypes have no aminmax, and uint8 would index rows as a mask
-        # only on the CPU: on a GPU, reading the maximum would wait for the device at every step
         if action_B.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
-        if action_B.device.type == "cpu":
-            lowest, highest = torch.aminmax(action_B)
-            if lowest.item() < 0 or highest.item() >= num_actions:
-                raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
+        # on a GPU this waits for the device; without it an action out of range would read the table of the next state
+        lowest, highest = torch.aminmax(action_B)
+        if lowest.item() < 0 or highest.item() >= num_actions:
+            raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
         return action_B
 
 

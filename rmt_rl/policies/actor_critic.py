@@ -15,6 +15,7 @@ from torch import nn
 
 from rmt_rl.common.rng import global_generator
 from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
+from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
@@ -95,6 +96,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self.spec, self.config = spec, spec.policy
         width = self.config.width  # type: ignore[attr-defined]
         self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
+        self._check = ObservationCheck(spec.observation_space)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
         self.encoder = ObservationEncoder(spec.observation_space, width, self.config.normalize_observation)
         self.head = make_head(spec.action_space, width)
@@ -149,6 +151,9 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
     ) -> tuple[Any, PolicyState]:
         """Actions [B, ...] for observations [B, ...] and the state after them.
 
+        Actions and observations are those of `spec.action_space` and `spec.observation_space`: whole numbers count from 0, and
+        an environment whose own actions start elsewhere takes `action + spec.action_start`. Continuous actions are inside
+        their bounds.
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
 
@@ -158,11 +163,13 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         if not isinstance(first, torch.Tensor):
             return self._act_on_arrays(obs, state, first, deterministic, generator)
         self._require_own(obs, state)
+        self._require_values(obs, state, first)
         parameters, _, memory = self.step(obs, state, first)  # type: ignore[arg-type]
         if deterministic:
             action = self.head.mode(parameters)
         else:
             action = self.head.sample(parameters, generator or global_generator(parameters.device))
+        action = self.head.clip(action)
         return action, PolicyState(memory, action)
 
     def _act_on_arrays(
@@ -262,6 +269,14 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
                 raise TypeError(
                     f"{what} is of type {shown[name].dtype}; expected whole numbers, as in the space of the task"
                 )
+
+    def _require_values(self, obs: Any, state: Any, first: torch.Tensor) -> None:
+        """Raises ValueError where an observation holds a NaN, or a whole number that would stand for another category."""
+        if torch.compiler.is_compiling():  # an exported program has no branches that depend on values
+            return
+        self._require_shapes(obs, state, first)
+        if found := self._check.outside("obs", obs) or self._check.unusable("obs", obs):
+            raise ValueError(f"{found}; expected an observation as the task shows it")
 
     def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
         """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows."""

@@ -54,6 +54,10 @@ class CategoricalHead(nn.Module):
     def mode(self, logits: torch.Tensor) -> torch.Tensor:
         return self._best(logits)
 
+    def clip(self, action: torch.Tensor) -> torch.Tensor:
+        """The action itself: every choice is one of the space."""
+        return action
+
     def log_prob(self, logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         parts = zip(self._split(logits), self._components(action), strict=True)
         return torch.stack([p.log_softmax(-1).gather(-1, a).squeeze(-1) for p, a in parts]).sum(0)
@@ -131,6 +135,11 @@ class GaussianHead(nn.Module):
 
     def mode(self, parameters: torch.Tensor) -> torch.Tensor:
         return self._shaped(parameters[..., : self.size])
+
+    def clip(self, action: torch.Tensor) -> torch.Tensor:
+        """The action inside its bounds, which is what an environment of this package makes of it."""
+        flat = action.reshape(*action.shape[: action.dim() - len(self.shape)], self.size)
+        return self._shaped(flat.clamp(self.low, self.high))
 
     def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         mean, log_deviation = parameters.chunk(2, dim=-1)

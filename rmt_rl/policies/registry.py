@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import command_line
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.registry import entry_of
 from rmt_rl.policies.base import Backbone
@@ -75,5 +76,5 @@ def _check_state(config: PolicyConfig, method: str, state: Any, rows: int) -> No
 def _wrong(config: PolicyConfig, method: str, found: str, expected: str) -> ConfigError:
     return ConfigError(
         f"policy={config.name}: {method} of its class returned {found}; expected {expected}"
-        f" (python -m rmt_rl.policies.check checks the contract)"
+        f" ({command_line('rmt_rl.policies.check')} checks the contract)"
     )

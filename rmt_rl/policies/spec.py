@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig, PolicyConfig
@@ -34,6 +35,7 @@ class UnregisteredEnv:
 class PolicySpec:
     """policy: options of the network. observation_space, action_space: of one row.
 
+    action_start: what the environment itself adds to the whole numbers of an action: one number, or one for each element.
     env, memory, returns: the task that the policy is trained on, how long its memory lasts there, and its target return, or None
     where it is not return-conditioned. source: the file that it was read from, which may name no modules; None where Python
     made it.
@@ -46,6 +48,7 @@ class PolicySpec:
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
     returns: ReturnConditioning | None = None
     source: Source | None = dataclasses.field(default=None, compare=False)
+    action_start: int | list[Any] = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads again."""
@@ -54,6 +57,7 @@ class PolicySpec:
             "policy": to_dict(self.policy),
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
+            "action_start": self.action_start,
             "env": dict(self.env.saved) if isinstance(self.env, UnregisteredEnv) else to_dict(self.env),
             "memory": to_dict(self.memory),
             "returns": None if self.returns is None else to_dict(self.returns),
@@ -75,7 +79,16 @@ class PolicySpec:
             memory=part_from_dict("memory", saved["memory"]),
             returns=None if returns is None else part_from_dict("returns", returns),
             source=source,
+            action_start=_start_from_json(saved.get("action_start", 0)),
         )
+
+
+def _start_from_json(start: Any) -> int | list[Any]:
+    array = np.asarray(start)
+    if array.dtype.kind != "i":
+        raise ConfigError(f"spec.action_start={show(start)}: expected whole numbers")
+    found: int | list[Any] = array.tolist()
+    return found
 
 
 def _env_from_json(saved: Any) -> EnvConfig | UnregisteredEnv:
@@ -109,4 +122,5 @@ def make_spec(
         env_config,
         memory or MemoryConfig(),
         returns,
+        env.action_start,
     )

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
 
 from rmt_rl.common import rng
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import NotFinite, finite, first_nonfinite
 from rmt_rl.common.state import Obs, detach, map_obs, map_state, select_rows, state_from_tree, state_to_tree
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.saving import check_fits
-from rmt_rl.rollouts.statistics import Episodes
+from rmt_rl.rollouts.statistics import Episodes, success_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +67,15 @@ class Collector:
             )
         check_fits(policy, env)
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
+        self._check = ObservationCheck(env.single_observation_space)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
         rows, device = self.env.num_envs, self.env.device
         self.obs: Obs = self.env.reset(seed=seed)[0]
-        if found := first_nonfinite("observation", self.obs):
+        self._require_inside("observation", self.obs, self.steps)
+        if found := self._check.unusable("observation", self.obs):
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
         self.state: PolicyState = detach(self.policy.initial_state(rows))
         self.first = torch.ones(rows, dtype=torch.bool, device=device)
@@ -98,15 +100,18 @@ class Collector:
             action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)
             self.obs, reward, terminated, truncated, info = self.env.step(action)
             # check what the environment returned
-            found = first_nonfinite("observation", self.obs) or first_nonfinite("reward", reward.float())
+            steps_now = self.steps + (step + 1) * len(reward)
+            self._require_inside("observation", self.obs, steps_now)
+            found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())
             if not found and bool(truncated.any()):
-                found = first_nonfinite("last observation", info["final_obs"])
+                self._require_inside("last observation", info["final_obs"], steps_now)
+                found = self._check.unusable("last observation", info["final_obs"])
             if found:
-                nonfinite = nonfinite or f"{found}, {self.steps + (step + 1) * len(reward):,} steps into the run"
+                nonfinite = nonfinite or f"{found}, {steps_now:,} steps into the run"
                 if not skip_nonfinite:
                     raise NotFinite(f"{nonfinite}: the environment returned it; no optimizer step was made with it")
                 # the rollout is discarded, but memory and the next actions need finite numbers
-                self.obs, reward = map_obs(finite, self.obs), finite(reward)
+                self.obs, reward = map_obs(usable, self.obs), finite(reward)
             # record the step; the next one begins an episode where this one ended it
             self.first = terminated | truncated
             final_value = self._final_value(info, truncated)
@@ -155,6 +160,11 @@ class Collector:
         for name in ("first", "episode_return", "episode_length"):
             setattr(self, name, state_from_tree(getattr(self, name), state[name]))
 
+    def _require_inside(self, name: str, obs: Obs, steps: int) -> None:
+        """Raises RunError where the environment returned a whole number outside the bounds of its space."""
+        if found := self._check.outside(name, obs):
+            raise RunError(f"{found}, {steps:,} steps into the run: the environment returned it")
+
     def _final_value(self, info: dict[str, Any], truncated: torch.Tensor) -> torch.Tensor:
         """Values of the last observations of truncated episodes, under the memory of that episode; zero elsewhere."""
         value = torch.zeros(len(truncated), device=truncated.device)
@@ -168,8 +178,7 @@ class Collector:
         """Return, length and success of the episodes that end with this step."""
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
-        reported = info.get("episode_success", info.get("success"))
-        success = reported.double() if reported is not None else torch.full_like(self.episode_return, math.nan)
+        success = success_of(info, ended, "episode_success" if "episode_over" in info else "success")
         counted = self.episode_return[ended], self.episode_length[ended], success[ended]
         self.episode_return = torch.where(ended, 0.0, self.episode_return)
         self.episode_length = torch.where(ended, 0, self.episode_length)

@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from rmt_rl.common import rng
+from rmt_rl.common.errors import RunError
+from rmt_rl.common.finite import NotFinite, first_nonfinite
 from rmt_rl.common.state import map_obs, where_rows
 from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.rollouts.statistics import Episodes, Score, score
+from rmt_rl.rollouts.statistics import Episodes, Score, score, success_of
 
 #: (observation, first) -> action [B, ...]; an actor keeps its own memory.
 Actor = Callable[[Obs, torch.Tensor], torch.Tensor]
@@ -61,16 +64,38 @@ class Step:
 
 
 def first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> Iterator[Step]:
-    """The steps of the first episode of every row, until the last one ends."""
+    """The steps of the first episode of every row, until the last one ends.
+
+    Raises NotFinite or RunError where the environment returns a number that nobody can score or learn from.
+    """
+    check, steps = ObservationCheck(env.single_observation_space), 0
     obs, _ = env.reset(seed=seed)
+    require_usable(check, f"from reset(seed={seed})", obs)
     first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     running = first.clone()
     while bool(running.any()):
         action = act(obs, first)
         next_obs, reward, terminated, truncated, info = env.step(action)
+        steps += 1
+        require_usable(check, f"{steps:,} steps after reset(seed={seed})", next_obs, reward, info["final_obs"])
         step = Step(obs, first, action, reward, terminated, truncated, info, next_obs, running)
         yield step
         obs, first, running = next_obs, step.ended, running & ~step.ended
+
+
+def require_usable(
+    check: ObservationCheck, when: str, obs: Obs, reward: torch.Tensor | None = None, final_obs: Obs | None = None
+) -> None:
+    """Raises NotFinite for a NaN or an infinity, and RunError for a whole number outside the bounds of its space."""
+    shown = {"observation": obs} | ({} if final_obs is None else {"last observation": final_obs})
+    for name, x in shown.items():
+        if found := check.outside(name, x):
+            raise RunError(f"{found}, {when}: the environment returned it")
+    found = None if reward is None else first_nonfinite("reward", reward.float())
+    for name, x in shown.items():
+        found = found or check.unusable(name, x)
+    if found:
+        raise NotFinite(f"{found}, {when}: the environment returned it")
 
 
 def evaluate(
@@ -96,8 +121,7 @@ def _totals(env: TorchVectorEnv, act: Actor, seed: int) -> tuple[torch.Tensor, t
     for step in first_episodes(env, act, seed):
         returns += torch.where(step.running, step.reward, 0.0)
         lengths += step.running
-        if "success" in step.info:
-            success = torch.where(step.running & step.ended, step.info["success"].double(), success)
+        success = torch.where(step.running & step.ended, success_of(step.info, step.ended), success)
         if time.monotonic() - last_report > PATIENCE:  # episodes may be long, or never end
             last_report = time.monotonic()
             _report_running(step, int(lengths.max()))
@@ -118,7 +142,7 @@ def _report_running(step: Step, steps: int) -> None:
 class Recorded:
     """One episode of T steps. obs: arrays [T + 1, ...], the last one after the last action; action [T, ...]; reward [T] float64.
 
-    success: None where the environment does not report it.
+    success: None where the environment does not report it at the end of this episode.
     """
 
     obs: Any
@@ -147,13 +171,11 @@ def _record_first(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:
         columns["reward"].append(step.reward.double().cpu())
         columns["flags"].append(torch.stack([step.terminated, step.truncated], -1).cpu())
         columns["running"].append(step.running.cpu())
-        if "success" in step.info:
-            columns["success"].append(step.info["success"].cpu())
+        columns["success"].append(success_of(step.info, step.ended).cpu())
     obs_BT = map_obs(lambda *x: torch.stack([v.cpu() for v in x], 1), *observations)
-    action_BT, reward_BT, flags_BT, running_BT = (
-        torch.stack(columns[name], 1).numpy() for name in ("action", "reward", "flags", "running")
+    action_BT, reward_BT, flags_BT, running_BT, success_BT = (
+        torch.stack(column, 1).numpy() for column in columns.values()
     )
-    success_BT = torch.stack(columns["success"], 1).numpy() if columns["success"] else None
     # each row is cut at the end of its first episode
     return [
         Recorded(
@@ -162,7 +184,7 @@ def _record_first(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:
             reward=reward_BT[row, :T],
             terminated=bool(flags_BT[row, T - 1, 0]),
             truncated=bool(flags_BT[row, T - 1, 1]),
-            success=None if success_BT is None else bool(success_BT[row, T - 1]),
+            success=None if math.isnan(success_BT[row, T - 1]) else bool(success_BT[row, T - 1]),
             seed=seed + row,
         )
         for row, T in enumerate(running_BT.sum(1).tolist())

@@ -17,7 +17,8 @@ from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import read_text
-from rmt_rl.envs.gym.translate import Translation, action_space
+from rmt_rl.envs.gym.translate import Translation, WrongObservation, action_space
+from rmt_rl.envs.observations import LARGEST, whole_number_ends
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 
 #: Required keys of metadata.json.
@@ -161,7 +162,10 @@ def _checked(
         if flags.shape != (T,) or flags[:-1].any():
             raise ConfigError(f"{where}: {name}: expected {T} flags of which only the last may be true")
     # observations
-    obs = translated(raw["observations"])
+    try:
+        obs = translated(raw["observations"])
+    except WrongObservation as error:
+        raise ConfigError(f"{where}: observations: {error}") from error
     parts = obs if isinstance(obs, dict) else {"": obs}
     known = translated.space.spaces if isinstance(translated.space, spaces.Dict) else {"": translated.space}
     for name, value in parts.items():
@@ -171,11 +175,11 @@ def _checked(
             raise ConfigError(
                 f"{where}: {field} have shape {value.shape}; expected {(T + 1, *(known[name].shape or ()))}"
             )
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            at = int(np.flatnonzero(~np.isfinite(value.reshape(T + 1, -1)).all(1))[0])
-            raise ConfigError(f"{where}: {field}: step {at} is not finite")
-        lowest, highest = _ends(known[name])
-        if lowest is not None and not (inside := (value >= lowest) & (value <= highest)).all():
+        if value.dtype.kind == "f" and not (good := np.abs(value) <= LARGEST).all():
+            at = int(np.flatnonzero(~good.reshape(T + 1, -1).all(1))[0])
+            raise ConfigError(f"{where}: {field}: step {at} is not finite, or beyond {LARGEST:g}")
+        ends = whole_number_ends(known[name])
+        if ends is not None and not (inside := (value >= ends[0]) & (value <= ends[1])).all():
             at = int(np.flatnonzero(~inside.reshape(T + 1, -1).all(1))[0])
             raise ConfigError(f"{where}: {field}: step {at} is outside {known[name]}")
     # actions
@@ -189,24 +193,12 @@ def _checked(
         raise ConfigError(f"{where}: actions are of type {action.dtype}; expected whole numbers")
     else:
         action = action.astype(np.int64) - np.asarray(recorded.start, np.int64)  # type: ignore[attr-defined,arg-type]
-        lowest, highest = _ends(actions)
+        lowest, highest = whole_number_ends(actions)  # type: ignore[misc]
         good = (action >= lowest) & (action <= highest)
     if not good.all():
         at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
         raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
     return Episode(but_last(obs), action, reward)
-
-
-def _ends(space: spaces.Space[Any]) -> tuple[Any, Any]:
-    """Lowest and highest value of a space of whole numbers; (None, None) for other spaces."""
-    if isinstance(space, spaces.Discrete):
-        return 0, space.n - 1
-    if isinstance(space, spaces.MultiDiscrete):
-        return 0, space.nvec - 1
-    if isinstance(space, spaces.MultiBinary):
-        return 0, 1
-    whole = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
-    return (space.low, space.high) if whole else (None, None)  # type: ignore[attr-defined]
 
 
 def _short(error: Exception) -> str:

@@ -49,10 +49,12 @@ def write_minari(
             if dataset is None:
                 dataset = _create(id, wave, env, by)
             else:
-                dataset.storage.update_episodes([_buffer(episode) for episode in wave])
+                dataset.storage.update_episodes([_buffer(episode, env) for episode in wave])
         assert dataset is not None
         summary = stats.summary()
-        dataset.storage.update_metadata({"rmt_rl": {"env": task, **summary}})
+        # minari itself would make an environment to write its spec
+        spec = {} if env.env_spec is None else {"env_spec": env.env_spec}
+        dataset.storage.update_metadata({"rmt_rl": {"env": task, **summary}, **spec})
         place.parent.mkdir(parents=True, exist_ok=True)
         (root / id).rename(place)
     except (OSError, RuntimeError) as error:  # also where another process wrote the same dataset first
@@ -77,12 +79,12 @@ class _Statistics:
     def __init__(self) -> None:
         self.returns: list[float] = []
         self.lengths: list[int] = []
-        self.successes: list[bool] = []
+        self.successes: list[bool | None] = []
 
     def add(self, wave: list[Recorded]) -> None:
         self.returns += [float(episode.reward.sum()) for episode in wave]
         self.lengths += [len(episode.reward) for episode in wave]
-        self.successes += [episode.success for episode in wave if episode.success is not None]
+        self.successes += [episode.success for episode in wave]
 
     def summary(self) -> dict[str, float]:
         values = {
@@ -91,20 +93,24 @@ class _Statistics:
             "return_max": max(self.returns),
             "length_mean": float(np.mean(self.lengths)),
         }
-        return values | ({"success": float(np.mean(self.successes))} if self.successes else {})
+        if all(success is None for success in self.successes):
+            return values
+        # some environments report only what was won: no report is then a failure, as in `score`
+        return values | {"success": sum(success is True for success in self.successes) / len(self.successes)}
 
 
 def _create(id: str, wave: list[Recorded], env: TorchVectorEnv, by: str) -> Any:
     """A new Minari dataset with the first episodes."""
     import minari
 
+    observations, actions = env.own_spaces()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the missing id of the environment
         return minari.create_dataset_from_buffers(
             id,
-            [_buffer(episode) for episode in wave],
-            observation_space=env.single_observation_space,
-            action_space=env.single_action_space,
+            [_buffer(episode, env) for episode in wave],
+            observation_space=observations,
+            action_space=actions,
             algorithm_name=by,
             author="unknown",
             author_email="unknown",
@@ -114,14 +120,15 @@ def _create(id: str, wave: list[Recorded], env: TorchVectorEnv, by: str) -> Any:
         )
 
 
-def _buffer(episode: Recorded) -> Any:
-    """An episode as Minari takes it."""
+def _buffer(episode: Recorded, env: TorchVectorEnv) -> Any:
+    """An episode as Minari takes it, in the environment's own spaces."""
     from minari.data_collector import EpisodeBuffer
 
+    observations, actions = env.to_own(episode.obs, episode.action)
     return EpisodeBuffer(
         seed=episode.seed,
-        observations=episode.obs,
-        actions=episode.action,
+        observations=observations,
+        actions=actions,
         rewards=episode.reward,
         terminations=_flags(len(episode.reward), episode.terminated),
         truncations=_flags(len(episode.reward), episode.truncated),

@@ -27,15 +27,34 @@ class Episodes:
     success: torch.Tensor
 
 
+def success_of(info: dict[str, Any], ended_B: torch.Tensor, key: str = "success") -> torch.Tensor:
+    """[B] float64: the success of the rows whose episode ended with a step; NaN where it is not reported."""
+    if key not in info:
+        return torch.full(ended_B.shape, math.nan, dtype=torch.float64, device=ended_B.device)
+    return torch.where(info.get(f"_{key}", ended_B), info[key].double(), math.nan)
+
+
+def missing_is_failure(success: torch.Tensor) -> torch.Tensor:
+    """Success [E] with 0 for NaN, unless all are NaN.
+
+    Some environments report success only where an episode was won; no report is then a failure, in whatever row it was played.
+    """
+    return success if bool(success.isnan().all()) else success.nan_to_num(0.0)
+
+
 class EpisodeStats:
-    """Means over the latest episodes."""
+    """Means over the latest episodes. As soon as one reports its success, all without a report count as failures."""
 
     def __init__(self) -> None:
         self._episodes: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
 
     def add(self, episodes: Episodes) -> None:
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
-        self._episodes.extend(zip(*columns, strict=True))
+        latest = [*self._episodes, *zip(*columns, strict=True)]
+        success = missing_is_failure(torch.tensor([own for own, _, _ in latest], dtype=torch.float64)).tolist()
+        rest = ((returns, length) for _, returns, length in latest)
+        self._episodes.clear()
+        self._episodes.extend((own, *others) for own, others in zip(success, rest, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}
@@ -99,6 +118,7 @@ def score(episodes: Episodes) -> Score:
     """Means and intervals over some episodes."""
     n = len(episodes.returns)
     rate, interval = None, None
+    episodes = dataclasses.replace(episodes, success=missing_is_failure(episodes.success))
     if not bool(episodes.success.isnan().any()):
         rate = float(episodes.success.mean())
         interval = success_interval(round(rate * n), n)

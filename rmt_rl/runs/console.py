@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.files import as_typed
 from rmt_rl.config.registry import PLUGINS
@@ -53,18 +51,17 @@ def format_summary(
     picture = learning_curve(folder, env.floor, env.ceiling, env.measure)
     if picture is not None:
         lines.append(f"learning curve: {picture}")
-    # "python" alone may be another interpreter where the virtual environment is not activated
-    python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
     plugins = f" plugins={','.join(PLUGINS)}" if PLUGINS else ""
+    train, evaluate = (f"{command_line(f'rmt_rl.{name}')}{plugins}" for name in ("train", "evaluate"))
     lines.append("next:")
     if is_object(config.env):  # no name that could be typed in a shell
         lines.append(f"  rmt_rl.evaluate({str(folder)!r}, env=...)    # in Python, with the same environment")
         return "\n".join(lines)
     if final is None:
-        lines.append(f"  {python} -m rmt_rl.train{plugins} {shlex.quote(f'resume={folder}')}    # continue this run")
+        lines.append(f"  {train} {shlex.quote(f'resume={folder}')}    # continue this run")
     lines += [
-        f"  {python} -m rmt_rl.evaluate{plugins} {shlex.quote(f'policy={folder}')}",
-        f"  {python} -m rmt_rl.train{plugins} {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
+        f"  {evaluate} {shlex.quote(f'policy={folder}')}",
+        f"  {train} {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
         "    # the same task with another memory",
     ]
     return "\n".join(lines)
@@ -72,7 +69,7 @@ def format_summary(
 
 def _task(config: TrainConfig) -> str:
     """The task of the run as it is typed in a shell."""
-    words = [f"env={config.env.name}", *as_typed("env", config.env), *as_typed("memory", config.memory)]
+    words = [shlex.quote(f"env={config.env.name}"), *as_typed("env", config.env), *as_typed("memory", config.memory)]
     if config.algo.offline:
         words += [f"algo={config.algo.name}", *([shlex.quote(f"data={config.data}")] if config.data else [])]
     return " ".join(words)

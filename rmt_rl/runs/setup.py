@@ -224,7 +224,10 @@ class Evaluator:
             wanted, reached = getattr(config.until, name), getattr(score, name)
             if wanted is not None and reached is None:
                 task = f"env={config.env.name}"
-                raise ConfigError(f"until.{name}={wanted}: {task} reports no success; use until.mean_return")
+                raise ConfigError(
+                    f"until.{name}={wanted}: {task} reported no success in {config.validation_episodes} episodes; use"
+                    " until.mean_return, or report failures too"
+                )
             if wanted is not None and reached >= wanted:
                 run.stop(f"until.{name}={wanted} reached")
         self.shown = {"eval": score.mean_return if score.success is None else score.success}

@@ -108,7 +108,7 @@ def test_until_needs_evaluations_and_a_task_that_reports_success(tmp_path):
         rmt_rl.train(root=tmp_path, **TINY, **{"until.success": 0.9})
     options = TINY | {"env": "gym", "env.id": "CartPole-v1", "policy": "lstm", "policy.width": 8}
     del options["env.length"]
-    with pytest.raises(ConfigError, match=r"env=gym reports no success; use until\.mean_return"):
+    with pytest.raises(ConfigError, match=r"env=gym reported no success in \d+ episodes; use until\.mean_return"):
         rmt_rl.train(root=tmp_path, **options, evaluate_every=96, **{"until.success": 0.9})
     result = rmt_rl.train(root=tmp_path, **options, evaluate_every=96, **{"until.mean_return": 1.0})
     assert result.summary["stopped"] == "until.mean_return=1.0 reached"

@@ -7,6 +7,7 @@ exactly, because the state of the environment cannot be saved.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -20,9 +21,11 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import command_line
+from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
 from rmt_rl.envs.base import Obs, TorchVectorEnv
-from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
+from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
 from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
 
 
@@ -34,11 +37,13 @@ class GymAdapter(TorchVectorEnv):
         with the keys "0", "1", ...; text in them is left out, with a warning.
     actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0; Box [B, ...] as floats, which are clipped to the bounds
         before they reach the environment.
-    `single_observation_space` and `single_action_space` are these translated spaces.
+    `single_observation_space` and `single_action_space` are these translated spaces; `own_spaces()` are those of the environment,
+        without text. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a module.
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
-    info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info.
+    info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info, with
+        info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
     """
 
     _env: Any = None  # gymnasium 1.1 and 1.2 also close, on deletion, an environment whose constructor raised
@@ -60,10 +65,13 @@ class GymAdapter(TorchVectorEnv):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
         self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
-        left_out = self._env.get_attr("left_out")[0]
-        if left_out:
+        observations, self._own_actions, self.env_spec = self._env.get_attr("own")[0]
+        self._translation = Translation(observations)
+        if left_out := self._translation.left_out:
             warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
         super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
+        if not isinstance(self._own_actions, spaces.Box):
+            self.action_start = np.asarray(self._own_actions.start).tolist()
         self.task = f"{id} of gymnasium" + (f" with {options}" if options else "")
 
     def reset(
@@ -82,8 +90,14 @@ class GymAdapter(TorchVectorEnv):
             final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
             info["final_obs"] = self._tensors(_with_rows(obs, final))
             if "success" in raw["final_info"]:
-                info["success"] = self._tensors(raw["final_info"]["success"])
+                info |= {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
+
+    def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        return self._translation.own, self._own_actions
+
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
+        return self._translation.restore(obs), _to_env(action, self._own_actions)
 
     def state_dict(self) -> dict[str, Any]:
         self._cannot_resume()
@@ -145,7 +159,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
                 )
         self._translated = Translation(env.observation_space)
-        self.left_out = self._translated.left_out
+        self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
         self.observation_space = self._translated.space
         self.action_space = action_space(env.action_space)
 
@@ -167,23 +181,36 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
             )
         obs, reward, terminated, truncated, info = back
-        number = np.asarray(reward)
+        number = plain_array(reward)
         if number.ndim or number.dtype.kind not in "biuf":
-            raise ConfigError(f"{self._name}: step returned the reward {reward!r}; expected a number")
+            raise ConfigError(f"{self._name}: step returned the reward {show(repr(reward))}; expected a number")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, bool | np.bool_):
                 raise ConfigError(f"{self._name}: step returned {name} = {flag!r}; expected True or False")
         if not isinstance(info, dict):
             raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
-        reported = next((key for key in ("is_success", "success") if key in info), None)
-        kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
+        # what an info says before the end of an episode is no result yet
+        success = self._success(info) if terminated or truncated else None
+        kept = {} if success is None else {"success": success}
         return self._translate(obs, "step"), reward, terminated, truncated, kept
+
+    def _success(self, info: dict[str, Any]) -> bool | None:
+        """The success that the last info of an episode reports; of several values, as of several agents, all must be true."""
+        key = next((key for key in ("is_success", "success") if info.get(key) is not None), None)
+        if key is None:
+            return None
+        values = plain_array(info[key])
+        if values.size and values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
+            return bool(values.all())
+        raise ConfigError(
+            f"{self._name}: step returned the info {key!r} = {show(repr(info[key]))}; expected True or False"
+        )
 
     def _translate(self, obs: Any, where: str) -> Arrays:
         try:
             return self._translated(obs)
-        except (KeyError, IndexError) as error:
-            raise ConfigError(f"{self._name}: {where} returned an observation without the part {error}") from error
+        except WrongObservation as error:
+            raise ConfigError(f"{self._name}: {where} returned {error}") from error
 
 
 class _SyncRow(_Row):
@@ -192,8 +219,23 @@ class _SyncRow(_Row):
     def _translate(self, obs: Any, where: str) -> Arrays:
         arrays = super()._translate(obs, where)
         if text := observation_error(arrays, self.observation_space):
-            raise ConfigError(f"{self._name}: {where} {text} (python -m rmt_rl.envs.check runs more checks)")
+            raise ConfigError(f"{self._name}: {where} {text} ({command_line('rmt_rl.envs.check')} runs more checks)")
         return arrays
+
+
+def _spec_json(spec: Any) -> str | None:
+    """gymnasium's description of how an environment is made, or None where a file cannot hold it."""
+    entry = getattr(spec, "entry_point", None)
+    if callable(entry):
+        module, name = getattr(entry, "__module__", None), getattr(entry, "__qualname__", "<unknown>")
+        if module is None or "<" in name or "." in name:
+            return None
+        spec = copy.copy(spec)
+        spec.entry_point = f"{module}:{name}"
+    try:
+        return None if spec is None else spec.to_json()
+    except (TypeError, ValueError):  # an option that is a Python object
+        return None
 
 
 def _kind(back: Any) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import show
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
@@ -19,10 +19,26 @@ class UnsupportedSpace(ConfigError):
     """An observation or action space that has no tensor form."""
 
 
+class WrongObservation(ConfigError):
+    """An observation that does not fit its space. The message begins with "an observation"."""
+
+
+def plain_array(value: Any) -> np.ndarray:
+    """A value as an array; of dtype object where numpy cannot make one of numbers or text, as of a ragged list."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # a torch tensor on a GPU, for instance
+        array = np.empty((), dtype=object)
+        array[()] = value
+        return array
+
+
 class Translation:
     """Maps observations of `space` to arrays of `self.space`; the rules are in `GymAdapter`.
 
     An observation may have leading axes, the same for all its parts. left_out: names of the parts that are text.
+    own: `space` without these parts. Raises WrongObservation where a part is missing, is not a number, or would become another
+    number in the type of its space.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -30,7 +46,7 @@ class Translation:
         self._parts: dict[str, tuple[Path, spaces.Space[Any], Any]] = {}
         for path, part in _leaves(space):
             name = ".".join(map(str, path))
-            if part.dtype is not None and part.dtype.kind == "U":  # Text, MiniGrid's mission
+            if _is_text(part):
                 self.left_out.append(name)
             elif name in self._parts:
                 raise UnsupportedSpace(f"observation: two parts would have the name {name!r}; rename one of the keys")
@@ -43,13 +59,72 @@ class Translation:
             if isinstance(space, spaces.Dict | spaces.Tuple)
             else self._parts[""][1]
         )
+        self.own = _without_text(space)
 
     def __call__(self, obs: Any) -> Arrays:
         arrays = {}
         for name, (path, space, start) in self._parts.items():
-            value = np.array(reduce(lambda part, key: part[key], path, obs), dtype=space.dtype)
+            value = _exact(_part(obs, path), space, name)
             arrays[name] = value if start is None else value - start
         return arrays if isinstance(self.space, spaces.Dict) else arrays[""]
+
+    def restore(self, arrays: Any) -> Any:
+        """The reverse, as elements of `own`: batches of observations with leading axes. Real numbers stay rounded to float32."""
+        return self._restore(self.own, arrays if isinstance(arrays, dict) else {"": arrays}, "")
+
+    def _restore(self, own: spaces.Space[Any], arrays: dict[str, np.ndarray], name: str) -> Any:
+        if isinstance(own, spaces.Dict | spaces.Tuple):
+            items = own.items() if isinstance(own, spaces.Dict) else enumerate(own)
+            parts = {key: self._restore(part, arrays, f"{name}.{key}" if name else str(key)) for key, part in items}
+            return parts if isinstance(own, spaces.Dict) else tuple(parts.values())
+        value, start = arrays[name], self._parts[name][2]
+        if isinstance(own, spaces.Box) and own.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                low, high = own.low.astype(np.float32), own.high.astype(np.float32)
+            # the bound itself, rounded to float32, may lie outside
+            return np.where(value == low, own.low, np.where(value == high, own.high, value)).astype(own.dtype)
+        return (value if start is None else value + start).astype(own.dtype)
+
+
+def _without_text(space: spaces.Space[Any]) -> Any:
+    """The space without parts that are text, or None. A Tuple that loses a part becomes a Dict, so that names stay."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return None if _is_text(space) else space
+    items = list(space.items()) if isinstance(space, spaces.Dict) else [(str(i), part) for i, part in enumerate(space)]
+    kept = {key: own for key, part in items if (own := _without_text(part)) is not None}
+    if isinstance(space, spaces.Tuple) and len(kept) == len(items):
+        return spaces.Tuple(list(kept.values()))
+    return spaces.Dict(kept) if kept else None
+
+
+def _is_text(space: spaces.Space[Any]) -> bool:
+    return space.dtype is not None and space.dtype.kind == "U"  # MiniGrid's mission
+
+
+def _part(obs: Any, path: Path) -> Any:
+    """The part of an observation at the end of a path of keys and indices."""
+    for key in path:
+        try:
+            obs = obs[key]
+        except (IndexError, KeyError, TypeError) as error:
+            raise WrongObservation(f"an observation without the part {key!r}") from error
+    return obs
+
+
+def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
+    """A copy of a value in the type of its space; real numbers are rounded to float32."""
+    what, shown = f"an observation {name!r}" if name else "an observation", " ".join(str(space).split())
+    array = plain_array(value)
+    if array.dtype.kind not in "biuf":
+        raise WrongObservation(f"{what} that is {show(repr(value))}; expected numbers of {shown}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = np.array(array, dtype=space.dtype)
+    # a picture of numbers from 0 to 1 would turn black in uint8, and 300 would become 44
+    if exact.dtype != array.dtype and exact.dtype.kind != "f" and (changed := exact != array).any():
+        raise WrongObservation(
+            f"{what} that holds {array[changed].flat[0]!s}, which {space.dtype} cannot; expected numbers of {shown}"
+        )
+    return exact
 
 
 def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:

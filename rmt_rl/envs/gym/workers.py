@@ -23,6 +23,7 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space, concatenate,
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.rng import counter_seed
+from rmt_rl.envs.observations import whole_number_ends
 
 #: Number of restarts of a row without a step in between, after which the environment fails.
 RESTARTS = 5
@@ -69,7 +70,7 @@ class ProcessVectorEnv:
         except BaseException:
             self.close()
             raise
-        self.single_observation_space, self.single_action_space, self.render_mode, self.left_out = answers[0]
+        self.single_observation_space, self.single_action_space, self.render_mode, self.own = answers[0]
         self.observation_space = batch_space(self.single_observation_space, rows)
 
     def reset(self, *, seed: int | list[int] | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -104,6 +105,7 @@ class ProcessVectorEnv:
         info: dict[str, Any] = {"final_obs": final_obs, "final_info": {}}
         if success:
             info["final_info"]["success"] = np.array([success.get(i, False) for i in range(len(answers))])
+            info["final_info"]["_success"] = np.array([i in success for i in range(len(answers))])
         return self._batch(), rewards, flags[0], flags[1], info
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
@@ -281,10 +283,9 @@ def observation_error(obs: Any, space: gymnasium.Space[Any]) -> str | None:
         return (
             f"returned an observation of shape {shape} and dtype {dtype}; its space has {space.shape} and {space.dtype}"
         )
-    # many environments leave the bounds of a Box now and then; an index outside its space would fail in the encoder
-    integer_spaces = gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
-    if isinstance(space, integer_spaces) and not space.contains(obs):
-        return f"returned an observation outside {space}"
+    ends = whole_number_ends(space)
+    if ends is not None and (bad := (obs < ends[0]) | (obs > ends[1])).any():
+        return f"returned an observation outside {' '.join(str(space).split())}: {obs[bad].flat[0]}"
     return None
 
 
@@ -301,7 +302,7 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
     try:
         env = make()
         spaces = env.observation_space, env.action_space
-        pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("left_out"))))
+        pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("own"))))
     except Exception as error:
         return _send_error(pipe, error)
     while True:

@@ -29,7 +29,7 @@ class MemoryScope(TorchVectorEnv):
     observation: a dictionary of the observation of `env` (its own keys, or "observation"), "previous_reward" [1] float32 and
         "episode_start" (0 or 1). The last two show the agent where an inner episode ended and its result.
     terminated, truncated, final_obs, success: of the trial; its success is that of its last inner episode.
-    info["episode_over"], info["episode_success"]: [B] bool, of the inner episodes.
+    info["episode_over"], info["episode_success"], info["_episode_success"]: [B] bool, of the inner episodes.
     floor: that of `env`; None where `env.reward_reveals_cue`.
     """
 
@@ -50,6 +50,7 @@ class MemoryScope(TorchVectorEnv):
         span = (
             "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
         )
+        self.action_start = env.action_start
         self.task = f"{env.task}; memory is kept for {span}"
 
     def reset(
@@ -74,7 +75,9 @@ class MemoryScope(TorchVectorEnv):
         }
         trial_info |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
         if "success" in info:
-            trial_info |= {"success": info["success"] & over, "episode_success": info["success"]}
+            told = info.get("_success", ended)
+            trial_info |= {"success": info["success"] & over, "_success": told & over}
+            trial_info |= {"episode_success": info["success"], "_episode_success": told}
         new = self._observe(obs, torch.where(over, 0.0, reward), ended)
         return new, reward, terminated & over, truncated & over, trial_info
 

@@ -1,0 +1,91 @@
+"""Which numbers an observation may hold: finite ones, and whole numbers inside the bounds of their space.
+
+An encoder turns whole numbers into categories. One above its bound would light up a category of the next element, without an
+error. Real numbers may leave their bounds, as many environments do now and then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rmt_rl.common.state import Obs
+
+#: Real numbers farther from zero than this are refused: the squares that a network computes of them overflow float32.
+LARGEST = 1e15
+
+
+def whole_number_ends(space: spaces.Space[Any]) -> tuple[Any, Any] | None:
+    """Lowest and highest value of a space of whole numbers; None for other spaces."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.start), int(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 1
+    whole = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
+    return (space.low, space.high) if whole else None  # type: ignore[attr-defined]
+
+
+class ObservationCheck:
+    """Finds numbers that no observation [B, ...] of a space holds, and names the row."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self._parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+        self._ends = {name: _compact(whole_number_ends(part)) for name, part in self._parts.items()}
+
+    def outside(self, name: str, obs: Obs) -> str | None:
+        """The first whole number outside the bounds of its space, as text, or None."""
+        for key, x in self._entries(obs):
+            ends = self._ends[key]
+            if ends is None or not x.numel():
+                continue
+            if isinstance(ends[0], int):
+                if x.dtype == torch.uint8 and ends == (0, 255):  # pictures, which are large
+                    continue
+                x = x.long()
+                lowest, highest = torch.aminmax(x)
+                if lowest.item() >= ends[0] and highest.item() <= ends[1]:
+                    continue
+            low, high = (torch.as_tensor(end, device=x.device) for end in ends)
+            bad = ((x < low) | (x > high)).nonzero()
+            if len(bad):
+                value, space = int(x[tuple(bad[0])]), " ".join(str(self._parts[key]).split())
+                return f"{_named(name, key)} of row {int(bad[0, 0])} is {value}, outside {space}"
+        return None
+
+    def unusable(self, name: str, obs: Obs) -> str | None:
+        """The first NaN, infinity or number too large for a network, as text, or None."""
+        for key, x in self._entries(obs):
+            if not x.is_floating_point() or not x.numel() or float(x.abs().amax()) <= LARGEST:
+                continue
+            bad = (~(x.abs() <= LARGEST)).nonzero()
+            value = float(x[tuple(bad[0])])
+            why = f", and numbers beyond {LARGEST:g} overflow in a network" if abs(value) < float("inf") else ""
+            return f"{_named(name, key)} of row {int(bad[0, 0])} is {value:g}{why}"
+        return None
+
+    def _entries(self, obs: Obs) -> list[tuple[str, torch.Tensor]]:
+        return list(obs.items()) if isinstance(obs, dict) else [("", obs)]
+
+
+def usable(x: torch.Tensor) -> torch.Tensor:
+    """x with zeros in place of the numbers that `unusable` finds."""
+    return torch.where(x.abs() <= LARGEST, x, 0.0) if x.is_floating_point() else x
+
+
+def _named(name: str, key: str) -> str:
+    return f"{name} {key!r}" if key else name
+
+
+def _compact(ends: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
+    """Two ints where all elements have the same bounds, otherwise arrays of int64."""
+    if ends is None:
+        return None
+    low, high = (np.asarray(end) for end in ends)
+    if low.size and (low == low.flat[0]).all() and (high == high.flat[0]).all():
+        return int(low.flat[0]), int(high.flat[0])
+    return np.broadcast_to(low, np.broadcast(low, high).shape).astype(np.int64), high.astype(np.int64)
