@@ -122,5 +122,5 @@ def make_spec(
         env_config,
         memory or MemoryConfig(),
         returns,
-        env.action_start,
+        action_start=env.action_start,
     )
