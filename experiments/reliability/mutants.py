@@ -56,6 +56,8 @@ TESTS = {
     "policies/segments": NETWORK,
     "policies/transformer": NETWORK,
     "policies/memory_update": NETWORK,
+    "policies/recurrent": "policies/test_other_references contract/test_backbones",
+    "policies/mlp": "policies/test_other_references contract/test_backbones",
     "policies/linear": "policies/test_linear",
     "policies/heads": "policies/test_by_differences policies/test_heads",
     "policies/encoders": "policies/test_inputs_by_hand policies/test_encoders",
