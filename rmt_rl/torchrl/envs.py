@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds
 
 try:
     from tensordict import TensorDict, TensorDictBase
@@ -119,10 +119,10 @@ class FromTorchRL(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        if isinstance(seed, list):
+        if isinstance(seed, (list, tuple)) or np.ndim(seed) > 0:  # type: ignore[arg-type]
             raise ValueError("a list of seeds was given; torchrl seeds its rows from one number")
         if seed is not None:
-            self._env.set_seed(seed)
+            self._env.set_seed(row_seeds(seed, 1)[0])
         self._root = self._env.reset(**(options or {}))
         return self._observation(self._root), {}
 

@@ -24,7 +24,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
-from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, reset_rows
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
 from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
 
@@ -46,6 +46,7 @@ class GymAdapter(TorchVectorEnv):
         info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
     """
 
+    _started = False
     _env: Any = None  # gymnasium 1.1 and 1.2 also close, on deletion, an environment whose constructor raised
 
     def __init__(
@@ -77,8 +78,15 @@ class GymAdapter(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        # a copy: gymnasium removes "reset_mask" from the dict
-        obs, _ = self._env.reset(seed=seed, options=None if options is None else dict(options))
+        # checked before any row is reset; a copy, because gymnasium removes "reset_mask" from the dict
+        seeds, rows = checked_seeds(seed, self.num_envs), reset_rows(options, self.num_envs)
+        given = None if options is None else dict(options)
+        if given is not None and "reset_mask" in given:
+            if not self._started:
+                raise ValueError("reset_mask was given before the first reset; reset all rows first")
+            given["reset_mask"] = rows
+        obs, _ = self._env.reset(seed=seeds, options=given)
+        self._started = True
         return self._tensors(obs), {}
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:

@@ -73,14 +73,17 @@ class ProcessVectorEnv:
         self.single_observation_space, self.single_action_space, self.render_mode, self.own = answers[0]
         self.observation_space = batch_space(self.single_observation_space, rows)
 
-    def reset(self, *, seed: int | list[int] | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-        rows = len(self._rows)
-        seeds: list[Any] = [seed + i for i in range(rows)] if isinstance(seed, int) else seed or [None] * rows
-        for row, own in zip(self._rows, seeds, strict=True):
-            row.seed = own if own is not None else row.seed
+    def reset(self, *, seed: list[int | None] | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Start new episodes, in the rows of options["reset_mask"] only where it is given; the others go on."""
+        seeds = seed or [None] * len(self._rows)
+        mask = None if options is None else options.pop("reset_mask", None)
+        chosen = [i for i in range(len(self._rows)) if mask is None or mask[i]]
+        rows = [self._rows[i] for i in chosen]
+        for i, row in zip(chosen, rows, strict=True):
+            row.seed = seeds[i] if seeds[i] is not None else row.seed
             row.action, row.steps = None, 0
-        answers = self._ask([("reset", (own, options)) for own in seeds])
-        for row, answer in zip(self._rows, answers, strict=True):
+        answers = self._ask([("reset", (seeds[i], options)) for i in chosen], rows)
+        for row, answer in zip(rows, answers, strict=True):
             row.last = answer if not isinstance(answer, _Fault) else self._restart(row, answer)
         return self._batch(), {}
 

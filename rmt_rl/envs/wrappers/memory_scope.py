@@ -18,7 +18,7 @@ import torch
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import map_obs, where_rows
-from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows
 
 NEW_KEYS = ("previous_reward", "episode_start")
 
@@ -33,6 +33,8 @@ class MemoryScope(TorchVectorEnv):
     floor: that of `env`; None where `env.reward_reveals_cue`.
     """
 
+    _episode: torch.Tensor
+
     def __init__(self, env: TorchVectorEnv, episodes: int | None) -> None:
         space = env.single_observation_space
         entries = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"observation": space}
@@ -44,6 +46,7 @@ class MemoryScope(TorchVectorEnv):
         entries["episode_start"] = gymnasium.spaces.Discrete(2)
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.episodes = env, episodes
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None  # previous reward and episode start, as shown last
         self.floor = None if env.reward_reveals_cue else env.floor
         self.ceiling, self.measure = env.ceiling, env.measure
         self.action_names, self.render_mode = env.action_names, env.render_mode
@@ -56,10 +59,17 @@ class MemoryScope(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
+        rows = torch.from_numpy(reset_rows(options, self.num_envs)).to(self.device)
+        if not bool(rows.all()) and self._shown is None:
+            raise ValueError("reset_mask was given before the first reset or step; reset all rows, or step first")
         obs, _ = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # gymnasium's says int, its code lists too
-        self._episode = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        start = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        return self._observe(obs, torch.zeros(self.num_envs, device=self.device), start), {}
+        episode = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        reward, start = torch.zeros_like(episode, dtype=torch.float64), torch.ones_like(rows)
+        if self._shown is not None:  # rows outside options["reset_mask"] go on, and are shown again what they saw
+            episode = torch.where(rows, episode, self._episode)
+            reward, start = (torch.where(rows, new, old) for new, old in zip((reward, start), self._shown, strict=True))
+        self._episode, self._shown = episode, (reward, start)
+        return self._observe(obs, reward, start), {}
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action_B)
@@ -78,7 +88,8 @@ class MemoryScope(TorchVectorEnv):
             told = info.get("_success", ended)
             trial_info |= {"success": info["success"] & over, "_success": told & over}
             trial_info |= {"episode_success": info["success"], "_episode_success": told}
-        new = self._observe(obs, torch.where(over, 0.0, reward), ended)
+        self._shown = torch.where(over, 0.0, reward), ended
+        new = self._observe(obs, *self._shown)
         return new, reward, terminated & over, truncated & over, trial_info
 
     def render(self) -> Any:
@@ -92,7 +103,7 @@ class MemoryScope(TorchVectorEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
-        self._episode = state["episode"].to(self.device)
+        self._episode, self._shown = state["episode"].to(self.device), None
 
     def close(self, **options: Any) -> None:
         self.env.close(**options)

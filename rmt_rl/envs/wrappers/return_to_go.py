@@ -14,7 +14,7 @@ import torch
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import where_rows
 from rmt_rl.config.commands import ReturnConditioning
-from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows
 
 KEY = "return_to_go"
 
@@ -39,6 +39,8 @@ class ReturnToGo(TorchVectorEnv):
     floor: that of `env`; None where the previous reward or the sum of the rewards reveals the cue.
     """
 
+    _remaining: torch.Tensor
+
     def __init__(self, env: TorchVectorEnv, returns: ReturnConditioning) -> None:
         space = with_return(env.single_observation_space, returns)
         super().__init__(env.num_envs, env.device, space, env.single_action_space)
@@ -55,8 +57,11 @@ class ReturnToGo(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
+        rows = torch.from_numpy(reset_rows(options, self.num_envs)).to(self.device)
         obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # gymnasium's says int, its code lists too
-        self._remaining = torch.full((self.num_envs,), self.target, dtype=torch.float64, device=self.device)
+        start = torch.full((self.num_envs,), self.target, dtype=torch.float64, device=self.device)
+        # rows outside options["reset_mask"] go on
+        self._remaining = start if bool(rows.all()) else where_rows(rows, start, self._remaining)
         return self._observe(obs, self._remaining), info
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
