@@ -38,6 +38,7 @@ def command(argv: list[str]) -> int:
 
     dataset_place(options.out)
     from rmt_rl.common.device import choose_device
+    from rmt_rl.envs.base import close_env
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
     from rmt_rl.rollouts import episodes
@@ -78,7 +79,7 @@ def command(argv: list[str]) -> int:
     print(f"{options.episodes:,} episodes  {numbers}\ndataset: {place}\nnext:")
     described = " ".join([f"env={task.name}", *as_typed("env", task)])
     print(f"  python -m rmt_rl.train {described} algo=rate data={options.out}")
-    env.close()
+    close_env(env)
     return 0
 
 

@@ -97,6 +97,7 @@ def command(argv: list[str]) -> int:
         return 0
     options = parse_evaluate(argv)
     from rmt_rl.common.device import choose_device
+    from rmt_rl.envs.base import close_env
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task, policy_folder
     from rmt_rl.rollouts.episodes import evaluate as play
     from rmt_rl.rollouts.statistics import format_score
@@ -129,7 +130,7 @@ def command(argv: list[str]) -> int:
         "cpu_s": round(time.process_time() - cpu, 2),
     }
     print(json.dumps(result))
-    env.close()
+    close_env(env)
     return 0
 
 

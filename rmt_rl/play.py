@@ -243,6 +243,7 @@ def command(argv: list[str]) -> int:
         print(help_text(PlayConfig, argv))
         return 0
     options = parse_play(argv)
+    from rmt_rl.envs.base import close_env
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
 
@@ -271,7 +272,7 @@ def command(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    env.close()
+    close_env(env)
     print(f"wrote {path}, {drawn} frames" if drawn else "no step was played, nothing was written")
     return 0
 

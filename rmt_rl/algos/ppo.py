@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class PPO:
 
     seed: for the order of the minibatches and for dropout.
     """
+
+    check_stop: Callable[[], None] = staticmethod(lambda: None)  # see `Learner`
 
     def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
         if not (isinstance(policy, ActorCritic) and isinstance(options, PPOConfig)):
@@ -93,6 +96,7 @@ class PPO:
         for _ in range(o.epochs):
             order = torch.randperm(rows_B, generator=self.shuffle, device=advantage.device)
             for rows in order.chunk(o.minibatches):
+                self.check_stop()
                 with rng.as_global(self.dropout):
                     loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale)
                     norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard)
@@ -206,7 +210,9 @@ class PPOLearner(PPO, Learner):
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:
-        rollout, episodes = self.collector.collect(self.options.rollout, skip_nonfinite=self.guard.allowed > 0)
+        rollout, episodes = self.collector.collect(
+            self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
+        )
         self.stats.add(episodes)
         return rollout
 

@@ -23,7 +23,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.state import detach, map_obs, select_rows
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spaces import to_json
@@ -76,7 +76,7 @@ class RATELearner(Learner):
         try:
             return _record_oracle(run, env) if run.data is None else read_minari(run.data, _fits(run, env))
         finally:
-            env.close()
+            close_env(env)
 
     @classmethod
     def return_conditioning(
@@ -101,6 +101,7 @@ class RATELearner(Learner):
         auxiliary: dict[str, float] = {}
         with rng.as_global(self.dropout):
             for part in self._segments(batch) if o.detach_memory else self._episodes(batch):
+                self.check_stop()
                 norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard)
                 if norm is not None:
                     self.optimizer.step()
@@ -126,6 +127,7 @@ class RATELearner(Learner):
         self.policy.eval()
         with torch.no_grad():
             for episodes in self.held_out.split(min(VALIDATION_BATCH, self.options.batch)):
+                self.check_stop()
                 batch = self.data.batch(episodes, self.options.length, self.options.returns, self.device)
                 losses, hits, _, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
                 total, right, steps = total + float(losses.sum()), right + float(hits.sum()), steps + losses.numel()

@@ -86,3 +86,12 @@ def map_obs(function: Callable[..., torch.Tensor], obs: Obs, *others: Obs) -> Ob
     if isinstance(obs, dict):
         return {key: function(value, *(other[key] for other in others)) for key, value in obs.items()}  # type: ignore[index]
     return function(obs, *others)
+
+
+def copy_tree(tree: Any) -> Any:
+    """A copy of dictionaries and lists of tensors and plain values that later changes in place do not reach; on the CPU."""
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {key: copy_tree(value) for key, value in tree.items()}
+    return [copy_tree(value) for value in tree] if isinstance(tree, list | tuple) else tree

@@ -74,21 +74,31 @@ def first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> Iterator[Step]
 
 
 def evaluate(
-    policy: ActorCritic, env: TorchVectorEnv, episodes: int, seed: int = 0, deterministic: bool = True
+    policy: ActorCritic,
+    env: TorchVectorEnv,
+    episodes: int,
+    seed: int = 0,
+    deterministic: bool = True,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Score:
-    """The score of `episodes` new episodes, played with frozen weights on the rows of `env`."""
+    """The score of `episodes` new episodes, played with frozen weights on the rows of `env`.
+
+    between_steps: is called after every step, and may raise to leave the evaluation.
+    """
     generator = rng.generator(seed, "evaluate-act", env.device)
     base = rng.seed(seed, "evaluate")
     waves = []
     for begin in range(0, episodes, env.num_envs):
         actor = remember(policy, env.num_envs, deterministic, generator)
-        wave = _totals(env, actor, base + begin)
+        wave = _totals(env, actor, base + begin, between_steps)
         n = min(env.num_envs, episodes - begin)
         waves.append([column[:n].cpu() for column in wave])
     return score(Episodes(*(torch.cat(column) for column in zip(*waves, strict=True))))
 
 
-def _totals(env: TorchVectorEnv, act: Actor, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _totals(
+    env: TorchVectorEnv, act: Actor, seed: int, between_steps: Callable[[], None]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return, length and success (NaN = not reported) of the first episode of every row."""
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths, success = torch.zeros_like(returns, dtype=torch.int64), torch.full_like(returns, math.nan)
@@ -96,6 +106,7 @@ def _totals(env: TorchVectorEnv, act: Actor, seed: int) -> tuple[torch.Tensor, t
     for step in first_episodes(env, act, seed):
         returns += torch.where(step.running, step.reward, 0.0)
         lengths += step.running
+        between_steps()
         if "success" in step.info:
             success = torch.where(step.running & step.ended, step.info["success"].double(), success)
         if time.monotonic() - last_report > PATIENCE:  # episodes may be long, or never end

@@ -45,9 +45,12 @@ class Metrics:
         if self._wandb is not None:
             self._wandb.log(numbers, step=steps)
 
-    def length(self) -> int:
-        """Bytes of metrics.jsonl, all of them on the disk."""
+    def sync(self) -> None:
+        """Force all rows to the disk."""
         os.fsync(self._file.fileno())
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl."""
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:

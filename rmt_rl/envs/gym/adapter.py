@@ -20,7 +20,7 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.base import Obs, TorchVectorEnv, report_close_error
 from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
 from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
 
@@ -188,6 +188,13 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         reported = next((key for key in ("is_success", "success") if key in info), None)
         kept = {} if reported is None else {"success": bool(np.all(info[reported]))}
         return self._translate(obs, "step"), reward, terminated, truncated, kept
+
+    def close(self) -> None:
+        # here and not around all rows, so that every row is closed
+        try:
+            super().close()
+        except Exception as error:
+            report_close_error(self._name, error)
 
     def _translate(self, obs: Any, where: str) -> Arrays:
         try:
