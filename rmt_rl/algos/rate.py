@@ -116,6 +116,8 @@ class RATELearner(Learner):
         row |= {"gradient_norm": sum(norms) / len(norms), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if batch.action.is_floating_point():  # continuous actions are never exactly the recorded ones
             del row["accuracy"]
+        # a run that continues after its end is at an earlier part of its new length
+        self._validations = min(self._validations, math.ceil(progress * VALIDATIONS))
         if len(self.held_out) and progress * VALIDATIONS >= self._validations:
             row |= self.validate()
         return row | self.guard.counts()

@@ -73,20 +73,37 @@ def _name_of(part: Any, usual: str) -> Any:
 
 
 def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:
-    """The configuration with which the run in the folder given["resume"] was started; raises ConfigError."""
-    if others := [key for key in given if key != "resume"]:
+    """The configuration with which the run in the folder given["resume"] was started; raises ConfigError.
+
+    given["steps"]: a new end of the run, after its own.
+    """
+    if others := [key for key in given if key not in ("resume", "steps")]:
         own = show(f"{others[0]}={given[others[0]]}")
         raise ConfigError(
-            f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>"
+            f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>;"
+            " only steps=<more> can be given, to continue a finished run"
         )
     folder = _read_text({"resume": str(given["resume"])}, options(TrainConfig), {}, prog)["resume"]
     try:
         if (Path(folder) / "config.yaml").is_file():
-            return replace(load_yaml(Path(folder) / "config.yaml"), resume=folder)
+            return _with_end(replace(load_yaml(Path(folder) / "config.yaml"), resume=folder), given)
         found = "no config.yaml in it" if Path(folder).exists() else "no such folder"
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
     raise ConfigError(f"resume={show(folder, limit=1_000)}: {found}; expected the folder of a run, such as runs/<name>")
+
+
+def _with_end(own: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a run with the later end that given["steps"] names, if it does."""
+    if "steps" not in given:
+        return own
+    steps = read("steps", options(TrainConfig)["steps"], given["steps"])
+    if steps <= own.steps:
+        raise ConfigError(
+            f"steps={steps}: the run in {show(own.resume, limit=1_000)} ends at step {own.steps}; expected more, the new end of"
+            " the run"
+        )
+    return replace(own, steps=steps)
 
 
 def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> EvaluateConfig:

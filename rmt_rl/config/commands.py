@@ -89,8 +89,8 @@ class TrainConfig(Config):
     )
     resume: str | None = option(
         None,
-        "folder of a stopped or killed run: continue from its newest checkpoint with its own configuration; no other option is"
-        " allowed",
+        "folder of a stopped or killed run: continue from its newest checkpoint with its own configuration; the only other option"
+        " that is allowed is steps=<more>, which continues a finished run, too",
         form=("the folder of a run", r".+"),
     )
     checkpoint_steps: int | None = option(

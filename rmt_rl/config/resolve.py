@@ -163,8 +163,8 @@ def _check_starting_point(layers: list[_Layer]) -> None:
             )
         if (run := layer.values.get("resume")) is not None:
             raise ConfigError(
-                f"resume={show(run)}: a run is resumed with its own configuration; expected resume=<folder> alone, on the command"
-                " line or in rmt_rl.train(resume=<folder>)"
+                f"resume={show(run)}: a run is resumed with its own configuration; expected resume=<folder> alone or with"
+                " steps=<more>, on the command line or in rmt_rl.train(resume=<folder>)"
             )
 
 

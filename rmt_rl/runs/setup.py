@@ -129,7 +129,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
             " give a class or a function f(num_envs, device) that makes it"
         )
     device = choose_device(config.device)
-    resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume))
+    resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume), config.steps)
     if resumed is not None:
         stack.callback(resumed.checkpoints.close)
 
@@ -163,8 +163,11 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     else:
         folder = resumed.checkpoints.run
         resumed.restore(learner)
+        with name_disk_errors(folder):
+            resumed.move_end(config.steps)
     exact = "exact" if learner.resumes_exactly else "from_reset"
-    manifest = {**versions(device), "config": sha256_file(folder / "config.yaml"), "resume": exact}
+    manifest = {**versions(device), "config": sha256_file(folder / "config.yaml"), "end": config.steps}
+    manifest["resume"] = exact
     messages = resumed.resume_messages(manifest)
     print("\n".join([banner(config, env, policy, device, folder, data), *messages]), flush=True)
     metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
