@@ -69,7 +69,7 @@ def command(argv: list[str]) -> int:
         raise ConfigError(
             f"env={task.name}: the observation {odd[0]!r} has a slash in its name, which Minari cannot read"
         )
-    waves = episodes.record(env, actor, options.episodes, options.seed)
+    waves = episodes.record(env, actor, options.episodes, options.seed, options.episode_steps)
     try:
         place, stats = write_minari(waves, options.out, recorded, options.policy, to_dict(task))
     except KeyboardInterrupt:

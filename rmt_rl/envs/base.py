@@ -59,6 +59,8 @@ class TorchVectorEnv(VectorEnv):
     return_reveals_cue: bool = False
     #: One line: what the agent must remember, and for how long.
     task: str = ""
+    #: Steps after which an evaluation or a recording cuts an episode; None where every episode ends by itself.
+    episode_steps: int | None = 5_000
     #: Names of the actions for pictures; empty = their numbers.
     action_names: tuple[str, ...] = ()
 

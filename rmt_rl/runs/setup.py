@@ -243,11 +243,20 @@ class Evaluator:
         if self._env is None:
             self._env = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
         seed = rng.seed(config.seed, "validation")
-        score = evaluate(policy, self._env, config.validation_episodes, seed, between_steps=check_stop)
+        score = evaluate(
+            policy,
+            self._env,
+            config.validation_episodes,
+            seed,
+            episode_steps=config.episode_steps,
+            between_steps=check_stop,
+        )
         if self.best is None or score.rank() > tuple(_rank(self.best)):
             self._keep(run, score)
         for name in ("success", "mean_return"):
             wanted, reached = getattr(config.until, name), getattr(score, name)
+            if wanted is not None and reached is None and score.cut:  # an episode that was cut reports nothing
+                continue
             if wanted is not None and reached is None:
                 task = f"env={config.env.name}"
                 raise ConfigError(f"until.{name}={wanted}: {task} reports no success; use until.mean_return")
@@ -370,11 +379,11 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
     rows = 64 if config.algo.offline else parts.env.num_envs
     env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
     at_end.callback(close_unless_borrowed, config.env, env)
-    final = evaluate(policy, env, config.evaluate_episodes, config.seed)
+    final = evaluate(policy, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
     if evaluator.best is None:
         return final, None
     best = load_policy(parts.folder / "best", parts.device)
-    return final, evaluate(best, env, config.evaluate_episodes, config.seed)
+    return final, evaluate(best, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
 
 
 def read_metrics(folder: Path) -> dict[str, np.ndarray]:

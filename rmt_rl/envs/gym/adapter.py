@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import TimeLimit
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.base import Obs, TorchVectorEnv, report_close_error
@@ -70,6 +71,8 @@ class GymAdapter(TorchVectorEnv):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
         self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
+        if self._env.get_attr("has_time_limit")[0]:
+            self.episode_steps = None
         left_out = self._env.get_attr("left_out")[0]
         if left_out:
             warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
@@ -156,6 +159,10 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 )
         self._translated = Translation(env.observation_space)
         self.left_out = self._translated.left_out
+        inner: Any = env
+        while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, TimeLimit):
+            inner = inner.env
+        self.has_time_limit = isinstance(inner, TimeLimit)
         self.observation_space = self._translated.space
         self.action_space = action_space(env.action_space)
 

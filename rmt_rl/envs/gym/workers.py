@@ -69,7 +69,8 @@ class ProcessVectorEnv:
         except BaseException:
             self.close()
             raise
-        self.single_observation_space, self.single_action_space, self.render_mode, self.left_out = answers[0]
+        self.single_observation_space, self.single_action_space, self.render_mode, attributes = answers[0]
+        self.left_out, self.has_time_limit = attributes
         self.observation_space = batch_space(self.single_observation_space, rows)
 
     def reset(self, *, seed: int | list[int] | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -301,7 +302,8 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
     try:
         env = make()
         spaces = env.observation_space, env.action_space
-        pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("left_out"))))
+        attributes = [env.get_wrapper_attr(name) for name in ("left_out", "has_time_limit")]
+        pipe.send(("made", (*spaces, env.render_mode, attributes)))
     except Exception as error:
         return _send_error(pipe, error)
     while True:
