@@ -20,10 +20,11 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.config.fields import show
 from rmt_rl.envs.base import Obs, TorchVectorEnv, report_close_error
-from rmt_rl.envs.gym.translate import Arrays, Translation, action_space
-from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
+from rmt_rl.envs.gym.translate import Arrays, BadObservation, Translation, action_space
+from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 
 #: (prefixes of ids, the module that registers them, how to install it)
 PACKAGES = (
@@ -206,8 +207,8 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _translate(self, obs: Any, where: str) -> Arrays:
         try:
             return self._translated(obs)
-        except (KeyError, IndexError) as error:
-            raise ConfigError(f"{self._name}: {where} returned an observation without the part {error}") from error
+        except BadObservation as error:
+            raise ConfigError(f"{self._name}: {where} returned an observation {error}") from error
 
 
 class _SyncRow(_Row):
@@ -268,18 +269,21 @@ def _make(
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
         raise ConfigError(f"env.id={id}: is not registered with gymnasium; {_hint(name)}") from e
-    except ConfigError:
+    except (ConfigError, RunError):
         raise
-    except (AssertionError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"env.options={options}: {id} does not accept them: {' '.join(str(e).split())}") from e
-    except (error.Error, ModuleNotFoundError) as e:
+    except (error.Error, ImportError) as e:
         spec = gymnasium.registry.get(name)
         if spec is not None and spec.entry_point is None:
             raise ConfigError(
                 f"env.id={id}: is registered as a vector environment only; expected the id of a single environment"
                 " (the tasks of rmt_rl have names, for example env=tmaze)"
             ) from e
-        raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
+        raise ConfigError(f"env.id={id}: cannot be made: {' '.join(str(e).split())}") from e
+    except Exception as e:  # of the environment's own code, or about an argument that it does not have
+        kind, text = e.args if isinstance(e, CannotBeMade) else describe(e)
+        if options:
+            raise ConfigError(f"env.options={show(options)}: {id} does not accept them: {text}, {kind}") from e
+        raise ConfigError(f"env.id={id}: cannot be made: its code raised {kind}: {text}") from e
 
 
 def register_package(id: str, name: str) -> None:

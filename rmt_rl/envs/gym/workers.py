@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
@@ -34,6 +35,10 @@ PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} if hasattr(sign
 
 class EnvironmentFault(RunError):
     """The process of a row died, hung, or returned an observation outside its space."""
+
+
+class CannotBeMade(Exception):
+    """The constructor of an environment raised; the arguments are what `describe` says."""
 
 
 class ProcessVectorEnv:
@@ -215,7 +220,7 @@ class ProcessVectorEnv:
         if fault.kind == "ConfigError":
             raise ConfigError(fault.text)
         if fault.kind in ("AssertionError", "KeyError", "TypeError", "ValueError"):
-            raise ValueError(fault.text)
+            raise CannotBeMade(fault.kind, fault.text)
         self._fail(row, fault)
 
     def _fail(self, row: _Row, fault: _Fault) -> None:
@@ -332,10 +337,19 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
 
 
 def _send_error(pipe: Connection, error: Exception) -> None:
-    text = " ".join(str(error).split())[:300]
-    kind = "ConfigError" if isinstance(error, ConfigError) else type(error).__name__
+    if isinstance(error, ConfigError):
+        kind, text = "ConfigError", " ".join(str(error).split())[:300]
+    else:
+        kind, text = describe(error)
     with contextlib.suppress(OSError):  # the parent has ended
-        pipe.send(("error", (f"raised {type(error).__name__}: {text}", kind, text)))
+        pipe.send(("error", (f"raised {kind}: {text}", kind, text)))
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """An error of foreign code as its class, and its message with the file and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return type(error).__name__, " ".join(str(error).split())[:300] + where
 
 
 def _exit_with_parent(alive: Connection) -> None:
