@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,8 @@ def train(
     from rmt_rl.runs.signals import OnSignal
 
     config, callbacks = resolve(config, given), check_callbacks(callbacks)
+    if not isinstance(root, str | os.PathLike):
+        raise ConfigError(f"root={root!r}: expected the folder in which the run's folder is made, such as root='runs'")
     with contextlib.ExitStack() as stack:
         # config -> environment, policy, learner, run folder, which is locked until the end
         parts = setup_run(config, Path(root), stack)

@@ -102,7 +102,8 @@ class RATELearner(Learner):
         with rng.as_global(self.dropout):
             for part in self._segments(batch) if o.detach_memory else self._episodes(batch):
                 self.check_stop()
-                norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard)
+                terms = {f"auxiliary/{name}": value for name, value in part.auxiliary.items()}
+                norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard, terms)
                 if norm is not None:
                     self.optimizer.step()
                 norms.append(math.nan if norm is None else float(norm))

@@ -27,6 +27,13 @@ def map_state(function: Callable[..., torch.Tensor], state: StateT, *others: Sta
     return type(state)(**values)
 
 
+def all_same_shape(state: Any, other: Any) -> bool:
+    """Whether two states have the same tensors; raises AttributeError where `other` lacks one."""
+    if isinstance(state, torch.Tensor):
+        return isinstance(other, torch.Tensor) and state.shape == other.shape
+    return all(all_same_shape(getattr(state, f.name), getattr(other, f.name)) for f in dataclasses.fields(state))
+
+
 def select_rows(state: StateT, rows: torch.Tensor) -> StateT:
     """The state of some rows, in the order of the indices `rows`."""
     return map_state(lambda x: x[rows], state)

@@ -62,12 +62,26 @@ class Metrics:
 
 
 def check_loggers(tensorboard: bool, wandb: bool) -> None:
-    """Raise ConfigError before a run starts where the package of a requested logger is missing."""
+    """Raise ConfigError before a run starts where a requested logger is not installed or cannot log in."""
     import importlib.util
 
     for wanted, package in ((tensorboard, "tensorboard"), (wandb, "wandb")):
         if wanted and importlib.util.find_spec(package) is None:
             raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
+    if wandb:
+        _check_login()
+
+
+def _check_login() -> None:
+    """Raise ConfigError where wandb would fail or ask for a key after the run's folder is made."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_API_KEY"):
+        return
+    import wandb
+
+    if not wandb.api.api_key:
+        raise ConfigError(
+            "wandb=true: nobody is logged in to Weights & Biases here; type `wandb login`, or set WANDB_MODE=offline"
+        )
 
 
 def _tensorboard(folder: Path, start: int | None) -> Any:

@@ -40,7 +40,7 @@ class ResumePoint:
         return ResumePoint(Checkpoints(folder))
 
     @staticmethod
-    def newest(folder: Path, end: int) -> ResumePoint:
+    def newest(folder: Path, end: int = 0) -> ResumePoint:
         """The newest complete checkpoint; raises ConfigError where there is none, or where the run is finished.
 
         end: the step at which the run shall end; after its own end to continue a finished run.

@@ -70,6 +70,7 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
+        self._id = id
         self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
@@ -107,7 +108,13 @@ class GymAdapter(TorchVectorEnv):
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame per row, where `options` have a render_mode."""
-        return self._env.render()
+        try:
+            return self._env.render()
+        except (ConfigError, RunError):
+            raise
+        except Exception as e:
+            kind, text = describe(e)
+            raise RunError(f"{self._id}: render raised {kind}: {text}") from e
 
     def close_extras(self, **kwargs: Any) -> None:
         if self._env is not None:
@@ -287,7 +294,9 @@ def _make(
 
 
 def register_package(id: str, name: str) -> None:
-    """Import the package that registers ids with the prefix of this one."""
+    """Import the package that registers ids with the prefix of this one; the id names another module in module:id."""
+    if ":" in id:
+        return
     for prefixes, module, install in PACKAGES:
         if name.startswith(prefixes):
             if importlib.util.find_spec(module) is None:

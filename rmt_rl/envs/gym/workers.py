@@ -347,7 +347,7 @@ def _send_error(pipe: Connection, error: Exception) -> None:
 
 def describe(error: Exception) -> tuple[str, str]:
     """An error of foreign code as its class, and its message with the file and line where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return type(error).__name__, " ".join(str(error).split())[:300] + where
 
