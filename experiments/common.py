@@ -6,7 +6,10 @@ A script in a folder beside this file puts `experiments/` on sys.path and import
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,3 +58,13 @@ def with_overrides(usual: Sequence[str], given: Sequence[str]) -> list[str]:
     """The arguments `name=value` of an experiment, of which those that a user gives replace the usual ones."""
     names = {argument.partition("=")[0] for argument in given}
     return [*(argument for argument in usual if argument.partition("=")[0] not in names), *given]
+
+
+def run_program(*command: str) -> dict[str, Any]:
+    """The JSON in the last line that a Python program prints; where it fails, what it says ends this program, too."""
+    done = subprocess.run(
+        [sys.executable, *command], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(done.stderr.strip())
+    return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -41,6 +41,7 @@ def command(argv: list[str]) -> int:
 
     dataset_place(options.out)
     from rmt_rl.common.device import choose_device
+    from rmt_rl.envs.base import close_env
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
     from rmt_rl.rollouts import episodes
@@ -72,7 +73,7 @@ def command(argv: list[str]) -> int:
         raise ConfigError(
             f"env={task.name}: the observation {odd[0]!r} has a slash in its name, which Minari cannot read"
         )
-    waves = episodes.record(env, actor, options.episodes, options.seed)
+    waves = episodes.record(env, actor, options.episodes, options.seed, options.episode_steps)
     try:
         place, stats = write_minari(waves, options.out, recorded, options.policy, to_dict(task))
     except KeyboardInterrupt:
@@ -89,7 +90,7 @@ def command(argv: list[str]) -> int:
         shlex.quote(f"data={options.out}"),
     ]
     print(f"  {command_line('rmt_rl.train')} {' '.join(words)}")
-    env.close()
+    close_env(env)
     return 0
 
 

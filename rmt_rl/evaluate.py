@@ -29,6 +29,7 @@ def evaluate(
     deterministic: bool = True,
     num_envs: int = 64,
     target_return: float | None = None,
+    episode_steps: int | None = None,
     device: str | torch.device | None = None,
     trust: bool = False,
     **given: Any,
@@ -39,8 +40,9 @@ def evaluate(
 
     policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
     an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None = where the
-    policy is, the CPU for a folder. trust: the files of the policy may name a module to import. given: options of the task, such
-    as "env.length". Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
+    policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
+    never end. trust: the files of the policy may name a module to import. given: options of the task, such as "env.length".
+    Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import options, read
     from rmt_rl.envs.objects import close_unless_borrowed
@@ -51,13 +53,14 @@ def evaluate(
     arguments = {"episodes": episodes, "seed": seed, "num_envs": num_envs, "deterministic": deterministic}
     known = options(EvaluateConfig)
     episodes, seed, num_envs, deterministic = (read(name, known[name], value) for name, value in arguments.items())
+    episode_steps = read("episode_steps", known["episode_steps"], episode_steps)
     if not isinstance(policy, ActorCritic):
         policy = load_policy(policy, device or "cpu", trust=trust)
     task = _task(policy, env, given)
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
-        return play(policy, batch, episodes, seed, deterministic)
+        return play(policy, batch, episodes, seed, deterministic, episode_steps)
     finally:
         close_unless_borrowed(task, batch)
 
@@ -99,6 +102,7 @@ def command(argv: list[str]) -> int:
         return 0
     options = parse_evaluate(argv)
     from rmt_rl.common.device import choose_device
+    from rmt_rl.envs.base import close_env
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task, policy_folder
     from rmt_rl.rollouts.episodes import evaluate as play
     from rmt_rl.rollouts.statistics import format_score
@@ -114,7 +118,7 @@ def command(argv: list[str]) -> int:
     begin, cpu = time.monotonic(), time.process_time()
     print(env.task or f"task: {task}", flush=True)
     try:
-        score = play(policy, env, options.episodes, options.seed, options.deterministic)
+        score = play(policy, env, options.episodes, options.seed, options.deterministic, options.episode_steps)
     except KeyboardInterrupt:
         print("stopped; no score was computed", file=sys.stderr)
         return 130
@@ -132,7 +136,7 @@ def command(argv: list[str]) -> int:
         "cpu_s": round(time.process_time() - cpu, 2),
     }
     print(json.dumps(result))
-    env.close()
+    close_env(env)
     return 0
 
 

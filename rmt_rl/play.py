@@ -158,7 +158,7 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
             outcome = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
             end = f"{word} {episode} ended after {step} steps: return {total:.2f}{outcome}"
             print(end)
-            figure.axes[0].set_title(end, fontsize=10)
+            figure.axes[0].set_title(end, fontsize=10, parse_math=False)
             yield
             episode, step, total = episode + 1, 0, 0.0
             if episode > options.episodes:
@@ -173,14 +173,14 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
     grid = figure.add_gridspec(max(1, len(beside)), 2 if beside else 1, width_ratios=(3, 2) if beside else None)
     axes = figure.add_subplot(grid[:, 0])
     draw(axes, env, obs)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     if choice.probabilities is not None:
         axes = figure.add_subplot(grid[0, 1])
         names = _names(env)
         colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
         axes.barh(range(len(names)), choice.probabilities, color=colors)
         if len(names) <= 20:  # more names would overlap
-            axes.set_yticks(range(len(names)), names, fontsize=8)
+            axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
         axes.set_title("action probabilities", fontsize=9)
@@ -250,6 +250,7 @@ def command(argv: list[str]) -> int:
         return 0
     options = parse_play(argv)
     from rmt_rl.config.trust import check_trusted
+    from rmt_rl.envs.base import close_env
     from rmt_rl.envs.registry import make_from_config
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
 
@@ -280,7 +281,7 @@ def command(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    env.close()
+    close_env(env)
     print(f"wrote {path}, {drawn} frames" if drawn else "no step was played, nothing was written")
     return 0
 
@@ -298,14 +299,24 @@ def _with_pixels(task: Any) -> Any:
         return task
     register_package(task.id, task.id.split(":")[-1])
     spec = gymnasium.registry.get(task.id.split(":")[-1])
-    entry: Any = (
-        gymnasium.envs.registration.load_env_creator(spec.entry_point)
-        if spec and isinstance(spec.entry_point, str)
-        else None
-    )
-    if "rgb_array" not in getattr(entry, "metadata", {}).get("render_modes", ()):
+    try:
+        entry: Any = (
+            gymnasium.envs.registration.load_env_creator(spec.entry_point)
+            if spec and isinstance(spec.entry_point, str)
+            else None
+        )
+    except Exception:  # of the module's own code; making the environment reports it
+        return task
+    if "rgb_array" not in getattr(entry, "metadata", {}).get("render_modes", ()) or not _takes_render_mode(entry):
         return task
     return dataclasses.replace(task, options={**task.options, "render_mode": "rgb_array"})
+
+
+def _takes_render_mode(entry: Any) -> bool:
+    import inspect
+
+    parameters = inspect.signature(entry).parameters
+    return "render_mode" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _free_name(task: str, seed: int) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,8 @@ def train(
     from rmt_rl.runs.signals import OnSignal
 
     config, callbacks = resolve(config, given), check_callbacks(callbacks)
+    if not isinstance(root, str | os.PathLike):
+        raise ConfigError(f"root={root!r}: expected the folder in which the run's folder is made, such as root='runs'")
     with contextlib.ExitStack() as stack:
         # config -> environment, policy, learner, run folder, which is locked until the end
         parts = setup_run(config, Path(root), stack)
@@ -66,29 +69,32 @@ def train(
         run = Run(config, parts.folder, learner, parts.resumed.steps)
         evaluator = stack.enter_context(Evaluator(parts))
         with OnSignal() as signals, Progress(config.steps, run.steps) as progress:
+            learner.check_stop = signals.check_stop
             if parts.resumed.tree is None:
                 parts.save(run.steps, evaluator)
             while run.steps < config.steps and signals.stop is None and run.stopped is None:
-                # collect, update
-                with parts.save_on_environment_fault(run.steps, evaluator):
+                with parts.keep_last_state(run, evaluator):
+                    # collect, update
                     batch = learner.collect(run.steps / config.steps)
-                row = learner.update(batch, run.steps / config.steps)
-                before, run.steps = run.steps, run.steps + batch.steps
-                row |= learner.statistics()
-                # evaluate; at the last step, too
-                due = run.steps >= config.steps or crossed_multiple(config.evaluate_every, before, run.steps)
-                if config.evaluate_every is not None and due:
-                    row |= evaluator.evaluate(run, callbacks)
-                # log
-                run.row = {"steps": run.steps, **row}
-                parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()})
-                progress.update(run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown)
-                notify(callbacks, "on_update", run)
-                # save
-                due = crossed_multiple(config.checkpoint_steps, before, run.steps)
-                ends = run.steps >= config.steps or run.stopped is not None or signals.stop is not None
-                if signals.checkpoint_requested() or due or ends:
-                    parts.save(run.steps, evaluator)
+                    row = learner.update(batch, run.steps / config.steps)
+                    before, run.steps = run.steps, run.steps + batch.steps
+                    row |= learner.statistics()
+                    # evaluate; at the last step, too
+                    due = run.steps >= config.steps or crossed_multiple(config.evaluate_every, before, run.steps)
+                    if config.evaluate_every is not None and due:
+                        row |= evaluator.evaluate(run, callbacks, signals.check_stop)
+                    # log
+                    run.row = {"steps": run.steps, **row}
+                    parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()})
+                    progress.update(
+                        run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown
+                    )
+                    notify(callbacks, "on_update", run)
+                    # save
+                    due = crossed_multiple(config.checkpoint_steps, before, run.steps)
+                    ends = run.steps >= config.steps or run.stopped is not None or signals.stop is not None
+                    if signals.checkpoint_requested() or due or ends:
+                        parts.save(run.steps, evaluator)
         return TrainResult(**finish_run(parts, run, evaluator, signals.stop, callbacks))
 
 

@@ -13,9 +13,6 @@ on the same maze until it is solved, and then continues.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,7 +32,7 @@ from rmt_rl.rollouts.collector import Collector
 from rmt_rl.rollouts.episodes import evaluate
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import PEERS
+from common import PEERS, run_program
 
 SECONDS, FURTHER = 20.0, 300_000
 PEER = PEERS / "sb3_recurrent.py"
@@ -67,14 +64,7 @@ def checks(run: config.TrainConfig, every: int) -> list[dict[str, Any]]:
 
 def peer(seed: int, steps: int, keep_going: bool) -> dict[str, Any]:
     arguments = ["--env", "tmaze:10", "--seed", str(seed), "--max-steps", str(steps), *["--keep-going"] * keep_going]
-    out = subprocess.run(
-        [sys.executable, str(PEER), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return json.loads(out.splitlines()[-1])
+    return run_program(str(PEER), *arguments)
 
 
 def main() -> None:

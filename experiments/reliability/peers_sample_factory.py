@@ -16,7 +16,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from sample_factory.algo.learning.learner import Learner
+
+try:
+    from sample_factory.algo.learning.learner import Learner
+except ModuleNotFoundError as error:
+    sys.exit(f"this script needs the package {error.name}, which is not installed; pip install sample-factory")
 
 FLIPS, STEPS = 50, 1_024
 # the program of a process: Sample Factory's own example, after lines that may inject a fault

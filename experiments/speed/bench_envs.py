@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from minigrid.wrappers import ImgObsWrapper
+
+try:
+    from minigrid.wrappers import ImgObsWrapper
+except ModuleNotFoundError as error:
+    sys.exit(f"this script needs the package {error.name}, which is not installed; pip install minigrid")
 
 from rmt_rl.common.process import configure_process
 from rmt_rl.config.registry import GROUPS

@@ -13,11 +13,15 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import statistics
+import sys
 import time
 
-import gymnax
-import jax
-import xminigrid
+try:
+    import gymnax
+    import jax
+    import xminigrid
+except ModuleNotFoundError as error:
+    sys.exit(f"this script needs the package {error.name}, which is not installed; pip install gymnax xminigrid jax")
 
 CHUNK = 64
 ROUNDS = 5

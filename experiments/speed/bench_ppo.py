@@ -13,10 +13,7 @@ table shows where our time goes, and the share of the core's matrix multiplicati
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -37,7 +34,7 @@ from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import PEERS
+from common import PEERS, run_program
 
 TASK = config.MiniGridMemoryConfig(size=7, view=7, actions=7)
 POLICIES = {"rmt": config.RMTConfig(), "lstm": config.LSTMConfig(width=90)}
@@ -78,14 +75,7 @@ class Ours:
 
 def peer_speed(steps: int) -> dict[str, Any]:
     arguments = ["--env", "MiniGrid-MemoryS7-v0", "--n-envs", "16", "--shared", "--batch-size", "512"]
-    out = subprocess.run(
-        [sys.executable, str(PEER), *arguments, "--max-steps", str(steps)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return json.loads(out.splitlines()[-1])
+    return run_program(str(PEER), *arguments, "--max-steps", str(steps))
 
 
 def matrix_rate() -> float:

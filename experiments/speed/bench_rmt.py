@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,7 +32,7 @@ from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.registry import make_backbone
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import PEERS
+from common import PEERS, run_program
 
 PEER = PEERS / "lucidrains_rmt.py"
 DIM, TOKENS, SEGMENT, SEGMENTS, BATCH, MEMORIES = 256, 256, 64, 8, 16, 16
@@ -93,17 +91,6 @@ def ours(mode: str, reps: int) -> dict[str, Any]:
     }
 
 
-def in_process(*command: str) -> dict[str, Any]:
-    out = subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
-
-
 def matrix_rate() -> float:
     """FLOP/s of one thread on a product of this network's size, by oneDNN."""
     layer, x = Linear(DIM, 4 * DIM, bias=False), torch.randn(1536, DIM)
@@ -156,9 +143,11 @@ def main() -> None:
     for _ in range(a.rounds):
         rates.append(matrix_rate())
         for mode in MODES:
-            results.setdefault(("rmt_rl", mode), []).append(in_process(__file__, "--ours", mode, "--reps", str(a.reps)))
+            results.setdefault(("rmt_rl", mode), []).append(
+                run_program(__file__, "--ours", mode, "--reps", str(a.reps))
+            )
             if not a.no_peer:
-                run = in_process(str(PEER), "--mode", mode, "--reps", str(a.reps))
+                run = run_program(str(PEER), "--mode", mode, "--reps", str(a.reps))
                 results.setdefault(("lucidrains", mode), []).append(run)
     rate = statistics.median(rates)
     print(f"One core multiplies matrices of this size at {rate / 1e9:.0f} GFLOP/s.\n")

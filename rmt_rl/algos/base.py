@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
@@ -31,6 +32,9 @@ class Learner:
     resumes_exactly: bool = True
     #: Names of the numbers that the progress line shows.
     shown: tuple[str, ...] = ()
+    #: Raises `Interrupted` where a signal asks the run to stop; `train` sets it. An algorithm whose updates take long calls it
+    #: where an update can be left, such as between minibatches. What the update did so far is discarded.
+    check_stop: Callable[[], None] = staticmethod(lambda: None)
 
     policy: ActorCritic
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,18 +20,25 @@ def schedule(kind: str, progress: float) -> float:
 
 
 def guarded_gradient(
-    optimizer: torch.optim.Optimizer, loss: torch.Tensor, policy: nn.Module, max_norm: float, guard: Guard
+    optimizer: torch.optim.Optimizer,
+    loss: torch.Tensor,
+    policy: nn.Module,
+    max_norm: float,
+    guard: Guard,
+    terms: Mapping[str, torch.Tensor],
 ) -> torch.Tensor | None:
     """Compute the gradient of `loss` for the next `optimizer.step()`, scaled down to `max_norm`; returns its norm before that.
 
-    Returns None where the gradient is not finite and `guard` allows to skip it; raises NotFinite where it does not.
+    terms: parts of the loss by name, for the message. Returns None where the loss or the gradient is not finite and `guard`
+    allows to skip it; raises NotFinite where it does not.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if not math.isfinite(float(norm)):  # before scaling, which would spread one NaN to all gradients
-        guard.stop_or_skip(nonfinite_in_update(loss.detach(), policy.named_parameters()))
+    # before scaling, which would spread one NaN to all gradients; a constant loss of NaN has finite gradients
+    if not (math.isfinite(float(norm)) and math.isfinite(float(loss.detach()))):
+        guard.stop_or_skip(nonfinite_in_update(loss.detach(), policy.named_parameters(), terms))
         return None
     guard.passed()
     nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, 
 from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optimizer_state, schedule
 from rmt_rl.algos.returns import ReturnDeviation, gae
 from rmt_rl.common import rng
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.process import command_line
-from rmt_rl.common.state import map_obs, select_rows
+from rmt_rl.common.state import all_same_shape, map_obs, select_rows
 from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.resolve import with_values_read
@@ -26,6 +27,9 @@ from rmt_rl.rollouts.statistics import EpisodeStats
 
 #: Recomputed log-probabilities may differ from the stored ones by this much before the first optimizer step.
 RATIO_TOLERANCE = 1e-5
+
+#: Observations above this may make float32 results of `step` and `unroll` differ by more than that.
+LARGE = 1e4
 
 #: Weight of the log barrier for discrete actions, unless algo.barrier_coef says otherwise.
 DEFAULT_BARRIER = 0.01
@@ -40,6 +44,8 @@ class PPO:
 
     seed: for the order of the minibatches and for dropout.
     """
+
+    check_stop: Callable[[], None] = staticmethod(lambda: None)  # see `Learner`
 
     def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
         if not (isinstance(policy, ActorCritic) and isinstance(options, PPOConfig)):
@@ -65,8 +71,9 @@ class PPO:
         Raises NotFinite where the rollout, a loss or a gradient is not finite, more often in a row than `skip_nonfinite` allows.
         """
         o = self.options
-        if rollout.nonfinite is not None:
-            self.guard.stop_or_skip(rollout.nonfinite)
+        self._check_policy(rollout)
+        if found := rollout.nonfinite or _too_large(rollout):
+            self.guard.stop_or_skip(found)
             return {**self.guard.counts()}
         # step size
         scale = schedule(o.schedule, progress)
@@ -94,9 +101,10 @@ class PPO:
         for _ in range(o.epochs):
             order = torch.randperm(rows_B, generator=self.shuffle, device=advantage.device)
             for rows in order.chunk(o.minibatches):
+                self.check_stop()
                 with rng.as_global(self.dropout):
                     loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale)
-                    norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard)
+                    norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, measured)
                 if norm is not None:
                     self.optimizer.step()
                     metrics.append({**measured, "gradient_norm": norm})
@@ -166,6 +174,19 @@ class PPO:
             loss, measured[f"auxiliary/{name}"] = loss + extra, extra
         return loss, {name: value.detach() for name, value in measured.items()}
 
+    def _check_policy(self, rollout: Rollout) -> None:
+        """Raises ConfigError where the rollout holds the states of a policy of another form."""
+        expected = self.policy.initial_state(len(rollout.first))
+        try:
+            same = all_same_shape(expected, rollout.state)
+        except AttributeError:
+            same = False
+        if not same:
+            raise ConfigError(
+                "PPO.update: the rollout was collected with another policy than the one that is updated; expected a rollout of"
+                " Collector(env, policy) with the policy of PPO(policy, options)"
+            )
+
     @torch.no_grad()
     def _check_ratio(self, rollout: Rollout) -> None:
         """Raises RuntimeError where `unroll` and `step` compute different policies: every update would be wrong."""
@@ -175,12 +196,35 @@ class PPO:
         self.policy.train(learning)
         log_ratio = self.policy.head.log_prob(parameters, rollout.action) - rollout.log_prob
         worst = float((log_ratio.abs() / rollout.log_prob.abs().clamp(min=1)).max())
+        if not worst <= RATIO_TOLERANCE and (largest := _largest(rollout.obs)) > LARGE:
+            raise RunError(
+                f"observation: numbers up to {largest:.3g} are too large for the network, whose float32 results then depend on"
+                f" their order of computation; scale them to about 1, at most to {LARGE:g}"
+            )
         if not worst <= RATIO_TOLERANCE:
             raise RuntimeError(
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
                 f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree; check it with"
-                f" {command_line('rmt_rl.policies.check')}"
+                f" {command_line('rmt_rl.policies.check')}. In a loop of your own, the rollout may be that of another policy"
             )
+
+
+def _largest(obs: Any) -> float:
+    """The largest absolute value of the floats in an observation."""
+    parts = obs.values() if isinstance(obs, dict) else [obs]
+    return max((float(x.abs().max()) for x in parts if x.is_floating_point() and x.numel()), default=0.0)
+
+
+def _too_large(rollout: Rollout) -> str | None:
+    """Why no update can be made of finite observations: the policy's own outputs are not finite."""
+    outputs = {"log-probability": rollout.log_prob, "value": rollout.value, "next value": rollout.next_value}
+    for name, x in outputs.items():
+        if not bool(x.isfinite().all()):
+            return (
+                f"the {name} of the policy is not finite; the largest number in the observations is {_largest(rollout.obs):.3g},"
+                " expected numbers of about 1"
+            )
+    return None
 
 
 def barrier_weight(options: PPOConfig, head: CategoricalHead | GaussianHead) -> float:
@@ -209,9 +253,11 @@ class PPOLearner(PPO, Learner):
 
     def collect(self, progress: float) -> Rollout:
         if self.policy.encoder.without_moments():  # one rollout only to learn the scale of the observations
-            first, _ = self.collector.collect(self.options.rollout)
+            first, _ = self.collector.collect(self.options.rollout, between_steps=self.check_stop)
             self.policy.encoder.add(first.obs)
-        rollout, episodes = self.collector.collect(self.options.rollout, skip_nonfinite=self.guard.allowed > 0)
+        rollout, episodes = self.collector.collect(
+            self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
+        )
         self.stats.add(episodes)
         return rollout
 

@@ -23,7 +23,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.state import detach, map_obs, select_rows
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spaces import to_json
@@ -79,7 +79,7 @@ class RATELearner(Learner):
         try:
             return _record_oracle(run, env) if run.data is None else read_minari(run.data, _fits(run, env))
         finally:
-            env.close()
+            close_env(env)
 
     @classmethod
     def return_conditioning(
@@ -104,7 +104,9 @@ class RATELearner(Learner):
         auxiliary: dict[str, float] = {}
         with rng.as_global(self.dropout):
             for part in self._segments(batch) if o.detach_memory else self._episodes(batch):
-                norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard)
+                self.check_stop()
+                terms = {f"auxiliary/{name}": value for name, value in part.auxiliary.items()}
+                norm = guarded_gradient(self.optimizer, part.objective, self.policy, o.max_grad_norm, self.guard, terms)
                 if norm is not None:
                     self.optimizer.step()
                 norms.append(math.nan if norm is None else float(norm))
@@ -118,6 +120,8 @@ class RATELearner(Learner):
         row |= {"gradient_norm": sum(norms) / len(norms), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if batch.action.is_floating_point():  # continuous actions are never exactly the recorded ones
             del row["accuracy"]
+        # a run that continues after its end is at an earlier part of its new length
+        self._validations = min(self._validations, math.ceil(progress * VALIDATIONS))
         if len(self.held_out) and progress * VALIDATIONS >= self._validations:
             row |= self.validate()
         return row | self.guard.counts()
@@ -129,6 +133,7 @@ class RATELearner(Learner):
         self.policy.eval()
         with torch.no_grad():
             for episodes in self.held_out.split(min(VALIDATION_BATCH, self.options.batch)):
+                self.check_stop()
                 batch = self.data.batch(episodes, self.options.length, self.options.returns, self.device)
                 losses, hits, _, _ = self._losses(batch.obs, batch.action, self.policy.initial_state(1), batch.first)
                 total, right, steps = total + float(losses.sum()), right + float(hits.sum()), steps + losses.numel()

@@ -19,4 +19,11 @@ def choose_device(name: str | torch.device) -> torch.device:
         raise ConfigError(
             f"device={name}: this machine has {torch.cuda.device_count()} GPUs that torch can use; expected device=cpu"
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            raise ConfigError(
+                f"device={name}: holds no numbers that torch can read here; expected cpu, cuda or cuda:N"
+            ) from error
     return device

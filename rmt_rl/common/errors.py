@@ -1,4 +1,4 @@
-"""The two errors that commands print as one line without a traceback."""
+"""The two errors that commands print as one line without a traceback, and the one that leaves a long update."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class RunError(RuntimeError):
 
 class ConfigError(ValueError):
     """A mistake in the options. The message is one line: the option, the value found, what is allowed."""
+
+
+class Interrupted(Exception):
+    """A signal asks the run to stop. `train` saves the last complete state and ends the run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -61,10 +61,13 @@ def first_nonfinite(name: str, x: torch.Tensor) -> str | None:
     return f"{name} of row {int(bad[0, 0])} is {float(x[tuple(bad[0])])}" if len(bad) else None
 
 
-def nonfinite_in_update(loss: torch.Tensor, named: Iterable[tuple[str, nn.Parameter]]) -> str:
-    """What is not finite in an update whose gradient norm is not: the loss, or the gradient of a parameter by its name."""
+def nonfinite_in_update(
+    loss: torch.Tensor, named: Iterable[tuple[str, nn.Parameter]], terms: Mapping[str, torch.Tensor]
+) -> str:
+    """What is not finite in an update: the loss, with the first of its terms, or the gradient of a parameter by its name."""
     if not math.isfinite(float(loss)):
-        return f"the loss is {float(loss)}"
+        source = next((f", from {name}" for name, x in terms.items() if not math.isfinite(float(x.detach()))), "")
+        return f"the loss is {float(loss)}{source}"
     for name, parameter in named:
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             return f"the gradient of {name} is not finite, at a loss of {float(loss):.3g}"

@@ -27,6 +27,13 @@ def map_state(function: Callable[..., torch.Tensor], state: StateT, *others: Sta
     return type(state)(**values)
 
 
+def all_same_shape(state: Any, other: Any) -> bool:
+    """Whether two states have the same tensors; raises AttributeError where `other` lacks one."""
+    if isinstance(state, torch.Tensor):
+        return isinstance(other, torch.Tensor) and state.shape == other.shape
+    return all(all_same_shape(getattr(state, f.name), getattr(other, f.name)) for f in dataclasses.fields(state))
+
+
 def select_rows(state: StateT, rows: torch.Tensor) -> StateT:
     """The state of some rows, in the order of the indices `rows`."""
     return map_state(lambda x: x[rows], state)
@@ -86,3 +93,12 @@ def map_obs(function: Callable[..., torch.Tensor], obs: Obs, *others: Obs) -> Ob
     if isinstance(obs, dict):
         return {key: function(value, *(other[key] for other in others)) for key, value in obs.items()}  # type: ignore[index]
     return function(obs, *others)
+
+
+def copy_tree(tree: Any) -> Any:
+    """A copy of dictionaries and lists of tensors and plain values that later changes in place do not reach; on the CPU."""
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {key: copy_tree(value) for key, value in tree.items()}
+    return [copy_tree(value) for value in tree] if isinstance(tree, list | tuple) else tree

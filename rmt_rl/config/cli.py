@@ -91,19 +91,20 @@ def _name_of(part: Any, usual: str) -> Any:
 def resumed_config(given: Mapping[str, Any], prog: str = TRAIN) -> TrainConfig:
     """The configuration with which the run in the folder given["resume"] was started; raises ConfigError.
 
-    given: beside it only trust=true, or its env.id once more, which the user then trusts.
+    given: beside it only a later end, steps=<more>; trust=true; or its env.id once more, which the user then trusts.
     """
     given = dict(given)
     trust = _trust(given)
-    if others := [key for key in given if key not in ("resume", "env.id")]:
+    if others := [key for key in given if key not in ("resume", "env.id", "steps")]:
         own = show(f"{others[0]}={given[others[0]]}")
         raise ConfigError(
-            f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>"
+            f"{own}: a run is resumed with its own configuration; leave it out, or start a new run with init=<the run>;"
+            " only steps=<more> can be given, to continue a finished run"
         )
     folder = _read_text({"resume": str(given["resume"])}, options(TrainConfig), {}, prog)["resume"]
     try:
         if (Path(folder) / "config.yaml").is_file():
-            return _trusted_run(folder, given.get("env.id"), trust)
+            return _with_end(_trusted_run(folder, given.get("env.id"), trust), given)
         found = "no config.yaml in it" if Path(folder).exists() else "no such folder"
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
@@ -123,6 +124,19 @@ def _trusted_run(folder: str, id: Any, trust: bool) -> TrainConfig:
         )
     check_trusted(config.env, Source(str(file), file.parent, trust), typed=id is not None)
     return replace(config, resume=folder)
+
+
+def _with_end(own: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a run with the later end that given["steps"] names, if it does."""
+    if "steps" not in given:
+        return own
+    steps = read("steps", options(TrainConfig)["steps"], given["steps"])
+    if steps <= own.steps:
+        raise ConfigError(
+            f"steps={steps}: the run in {show(own.resume, limit=1_000)} ends at step {own.steps}; expected more, the new end of"
+            " the run"
+        )
+    return replace(own, steps=steps)
 
 
 def parse_evaluate(argv: Sequence[str], prog: str = EVALUATE) -> EvaluateConfig:

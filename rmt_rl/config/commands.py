@@ -10,6 +10,15 @@ from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option,
 from rmt_rl.config.registry import builtin, names
 
 
+def _episode_steps() -> Any:
+    return option(
+        None,
+        "steps after which an evaluation cuts an episode; null = 5,000 where one may never end",
+        low=1,
+        high=10**12,
+    )
+
+
 @builtin("memory", "memory", "")
 @dataclass(frozen=True)
 class MemoryConfig(Config):
@@ -89,13 +98,12 @@ class TrainConfig(Config):
     )
     resume: str | None = option(
         None,
-        "folder of a stopped or killed run: continue from its newest checkpoint with its own configuration; no other option is"
-        " allowed",
+        "folder of a run to continue, with its own configuration; with steps=<more> beyond its end",
         form=("the folder of a run", r".+"),
     )
     checkpoint_steps: int | None = option(
         100_000,
-        "environment steps between checkpoints, of which two are kept; null = only at the start and when stopped",
+        "environment steps between checkpoints; two are kept; null = only at start and stop",
         low=1,
         high=10**12,
     )
@@ -114,6 +122,7 @@ class TrainConfig(Config):
         high=10**12,
     )
     validation_episodes: int = option(64, "episodes of each evaluation during training", low=1, high=10_000_000)
+    episode_steps: int | None = _episode_steps()
     tensorboard: bool = option(False, "write TensorBoard event files too")
     wandb: bool = option(False, "log to Weights & Biases too (needs the extra: pip install 'rmt_rl[wandb]')")
 
@@ -167,6 +176,7 @@ class EvaluateConfig(Config):
     num_envs: int = option(64, "episodes played at the same time; never more than episodes", low=1, high=2**20)
     target_return: float | None = _target_return()
     deterministic: bool = option(True, "take the most likely action; false = sample")
+    episode_steps: int | None = _episode_steps()
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,7 @@ class CollectConfig(Config):
     seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
     num_envs: int = option(256, "episodes played at the same time and held in memory", low=1, high=2**20)
     deterministic: bool = option(True, "take the most likely action; false = sample")
+    episode_steps: int | None = _episode_steps()
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
     threads: int = option(1, "CPU threads for torch", low=1, high=1_024)
 

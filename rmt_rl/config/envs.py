@@ -292,7 +292,10 @@ class GymConfig(EnvConfig):
         "sync", "sync = all rows in this process, async = one process per row", choices=("sync", "async")
     )
     deadline: float = option(
-        60.0, "seconds a worker process may take for a step or a reset (workers=async)", above=0, high=1e6
+        60.0,
+        "seconds a worker process may take for a step or a reset, and to start if more than 120 (workers=async)",
+        above=0,
+        high=1e6,
     )
     on_fault: str = option(
         "fail",

@@ -25,6 +25,19 @@ from rmt_rl.common.errors import ConfigError
 #: The network sees returns in float32, in which larger ones lose their differences.
 LARGEST_RETURN = 1e12
 
+#: Names that other libraries use for our options.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "n_steps": "rollout",
+    "n_envs": "num_envs",
+    "n_epochs": "epochs",
+    "ent_coef": "entropy_coef",
+    "vf_coef": "value_coef",
+    "clip_range": "clip",
+    "total_timesteps": "steps",
+    "hidden_size": "width",
+}
+
 DEVICE = ("cpu, cuda, cuda:N or auto", r"auto|cpu|cuda(:[0-9]{1,3})?")
 FOLDER = ("a folder name without slashes that does not start with a dot", r"[^./\\\s][^/\\]*")
 
@@ -48,11 +61,31 @@ def option(
     expression. absent: the value for files that were written before the option existed, where the default would change what
     they mean; files without it take the default otherwise.
     """
+    if form is not None:
+        _check_form(form)
     bounds = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"help": text, "bounds": bounds, "choices": choices, "form": form, "absent": absent}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def _check_form(form: Any) -> None:
+    """Raise ConfigError where `form` is not a pair of words and a regular expression."""
+    found = ""
+    try:
+        words, pattern = form
+        if isinstance(words, str) and isinstance(pattern, str):
+            re.compile(pattern)
+            return
+    except (TypeError, ValueError):
+        pass
+    except re.error as error:
+        found = f" ({error})"
+    raise ConfigError(
+        f"option(form={show(form)}): expected what the text looks like, in words and as a regular expression{found}, such as"
+        " ('a colour', 'red|green')"
+    )
 
 
 @dataclass(frozen=True)
@@ -166,9 +199,15 @@ def show(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def is_gymnasium_id(text: str) -> bool:
+    """Whether a text has the form of an id of gymnasium, such as CartPole-v1 or my_module:Mine-v0."""
+    return re.fullmatch(r"\S+-v[0-9]+", text) is not None
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`; did you mean <name>?` for the nearest name, or nothing; `width` finds `policy.width`."""
     known = {name.lower(): name for name in names}
+    word = OTHER_NAMES.get(word.lower(), word)
     tail = [name for name in known if name.rpartition(".")[2] == word.lower()]
     near = tail or difflib.get_close_matches(word.lower(), known, n=1)
     return f"; did you mean {known[near[0]]}?" if near else ""
@@ -186,6 +225,8 @@ def read(key: str, allowed: Option, value: Any, shown: Any = None) -> Any:
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass
     hint = did_you_mean(value, allowed.choices) if isinstance(value, str) and allowed.kind is str else ""
+    if key == "env.id" and isinstance(value, str) and is_gymnasium_id(value) and not hint:
+        hint = f"; did you mean env=gym env.id={show(value)}?"
     raise ConfigError(f"{show(key)}={show(value if shown is None else shown)}: expected {allowed.expected}{hint}")
 
 

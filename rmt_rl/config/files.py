@@ -69,8 +69,10 @@ def part_from_dict(group: str, mapping: Any) -> Any:
 
 
 def check_format(version: Any, where: str = "") -> None:
-    """Raise ConfigError where a file was written by a later version than this one reads."""
-    if type(version) is not int or not 1 <= version <= FORMAT:
+    """Raise ConfigError where the version of a file is none, or a later one than this code reads."""
+    if type(version) is not int or version < 1:
+        raise ConfigError(f"{where}format={show(version)}: expected a whole number from 1 to {FORMAT}")
+    if version > FORMAT:
         raise ConfigError(
             f"{where}format={show(version)}: this version of rmt_rl reads formats 1 to {FORMAT}; a newer rmt_rl wrote the file"
         )

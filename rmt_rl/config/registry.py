@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import AlgoConfig, EnvConfig, PolicyConfig
-from rmt_rl.config.fields import Config, did_you_mean, document, options, read, show
+from rmt_rl.config.fields import Config, did_you_mean, document, is_gymnasium_id, options, read, show
 
 ClassT = TypeVar("ClassT", bound=type)
 
@@ -210,6 +210,8 @@ def choose(group: str, name: Any) -> Entry:
         if group == "env" and name in OBJECTS:
             return OBJECTS[name]
     hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
+    if group == "env" and isinstance(name, str) and is_gymnasium_id(name):
+        hint = f"; did you mean env=gym env.id={show(name)}?"
     # memory=trial means memory.scope=trial
     inside = [(key, known) for entry in GROUPS[group].values() for key, known in options(entry.config).items()]
     for key in dict.fromkeys(key for key, known in inside if name in known.choices):

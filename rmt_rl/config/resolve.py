@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
-from rmt_rl.config.fields import Config, Option, did_you_mean, groups, options, read, show
+from rmt_rl.config.fields import OTHER_NAMES, Config, Option, did_you_mean, groups, options, read, show
 from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -116,6 +116,11 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
         known = options(classes[group])
         owners = [f"{group}={choice}" for choice, entry in GROUPS[group].items() if name in options(entry.config)]
         hint = did_you_mean(key, [f"{group}.{option}" for option in known])
+        # an option of another group, or of none
+        name = OTHER_NAMES.get(name.lower(), name)
+        elsewhere = [f"{other}.{name}" for other, cls in classes.items() if name in options(cls)]
+        elsewhere += [name] if name in top else []
+        hint = f"; did you mean {elsewhere[0]}?" if elsewhere else hint
         if owners:
             hint = f"; {name} is an option of {', '.join(owners)}"
         if name == "name":
@@ -167,8 +172,8 @@ def _check_starting_point(layers: list[_Layer]) -> None:
             )
         if (run := layer.values.get("resume")) is not None:
             raise ConfigError(
-                f"resume={show(run)}: a run is resumed with its own configuration; expected resume=<folder> alone, on the command"
-                " line or in rmt_rl.train(resume=<folder>)"
+                f"resume={show(run)}: a run is resumed with its own configuration; expected resume=<folder> alone or with"
+                " steps=<more>, on the command line or in rmt_rl.train(resume=<folder>)"
             )
 
 

@@ -15,6 +15,7 @@ Every environment of this package satisfies these rules; `tests/contract/test_en
 from __future__ import annotations
 
 import operator
+import sys
 from typing import Any, Literal
 
 import gymnasium
@@ -66,6 +67,8 @@ class TorchVectorEnv(VectorEnv):
     action_start: int | list[Any] = 0
     #: gymnasium's EnvSpec of one row as JSON, or None where it has none that a file can hold.
     env_spec: str | None = None
+    #: Steps after which an evaluation or a recording cuts an episode; None where every episode ends by itself.
+    episode_steps: int | None = 5_000
     #: Names of the actions for pictures; empty = their numbers.
     action_names: tuple[str, ...] = ()
 
@@ -189,3 +192,25 @@ def _system_generator() -> torch.Generator:
     generator = torch.Generator()
     generator.seed()
     return generator
+
+
+#: The warnings of `report_close_error` so far: a run closes several environments of the same kind.
+_REPORTED: set[str] = set()
+
+
+def close_env(env: Any) -> None:
+    """Close an environment. An error on the way is a warning, because it must not cost what the environment was used for."""
+    try:
+        env.close()
+    except Exception as error:
+        report_close_error(type(env).__name__, error)
+
+
+def report_close_error(name: str, error: Exception) -> None:
+    """Print a warning that the environment `name` raised while it was closed, once per process."""
+    text = (
+        f"warning: {name}: close raised {type(error).__name__}: {' '.join(str(error).split())[:200]}; nothing is lost"
+    )
+    if text not in _REPORTED:
+        _REPORTED.add(text)
+        print(text, file=sys.stderr, flush=True)

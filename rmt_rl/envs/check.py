@@ -27,7 +27,7 @@ from rmt_rl.config import cli
 from rmt_rl.config.fields import did_you_mean
 from rmt_rl.config.files import plain_value
 from rmt_rl.config.registry import GROUPS
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS
 from rmt_rl.envs.checks.runner import Make, Result, brief, run_check
 from rmt_rl.envs.checks.vector_env import CHECKS
@@ -117,7 +117,7 @@ def _require_constructible(
             # a missing space is reported by the first check
             if raw is not None and isinstance(space := getattr(single, attribute, None), gymnasium.Space):
                 translate(space)
-        single.close()
+        close_env(single)
     except ConfigError:
         raise
     except Exception as error:

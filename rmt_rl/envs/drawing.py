@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
 
+from rmt_rl.common.process import require_packages
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.minigrid.direct import STEP, MiniGridDirect
@@ -47,9 +48,8 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         _dark_room(axes, env)
     elif isinstance(env, Bandit):
         _bandit(axes, env)
-    elif env.render_mode == "rgb_array":
-        frames: Any = env.render()
-        axes.imshow(frames[0])
+    elif env.render_mode == "rgb_array" and (frame := _frame(env.render())) is not None:
+        axes.imshow(frame)
         axes.axis("off")
     elif (pixels := _pixels(obs)) is not None:
         axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
@@ -58,7 +58,18 @@ def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         _text(axes, env, obs)
 
 
+def _frame(frames: Any) -> np.ndarray | None:
+    """The frame of row 0 as an array that can be shown; None where `render` returned none: the observation is drawn then."""
+    frame = frames[0] if isinstance(frames, tuple | list) and len(frames) else None
+    if isinstance(frame, list):  # the frames since the last call
+        frame = frame[-1] if frame else None
+    if not isinstance(frame, np.ndarray) or frame.dtype.kind not in "buif" or 0 in frame.shape:
+        return None
+    return frame if frame.ndim == 2 or (frame.ndim == 3 and frame.shape[-1] in (1, 3, 4)) else None
+
+
 def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> None:
+    require_packages("drawing this task", "eval", "minigrid")
     from minigrid.core.grid import Grid  # draws the same tiles as MiniGrid's own pictures
 
     world, (x, y), direction = env.world(0)
@@ -137,10 +148,16 @@ def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     lines = f"the agent observes\n{_numbers(obs)}".splitlines()
     lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
     words = textwrap.fill(env.in_words(0), 28)
-    axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14)
+    axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14, parse_math=False)
     # short text in a larger font
     axes.text(
-        0.5, 0.5, "\n".join(lines), ha="center", va="top" if words else "center", fontsize=8 if len(lines) > 4 else 12
+        0.5,
+        0.5,
+        "\n".join(lines),
+        ha="center",
+        va="top" if words else "center",
+        fontsize=8 if len(lines) > 4 else 12,
+        parse_math=False,
     )
     axes.axis("off")
 

@@ -15,7 +15,7 @@ from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.fields import show
 from rmt_rl.config.recipes import GYM
 from rmt_rl.config.registry import OBJECTS, Entry, entry_of
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.base import TorchVectorEnv, close_env
 
 #: Name of the option dataclasses that are made here.
 OBJECT = "ObjectEnvConfig"
@@ -69,7 +69,7 @@ def env_config_of(env: Any) -> EnvConfig:
 def close_unless_borrowed(config: EnvConfig, env: TorchVectorEnv) -> None:
     """Close an environment, unless it is an object that the caller of `train` made."""
     if not is_borrowed(config):
-        env.close()
+        close_env(env)
 
 
 def is_borrowed(config: EnvConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,6 +127,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
 
     def initial_state(self, batch: int) -> PolicyState:
         """The state of `batch` rows before their first step."""
+        if not isinstance(batch, numbers.Integral) or isinstance(batch, bool) or batch < 0:
+            raise ValueError(f"initial_state({batch!r}): expected a number of rows, 0 or more")
         return PolicyState(self.backbone.initial_state(batch), self._no_action(batch))
 
     def state_to_dict(self, state: PolicyState) -> dict[str, Any]:

@@ -7,8 +7,10 @@ here; what a stopped run needs to continue is in `runs/checkpoints.py`.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -62,13 +64,17 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
     """Write the policy's weights, what it was built from, and the checksums of both; other files in `folder` stay.
 
     A process that is killed on the way leaves the old files, or checksums that do not match, which `load_policy` detects.
+    Raises OSError where the disk is full or fails.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for unfinished in folder.glob(".new-*"):  # from a process that was killed here
         remove(unfinished)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
-        policy.save_pretrained(new)
+        try:
+            policy.save_pretrained(new)
+        except SafetensorError as error:
+            raise _disk_error(error) from error
         sums = {name: sha256_file(Path(new) / name) for name in PARTS}
         (Path(new) / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         for file in sorted(Path(new).iterdir()):
@@ -116,6 +122,12 @@ def load_policy(
         ) from error
     _verify_checksums(folder)
     return policy.to(device).eval()
+
+
+def _disk_error(error: SafetensorError) -> OSError:
+    """The error of the disk that safetensors reports as text of an error of its own."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
 
 
 def _verify_checksums(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,8 +84,12 @@ class Collector:
         self.episode_length = torch.zeros(rows, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def collect(self, steps: int, skip_nonfinite: bool = False) -> tuple[Rollout, Episodes]:
+    def collect(
+        self, steps: int, skip_nonfinite: bool = False, between_steps: Callable[[], None] = lambda: None
+    ) -> tuple[Rollout, Episodes]:
         """`steps` steps of every row under the policy's current weights, and the episodes that ended during them.
+
+        between_steps: is called before every step, and may raise to leave the rollout.
 
         Raises NotFinite where the environment returns a NaN or an infinity; with skip_nonfinite `Rollout.nonfinite` reports it.
         """
@@ -95,6 +100,7 @@ class Collector:
         rows, ended = [], []
         nonfinite: str | None = None
         for step in range(steps):
+            between_steps()
             # act
             obs, first = self.obs, self.first
             action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)

@@ -7,6 +7,7 @@ long ones, and a deterministic policy has the same score with 1 row and with 64.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 import time
@@ -39,7 +40,8 @@ PATIENCE = 20.0
 class Step:
     """One step of B rows. obs, first: before the step. next_obs: after the step and the autoreset.
 
-    running: [B] rows whose first episode includes this step.
+    running: [B] rows whose first episode includes this step. cut: [B] rows that are still running after the last allowed step;
+    they count as truncated.
     """
 
     obs: Obs
@@ -51,6 +53,7 @@ class Step:
     info: dict[str, Any]
     next_obs: Obs
     running: torch.Tensor
+    cut: torch.Tensor
 
     @property
     def ended(self) -> torch.Tensor:
@@ -63,23 +66,28 @@ class Step:
         return map_obs(partial(where_rows, self.ended), self.info["final_obs"], self.next_obs)
 
 
-def first_episodes(env: TorchVectorEnv, act: Actor, seed: int) -> Iterator[Step]:
+def first_episodes(env: TorchVectorEnv, act: Actor, seed: int, episode_steps: int | None = None) -> Iterator[Step]:
     """The steps of the first episode of every row, until the last one ends.
 
-    Raises NotFinite or RunError where the environment returns a number that nobody can score or learn from.
+    episode_steps: steps after which an episode is cut; None = as the environment says. Raises NotFinite or RunError where the
+    environment returns a number that nobody can score or learn from.
     """
-    check, steps = ObservationCheck(env.single_observation_space), 0
+    limit = env.episode_steps if episode_steps is None else episode_steps
+    check = ObservationCheck(env.single_observation_space)
     obs, _ = env.reset(seed=seed)
     require_usable(check, f"from reset(seed={seed})", obs)
     first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     running = first.clone()
-    while bool(running.any()):
+    for number in itertools.count(1):
         action = act(obs, first)
         next_obs, reward, terminated, truncated, info = env.step(action)
-        steps += 1
-        require_usable(check, f"{steps:,} steps after reset(seed={seed})", next_obs, reward, info["final_obs"])
-        step = Step(obs, first, action, reward, terminated, truncated, info, next_obs, running)
+        require_usable(check, f"{number:,} steps after reset(seed={seed})", next_obs, reward, info["final_obs"])
+        last = number == limit
+        cut = running & ~(terminated | truncated) if last else torch.zeros_like(running)
+        step = Step(obs, first, action, reward, terminated, truncated | cut, info, next_obs, running, cut)
         yield step
+        if last or not bool((running & ~step.ended).any()):
+            return
         obs, first, running = next_obs, step.ended, running & ~step.ended
 
 
@@ -99,40 +107,60 @@ def require_usable(
 
 
 def evaluate(
-    policy: ActorCritic, env: TorchVectorEnv, episodes: int, seed: int = 0, deterministic: bool = True
+    policy: ActorCritic,
+    env: TorchVectorEnv,
+    episodes: int,
+    seed: int = 0,
+    deterministic: bool = True,
+    episode_steps: int | None = None,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Score:
-    """The score of `episodes` new episodes, played with frozen weights on the rows of `env`."""
+    """The score of `episodes` new episodes, played with frozen weights on the rows of `env`.
+
+    episode_steps: steps after which an episode is cut; None = as the environment says. between_steps: is called after every step,
+    and may raise to leave the evaluation.
+    """
     generator = rng.generator(seed, "evaluate-act", env.device)
     base = rng.seed(seed, "evaluate")
     waves = []
     for begin in range(0, episodes, env.num_envs):
         actor = remember(policy, env.num_envs, deterministic, generator)
-        wave = _totals(env, actor, base + begin)
+        wave = _totals(first_episodes(env, actor, base + begin, episode_steps), env, between_steps)
         n = min(env.num_envs, episodes - begin)
         waves.append([column[:n].cpu() for column in wave])
-    return score(Episodes(*(torch.cat(column) for column in zip(*waves, strict=True))))
+    returns, lengths, success, cut = (torch.cat(column) for column in zip(*waves, strict=True))
+    if not bool(success[~cut].isnan().any()) and not bool(cut.all()):
+        success = torch.where(
+            cut & success.isnan(), 0.0, success
+        )  # the others report it: an episode that was cut has none
+    return score(Episodes(returns, lengths, success), int(cut.sum()))
 
 
-def _totals(env: TorchVectorEnv, act: Actor, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return, length and success (NaN = not reported) of the first episode of every row."""
+def _totals(
+    steps: Iterator[Step], env: TorchVectorEnv, between_steps: Callable[[], None]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return, length, success (NaN = not reported) and whether it was cut, of the first episode of every row."""
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths, success = torch.zeros_like(returns, dtype=torch.int64), torch.full_like(returns, math.nan)
+    cut = torch.zeros_like(returns, dtype=torch.bool)
     last_report = time.monotonic()
-    for step in first_episodes(env, act, seed):
+    for step in steps:
         returns += torch.where(step.running, step.reward, 0.0)
         lengths += step.running
         success = torch.where(step.running & step.ended, success_of(step.info, step.ended), success)
-        if time.monotonic() - last_report > PATIENCE:  # episodes may be long, or never end
+        cut |= step.cut
+        between_steps()
+        if time.monotonic() - last_report > PATIENCE:  # episodes may be long
             last_report = time.monotonic()
             _report_running(step, int(lengths.max()))
-    return returns, lengths, success
+    return returns, lengths, success, cut
 
 
 def _report_running(step: Step, steps: int) -> None:
     running = int((step.running & ~step.ended).sum())
     rows = len(step.running)
     if running == rows:
-        end = "no episode has ended yet; if none can, set a limit (env=gym: 'env.options={max_episode_steps: 1000}')"
+        end = "no episode has ended yet; episode_steps=<steps> sets a limit"
     else:
         end = f"{rows - running} of {rows} episodes have ended"
     print(f"still playing: {steps:,} steps, {end}", flush=True)
@@ -154,18 +182,25 @@ class Recorded:
     seed: int
 
 
-def record(env: TorchVectorEnv, make_actor: Callable[[], Actor], episodes: int, seed: int) -> Iterator[list[Recorded]]:
-    """`episodes` new episodes of `env`, as many at a time as it has rows, each time with a new actor."""
+def record(
+    env: TorchVectorEnv, make_actor: Callable[[], Actor], episodes: int, seed: int, episode_steps: int | None = None
+) -> Iterator[list[Recorded]]:
+    """`episodes` new episodes of `env`, as many at a time as it has rows, each time with a new actor.
+
+    episode_steps: steps after which an episode is cut, and counts as truncated; None = as the environment says.
+    """
     base = rng.seed(seed, "record")
     for begin in range(0, episodes, env.num_envs):
-        yield _record_first(env, make_actor(), base + begin)[: episodes - begin]
+        yield _record_first(env, first_episodes(env, make_actor(), base + begin, episode_steps), base + begin)[
+            : episodes - begin
+        ]
 
 
-def _record_first(env: TorchVectorEnv, act: Actor, seed: int) -> list[Recorded]:
+def _record_first(env: TorchVectorEnv, steps: Iterator[Step], seed: int) -> list[Recorded]:
     # one tensor per step and column, on the CPU; the observations are one longer than the rest
     observations: list[Obs] = []
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in ("action", "reward", "flags", "running", "success")}
-    for step in first_episodes(env, act, seed):
+    for step in steps:
         observations += [step.last_obs] if observations else [step.obs, step.last_obs]
         columns["action"].append(clip_action(step.action, env).cpu())
         columns["reward"].append(step.reward.double().cpu())

@@ -34,6 +34,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
 
     Raises ConfigError with the dataset, the episode and the field where something is missing or invalid.
     """
+    _refuse_file(data)
     import minari
     from minari.dataset.minari_storage import MinariStorage
     from PIL import EpsImagePlugin
@@ -103,6 +104,14 @@ def _check_files(path: Path) -> None:
         for name in names:
             if not stat.S_ISREG((Path(place) / name).stat().st_mode):
                 raise ConfigError(f"{Path(place) / name}: is not a regular file")
+
+
+def _refuse_file(data: str) -> None:
+    if Path(data).suffix in (".hdf5", ".h5") or Path(data).is_file():
+        raise ConfigError(
+            f"data={data}: is the name of a file; expected the id of a local Minari dataset or its folder, which holds"
+            " data/main_data.hdf5 and data/metadata.json"
+        )
 
 
 def _sizes(path: Path) -> Iterator[int]:

@@ -82,6 +82,7 @@ class Score:
     mean_length: steps per episode
     episodes: number of episodes
     each: return, length and success of every episode
+    cut: number of episodes that had not ended after `episode_steps` steps; they count as they were until then
     """
 
     success: float | None
@@ -91,6 +92,7 @@ class Score:
     mean_length: float
     episodes: int
     each: Episodes = dataclasses.field(repr=False, compare=False)
+    cut: int = 0
 
     def to_json(self, each: bool = False) -> dict[str, Any]:
         """Plain values. each: with the return, length and success of every episode."""
@@ -101,6 +103,7 @@ class Score:
             "return_ci95": self.return_ci95,
             "mean_length": self.mean_length,
             "episodes": self.episodes,
+            "cut": self.cut,
         }
         if each:
             values["returns"] = self.each.returns.tolist()
@@ -114,8 +117,8 @@ class Score:
         return (-math.inf if self.success is None else self.success, self.mean_return)
 
 
-def score(episodes: Episodes) -> Score:
-    """Means and intervals over some episodes."""
+def score(episodes: Episodes, cut: int = 0) -> Score:
+    """Means and intervals over some episodes, of which `cut` did not end by themselves."""
     n = len(episodes.returns)
     rate, interval = None, None
     episodes = dataclasses.replace(episodes, success=missing_is_failure(episodes.success))
@@ -125,7 +128,7 @@ def score(episodes: Episodes) -> Score:
     mean = float(episodes.returns.mean())
     half = 1.96 * float(episodes.returns.std()) / math.sqrt(n) if n > 1 else None
     return_interval = None if half is None else (mean - half, mean + half)
-    return Score(rate, interval, mean, return_interval, float(episodes.lengths.double().mean()), n, episodes)
+    return Score(rate, interval, mean, return_interval, float(episodes.lengths.double().mean()), n, episodes, cut)
 
 
 def success_interval(successes: int, episodes: int) -> tuple[float, float]:
@@ -150,4 +153,7 @@ def format_score(score: Score, env: TorchVectorEnv) -> str:
     ]
     beside = f"  ({', '.join(known)})" if known else ""
     word = "trials" if isinstance(env, MemoryScope) and env.episodes != 1 else "episodes"
+    if score.cut:
+        longest = int(score.each.lengths.max())
+        beside += f"; {score.cut} of {score.episodes} {word} had not ended after {longest:,} steps and were cut (episode_steps)"
     return f"{line}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"

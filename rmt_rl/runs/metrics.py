@@ -53,9 +53,12 @@ class Metrics:
         if self._wandb is not None:
             self._wandb.log(numbers, step=steps)
 
-    def length(self) -> int:
-        """Bytes of metrics.jsonl, all of them on the disk."""
+    def sync(self) -> None:
+        """Force all rows to the disk."""
         os.fsync(self._file.fileno())
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl."""
         return os.fstat(self._file.fileno()).st_size
 
     def checksum(self) -> str:
@@ -107,12 +110,26 @@ def _is_number(value: Any) -> bool:
 
 
 def check_loggers(tensorboard: bool, wandb: bool) -> None:
-    """Raise ConfigError before a run starts where the package of a requested logger is missing."""
+    """Raise ConfigError before a run starts where a requested logger is not installed or cannot log in."""
     import importlib.util
 
     for wanted, package in ((tensorboard, "tensorboard"), (wandb, "wandb")):
         if wanted and importlib.util.find_spec(package) is None:
             raise ConfigError(f"{package}=true: the package is not installed; pip install 'rmt_rl[{package}]'")
+    if wandb:
+        _check_login()
+
+
+def _check_login() -> None:
+    """Raise ConfigError where wandb would fail or ask for a key after the run's folder is made."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_API_KEY"):
+        return
+    import wandb
+
+    if not wandb.api.api_key:
+        raise ConfigError(
+            "wandb=true: nobody is logged in to Weights & Biases here; type `wandb login`, or set WANDB_MODE=offline"
+        )
 
 
 def _tensorboard(folder: Path, start: int | None) -> Any:

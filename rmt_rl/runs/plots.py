@@ -46,7 +46,7 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
         axes.set_ylim(-0.02, 1.05)
     axes.set_xlabel("steps")
     axes.set_ylabel(quantity.replace("_", " "))
-    axes.set_title(folder.name)
+    axes.set_title(folder.name, parse_math=False)  # a name may contain $
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     path = folder / "report" / "learning_curve.png"

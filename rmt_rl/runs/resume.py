@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.common.files import sha256
+from rmt_rl.common.files import fsync, sha256
 from rmt_rl.config.commands import ReturnConditioning
-from rmt_rl.config.files import part_from_dict
+from rmt_rl.config.files import load_yaml, part_from_dict, save_yaml
 from rmt_rl.runs.checkpoints import Checkpoints
 from rmt_rl.runs.folder import check_run_folder, read_result
 from rmt_rl.runs.metrics import read_rows, read_start
@@ -40,23 +41,32 @@ class ResumePoint:
         return ResumePoint(Checkpoints(folder))
 
     @staticmethod
-    def newest(folder: Path) -> ResumePoint:
-        """The newest complete checkpoint; raises ConfigError where there is none, or where the run is finished."""
+    def newest(folder: Path, end: int = 0) -> ResumePoint:
+        """The newest complete checkpoint; raises ConfigError where there is none, or where the run is finished.
+
+        end: the step at which the run shall end; after its own end to continue a finished run.
+        """
         check_run_folder(folder)
         checkpoints = Checkpoints(folder)
         try:
-            return ResumePoint._newest(checkpoints)
+            return ResumePoint._newest(checkpoints, end)
         except BaseException:
             checkpoints.close()
             raise
 
     @staticmethod
-    def _newest(checkpoints: Checkpoints) -> ResumePoint:
+    def _newest(checkpoints: Checkpoints, end: int) -> ResumePoint:
         folder = checkpoints.run
         result = folder / "result.json"
-        if result.is_file() and not read_result(result).get("interrupted"):
-            raise ConfigError(f"resume={folder}: the run is finished; init={folder} starts a new run with its weights")
+        own = load_yaml(folder / "config.yaml").steps
+        if end <= own and result.is_file() and not read_result(result).get("interrupted"):
+            raise ConfigError(
+                f"resume={folder}: the run is finished; steps=<more than {own}> continues it, init={folder} starts a new run with"
+                " its weights"
+            )
         steps, tree, manifest, damaged = checkpoints.newest()
+        if own < end <= steps:
+            raise ConfigError(f"steps={end}: the run in {folder} has taken {steps} steps already; expected more")
         try:
             metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
             returns = None if tree["returns"] is None else part_from_dict("returns", tree["returns"])
@@ -85,6 +95,20 @@ class ResumePoint:
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise _does_not_fit(self.checkpoints, self.steps, error) from error
 
+    def move_end(self, end: int) -> None:
+        """Write the step at which the run shall end to its config.yaml; the result until now becomes result-<steps>.json."""
+        folder = self.checkpoints.run
+        own = load_yaml(folder / "config.yaml")
+        if end <= own.steps:
+            return
+        # the result first: a process that dies in between leaves a run that can be resumed
+        if (folder / "result.json").exists():
+            (folder / "result.json").replace(folder / f"result-{self.steps}.json")
+        save_yaml(dataclasses.replace(own, steps=end), folder / ".config.yaml")
+        fsync(folder / ".config.yaml")
+        (folder / ".config.yaml").replace(folder / "config.yaml")
+        fsync(folder)
+
     def resume_messages(self, manifest: dict[str, Any]) -> list[str]:
         """What to print: where the run continues, which checkpoints are damaged, and whether the bits stay the same."""
         if self.manifest is None:
@@ -92,8 +116,17 @@ class ResumePoint:
         lines = [f"not used: {damaged}" for damaged in self.damaged]
         lines.append(f"continuing from checkpoints/step-{self.steps}")
         manifest = dict(manifest)
+        end, own_end = manifest.pop("end"), self.manifest.get("end")
         if self.manifest.get("config") != manifest.pop("config"):
-            lines.append("config.yaml was edited: the run continues, but not to the same bits")
+            text = (self.checkpoints.run / "config.yaml").read_text(encoding="utf-8")
+            as_before = re.sub(r"(?m)^steps: .*$", f"steps: {own_end}", text)
+            if sha256(as_before.encode()) == self.manifest.get("config"):
+                lines.append(
+                    f"the run ended at step {own_end} and now ends at step {end}; schedules follow the new end, so the step size"
+                    " rises where it was decayed"
+                )
+            else:
+                lines.append("config.yaml was edited: the run continues, but not to the same bits")
         lines += [
             f"{key} was {self.manifest.get(key)} and is {now}: the run continues, but not to the same bits"
             for key, now in manifest.items()

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ import torch
 from rmt_rl.algos.base import Learner
 from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
-from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.errors import ConfigError, Interrupted, RunError
 from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
+from rmt_rl.common.state import copy_tree
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.envs.gym.workers import EnvironmentFault
 from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -72,30 +72,52 @@ class RunParts:
 
     def save(self, steps: int, evaluator: Evaluator) -> None:
         """Write a checkpoint; a full disk is reported and the run continues."""
-        returns = self.learner.policy.spec.returns
-        try:
-            tree = {
-                "learner": self.learner.state_dict(),
-                "returns": None if returns is None else to_dict(returns),
-                "metrics": self.metrics.length(),
-                "metrics_sha256": self.metrics.checksum(),
-                "wall_s": self.clock.wall(),
-                "cpu_s": self.clock.cpu(),
-                "best": evaluator.best,
-            }
-            self.resumed.checkpoints.save(steps, tree, self.manifest)
-        except OSError as error:
-            message = f"checkpoints/step-{steps} was not written: {reason(error)}; the run continues without it"
-            print(message, flush=True)
+        if problem := self._write(steps, self._tree(evaluator)):
+            print(f"{problem}; the run continues without it", flush=True)
 
     @contextlib.contextmanager
-    def save_on_environment_fault(self, steps: int, evaluator: Evaluator) -> Iterator[None]:
-        """Write a checkpoint before a failed environment ends the run: everything but its running episodes can be resumed."""
+    def keep_last_state(self, run: Run, evaluator: Evaluator) -> Iterator[None]:
+        """One update: where an error or a signal ends it, the state before it is saved, so that a resumed run repeats it.
+
+        After a signal the run has the steps and the weights of that state, and ends without an error.
+        """
+        steps = run.steps
+        last, weights = copy_tree(self._tree(evaluator)), copy_tree(self.learner.policy.state_dict())
         try:
             yield
-        except EnvironmentFault:
-            self.save(steps, evaluator)
+        except Interrupted:
+            run.steps = steps
+            self.learner.policy.load_state_dict(weights)
+            if problem := self._write(steps, last):
+                print(problem, flush=True)
+        except Exception:
+            problem = self._write(steps, last)
+            print(
+                problem or f"the state after {steps:,} steps is saved; resume={self.folder} continues there", flush=True
+            )
             raise
+
+    def _tree(self, evaluator: Evaluator) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        returns = self.learner.policy.spec.returns
+        return {
+            "learner": self.learner.state_dict(),
+            "returns": None if returns is None else to_dict(returns),
+            "metrics": self.metrics.length(),
+            "metrics_sha256": self.metrics.checksum(),
+            "wall_s": self.clock.wall(),
+            "cpu_s": self.clock.cpu(),
+            "best": evaluator.best,
+        }
+
+    def _write(self, steps: int, tree: dict[str, Any]) -> str | None:
+        """Write a checkpoint; returns why it could not be written, or None."""
+        try:
+            self.metrics.sync()  # a checkpoint counts bytes of metrics.jsonl, which must not be lost after it
+            self.resumed.checkpoints.save(steps, tree, self.manifest)
+        except OSError as error:
+            return f"checkpoints/step-{steps} was not written: {reason(error)}"
+        return None
 
 
 def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> RunParts:
@@ -107,7 +129,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
             " give a class or a function f(num_envs, device) that makes it"
         )
     device = choose_device(config.device)
-    resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume))
+    resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume), config.steps)
     if resumed is not None:
         stack.callback(resumed.checkpoints.close)
 
@@ -134,14 +156,18 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     # a new folder, or the state of the checkpoint
     if resumed is None:
         folder = make_run_folder(config, root)
-        save_yaml(dataclasses.replace(config, resume=None), folder / "config.yaml")
+        with name_disk_errors(folder):
+            save_yaml(dataclasses.replace(config, resume=None), folder / "config.yaml")
         resumed = ResumePoint.new(folder)
         stack.callback(resumed.checkpoints.close)
     else:
         folder = resumed.checkpoints.run
         resumed.restore(learner)
+        with name_disk_errors(folder):
+            resumed.move_end(config.steps)
     exact = "exact" if learner.resumes_exactly else "from_reset"
-    manifest = {**versions(device), "config": sha256_file(folder / "config.yaml"), "resume": exact}
+    manifest = {**versions(device), "config": sha256_file(folder / "config.yaml"), "end": config.steps}
+    manifest["resume"] = exact
     messages = resumed.resume_messages(manifest)
     print("\n".join([banner(config, env, policy, device, folder, data), *messages]), flush=True)
     metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
@@ -211,17 +237,26 @@ class Evaluator:
         if self._env is not None:
             close_unless_borrowed(self._parts.config.env, self._env)
 
-    def evaluate(self, run: Run, callbacks: Sequence[Any]) -> dict[str, float | None]:
+    def evaluate(self, run: Run, callbacks: Sequence[Any], check_stop: Callable[[], None]) -> dict[str, float | None]:
         """Play new episodes with the current weights, keep the best policy, and stop the run where `until` is reached."""
         config, policy = self._parts.config, run.policy
         if self._env is None:
             self._env = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
         seed = rng.seed(config.seed, "validation")
-        score = evaluate(policy, self._env, config.validation_episodes, seed)
+        score = evaluate(
+            policy,
+            self._env,
+            config.validation_episodes,
+            seed,
+            episode_steps=config.episode_steps,
+            between_steps=check_stop,
+        )
         if self.best is None or score.rank() > tuple(_rank(self.best)):
             self._keep(run, score)
         for name in ("success", "mean_return"):
             wanted, reached = getattr(config.until, name), getattr(score, name)
+            if wanted is not None and reached is None and score.cut:  # an episode that was cut reports nothing
+                continue
             if wanted is not None and reached is None:
                 task = f"env={config.env.name}"
                 raise ConfigError(
@@ -300,24 +335,25 @@ def finish_run(
         "ceiling": parts.env.ceiling,
     }
     final, best = None, None
-    try:
-        save_policy(policy, folder / "policy")
+    # environments are closed last, after everything is saved: closing one may hang
+    with contextlib.ExitStack() as at_end:
+        with name_disk_errors(folder):
+            save_policy(policy, folder / "policy")
         if stop_signal is None:
             try:
-                final, best = _final_scores(parts, evaluator)
+                final, best = _final_scores(parts, evaluator, at_end)
             except KeyboardInterrupt:
                 result |= {"interrupted": True, "signal": int(signal.SIGINT)}
         if final is not None:
             result["eval"] = final.to_json(each=True)
         if best is not None and evaluator.best is not None:
             result["best"] = {"steps": evaluator.best["steps"], "eval": best.to_json(each=True)}
-        write_result(result, folder)
-        best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
-        text = format_summary(folder, config, parts.env, final, best, best_steps)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {reason(error)}; free space, then resume={folder}") from error
-    print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)
-    notify(callbacks, "on_end", run, result)
+        with name_disk_errors(folder):
+            write_result(result, folder)
+            best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
+            text = format_summary(folder, config, parts.env, final, best, best_steps)
+        print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)
+        notify(callbacks, "on_end", run, result)
     return {
         "policy": policy.eval(),
         "folder": folder,
@@ -328,19 +364,29 @@ def finish_run(
     }
 
 
-def _final_scores(parts: RunParts, evaluator: Evaluator) -> tuple[Score, Score | None]:
-    """The final policy, and the best one by the evaluations during training, on the same new episodes."""
+@contextlib.contextmanager
+def name_disk_errors(folder: Path) -> Iterator[None]:
+    """An error of the disk becomes one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}; free space, then resume={folder}") from error
+
+
+def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.ExitStack) -> tuple[Score, Score | None]:
+    """The final policy, and the best one by the evaluations during training, on the same new episodes.
+
+    at_end: closes the environment.
+    """
     config, policy = parts.config, parts.learner.policy
     rows = 64 if config.algo.offline else parts.env.num_envs
     env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
-    try:
-        final = evaluate(policy, env, config.evaluate_episodes, config.seed)
-        if evaluator.best is None:
-            return final, None
-        best = load_policy(parts.folder / "best", parts.device)
-        return final, evaluate(best, env, config.evaluate_episodes, config.seed)
-    finally:
-        close_unless_borrowed(config.env, env)
+    at_end.callback(close_unless_borrowed, config.env, env)
+    final = evaluate(policy, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
+    if evaluator.best is None:
+        return final, None
+    best = load_policy(parts.folder / "best", parts.device)
+    return final, evaluate(best, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
 
 
 def read_metrics(folder: Path) -> dict[str, np.ndarray]:

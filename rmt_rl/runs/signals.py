@@ -6,9 +6,12 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from rmt_rl.common.errors import Interrupted
+
 
 class OnSignal:
-    """Ctrl-C or SIGTERM: stop after this update; a second one exits at once. SIGUSR1: write a checkpoint after this update.
+    """Ctrl-C or SIGTERM: stop at the next border of steps or minibatches; a second one exits at once. SIGUSR1: write a checkpoint
+    after this update.
 
     Outside the main thread, where Python allows no signal handlers, it does nothing. The previous handlers are restored at
     the end.
@@ -17,7 +20,15 @@ class OnSignal:
     def __init__(self) -> None:
         #: The signal that requested the stop.
         self.stop: int | None = None
-        self._checkpoint = False
+        self._checkpoint = self._active = False
+
+    def check_stop(self) -> None:
+        """Raises Interrupted where a stop was requested; called where an update, which may take minutes, can be left.
+
+        After the end it does nothing: the last validation of RATE uses the same code.
+        """
+        if self._active and self.stop is not None:
+            raise Interrupted
 
     def checkpoint_requested(self) -> bool:
         """Whether a checkpoint was requested since the last call."""
@@ -27,12 +38,14 @@ class OnSignal:
     def __enter__(self) -> OnSignal:
         handled = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
         main = threading.current_thread() is threading.main_thread()
+        self._active = True
         self._before = {s: signal.signal(s, self._handle) for s in handled} if main else {}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._active = False
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -43,4 +56,4 @@ class OnSignal:
         if self.stop is not None:
             raise SystemExit(128 + number)
         self.stop = number
-        print("\nstopping after this update, then saving; press again to exit at once", flush=True)
+        print("\nstopping, then saving; press again to exit at once", flush=True)

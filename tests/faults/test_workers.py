@@ -341,3 +341,92 @@ def test_the_train_command_reports_a_fault_in_one_line_and_the_run_can_be_resume
     # after a resume every row has another seed, so the fault does not occur again
     assert train_command([f"resume={tmp_path / 'runs/a'}"]) == 0
     assert "(resume: from_reset)" in capsys.readouterr().out
+
+
+class Large(Zoo):
+    """Actions of 400 kB, more than a pipe holds."""
+
+    action_space = gymnasium.spaces.Box(-1, 1, (100_000,))
+
+    def step(self, action):
+        return super().step(action[:3])
+
+
+class Parent(Zoo):
+    """Starts a process of its own, which does nothing, and observes its id."""
+
+    observation_space = gymnasium.spaces.Box(0, np.inf, (1,), np.float64)
+
+    def __init__(self):
+        super().__init__()
+        self.child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+        self.child.start()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([self.child.pid], np.float64), {}
+
+
+gymnasium.register("rmt-zoo/Large-v0", entry_point=Large, disable_env_checker=True)
+gymnasium.register("rmt-zoo/Parent-v0", entry_point=Parent, disable_env_checker=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_fault", ["fail", "restart"])
+def test_the_deadline_holds_for_actions_that_a_pipe_does_not_hold(on_fault) -> None:
+    """The stopped process does not read, and the rows behind it still get their actions."""
+    env = make_env("gym", 3, id="rmt-zoo/Large-v0", workers="async", deadline=DEADLINE, on_fault=on_fault)
+    env.reset(seed=100)
+    action = torch.zeros(3, 100_000)
+    env.step(action)
+    os.kill(env._env._rows[0].process.pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    if on_fault == "fail":
+        with pytest.raises(EnvironmentFault, match="row 0 gave no answer within 2 s"):
+            env.step(action)
+        assert time.monotonic() - begin < DEADLINE + 1
+    else:
+        _, reward, _, truncated, _ = env.step(action)
+        assert (reward.tolist(), truncated.tolist()) == ([0.0, 2.0, 2.0], [True, False, False])
+    env.close()
+    assert not row_processes()
+
+
+@pytest.mark.slow
+def test_an_environment_may_start_processes_which_end_with_its_row() -> None:
+    env = make_env("gym", 2, id="rmt-zoo/Parent-v0", workers="async", deadline=DEADLINE)
+    children = [int(pid) for pid in env.reset(seed=0)[0].flatten().tolist()]
+    assert len(set(children)) == 2 and all(map(is_running, children))
+    env.close()
+    deadline = time.monotonic() + 5
+    while any(map(is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, children))
+
+
+def test_a_longer_deadline_holds_for_the_start_too(monkeypatch) -> None:
+    from rmt_rl.envs.gym import workers
+
+    class Stopped(Exception):
+        pass
+
+    waited = []
+
+    def gather(self, rows, deadline):
+        waited.append(deadline)
+        raise Stopped
+
+    monkeypatch.setattr(workers.ProcessVectorEnv, "_gather", gather)
+    monkeypatch.setattr(workers.ProcessVectorEnv, "_start", lambda self, row: None)
+    for deadline in (2.0, 600.0):
+        with pytest.raises(Stopped):
+            workers.ProcessVectorEnv(Zoo, 1, deadline, "fail")
+    assert waited == [workers.START, 600.0]

@@ -5,17 +5,19 @@ import json
 import math
 import random
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
+import rmt_rl
 from rmt_rl import config
 from rmt_rl.common import rng
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.envs.tmaze.passive import DOWN, RIGHT, UP
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
-from rmt_rl.rollouts.episodes import evaluate
+from rmt_rl.rollouts.episodes import evaluate, record
 from rmt_rl.rollouts.statistics import Episodes, Score, format_score, success_interval
 
 POLICIES = {
@@ -283,3 +285,71 @@ def test_a_score_is_plain_json():
 
 def test_the_score_of_one_episode_is_plain_json_too():
     json.dumps(evaluate(Player(), make_from_config(MIXED), 1).to_json(), allow_nan=False)
+
+
+class Endless(gymnasium.Env):
+    """Ends at action 1, with success; an agent that never takes it walks on."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([self.np_random.random() - 0.5], np.float32), {}
+
+    def step(self, action):
+        ends = action == 1
+        return np.zeros(1, np.float32), 1.0, bool(ends), False, {"success": True} if ends else {}
+
+
+class Never:
+    """Takes action 1 where the first observation is positive, and never otherwise."""
+
+    def initial_state(self, batch):
+        return torch.zeros(batch)
+
+    def act(self, obs, state, first, deterministic, generator):
+        return (obs[:, 0] > 0).long(), state
+
+
+@pytest.fixture
+def endless():
+    gymnasium.register("Endless-v0", entry_point=Endless)
+    yield "Endless-v0"
+    gymnasium.registry.pop("Endless-v0")
+
+
+def test_episodes_that_do_not_end_are_cut_and_counted(endless) -> None:
+    env = rmt_rl.make_env("gym", 4, id=endless)
+    score = evaluate(Never(), env, 12, episode_steps=50)
+    lengths = score.each.lengths.tolist()
+    assert set(lengths) == {1, 50} and score.cut == lengths.count(50) == score.to_json()["cut"]
+    assert score.success == lengths.count(1) / 12  # an episode that was cut has no success
+    assert f"; {score.cut} of 12 episodes had not ended after 50 steps and were cut (episode_steps)" in format_score(
+        score, env
+    )
+
+
+def test_an_environment_without_a_time_limit_has_a_step_budget_of_its_own(endless) -> None:
+    assert rmt_rl.make_env("gym", 1, id=endless).episode_steps == 5_000
+    assert rmt_rl.make_env("gym", 1, id=endless, options={"max_episode_steps": 9}).episode_steps is None
+    assert rmt_rl.make_env("gym", 1, id="CartPole-v1").episode_steps is None
+    assert rmt_rl.make_env("tmaze", 1, length=100_000).episode_steps is None
+    trial = config.MemoryConfig(scope="trial", episodes=3)
+    gym = config.GymConfig(id=endless)
+    assert make_from_config(gym, 1, memory=trial).episode_steps == 15_000
+
+
+def test_an_evaluation_of_an_agent_that_never_ends_its_episode_ends(endless) -> None:
+    env = rmt_rl.make_env("gym", 2, id=endless)
+    env.episode_steps = 30
+    policy = rmt_rl.make_policy(env, "mlp", width=8)
+    policy.head.mode = lambda parameters: torch.zeros(2, dtype=torch.int64)
+    score = evaluate(policy, env, 3)
+    assert (score.cut, score.mean_length, score.success) == (3, 30.0, None)
+
+
+def test_a_recorded_episode_that_is_cut_is_truncated(endless) -> None:
+    env = rmt_rl.make_env("gym", 2, id=endless)
+    actor = lambda: lambda obs, first: torch.zeros(2, dtype=torch.int64)  # noqa: E731
+    for episode in next(record(env, actor, 2, 0, 7)):
+        assert (len(episode.reward), len(episode.obs), episode.terminated, episode.truncated) == (7, 8, False, True)

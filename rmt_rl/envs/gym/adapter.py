@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import TimeLimit
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
-from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, reset_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
-from rmt_rl.envs.gym.workers import ProcessVectorEnv, observation_error
+from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 
 
 class GymAdapter(TorchVectorEnv):
@@ -64,8 +65,11 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
+        self._id = id
         self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
+        if self._env.get_attr("has_time_limit")[0]:
+            self.episode_steps = None
         observations, self._own_actions, self.env_spec = self._env.get_attr("own")[0]
         self._translation = Translation(observations)
         if left_out := self._translation.left_out:
@@ -115,7 +119,13 @@ class GymAdapter(TorchVectorEnv):
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame per row, where `options` have a render_mode."""
-        return self._env.render()
+        try:
+            return self._env.render()
+        except (ConfigError, RunError):
+            raise
+        except Exception as e:
+            kind, text = describe(e)
+            raise RunError(f"{self._id}: render raised {kind}: {text}") from e
 
     def close_extras(self, **kwargs: Any) -> None:
         if self._env is not None:
@@ -168,6 +178,10 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 )
         self._translated = Translation(env.observation_space)
         self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
+        inner: Any = env
+        while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, TimeLimit):
+            inner = inner.env
+        self.has_time_limit = isinstance(inner, TimeLimit)
         self.observation_space = self._translated.space
         self.action_space = action_space(env.action_space)
 
@@ -213,6 +227,13 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         raise ConfigError(
             f"{self._name}: step returned the info {key!r} = {show(repr(info[key]))}; expected True or False"
         )
+
+    def close(self) -> None:
+        # here and not around all rows, so that every row is closed
+        try:
+            super().close()
+        except Exception as error:
+            report_close_error(self._name, error)
 
     def _translate(self, obs: Any, where: str) -> Arrays:
         try:
@@ -294,22 +315,27 @@ def _make(
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
         raise ConfigError(f"env.id={id}: is not registered with gymnasium; {_hint(name)}") from e
-    except ConfigError:
+    except (ConfigError, RunError):
         raise
-    except (AssertionError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"env.options={options}: {id} does not accept them: {' '.join(str(e).split())}") from e
-    except (error.Error, ModuleNotFoundError) as e:
+    except (error.Error, ImportError) as e:
         spec = gymnasium.registry.get(name)
         if spec is not None and spec.entry_point is None:
             raise ConfigError(
                 f"env.id={id}: is registered as a vector environment only; expected the id of a single environment"
                 " (the tasks of rmt_rl have names, for example env=tmaze)"
             ) from e
-        raise ConfigError(f"env.id={id}: cannot be made: {e}") from e
+        raise ConfigError(f"env.id={id}: cannot be made: {' '.join(str(e).split())}") from e
+    except Exception as e:  # of the environment's own code, or about an argument that it does not have
+        kind, text = e.args if isinstance(e, CannotBeMade) else describe(e)
+        if options:
+            raise ConfigError(f"env.options={show(options)}: {id} does not accept them: {text}, {kind}") from e
+        raise ConfigError(f"env.id={id}: cannot be made: its code raised {kind}: {text}") from e
 
 
 def register_package(id: str, name: str) -> None:
-    """Import the package that registers ids with the prefix of this one."""
+    """Import the package that registers ids with the prefix of this one; the id names another module in module:id."""
+    if ":" in id:
+        return
     for prefixes, module, install in PACKAGES:
         if name.startswith(prefixes):
             if importlib.util.find_spec(module) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class Translation:
             else:
                 self._parts[name] = (path, *_observation_space(part, name))
         if not self._parts:
-            raise UnsupportedSpace(f"observation: {space} has only text; expected at least one part of numbers")
+            found = "has only text" if self.left_out else "is empty"
+            raise UnsupportedSpace(f"observation: {space} {found}; expected at least one part of numbers")
         self.space: spaces.Space[Any] = (
             spaces.Dict({name: part for name, (_, part, _) in self._parts.items()})
             if isinstance(space, spaces.Dict | spaces.Tuple)
@@ -62,6 +63,7 @@ class Translation:
         self.own = _without_text(space)
 
     def __call__(self, obs: Any) -> Arrays:
+        """Raises WrongObservation where `obs` has another form."""
         arrays = {}
         for name, (path, space, start) in self._parts.items():
             value = _exact(_part(obs, path), space, name)
@@ -101,16 +103,6 @@ def _is_text(space: spaces.Space[Any]) -> bool:
     return space.dtype is not None and space.dtype.kind == "U"  # MiniGrid's mission
 
 
-def _part(obs: Any, path: Path) -> Any:
-    """The part of an observation at the end of a path of keys and indices."""
-    for key in path:
-        try:
-            obs = obs[key]
-        except (IndexError, KeyError, TypeError) as error:
-            raise WrongObservation(f"an observation without the part {key!r}") from error
-    return obs
-
-
 def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
     """A copy of a value in the type of its space; real numbers are rounded to float32."""
     what, shown = f"an observation {name!r}" if name else "an observation", " ".join(str(space).split())
@@ -127,6 +119,20 @@ def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
     return exact
 
 
+def _part(obs: Any, path: Path) -> Any:
+    """The part of an observation that a path of keys and indices leads to; raises WrongObservation where there is none."""
+    part = obs
+    for key in path:
+        kind = tuple | list if isinstance(key, int) else Mapping
+        try:
+            if not isinstance(part, kind):
+                raise TypeError
+            part = part[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise WrongObservation(f"an observation without the part {key!r}; found {show(part)}") from error
+    return part
+
+
 def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
@@ -137,6 +143,8 @@ def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, s
 
 def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Space[Any], Any]:
     """The translated space, and the offset to subtract from its values (None = 0)."""
+    where = f"observation {name!r}" if name else "observation"
+    _refuse_empty(space, where)
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)), np.int64(space.start)
     if isinstance(space, spaces.MultiDiscrete):
@@ -148,15 +156,20 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
         dtype = np.float32 if floating else np.uint8 if space.dtype == np.uint8 else np.int64
         with np.errstate(over="ignore"):  # a bound outside float32 becomes infinite, like the values
             return spaces.Box(space.low.astype(dtype), space.high.astype(dtype), dtype=dtype), None
-    where = f"observation {name!r}" if name else "observation"
     raise UnsupportedSpace(
         f"{where}: {space} is not supported; supported are Box (up to int64), Discrete, MultiDiscrete, MultiBinary, "
         "and Dict and Tuple of these and of text"
     )
 
 
+def _refuse_empty(space: spaces.Space[Any], where: str) -> None:
+    if space.shape is not None and 0 in space.shape:
+        raise UnsupportedSpace(f"{where}: {space} holds no number; expected a space of at least one number")
+
+
 def action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """The translated action space."""
+    _refuse_empty(space, "action")
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):

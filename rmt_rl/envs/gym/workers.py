@@ -13,8 +13,10 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal
 
 import gymnasium
@@ -27,8 +29,10 @@ from rmt_rl.envs.observations import whole_number_ends
 
 #: Number of restarts of a row without a step in between, after which the environment fails.
 RESTARTS = 5
-#: Seconds for a process to start and to make its environment; the first process also imports torch for all others.
+#: Least seconds for a process to start and to make its environment; the first process also imports torch for all others.
 START = 120.0
+#: Requests of at most so many bytes fit into the empty buffer of a pipe, so that sending them never waits.
+FITS_PIPE = 16_384
 #: Signals for the training process only, although the whole process group may get them; empty on platforms without signal masks.
 PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "pthread_sigmask") else set()
 
@@ -37,10 +41,14 @@ class EnvironmentFault(RunError):
     """The process of a row died, hung, or returned an observation outside its space."""
 
 
+class CannotBeMade(Exception):
+    """The constructor of an environment raised; the arguments are what `describe` says."""
+
+
 class ProcessVectorEnv:
     """`rows` processes in lockstep with SAME_STEP autoreset: the part of `gymnasium.vector.VectorEnv` that `GymAdapter` needs.
 
-    deadline: seconds for a step or a reset of a row; START seconds for the start of its process.
+    deadline: seconds for a step or a reset of a row; at least START seconds for the start of its process.
     on_fault: fail = raise EnvironmentFault; restart = truncate the row's episode, with its latest observation and reward 0, and
         start a new process and episode, with a seed derived from the row's seed and the number of restarts.
     """
@@ -53,6 +61,7 @@ class ProcessVectorEnv:
         on_fault: Literal["fail", "restart"],
     ) -> None:
         self._make, self._deadline, self._on_fault = CloudpickleWrapper(make), deadline, on_fault
+        self._start_deadline = max(START, deadline)
         # never forked from this process: locks that its threads hold at that moment (autograd, HDF5) would never be released
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context: Any = multiprocessing.get_context("forkserver")
@@ -63,14 +72,15 @@ class ProcessVectorEnv:
         try:
             for row in self._rows:
                 self._start(row)
-            answers = self._gather(self._rows, START)
+            answers = self._gather(self._rows, self._start_deadline)
             for row, answer in zip(self._rows, answers, strict=True):
                 if isinstance(answer, _Fault):
                     self._fail_to_make(row, answer)
         except BaseException:
             self.close()
             raise
-        self.single_observation_space, self.single_action_space, self.render_mode, self.own = answers[0]
+        self.single_observation_space, self.single_action_space, self.render_mode, attributes = answers[0]
+        self.own, self.has_time_limit = attributes
         self.observation_space = batch_space(self.single_observation_space, rows)
 
     def reset(self, *, seed: list[int | None] | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -150,10 +160,7 @@ class ProcessVectorEnv:
         rows = self._rows if rows is None else rows
         for row, request in zip(rows, requests, strict=True):
             row.asked = True
-            try:
-                row.pipe.send(request)
-            except OSError:  # the process is dead; `_answer` reports it
-                continue
+            row.send(request)
         return self._gather(rows, self._deadline)
 
     def _gather(self, rows: list[_Row], deadline: float) -> list[Any]:
@@ -164,7 +171,7 @@ class ProcessVectorEnv:
             for row in rows:
                 if row.number not in answers:
                     with contextlib.suppress(ValueError):  # closed at the same moment
-                        row.process.kill()
+                        row.end_processes()
 
         # `recv` would block on a row that stops in the middle of its answer
         watchdog = threading.Timer(deadline + 0.5, kill_late_rows)
@@ -207,7 +214,7 @@ class ProcessVectorEnv:
             self._start(row)
             row.seed = None if row.seed is None else counter_seed(row.seed, row.restarts)
             row.action, row.steps = None, 0
-            (answer,) = self._gather([row], START)
+            (answer,) = self._gather([row], self._start_deadline)
             if not isinstance(answer, _Fault):
                 (answer,) = self._ask([("reset", (row.seed, None))], [row])
             if not isinstance(answer, _Fault):
@@ -219,7 +226,7 @@ class ProcessVectorEnv:
         if fault.kind == "ConfigError":
             raise ConfigError(fault.text)
         if fault.kind in ("AssertionError", "KeyError", "TypeError", "ValueError"):
-            raise ValueError(fault.text)
+            raise CannotBeMade(fault.kind, fault.text)
         self._fail(row, fault)
 
     def _fail(self, row: _Row, fault: _Fault) -> None:
@@ -252,6 +259,31 @@ class _Row:
         self.seed: int | None = None
         self.action: Any = None
         self.last: Any = None
+        self._sender: threading.Thread | None = None
+
+    def send(self, request: Any) -> None:
+        """Send without waiting for the process; `_answer` reports a dead one."""
+
+        def write() -> None:
+            with contextlib.suppress(OSError):
+                self.pipe.send_bytes(data)
+
+        data = ForkingPickler.dumps(request)
+        if len(data) <= FITS_PIPE:
+            return write()
+        # a process that does not read would block us here, before its deadline begins
+        self._sender = threading.Thread(target=write, daemon=True)
+        self._sender.start()
+
+    def end_processes(self) -> None:
+        """Kill the process and those that its environment started: they are in its process group."""
+        pid = self.process.pid
+        if hasattr(os, "killpg") and pid is not None:
+            with contextlib.suppress(
+                ProcessLookupError, PermissionError
+            ):  # it has not made its group yet, or all have ended
+                os.killpg(pid, signal.SIGKILL)
+        self.process.kill()  # SIGTERM may be blocked, and does not end a stopped process
 
     def exit_text(self) -> str:
         """How the process ended."""
@@ -267,8 +299,10 @@ class _Row:
     def kill(self) -> None:
         """End the process, in whatever state it is, and close its pipes."""
         if hasattr(self, "process") and self.process.pid is not None:
-            self.process.kill()  # SIGTERM may be blocked, and does not end a stopped process
+            self.end_processes()
             self.process.join()
+            if self._sender is not None:
+                self._sender.join()
             self.process.close()
             self.pipe.close()
             self.alive.close()
@@ -297,6 +331,10 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
 
     alive: a pipe that never carries data; it closes when the parent ends.
     """
+    # a daemon, so that the parent ends it at its exit, but one whose environment may start processes, which end with its group
+    multiprocessing.current_process().daemon = False
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     for number in PARENT_SIGNALS:  # the whole group gets them; the parent saves and then kills this process
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which child processes of the environment would inherit
     if PARENT_SIGNALS:
@@ -305,7 +343,8 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
     try:
         env = make()
         spaces = env.observation_space, env.action_space
-        pipe.send(("made", (*spaces, env.render_mode, env.get_wrapper_attr("own"))))
+        attributes = [env.get_wrapper_attr(name) for name in ("own", "has_time_limit")]
+        pipe.send(("made", (*spaces, env.render_mode, attributes)))
     except Exception as error:
         return _send_error(pipe, error)
     while True:
@@ -334,12 +373,23 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
 
 
 def _send_error(pipe: Connection, error: Exception) -> None:
-    text = " ".join(str(error).split())[:300]
-    kind = "ConfigError" if isinstance(error, ConfigError) else type(error).__name__
+    if isinstance(error, ConfigError):
+        kind, text = "ConfigError", " ".join(str(error).split())[:300]
+    else:
+        kind, text = describe(error)
     with contextlib.suppress(OSError):  # the parent has ended
-        pipe.send(("error", (f"raised {type(error).__name__}: {text}", kind, text)))
+        pipe.send(("error", (f"raised {kind}: {text}", kind, text)))
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """An error of foreign code as its class, and its message with the file and line where it was raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return type(error).__name__, " ".join(str(error).split())[:300] + where
 
 
 def _exit_with_parent(alive: Connection) -> None:
     alive.poll(None)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)  # with the processes that the environment started
     os._exit(0)  # at once, even in the middle of a step

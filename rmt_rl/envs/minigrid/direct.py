@@ -57,6 +57,8 @@ class MiniGridDirect(TorchVectorEnv):
     constant.
     """
 
+    episode_steps = None
+
     action_names = ACTIONS
     #: The tensors of `state_dict`.
     _STATE = ("grid", "position", "direction", "carrying", "steps")

@@ -74,6 +74,8 @@ class MiniGridMemory(TorchVectorEnv):
     constant; `actions=3`, our default, omits the four actions without effect.
     """
 
+    episode_steps = None
+
     ceiling: float | None = 1.0
 
     def __init__(

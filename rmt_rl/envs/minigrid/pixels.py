@@ -51,6 +51,8 @@ class MiniGridPixels(TorchVectorEnv):
     Everything else is that of `env`. `symbols` is the latest observation of `env`.
     """
 
+    episode_steps = None
+
     def __init__(self, env: TorchVectorEnv, tile: int) -> None:
         if importlib.util.find_spec("minigrid") is None:
             raise ConfigError(

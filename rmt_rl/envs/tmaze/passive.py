@@ -42,6 +42,8 @@ class TMaze(TorchVectorEnv):
     one of the cues, after which every reward up to the junction reveals the cue. Otherwise a lost step is a lost episode.
     """
 
+    episode_steps = None
+
     floor = 0.5
     ceiling = 1.0
     action_names = ("right", "up", "left", "down")

@@ -47,6 +47,7 @@ class MemoryScope(TorchVectorEnv):
         super().__init__(env.num_envs, env.device, gymnasium.spaces.Dict(entries), env.single_action_space)
         self.env, self.episodes = env, episodes
         self._shown: tuple[torch.Tensor, torch.Tensor] | None = None  # previous reward and episode start, as shown last
+        self.episode_steps = None if env.episode_steps is None else env.episode_steps * (episodes or 1)
         self.floor = None if env.reward_reveals_cue else env.floor
         self.ceiling, self.measure = env.ceiling, env.measure
         self.action_names, self.render_mode = env.action_names, env.render_mode

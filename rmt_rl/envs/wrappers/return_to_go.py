@@ -44,7 +44,7 @@ class ReturnToGo(TorchVectorEnv):
     def __init__(self, env: TorchVectorEnv, returns: ReturnConditioning) -> None:
         space = with_return(env.single_observation_space, returns)
         super().__init__(env.num_envs, env.device, space, env.single_action_space)
-        self.env, self.target = env, returns.target
+        self.env, self.target, self.episode_steps = env, returns.target, env.episode_steps
         revealed = env.reward_reveals_cue or env.return_reveals_cue
         self.floor, self.ceiling, self.measure = None if revealed else env.floor, env.ceiling, env.measure
         self.action_names = env.action_names
