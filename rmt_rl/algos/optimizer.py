@@ -29,7 +29,7 @@ def guarded_gradient(
 ) -> torch.Tensor | None:
     """Compute the gradient of `loss` for the next `optimizer.step()`, scaled down to `max_norm`; returns its norm before that.
 
-    terms: parts of the loss by name, for the message. Returns None where the loss or the gradient is not finite and `guard`
+    terms: auxiliary losses by name, for the message. Returns None where the loss or the gradient is not finite and `guard`
     allows to skip it; raises NotFinite where it does not.
     """
     optimizer.zero_grad(set_to_none=True)

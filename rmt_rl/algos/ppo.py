@@ -104,7 +104,8 @@ class PPO:
                 self.check_stop()
                 with rng.as_global(self.dropout):
                     loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale)
-                    norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, measured)
+                    extra = {name: value for name, value in measured.items() if name.startswith("auxiliary/")}
+                    norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, extra)
                 if norm is not None:
                     self.optimizer.step()
                     metrics.append({**measured, "gradient_norm": norm})
@@ -118,8 +119,8 @@ class PPO:
             stacked = torch.stack([torch.stack(list(row.values())) for row in metrics])
             means = dict(zip(metrics[0], stacked.mean(0).tolist(), strict=True))
         explained = 1 - (target - rollout.value).var() / target.var().clamp(min=1e-12)
-        extra = {"explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
-        return {**means, **extra, **self.guard.counts()}
+        more = {"explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
+        return {**means, **more, **self.guard.counts()}
 
     def _between_updates(self, rollout: Rollout) -> None:
         seed = rng.counter_seed(self.seed, self.updates)  # other noise in every update
@@ -216,13 +217,16 @@ def _largest(obs: Any) -> float:
 
 
 def _too_large(rollout: Rollout) -> str | None:
-    """Why no update can be made of finite observations: the policy's own outputs are not finite."""
-    outputs = {"log-probability": rollout.log_prob, "value": rollout.value, "next value": rollout.next_value}
-    for name, x in outputs.items():
-        if not bool(x.isfinite().all()):
+    """Why no update can be made of finite observations: they are so large that the policy's own outputs are not finite."""
+    for name, x in (
+        ("log-probability", rollout.log_prob),
+        ("value", rollout.value),
+        ("next value", rollout.next_value),
+    ):
+        if not bool(x.isfinite().all()) and (largest := _largest(rollout.obs)) > LARGE:
             return (
-                f"the {name} of the policy is not finite; the largest number in the observations is {_largest(rollout.obs):.3g},"
-                " expected numbers of about 1"
+                f"observation: with numbers up to {largest:.3g} the {name} of the policy is not finite; scale them to about 1, at"
+                f" most to {LARGE:g}"
             )
     return None
 
