@@ -9,3 +9,12 @@ class RunError(RuntimeError):
 
 class ConfigError(ValueError):
     """A mistake in the options. The message is one line: the option, the value found, what is allowed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be allocated: Python's and numpy's error, or torch's, which are RuntimeErrors."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
