@@ -13,3 +13,12 @@ class ConfigError(ValueError):
 
 class Interrupted(Exception):
     """A signal asks the run to stop. `train` saves the last complete state and ends the run."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be allocated: Python's and numpy's error, or torch's, which are RuntimeErrors."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )

@@ -51,6 +51,14 @@ def read_text(path: str | Path, limit: int = LARGEST_TEXT, *, follow: bool = Fal
     return read_bytes(path, limit, follow=follow).decode()
 
 
+def machine_memory() -> int | None:
+    """Bytes of this machine's memory, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Replace a file atomically: the old one or the complete new one. A link of that name is replaced, not followed."""
     new = path.with_name(f".{path.name}")

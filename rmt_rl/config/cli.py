@@ -15,7 +15,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
 from rmt_rl.config.files import load_yaml, plain_value, read_yaml, source_of
@@ -262,6 +262,13 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         return 2
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            "error: the memory is full; use a smaller network, fewer rows (num_envs) or fewer episodes", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import global_generator
 from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
 from rmt_rl.envs.observations import ObservationCheck
@@ -23,6 +24,7 @@ from rmt_rl.policies.heads import make_head
 from rmt_rl.policies.registry import make_backbone
 from rmt_rl.policies.rmt import RMT, Attention
 from rmt_rl.policies.spec import PolicySpec
+from rmt_rl.policies.weights import load_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +107,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)
         if self.config.previous_action:
-            size = self.head.one_hot(self._no_action(1)).shape[-1]
-            self.action_embedding = nn.Linear(size, width, bias=False)
+            self.action_embedding = nn.Linear(self.head.inputs, width, bias=False)
             self.no_action = nn.Parameter(torch.randn(width))  # stands for "an episode begins"
             nn.init.normal_(self.action_embedding.weight)
         self.norm = nn.LayerNorm(width, bias=False)
@@ -120,6 +121,16 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         # cuDNN keeps all weights of an LSTM or GRU in one storage, which safetensors' own save_model refuses
         tensors = {name: value.cpu().clone().contiguous() for name, value in self.state_dict().items()}
         save_file(tensors, save_directory / "model.safetensors")
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        """Part of huggingface_hub's `from_pretrained`: the same checks as in `load_policy`, whatever `strict` says."""
+        load_weights(model, load_file(model_file))
+        return model.to(map_location).eval()
+
+    @classmethod
+    def _load_as_pickle(cls, model: Any, model_file: str, map_location: str, strict: bool) -> NoReturn:
+        raise ConfigError(f"{model_file}: is a pickle, which is not read; expected model.safetensors")
 
     @property
     def device(self) -> torch.device:

@@ -33,13 +33,16 @@ def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | Gaus
 
 
 class CategoricalHead(nn.Module):
-    """One independent choice for each component. Actions: int64 [..., *shape]; parameters: logits [..., sum(sizes)]."""
+    """One independent choice for each component. Actions: int64 [..., *shape]; parameters: logits [..., sum(sizes)].
+
+    inputs: numbers of `one_hot`.
+    """
 
     action_dtype = torch.int64
 
     def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int) -> None:
         super().__init__()
-        self.sizes, self.shape = sizes, shape
+        self.sizes, self.shape, self.inputs = sizes, shape, sum(sizes)
         self.linear = nn.Linear(width, sum(sizes))
         _start_small(self.linear)
 
@@ -114,12 +117,15 @@ class GaussianHead(nn.Module):
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
         self.shape, self.size = space.shape, math.prod(space.shape)
+        self.inputs = self.size
         self.linear = nn.Linear(width, self.size)
         self.log_deviation = nn.Parameter(torch.zeros(self.size))
         _start_small(self.linear)
         low, high = (torch.as_tensor(bound, dtype=torch.float64).flatten() for bound in (space.low, space.high))
         bounded = (low.abs() <= FAR) & (high.abs() <= FAR) & (low < high)
-        self.bounded = bool(bounded.all())
+        ends = np.stack([space.low, space.high]).astype(np.float64)
+        # from the space, because a network without numbers (torch's meta device) has no values
+        self.bounded = bool((np.abs(ends) <= FAR).all() and (ends[0] < ends[1]).all())
         middle, unit = torch.where(bounded, (low + high) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
         for name, buffer in {"middle": middle, "unit": unit, "low": low, "high": high}.items():
             self.register_buffer(name, buffer.to(torch.get_default_dtype()), persistent=False)

@@ -36,6 +36,7 @@ from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.spaces import to_json
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv, make_spec
 from rmt_rl.policies.transformer import check_backend
+from rmt_rl.policies.weights import BadWeights, Sized, load_weights, numbers_in
 
 #: The files of a policy, and the one with their checksums.
 PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
@@ -100,26 +101,34 @@ def load_policy(
         spec = PolicySpec.from_json(saved, Source(str(folder / "config.json"), run_folder(folder), trust))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
-    except (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
-    check_backend(spec.policy, device)
-    try:
-        with torch.random.fork_rng(devices=[]):  # the new weights are overwritten at once
-            policy = ActorCritic(spec)
-        policy.load_state_dict(load_file(folder / "model.safetensors"))
     except (
         ArithmeticError,
         AttributeError,
         KeyError,
+        MemoryError,
+        OSError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
+    check_backend(spec.policy, device)
+    file = folder / "model.safetensors"
+    try:
+        policy = _load_network(spec, file)
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        MemoryError,
         OSError,
         RuntimeError,
         SafetensorError,
         TypeError,
         ValueError,
     ) as error:
-        raise ConfigError(
-            f"{folder / 'model.safetensors'}: does not fit config.json beside it or is damaged ({_short(error)})"
-        ) from error
+        found = str(error) if isinstance(error, BadWeights) else _short(error)
+        raise ConfigError(f"{file}: does not fit config.json beside it or is damaged ({found})") from error
     _verify_checksums(folder)
     return policy.to(device).eval()
 
@@ -128,6 +137,15 @@ def _disk_error(error: SafetensorError) -> OSError:
     """The error of the disk that safetensors reports as text of an error of its own."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
+
+
+def _load_network(spec: PolicySpec, file: Path) -> ActorCritic:
+    """The network of `spec` with the weights in `file`; it is not made where it would be larger than they are."""
+    # the new weights are overwritten at once
+    with torch.random.fork_rng(devices=[]), Sized(numbers_in(file, spec.policy)):
+        policy = ActorCritic(spec)
+    load_weights(policy, load_file(file))
+    return policy
 
 
 def _verify_checksums(folder: Path) -> None:

@@ -10,6 +10,10 @@ import numpy as np
 from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import show
+
+#: Numbers of the largest observation or action, and dictionaries inside each other, that a file may describe.
+LARGEST, DEEPEST = 2**24, 16
 
 
 def to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
@@ -30,11 +34,14 @@ def to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
     )
 
 
-def from_json(value: dict[str, Any]) -> gymnasium.Space[Any]:
-    """The space that `to_json` wrote."""
+def from_json(value: dict[str, Any], depth: int = 0) -> gymnasium.Space[Any]:
+    """The space that `to_json` wrote; raises ConfigError where it has more numbers than fit into memory."""
     kind = value["type"]
     if kind == "dict":
-        return spaces.Dict({key: from_json(entry) for key, entry in value["entries"].items()})
+        if depth == DEEPEST:
+            raise ConfigError(f"space: has more than {DEEPEST} dictionaries inside each other")
+        return spaces.Dict({key: from_json(entry, depth + 1) for key, entry in value["entries"].items()})
+    _check_size(kind, value)
     if kind == "discrete":
         return spaces.Discrete(value["n"])
     if kind == "multi_discrete":
@@ -46,6 +53,16 @@ def from_json(value: dict[str, Any]) -> gymnasium.Space[Any]:
         low, high = (_array(value[side], dtype, shape) for side in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
     raise ConfigError(f"space type {kind!r} is unknown; known are box, dict, discrete, multi_binary, multi_discrete")
+
+
+def _check_size(kind: str, value: dict[str, Any]) -> None:
+    """Raise ConfigError before memory is taken for a space with more than LARGEST numbers."""
+    shape = value["shape"] if kind in ("box", "multi_binary") else ()
+    shape = shape if isinstance(shape, list | tuple) else (shape,)
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ConfigError(f"space {kind}: shape={show(shape)}; expected whole numbers, at least 0")
+    if (size := math.prod(shape)) > LARGEST:
+        raise ConfigError(f"space {kind}: has {show(size)} numbers; at most {LARGEST:,} are supported")
 
 
 def _array(value: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

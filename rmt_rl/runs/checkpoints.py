@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import fsync, read_bytes, reason, remove, sha256
+from rmt_rl.common.files import fsync, machine_memory, read_bytes, reason, remove, sha256
 
 #: Version of the format; increases when older files cannot be read any more.
 FORMAT = 1
@@ -152,7 +152,7 @@ def _read(place: Path, steps: int) -> tuple[Tree, dict[str, Any]]:
             raise Damaged(f"{name} is not what was written (sha256)")
     try:
         return _unpack(json.loads(contents["state.json"]), safetensors.load(contents["state.safetensors"])), manifest
-    except (KeyError, RecursionError, SafetensorError, TypeError, ValueError) as error:
+    except (KeyError, MemoryError, RecursionError, SafetensorError, TypeError, ValueError) as error:
         raise Damaged(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
 
 
@@ -221,6 +221,8 @@ def _read_bytes(path: Path, size: int, exactly: bool = False) -> bytes:
         raise Damaged(f"{path.name} is no file")
     if found.st_size > size or (exactly and found.st_size != size):
         raise Damaged(f"{path.name} has {found.st_size:,} bytes; expected {'' if exactly else 'at most '}{size:,}")
+    if (memory := machine_memory()) is not None and found.st_size > memory:
+        raise Damaged(f"{path.name} has {found.st_size:,} bytes; this machine has {memory:,} bytes of memory")
     return read_bytes(path, size)
 
 

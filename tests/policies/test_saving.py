@@ -1,6 +1,8 @@
 """A saved policy acts as before. A damaged one is rejected with one line that names the file."""
 
 import json
+import os
+import resource
 import shutil
 import struct
 
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file, save_file
 
 from rmt_rl import config
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.cli import run
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import env_config, load_policy, policy_folder, save_policy
@@ -384,3 +388,102 @@ def test_a_folder_in_place_of_a_file_is_rejected(folder):
 def test_a_missing_device_is_named(tmp_path, device, message):
     with pytest.raises(ConfigError, match=message):
         load_policy(tmp_path, device)
+
+
+# ----------------------------------------------------------------------------------------------- untrusted contents
+
+
+def rewrite(folder, change):
+    """Replace every weight of the file by change(weight), without checksums, as another program may."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: change(x).contiguous() for name, x in tensors.items()}, folder / "model.safetensors")
+    (folder / "sha256.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda x: torch.full_like(x, torch.nan), "not finite (NaN or infinity); every weight must be a number"),
+        (lambda x: torch.full_like(x, -torch.inf), "not finite (NaN or infinity)"),
+        (lambda x: x.double() * 1e200, "has values that torch.float32 cannot hold; the largest is"),
+        (lambda x: x.to(torch.int8), "is of type torch.int8; expected torch.float32"),
+        (lambda x: x.bool(), "is of type torch.bool; expected torch.float32"),
+    ],
+)
+def test_weights_that_are_no_usable_numbers_are_one_sentence(weights, message, folder):
+    rewrite(folder, weights)
+    assert message in rejection(folder)
+
+
+def test_from_pretrained_checks_the_weights_too_and_reads_no_pickle(folder):
+    rewrite(folder, lambda x: torch.full_like(x, torch.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        ActorCritic.from_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"is a pickle, which is not read; expected model.safetensors"):
+        ActorCritic._load_as_pickle(None, "pytorch_model.bin", "cpu", True)  # of a repository without safetensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_floating_point_type_are_converted(dtype, folder):
+    expected = {name: x.to(dtype).float() for name, x in load_policy(folder).state_dict().items()}
+    rewrite(folder, lambda x: x.to(dtype))
+    loaded = load_policy(folder).state_dict()
+    assert all(torch.equal(loaded[name], x) for name, x in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["policy", "width"], 65_536),
+        (["policy", "layers"], 1_000),
+        (["policy", "memory_tokens"], 65_536),
+        (["policy", "segment"], 65_536),
+        (["observation_space"], {"type": "discrete", "n": 10**9}),
+        (["observation_space"], {"type": "box", "shape": [2 * 10**9], "dtype": "float32", "low": 0, "high": 1}),
+        (["observation_space"], {"type": "box", "shape": [2**60, 2**60], "dtype": "float32", "low": 0, "high": 1}),
+        (["observation_space"], {"type": "multi_binary", "shape": [2**40]}),
+        (["action_space"], {"type": "multi_discrete", "nvec": [[10**5] * 100] * 100}),
+    ],
+)
+def test_a_description_of_a_huge_network_takes_no_memory(path, value, folder):
+    change(folder, path, value)
+    (folder / "sha256.json").unlink()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert str(folder) in rejection(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_deep_dictionaries_are_one_sentence(folder):
+    space = {"type": "discrete", "n": 2}
+    for _ in range(100):
+        space = {"type": "dict", "entries": {"a": space}}
+    change(folder, ["observation_space"], space)
+    assert "more than 16 dictionaries inside each other" in rejection(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "sha256.json"])
+def test_a_sparse_file_is_not_read(name, folder):
+    os.truncate(folder / name, 2**33)
+    assert "has 8,589,934,592 bytes; at most" in rejection(folder)
+
+
+def test_a_file_larger_than_the_memory_is_one_sentence(folder, monkeypatch):
+    monkeypatch.setattr("rmt_rl.policies.weights.machine_memory", lambda: 1_000)
+    assert "this machine has 1,000 bytes of memory" in rejection(folder)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_full_memory_is_one_line_of_a_command(error, capsys):
+    def command(argv):
+        raise error
+
+    assert run(command, []) == 1
+    assert capsys.readouterr().err.startswith("error: the memory is full; ")
+
+
+def test_other_errors_keep_their_traceback():
+    def command(argv):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(command, [])
