@@ -30,8 +30,9 @@ TRANSFORMER = {
     "dropout": 0.5,
     "params": 40_000,
     "previous_action": False,
+    "normalize_observation": True,
 }
-RECURRENT = {"width": 24, "layers": 2, "params": 40_000, "previous_action": False}
+RECURRENT = {"width": 24, "layers": 2, "params": 40_000, "previous_action": False, "normalize_observation": True}
 #: Another value for every option of every policy; the options in a tuple's second part make it possible.
 POLICIES = {
     "rmt": {
@@ -131,7 +132,7 @@ def numbers_of(options):
     """Outputs, values, final state and gradients of a policy with fixed inputs, learning with dropout."""
     observations = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     actions, task = spaces.Discrete(3), UnregisteredEnv("outside", {})
-    env = types.SimpleNamespace(single_observation_space=observations, single_action_space=actions)
+    env = types.SimpleNamespace(single_observation_space=observations, single_action_space=actions, action_start=0)
     options = fit_width(env, task, options)
     torch.manual_seed(0)
     policy = ActorCritic(PolicySpec(options, observations, actions, task))
@@ -142,6 +143,7 @@ def numbers_of(options):
     action = torch.randint(3, (2, STEPS), generator=generator)
     first = torch.zeros(2, STEPS, dtype=torch.bool)
     first[:, 0] = first[1, 9] = True
+    policy.encoder.add(obs)
     torch.manual_seed(2)
     logits, value, state = policy.unroll(obs, action, policy.initial_state(2), first)
     parameters = list(policy.parameters())

@@ -257,8 +257,11 @@ class PPOLearner(PPO, Learner):
 
     def collect(self, progress: float) -> Rollout:
         if self.policy.encoder.without_moments():  # one rollout only to learn the scale of the observations
-            first, _ = self.collector.collect(self.options.rollout, between_steps=self.check_stop)
-            self.policy.encoder.add(first.obs)
+            first, _ = self.collector.collect(
+                self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
+            )
+            if first.nonfinite is None:
+                self.policy.encoder.add(first.obs)
         rollout, episodes = self.collector.collect(
             self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
         )

@@ -84,16 +84,16 @@ def test_an_option_that_does_not_exist_is_still_named(register) -> None:
 @pytest.mark.parametrize(
     ("space", "value", "found"),
     [
-        (BOX, [[1.0, 2.0], [3.0]], r"with \[\[1.0, 2.0\], \[3.0\]\], which is no array of float32"),
-        (spaces.Discrete(3), None, "with null, which is no array of int64"),
-        (BOX, "abc", "with abc, which is no array of float32"),
-        (BOX, {"a": 1}, r"with {'a': 1}, which is no array of float32"),
+        (BOX, [[1.0, 2.0], [3.0]], r"that is .*\[\[1.0, 2.0\], \[3.0\]\].*; expected numbers of Box"),
+        (spaces.Discrete(3), None, "that is .?None.?; expected numbers of Discrete"),
+        (BOX, "abc", "that is .*abc.*; expected numbers of Box"),
+        (BOX, {"a": 1}, r"that is .*{'a': 1}.*; expected numbers of Box"),
         (spaces.Dict(a=BOX), np.zeros(2), r"without the part 'a'; found array\(\[0., 0.\]\)"),
         (spaces.Dict(a=BOX), None, "without the part 'a'; found null"),
         (spaces.Tuple([BOX, BOX]), {0: np.zeros(2)}, "without the part 0; found {0: "),
         (spaces.Dict(a=spaces.Dict(b=BOX)), {"a": [1, 2]}, r"without the part 'b'; found \[1, 2\]"),
-        (spaces.Dict(a=BOX), {"a": "x"}, "with x in the part 'a', which is no array of float32"),
-        (spaces.Box(0, 255, (1,), np.uint8), [300], r"with \[300\], which is no array of uint8"),
+        (spaces.Dict(a=BOX), {"a": "x"}, "'a' that is .*x.*; expected numbers of Box"),
+        (spaces.Box(0, 255, (1,), np.uint8), [300], "that holds 300, which uint8 cannot; expected numbers of Box"),
     ],
 )
 def test_an_observation_of_another_form_is_one_sentence(space, value, found, register) -> None:
