@@ -61,8 +61,8 @@ class ResumePoint:
         own = load_yaml(folder / "config.yaml").steps
         if end <= own and result.is_file() and not read_result(result).get("interrupted"):
             raise ConfigError(
-                f"resume={folder}: the run is finished; steps=<more than {own}> continues it, init={folder} starts a new run with"
-                " its weights"
+                f"resume={folder}: the run is finished; init={folder} starts a new run with its weights, and steps=<more than"
+                f" {own}> beside resume continues it"
             )
         steps, tree, manifest, damaged = checkpoints.newest()
         if own < end <= steps:

@@ -37,7 +37,9 @@ def test_more_steps_continue_a_finished_run(finished, capsys) -> None:
     assert all(math.isclose(rates[k], 1e-3 * (1 - 96 * k / (400 if k < 5 else 800))) for k in range(9))
     assert json.loads((finished / "result-480.json").read_text()) == first
     assert json.loads((finished / "result.json").read_text())["steps"] == 864
-    with pytest.raises(ConfigError, match=r"the run is finished; steps=<more than 800> continues it, init="):
+    with pytest.raises(
+        ConfigError, match=r"the run is finished; init=.*, and steps=<more than 800> beside resume continues it"
+    ):
         train(parse([f"resume={finished}"]))
 
 
