@@ -285,7 +285,7 @@ def test_every_step_of_a_part_has_the_same_weight_in_its_gradient(detach):
 
 
 def test_a_run_is_validated_twenty_times_at_even_distances():
-    learner, _ = learner_of(batch=1)
+    learner, _ = learner_of(batch=1, lengths=[1, 1, 1], policy=policy_of(layers=1))
     validated = [k for k in range(40) if "validation_loss" in learner.update(learner.collect(k / 40), k / 40)]
     assert validated == [2 * k for k in range(VALIDATIONS)]
 
