@@ -6,7 +6,10 @@ The program takes and returns tensors only:
     outputs  the most likely action, then the state after the step, in the same order
 
 B is fixed at export. The names and shapes of all inputs and outputs are in `io.json`, the initial state is in
-`initial_state.safetensors`. `io.json` also says what an environment itself adds to the actions ("start"), or their bounds.
+`initial_state.safetensors`, the checksums of all files in `sha256.json`. `io.json` also says what an environment itself adds to the
+actions ("start"), or their bounds.
+
+`torch.export.load` unpickles parts of a .pt2 file, so it can run code that somebody put there. An ONNX file cannot.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.config.commands import ExportConfig
 
@@ -68,7 +72,7 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
 
 
 def export(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Path]:
-    """Write step.pt2 (torch.export), step.onnx if wanted, io.json and initial_state.safetensors; the paths written."""
+    """Write step.pt2 (torch.export), step.onnx if wanted, io.json, initial_state.safetensors, sha256.json; the paths written."""
     folder.mkdir(parents=True)
     try:
         return _write(policy, folder, batch, onnx)
@@ -91,7 +95,9 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         program = torch.export.export(module, inputs, strict=False)
         outputs = program.module()(*inputs)
     written = [folder / "step.pt2"]
+    example, program.example_inputs = program.example_inputs, None  # it would be pickled into the file
     torch.export.save(program, written[0])
+    program.example_inputs = example
     if onnx:
         written.append(folder / "step.onnx")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports packages that are not needed
@@ -122,6 +128,9 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     written[-1].write_text(json.dumps(io, indent=2) + "\n", encoding="utf-8")
     written.append(folder / "initial_state.safetensors")
     save_file({name: x.contiguous() for name, x in leaves(policy.initial_state(batch)).items()}, written[-1])
+    sums = {path.name: sha256_file(path) for path in written}
+    written.append(folder / "sha256.json")
+    written[-1].write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
     return written
 
 

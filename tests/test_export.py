@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from rmt_rl import config
+from rmt_rl.common.files import sha256_file
 from rmt_rl.common.state import leaves
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.export import export, main
@@ -121,3 +122,10 @@ def test_mistakes_are_one_line(argument, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_checksums_lie_beside_an_export(tmp_path):
+    written = export(make_policy(config.MLPConfig(width=16)), tmp_path / "out", 1, onnx=False)
+    sums = json.loads((tmp_path / "out/sha256.json").read_text())
+    assert written[-1] == tmp_path / "out/sha256.json"
+    assert sums == {path.name: sha256_file(path) for path in written[:-1]}
