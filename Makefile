@@ -15,7 +15,7 @@ help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
 	@echo "make test  [ARGS='-k rmt']             all tests"
 	@echo "make check                             format, lint, types and the fast tests"
-	@echo "make contract                          300 random cases of every policy's contract; half an hour"
+	@echo "make contract                          300 random cases of every policy's contract; some hours"
 	@echo "make test-faults                       50 killed runs, every bit of a checkpoint, longer comparisons with minigrid"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
 

@@ -6,8 +6,8 @@ The program takes and returns tensors only:
     outputs  the most likely action, then the state after the step, in the same order
 
 B is fixed at export. The names and shapes of all inputs and outputs are in `io.json`, the initial state is in
-`initial_state.safetensors`, the checksums of all files in `sha256.json`. `io.json` also says what an environment itself adds to the
-actions ("start"), or their bounds.
+`initial_state.safetensors`, the checksums of all files in `sha256.json`. `io.json` also says what an environment itself adds
+to the actions ("start"), or their bounds.
 
 `torch.export.load` unpickles parts of a .pt2 file, so it can run code that somebody put there. An ONNX file cannot.
 """
