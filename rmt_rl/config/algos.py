@@ -40,6 +40,7 @@ class PPOConfig(AlgoConfig):
         " null = 0.01 for discrete actions, 0 for continuous ones",
         low=0,
         high=1_000,
+        absent=0.0,  # runs from before it was added
     )
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
     skip_nonfinite: int = option(
