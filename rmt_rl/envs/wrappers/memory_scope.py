@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.state import map_obs, where_rows
+from rmt_rl.common.state import check_tensor, map_obs, where_rows
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 
 NEW_KEYS = ("previous_reward", "episode_start")
@@ -89,7 +89,8 @@ class MemoryScope(TorchVectorEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
-        self._episode = state["episode"].to(self.device)
+        rows = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self._episode = check_tensor("episode", state["episode"], rows, 0, self.episodes and self.episodes - 1)
 
     def close(self, **options: Any) -> None:
         self.env.close(**options)
