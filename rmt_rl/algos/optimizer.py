@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rmt_rl.common.finite import Guard, nonfinite_in_update
+from rmt_rl.common.state import check_tensor
 
 
 def schedule(kind: str, progress: float) -> float:
@@ -54,8 +55,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """The reverse of `optimizer_state`; raises ValueError where the shapes of the parameters differ."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, averages in state.items():
-        for name, value in averages.items():
-            if value.dim() and value.shape != parameters[int(number)].shape:
-                raise ValueError(f"{name} of parameter {number} has shape {tuple(value.shape)}")
+        parameter = parameters[int(number)]
+        if averages.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"parameter {number} has {sorted(averages)}; expected step, exp_avg and exp_avg_sq")
+        check_tensor(f"step of parameter {number}", averages["step"], torch.zeros(()), low=0)
+        check_tensor(f"exp_avg of parameter {number}", averages["exp_avg"], parameter.detach())
+        check_tensor(f"exp_avg_sq of parameter {number}", averages["exp_avg_sq"], parameter.detach(), low=0)
     numbered = {int(number): averages for number, averages in state.items()}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -15,13 +15,14 @@ from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.process import command_line
-from rmt_rl.common.state import all_same_shape, map_obs, select_rows
+from rmt_rl.common.state import all_same_shape, check_count, map_obs, select_rows
 from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.heads import CategoricalHead, GaussianHead
+from rmt_rl.policies.weights import load_weights
 from rmt_rl.rollouts.collector import Collector, Rollout
 from rmt_rl.rollouts.statistics import EpisodeStats
 
@@ -286,11 +287,11 @@ class PPOLearner(PPO, Learner):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.policy.load_state_dict(state["policy"])
+        load_weights(self.policy, state["policy"])
         load_optimizer_state(self.optimizer, state["optimizer"])
-        self.updates = int(state["updates"])
+        self.updates = check_count("updates", state["updates"])
         if self.deviation is not None:
-            self.deviation.load_state_dict(state["deviation"])
+            self.deviation.load_state_dict(state["deviation"], self.collector.env.num_envs)
         self.guard.load_state_dict(state["guard"])
         self.collector.load_state_dict(state["collector"])
         self.shuffle.set_state(state["shuffle"])

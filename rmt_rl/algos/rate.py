@@ -21,12 +21,13 @@ from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optim
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
-from rmt_rl.common.state import detach, map_obs, select_rows
+from rmt_rl.common.state import check_count, detach, map_obs, select_rows
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spaces import to_json
+from rmt_rl.policies.weights import load_weights
 from rmt_rl.rollouts.dataset import Batch, Dataset, Episode, but_last
 from rmt_rl.rollouts.episodes import oracle_actor, record
 from rmt_rl.rollouts.minari_reader import read_minari
@@ -167,12 +168,17 @@ class RATELearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["data"] != self.data.fingerprint():
             raise ConfigError("data: the episodes differ from those that the run started with; restore them")
-        self.policy.load_state_dict(state["policy"])
+        if state["best"] is not None:
+            load_weights(self.policy, state["best"])  # at the end of the run they are used
+        load_weights(self.policy, state["policy"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.dropout.set_state(state["dropout"])
         self.guard.load_state_dict(state["guard"])
-        self._validations, self.best, self.best_loss = int(state["checks"]), state["best"], float(state["best_loss"])
+        self._validations, self.best = check_count("checks", state["checks"]), state["best"]
+        self.best_loss = float(state["best_loss"])
+        if math.isnan(self.best_loss):
+            raise ValueError("best_loss is not a number")
 
     def _limit(self, episodes: torch.Tensor, progress: float) -> int | None:
         """Number of steps after which the episodes of a batch are cut; None = they are not cut."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+
+from rmt_rl.common.state import check_count, check_tensor
 
 
 def gae(
@@ -73,6 +76,14 @@ class ReturnDeviation:
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "mean": self.mean, "squares": self.squares, "past": self.past_B}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.mean, self.squares = int(state["steps"]), float(state["mean"]), float(state["squares"])
-        self.past_B = state["past"]
+    def load_state_dict(self, state: dict[str, Any], rows: int) -> None:
+        """rows: B of the environment, whose returns are continued."""
+        steps, mean, squares = check_count("steps", state["steps"]), float(state["mean"]), float(state["squares"])
+        if not (math.isfinite(mean) and math.isfinite(squares) and squares >= 0):
+            raise ValueError(
+                f"mean {mean} and squares {squares} of the returns; expected finite numbers, squares at least 0"
+            )
+        past = state["past"]
+        if past is not None:
+            check_tensor("past", past, torch.zeros(rows, dtype=torch.float64))
+        self.steps, self.mean, self.squares, self.past_B = steps, mean, squares, past

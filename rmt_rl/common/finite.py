@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rmt_rl.common.errors import RunError
+from rmt_rl.common.state import check_count
 
 
 class NotFinite(RunError):
@@ -44,7 +45,8 @@ class Guard:
         return {"in_a_row": self.in_a_row, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.in_a_row, self.skipped = int(state["in_a_row"]), int(state["skipped"])
+        self.in_a_row = check_count("in_a_row", state["in_a_row"])
+        self.skipped = check_count("skipped", state["skipped"])
 
 
 def finite(x: torch.Tensor) -> torch.Tensor:

@@ -102,3 +102,29 @@ def copy_tree(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: copy_tree(value) for key, value in tree.items()}
     return [copy_tree(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def check_tensor(
+    name: str,
+    x: Any,
+    like: torch.Tensor,
+    low: float | torch.Tensor | None = None,
+    high: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`x`, from a file, on the device of `like`; raises ValueError where its form differs or values lie outside low..high."""
+    if not isinstance(x, torch.Tensor) or (x.shape, x.dtype) != (like.shape, like.dtype):
+        found = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
+        raise ValueError(f"{name} is {found}; expected {tuple(like.shape)} {like.dtype}")
+    x = x.to(like.device, copy=True)
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise ValueError(f"{name} is not finite")
+    if (low is not None and bool((x < low).any())) or (high is not None and bool((x > high).any())):
+        raise ValueError(f"{name} has values out of range")
+    return x
+
+
+def check_count(name: str, value: Any) -> int:
+    """A number of steps, updates or the like from a file; raises ValueError where it is none."""
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError(f"{name} is no number of steps; expected a whole number, at least 0")
+    return value

@@ -12,7 +12,7 @@ import gymnasium
 import torch
 
 from rmt_rl.common.rng import counter_bits
-from rmt_rl.common.state import where_rows
+from rmt_rl.common.state import check_tensor, where_rows
 from rmt_rl.envs.base import TorchVectorEnv, row_seeds
 
 State = dict[str, torch.Tensor]
@@ -109,7 +109,15 @@ class EpisodicEnv(TorchVectorEnv):
             raise ValueError(
                 f"the state has {rows} and shapes {found}; expected {self.num_envs} rows and shapes {expected}"
             )
-        self._state = {name: value.to(self.device) for name, value in state.items()}
+        first = self._first(seed_B, seed_B)
+        read = {name: check_tensor(name, state[name], value) for name, value in first.items()}
+        for name in ("t", "episode"):
+            check_tensor(name, read[name], seed_B, 0, 2**62)
+        # an index out of range raises IndexError; what the other values mean, the observation shows
+        shown, space = self._observe(read), self.single_observation_space
+        if not shown.is_floating_point() and not all(space.contains(row) for row in shown.cpu().numpy()):
+            raise ValueError(f"its observation is outside {' '.join(str(space).split())}")
+        self._state = read
 
     def _first(self, seed_B: torch.Tensor, episode_B: torch.Tensor) -> State:
         key_B = counter_bits(seed_B, episode_B)

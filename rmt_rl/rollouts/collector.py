@@ -7,14 +7,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from gymnasium import spaces
 
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import NotFinite, finite, first_nonfinite
-from rmt_rl.common.state import Obs, detach, map_obs, map_state, select_rows, state_from_tree, state_to_tree
+from rmt_rl.common.state import (
+    Obs,
+    check_count,
+    check_tensor,
+    detach,
+    leaves,
+    map_obs,
+    map_state,
+    select_rows,
+    state_from_tree,
+    state_to_tree,
+)
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
+from rmt_rl.policies.encoders import category_sizes
+from rmt_rl.policies.heads import CategoricalHead
+from rmt_rl.policies.rmt_state import RMTState
 from rmt_rl.policies.saving import check_fits
 from rmt_rl.rollouts.statistics import Episodes, success_of
 
@@ -157,14 +172,39 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; without the environment's state all rows start new episodes."""
         self.generator.set_state(state["generator"])
-        self.steps = int(state["steps"])
+        self.steps = check_count("steps", state["steps"])
         if state["env"] is None:
             return self._reset(rng.seed(self.seed, f"resumed after {self.steps} steps"))
         self.env.load_state_dict(state["env"])
         self.obs = map_obs(lambda saved, now: state_from_tree(now, saved), state["obs"], self.obs)
         self.state = state_from_tree(self.state, state["state"])
-        for name in ("first", "episode_return", "episode_length"):
-            setattr(self, name, state_from_tree(getattr(self, name), state[name]))
+        self.first = check_tensor("first", state["first"], self.first)
+        self.episode_return = check_tensor("episode_return", state["episode_return"], self.episode_return)
+        self.episode_length = check_tensor("episode_length", state["episode_length"], self.episode_length, low=0)
+        self._check_loaded()
+
+    def _check_loaded(self) -> None:
+        """Raises ValueError where a loaded observation, action or memory is one that no episode has."""
+        known = self.env.single_observation_space
+        parts = known.spaces if isinstance(known, spaces.Dict) else {"": known}
+        shown = self.obs if isinstance(self.obs, dict) else {"": self.obs}
+        for name, space in parts.items():
+            check_tensor(f"obs {name}", shown[name], shown[name])  # finite
+            # the network looks categories up by their number
+            categories = category_sizes(space) is not None
+            if categories and not all(space.contains(row) for row in shown[name].cpu().numpy()):
+                raise ValueError(f"obs {name} is outside {' '.join(str(space).split())}")
+        if isinstance(head := self.policy.head, CategoricalHead):
+            sizes = torch.tensor(head.sizes, device=self.state.action.device).view(head.shape)
+            check_tensor("action", self.state.action, self.state.action, 0, sizes - 1)
+        else:
+            check_tensor("action", self.state.action, self.state.action)
+        if isinstance(self.state.memory, RMTState):
+            check_tensor("age", self.state.memory.age, self.state.memory.age, 0, 2**62)
+        for name, x in leaves(self.state.memory).items():
+            x = x[~self.first]  # nothing of the other rows is used
+            if x.is_floating_point() and not bool(x.isfinite().all()):
+                raise ValueError(f"{name} is not finite")
 
     def _require_inside(self, name: str, obs: Obs, steps: int) -> None:
         """Raises RunError where the environment returned a whole number outside the bounds of its space."""

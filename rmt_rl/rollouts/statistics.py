@@ -60,6 +60,11 @@ class EpisodeStats:
         return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        episodes = state["episodes"]
+        if episodes.shape != (min(len(episodes), RECENT), 3):
+            raise ValueError(f"episodes has shape {tuple(episodes.shape)}; expected [at most {RECENT}, 3]")
+        if not bool(episodes[:, 1:].isfinite().all()):
+            raise ValueError("episodes has returns or lengths that are not finite")
         self._episodes.clear()
         self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
 

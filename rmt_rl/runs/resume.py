@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.files import fsync, sha256
+from rmt_rl.common.state import check_count
 from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.config.files import load_yaml, part_from_dict, save_yaml
 from rmt_rl.runs.checkpoints import Checkpoints
@@ -68,9 +70,13 @@ class ResumePoint:
         if own < end <= steps:
             raise ConfigError(f"steps={end}: the run in {folder} has taken {steps} steps already; expected more")
         try:
-            metrics, wall_s, cpu_s = int(tree["metrics"]), float(tree["wall_s"]), float(tree["cpu_s"])
+            metrics, wall_s, cpu_s = (
+                check_count("metrics", tree["metrics"]),
+                _seconds(tree, "wall"),
+                _seconds(tree, "cpu"),
+            )
             returns = None if tree["returns"] is None else part_from_dict("returns", tree["returns"])
-            best = tree.get("best")  # absent in checkpoints of format 1
+            best = _best(tree.get("best"))  # absent in checkpoints of format 1
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _does_not_fit(checkpoints, steps, error) from error
         file = folder / "metrics.jsonl"
@@ -135,6 +141,24 @@ class ResumePoint:
         if manifest["resume"] == "from_reset":
             lines.append("the environment cannot save its state: all rows start new episodes (resume: from_reset)")
         return lines
+
+
+def _seconds(tree: dict[str, Any], clock: str) -> float:
+    value = float(tree[f"{clock}_s"])
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{clock}_s is {value}; expected seconds")
+    return value
+
+
+def _best(best: Any) -> dict[str, Any] | None:
+    """The best evaluation before the checkpoint; raises where it is none."""
+    if best is None:
+        return None
+    check_count("best.steps", best["steps"])
+    success, mean_return = best["success"], float(best["mean_return"])
+    if not (success is None or 0 <= success <= 1) or not math.isfinite(mean_return):
+        raise ValueError(f"best has success {success} and mean return {mean_return}")
+    return dict(best)
 
 
 def _does_not_fit(checkpoints: Checkpoints, steps: int, error: Exception) -> ConfigError:

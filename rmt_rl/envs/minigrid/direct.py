@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from rmt_rl.common.state import check_tensor
 from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
 
 #: MiniGrid's actions 0..6.
@@ -218,11 +219,31 @@ class MiniGridDirect(TorchVectorEnv):
             raise ValueError(
                 f"the state has {rows} rows of {size} cells; expected {self.num_envs} rows of {self._size} cells"
             )
+        read = self._checked(state)
         self._generators = [np.random.Generator(np.random.PCG64(0)) for _ in range(self.num_envs)]
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
-        for name in self._STATE:
-            setattr(self, f"_{name}", state[name].to(self.device, copy=True))
+        for name, tensor in read.items():
+            setattr(self, f"_{name}", tensor)
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The tensors of a state; raises ValueError where the agent is, or could get, outside the grid."""
+        rows = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        grid = torch.zeros(self.num_envs, self._size, dtype=torch.uint8, device=self.device)
+        read = {
+            "grid": check_tensor("grid", state["grid"], grid),
+            "position": check_tensor("position", state["position"], rows, 0, self._size - 1),
+            "direction": check_tensor("direction", state["direction"], rows, 0, 3),
+            "carrying": check_tensor("carrying", state["carrying"], rows.to(torch.uint8)),
+            "steps": check_tensor("steps", state["steps"], rows, 0, self.max_steps - 1),
+        }
+        inside = torch.zeros(self._size // self._column, self._column, dtype=torch.bool, device=self.device)
+        inside[self._border : -self._border, self._border : -self._border] = True
+        if not bool(inside.flatten()[read["position"]].all()):
+            raise ValueError("position lies outside the grid")
+        if bool((read["grid"][:, ~inside.flatten()] != WALL).any()):
+            raise ValueError("grid is not surrounded by walls")
+        return read
 
     def _to_device(self, table: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(table).to(self.device)

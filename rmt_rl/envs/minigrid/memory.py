@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from rmt_rl.common.state import check_count, check_tensor
 from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
 from rmt_rl.envs.minigrid.direct import ACTIONS as NAMES
 
@@ -140,7 +141,7 @@ class MiniGridMemory(TorchVectorEnv):
             self._cursor = self._queue_begin.clone()
             self._until_refill = BLOCK
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._known = torch.zeros(2, self.num_envs, dtype=torch.bool, device=self.device)
+        self._known = self._unknown()
         self._state = self._take_starts(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         return self._observe(self._state), {}
 
@@ -186,12 +187,22 @@ class MiniGridMemory(TorchVectorEnv):
         generators = [_generator(0) for _ in range(self.num_envs)]
         for generator, saved in zip(generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
-        tensors = [state[key].to(self.device, copy=True) for key in ("state", "steps", "queue", "cursor")]
-        self._state, self._steps, self._queue, self._cursor = tensors
-        # absent in states of format 1; without it the expert looks again
-        known = state.get("known", torch.zeros(2, self.num_envs, dtype=torch.bool))
-        self._known = known.to(self.device, copy=True)
-        self._until_refill = state["until_refill"]
+        # an index out of range would be an error of torch, many steps later
+        rows, begin = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device), self._queue_begin
+        queue, playing = rows.repeat_interleave(2 * BLOCK), (self._tables.num_terminal, len(self._image) - 1)
+        refill = check_count("until_refill", state["until_refill"])
+        read = {
+            "state": check_tensor("state", state["state"], rows, *playing),
+            "steps": check_tensor("steps", state["steps"], rows, 0, self.max_steps - 1),
+            "queue": check_tensor("queue", state["queue"], queue, *playing),
+            # a row takes one start at each call until the queue is refilled
+            "cursor": check_tensor("cursor", state["cursor"], rows, begin, begin + 2 * BLOCK - refill),
+            # absent in states of format 1; without it the expert looks again
+            "known": check_tensor("known", state.get("known", torch.zeros(2, len(rows)).bool()), self._unknown()),
+        }
+        for name, tensor in read.items():
+            setattr(self, f"_{name}", tensor)
+        self._until_refill = refill
         self._generators = generators
 
     def oracle(self) -> torch.Tensor:
@@ -216,6 +227,9 @@ class MiniGridMemory(TorchVectorEnv):
         h, cue, order, x, y = self._tables.cells[state // 4].tolist()
         objects = _grids(self._config["size"], range(h, h + 1))[0, cue, order]
         return np.stack([objects, COLOR[objects], np.zeros_like(objects)], axis=-1), (x, y), state % 4
+
+    def _unknown(self) -> torch.Tensor:
+        return torch.zeros(2, self.num_envs, dtype=torch.bool, device=self.device)
 
     def _observe(self, state_B: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"image": self._image.index_select(0, state_B), "direction": state_B & 3}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rmt_rl.common.rng import counter_bits
+from rmt_rl.common.state import check_tensor
 from rmt_rl.envs.base import TorchVectorEnv, row_seeds
 
 RIGHT, UP, LEFT, DOWN = range(4)
@@ -121,8 +122,13 @@ class TMaze(TorchVectorEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if any(value.shape != (self.num_envs,) for value in state.values()):
             raise ValueError(f"the state has {len(state['seed'])} rows; expected {self.num_envs} rows")
-        for name in ("seed", "episode", "goal", "length", "x", "y", "t"):
-            setattr(self, f"_{name}", state[name].to(self.device))
+        rows = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        length = check_tensor("length", state["length"], rows, self.shortest, self.longest)
+        read = {"seed": check_tensor("seed", state["seed"], rows), "length": length}
+        for name, low, high in (("episode", 0, None), ("goal", -1, 1), ("x", 0, length), ("y", -1, 1), ("t", 0, None)):
+            read[name] = check_tensor(name, state[name], rows, low, high)
+        for name, tensor in read.items():
+            setattr(self, f"_{name}", tensor)
 
     def _move(self, action_B: torch.Tensor) -> None:
         x, y = self._x + self._dx[action_B], self._y + self._dy[action_B]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.state import map_obs, where_rows
+from rmt_rl.common.state import check_tensor, map_obs, where_rows
 from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows
 
 NEW_KEYS = ("previous_reward", "episode_start")
@@ -104,7 +104,9 @@ class MemoryScope(TorchVectorEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
-        self._episode, self._shown = state["episode"].to(self.device), None
+        rows = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self._episode = check_tensor("episode", state["episode"], rows, 0, self.episodes and self.episodes - 1)
+        self._shown = None
 
     def close(self, **options: Any) -> None:
         self.env.close(**options)

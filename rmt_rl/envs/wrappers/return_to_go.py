@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.state import where_rows
+from rmt_rl.common.state import check_tensor, where_rows
 from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows
 
@@ -82,7 +82,8 @@ class ReturnToGo(TorchVectorEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state["env"])
-        self._remaining = state["left"].to(self.device)
+        rows = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)
+        self._remaining = check_tensor("left", state["left"], rows)
 
     def close(self, **options: Any) -> None:
         self.env.close(**options)
