@@ -36,7 +36,7 @@ def other_values(known: Option) -> Iterator[Any]:
     """Allowed values of an option beside its default."""
     bounds = [known.kind(bound) for bound in known.bounds.values() if bound is not None and known.kind in (int, float)]
     middle = [known.default + 1, known.default * 2] if isinstance(known.default, int) else []
-    for value in (*known.choices, True, False, *middle, *bounds, {"a": {"b": 1}}, "module:Other-v0"):
+    for value in (*known.choices, True, False, *middle, *bounds, {"a": {"b": 1}}, "Other-v0"):
         if type(value) is known.kind and value != known.default and known.allows(value):
             yield value
 

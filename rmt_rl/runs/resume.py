@@ -60,7 +60,7 @@ class ResumePoint:
     def _newest(checkpoints: Checkpoints, end: int) -> ResumePoint:
         folder = checkpoints.run
         result = folder / "result.json"
-        own = load_yaml(folder / "config.yaml").steps
+        own = load_yaml(folder / "config.yaml", trust=True).steps  # nothing is imported for it
         if end <= own and result.is_file() and not read_result(result).get("interrupted"):
             raise ConfigError(
                 f"resume={folder}: the run is finished; init={folder} starts a new run with its weights, and steps=<more than"
@@ -104,7 +104,7 @@ class ResumePoint:
     def move_end(self, end: int) -> None:
         """Write the step at which the run shall end to its config.yaml; the result until now becomes result-<steps>.json."""
         folder = self.checkpoints.run
-        own = load_yaml(folder / "config.yaml")
+        own = load_yaml(folder / "config.yaml", trust=True)  # its module is imported already
         if end <= own.steps:
             return
         # the result first: a process that dies in between leaves a run that can be resumed

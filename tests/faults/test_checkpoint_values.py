@@ -13,6 +13,7 @@ import torch
 
 import rmt_rl
 from rmt_rl.algos.ppo import PPOLearner
+from rmt_rl.config.files import save_yaml
 from rmt_rl.config.resolve import make_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
@@ -164,6 +165,7 @@ def test_a_value_that_no_run_writes_is_one_sentence(
 def test_a_wrong_number_of_the_run_is_one_sentence(key: str, value: Any, tmp_path: Path) -> None:
     tree = {"metrics": 0, "wall_s": 1.0, "cpu_s": 1.0, "returns": None, "best": None}
     (tmp_path / "metrics.jsonl").touch()
+    save_yaml(make_config(env="tmaze"), tmp_path / "config.yaml")
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, tree, {})
     checkpoints.save(2, tree | {key: value}, {})
