@@ -99,7 +99,7 @@ def test_the_saved_configuration_of_a_run_is_complete_and_its_choices_can_be_rep
         config, policy=LSTMConfig(), env=BanditConfig()
     )
     file.write_text("format: 2\nenv: {name: bandit}\nalgo: {name: ppo}\npolicy: {name: rmt}\n")
-    assert parse([f"config={file}"]).algo == cfg.PPOConfig()  # as it is loaded to resume: no recipe
+    assert parse([f"config={file}"]).algo == cfg.PPOConfig(barrier_coef=0)  # as it is loaded to resume: no recipe
 
 
 def test_a_typed_width_replaces_the_number_of_parameters_in_the_file_and_the_reverse(tmp_path: Path) -> None:
