@@ -196,7 +196,7 @@ def test_the_error_for_a_run_that_cannot_be_resumed_names_the_reason(stopped, tm
     (stopped / "result.json").unlink()
     train(parse([f"resume={stopped}"]))
     with pytest.raises(
-        ConfigError, match="the run is finished; init=.* steps=<more than 800> beside resume continues it"
+        ConfigError, match=r"the run is finished; init=.* steps=<more than 800> beside resume continues it"
     ):
         train(parse([f"resume={stopped}"]))
 
