@@ -133,8 +133,8 @@ def unroll_equals_steps(make: Make, number: int, dtype: torch.dtype, tolerance: 
         where = f"case {number}, chunks of {size} steps"
         expect_close(found[0], steps[0], tolerance, f"{where}: outputs or final state of unroll and step")
         # A gradient is a sum over steps that may cancel: in one case 1 of 6 was left of parts of up to 300, and float32 was off
-        # by 1.5e-4 where float64 agrees to 1e-12. Rounding is relative to the parts, and the unluckiest of 7,000 cases in float32
-        # was off by 2.0e-5 of them.
+        # by 1.5e-4 where float64 agrees to 1e-12. Rounding is relative to the parts, and in one case of thousands float32 was
+        # off by just over 2e-5 of them.
         together = dtype == torch.float32
         expect_close(found[1], steps[1], tolerance, f"{where}: gradients of unroll and step", together)
 
