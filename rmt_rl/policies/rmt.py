@@ -172,18 +172,17 @@ class RMT(Backbone[RMTState]):
         attended = block.attend(qkv, context, mask, run.angles, skip, run.weights)
         return block.residual_ffn(x_PND, attended, run.dropout), key_value, half
 
-    def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[torch.Tensor]:
-        """Columns of the cache as new tokens see them: rotated keys, and values, [P, K, 2H, d] of every layer."""
+    def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+        """Columns of the cache as new tokens see them: rotated keys, and values, [P, K, H, d] each, of every layer."""
         C, M, S, heads = self.cache_steps, self.memory_tokens, self.segment, self.blocks[0].heads
         cache = cache[:, :, columns]
         if not cache.shape[2]:
             return ()
-        cache = cache.unflatten(-1, (2 * heads, -1))
+        keys, values = cache.unflatten(-1, (2 * heads, -1)).chunk(2, dim=-2)
         if self.positions == "rotary":
             at = self.rotary
-            angles = torch.cat([at[:C], at[C : C + 1].expand(M, -1), at[C : C + S]])[columns]
-            cache = torch.cat([rotate(cache[..., :heads, :], angles), cache[..., heads:, :]], dim=-2)
-        return cache.unbind(1)
+            keys = rotate(keys, torch.cat([at[:C], at[C : C + 1].expand(M, -1), at[C : C + S]])[columns])
+        return list(zip(keys.unbind(1), values.unbind(1), strict=True))
 
     def _angles(self, reads: int = 0, slots: torch.Tensor | None = None, writes: int = 0) -> torch.Tensor | None:
         """Rotary angles of new tokens: read tokens at slot 0, steps at `slots` [N] or [P, N], write tokens at slot S."""

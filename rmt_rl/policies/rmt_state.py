@@ -50,9 +50,9 @@ class Pass:
     """What the layers need to know about N new tokens [read | steps | write], of which each part may be empty.
 
     reads, steps: number of read tokens and of steps among the new tokens
-    context: [P, K, 2H, d] of every layer: cached keys, rotated, and values; empty = none
+    context: cached keys, rotated, and values, [P, K, H, d] each, of every layer; empty = none
     mask: which of the K + N keys a new token sees, as in `attention`
-    angles: [N, d] or [P, N, d] rotary angles of the new tokens
+    angles: [N, 2d] or [P, N, 2d] rotary angles of the new tokens
     shifted: [P, L, D/2] token shift's half of the step before the first new step; None = the segment begins with it
     dropout: whether dropout applies
     weights: a list to which every layer appends its attention weights
@@ -60,7 +60,7 @@ class Pass:
 
     reads: int = 0
     steps: int = 0
-    context: Sequence[torch.Tensor] = ()
+    context: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
     mask: torch.Tensor | Layout | None = None
     angles: torch.Tensor | None = None
     shifted: torch.Tensor | None = None

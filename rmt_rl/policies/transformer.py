@@ -159,17 +159,22 @@ def check_backend(policy_config: Any, device: torch.device) -> None:
 
 
 def rotary_table(first: int, last: int, size: int) -> torch.Tensor:
-    """Cosines and sines for positions first..last, [positions, size] float64, size even (Su et al. 2021, arXiv 2104.09864)."""
+    """What `rotate` needs for positions first..last, size even (Su et al. 2021, arXiv 2104.09864).
+
+    Returns [positions, 2 size] float64: cosines for both halves of a vector, then sines, for the first half with a minus.
+    """
     frequency = 10_000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angle = torch.arange(first, last + 1)[:, None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos, -sin, sin], dim=-1)
 
 
 def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """x [..., K, H, d] turned by the angles of its positions, table [..., K, d]."""
+    """x [..., K, H, d] turned by the angles of its positions, table [..., K, 2d]."""
     cos, sin = table.unsqueeze(-2).chunk(2, dim=-1)
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    # (a, b) cos + (b, a) (-sin, sin): half as many passes over x as with one product for each of the four parts
+    return torch.addcmul(x * cos, torch.cat([b, a], dim=-1), sin)
 
 
 # ------------------------------------------------------------------------------------------------------------ block
@@ -240,7 +245,7 @@ class Block(nn.Module):
     def attend(
         self,
         qkv: torch.Tensor,
-        context: torch.Tensor | None,
+        context: tuple[torch.Tensor, torch.Tensor] | None,
         mask: torch.Tensor | Layout | None,
         angles: torch.Tensor | None = None,
         skip: int = 0,
@@ -248,20 +253,18 @@ class Block(nn.Module):
     ) -> torch.Tensor:
         """N new tokens attend to cached keys and values and to each other, [P, N, 3D] -> [P, N - skip, D].
 
-        context: [P, K, 2H, d] cached keys, rotated already, and values. mask: as in `attention`, of K + N keys.
-        angles: [N, d] or [P, N, d] of the new tokens, for rotary positions. skip: leading tokens that attend to nothing.
+        context: cached keys, rotated already, and values, [P, K, H, d] each. mask: as in `attention`, of K + N keys.
+        angles: [N, 2d] or [P, N, 2d] of the new tokens, for rotary positions. skip: leading tokens that attend to nothing.
         weights: a list to which the attention weights [P, H, N - skip, K + N] (null key first) are appended.
         """
         H, heads = self.heads, qkv.unflatten(-1, (3 * self.heads, -1))
         if angles is None:
-            q, kv = heads.split([H, 2 * H], dim=-2)
-            k, v = (kv if context is None else torch.cat([context, kv], dim=1)).chunk(2, dim=-2)
+            q, k, v = heads.chunk(3, dim=-2)
         else:
             qk, v = heads.split([2 * H, H], dim=-2)
             q, k = rotate(qk, angles).chunk(2, dim=-2)
-            if context is not None:
-                past_k, past_v = context.chunk(2, dim=-2)
-                k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
+        if context is not None:
+            k, v = torch.cat([context[0], k], dim=1), torch.cat([context[1], v], dim=1)
         q = q[:, skip:] if skip else q
         if self.null is not None:
             null_k, null_v = (x.view(1, 1, self.heads, -1).expand(len(k), -1, -1, -1) for x in self.null.chunk(2))
