@@ -54,12 +54,12 @@ def same_actions(policy, task, batch, call, steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n if n == "rmt" else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES])
-def test_the_reloaded_program_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
+@pytest.mark.parametrize(("name", "steps"), [(name, 1_000 if name == "rmt" else 200) for name in POLICIES])
+def test_the_reloaded_program_acts_as_the_policy_for_many_steps_with_resets(name, steps, tmp_path):
     policy = make_policy(POLICIES[name])
     export(policy, tmp_path / "out", 2, onnx=False)
     program = torch.export.load(tmp_path / "out" / "step.pt2").module()
-    same_actions(policy, TMAZE, 2, lambda obs, first, state: program(obs, first, *state), 1_000)
+    same_actions(policy, TMAZE, 2, lambda obs, first, state: program(obs, first, *state), steps)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in ("rmt", "trxl", "lstm")])

@@ -15,7 +15,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.setup import setup_run
 
 FULL = "RMT_RL_FAULTS" in os.environ
-UPDATES = 3_000 if FULL else 300
+UPDATES = 3_000 if FULL else 150
 #: Allowed growth in bytes per environment step: 1 MB per 100,000 steps. A short run still grows (half a megabyte in the first
 #: 1,000 updates, none after that). The leak of the second test is 104.
 ALLOWED = 10.0 if FULL else 40.0
@@ -33,20 +33,20 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def soak(folder: Path, leak: int) -> tuple[float, set[tuple[int, int]]]:
+def soak(folder: Path, leak: int, updates: int) -> tuple[float, set[tuple[int, int]]]:
     """Growth in bytes per step after the first quarter, and the numbers of open files and threads."""
     stack = contextlib.ExitStack()
     learner = setup_run(parse([*OPTIONS, "run=a"]), folder, stack).learner
     metrics, checkpoints = Metrics(folder, {"tensorboard": False, "wandb": False}), Checkpoints(folder)
     kept, points, opened = [], [], set()
-    for update in range(UPDATES):
-        rollout = learner.collect(update / UPDATES)
-        steps, row = rollout.steps, learner.update(rollout, update / UPDATES)
+    for update in range(updates):
+        rollout = learner.collect(update / updates)
+        steps, row = rollout.steps, learner.update(rollout, update / updates)
         metrics.write(steps * (update + 1), row | learner.statistics())
         kept.append(os.urandom(leak))
-        if update % (UPDATES // 50) == 0:
+        if update % (updates // 25) == 0:
             checkpoints.save(update, {"learner": learner.state_dict(), "metrics": metrics.length()}, {})
-            if update >= UPDATES // 4:
+            if update >= updates // 4:
                 points.append((update * steps, resident()))
                 opened.add((len(os.listdir("/proc/self/fd")), threading.active_count()))
     metrics.close()
@@ -58,11 +58,11 @@ def soak(folder: Path, leak: int) -> tuple[float, set[tuple[int, int]]]:
 
 
 def test_the_memory_of_a_long_run_does_not_grow(tmp_path) -> None:
-    slope, opened = soak(tmp_path, leak=0)
+    slope, opened = soak(tmp_path, leak=0, updates=UPDATES)
     assert slope < ALLOWED
     assert len(opened) == 1
 
 
 def test_a_leak_of_ten_kilobytes_per_update_is_detected(tmp_path) -> None:
-    slope, _ = soak(tmp_path, leak=10_000)
+    slope, _ = soak(tmp_path, leak=10_000, updates=UPDATES // 2)
     assert slope > ALLOWED

@@ -13,28 +13,28 @@ TASK = ["env=tmaze", "env.length=6", "env.min_length=4", "policy.width=32", "eva
 
 
 def test_rmt_learns_a_task_that_needs_its_memory_tokens(tmp_path):
-    result = train(parse([*TASK, "policy.segment=4", "steps=80000"]), root=tmp_path).summary
+    result = train(parse([*TASK, "policy.segment=4", "steps=60000"]), root=tmp_path).summary
     assert result["eval"]["success"] >= 0.95
 
 
 @pytest.mark.parametrize("policy", ["lstm", "gru"])
 def test_recurrent_networks_learn_it_too(tmp_path, policy):
-    result = train(parse([*TASK, f"policy={policy}", "steps=80000"]), root=tmp_path).summary
+    result = train(parse([*TASK, f"policy={policy}", "steps=60000"]), root=tmp_path).summary
     assert result["eval"]["success"] >= 0.95
 
 
 def test_without_memory_the_score_stays_at_the_floor(tmp_path):
-    result = train(parse([*TASK, "policy=mlp", "steps=60000"]), root=tmp_path).summary
+    result = train(parse([*TASK, "policy=mlp", "steps=40000"]), root=tmp_path).summary
     assert result["eval"]["success"] <= result["floor"] + 0.1  # 200 episodes: 0.1 is nearly three standard errors
 
 
 def test_rate_learns_offline_a_task_that_needs_its_memory_tokens(tmp_path):
     task = ["env=tmaze-rate", "env.min_length=1", "env.length=12", "evaluate_episodes=200"]
-    options = ["algo=rate", "policy.segment=5", "algo.learning_rate=2e-3", "steps=200000"]
+    options = ["algo=rate", "policy.segment=5", "algo.learning_rate=2e-3", "steps=120000"]
     assert train(parse([*task, *options]), root=tmp_path).summary["eval"]["success"] >= 0.95
 
 
 def test_behaviour_cloning_without_memory_stays_at_the_floor(tmp_path):
     task = ["env=tmaze-rate", "env.length=9", "policy=mlp", "evaluate_episodes=200"]
-    result = train(parse([*task, "algo=rate", "algo.returns=false", "steps=60000"]), root=tmp_path).summary
+    result = train(parse([*task, "algo=rate", "algo.returns=false", "steps=40000"]), root=tmp_path).summary
     assert result["eval"]["success"] <= result["floor"] + 0.1
