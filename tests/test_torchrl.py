@@ -174,6 +174,11 @@ def test_torchrl_finds_nothing_wrong_with_the_specs(task):
     check_env_specs(TorchRLEnv(make_env(name, ROWS, **options)), seed=0, break_when_any_done="both")
 
 
+def test_torchrl_finds_nothing_wrong_where_a_return_to_go_leaves_the_range_of_the_data():
+    returns = config.ReturnConditioning(target=1.0, low=0.0, high=1.0)
+    check_env_specs(TorchRLEnv(make_from_config(config.BanditConfig(), 2, returns=returns)))
+
+
 @every_task
 def test_the_stream_is_that_of_our_environment_also_at_resets(task):
     name, options = TASKS[task]
