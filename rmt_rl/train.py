@@ -31,8 +31,9 @@ class TrainResult:
     """What a run produced.
 
     policy: the trained policy. folder: where everything is saved. metrics: one array per number of metrics.jsonl, NaN where an
-    update has none. score: the final policy on new episodes, None where the run was interrupted. best: the policy with the best
-    evaluation during training, on the same episodes, None without `evaluate_every`. summary: what result.json holds.
+    update has none. score: the final policy on new episodes, None where the run was interrupted, or evaluate_episodes=0. best:
+    the policy with the best evaluation during training, on the same episodes, None without `evaluate_every` or final episodes.
+    summary: what result.json holds.
     """
 
     policy: ActorCritic

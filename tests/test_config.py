@@ -327,7 +327,7 @@ def test_a_mistake_is_reported_in_one_line_with_what_was_found_and_what_is_expec
 
 
 OUT_OF_RANGE = """
-    steps=0 seed=2147483648 threads=0 threads=1025 evaluate_episodes=0 algo.rollout=0 algo.epochs=0 algo.num_envs=2e9
+    steps=0 seed=2147483648 threads=0 threads=1025 evaluate_episodes=-1 algo.rollout=0 algo.epochs=0 algo.num_envs=2e9
     algo.minibatches=0 algo.gamma=0 algo.gamma=1.0001 algo.gae_lambda=-0.1 algo.gae_lambda=1.1 algo.clip=0 algo.clip=-1
     algo.learning_rate=0 algo.max_grad_norm=0 algo.value_coef=-1 policy.segment=0 policy.memory_tokens=-1 policy.heads=0
     policy.width=0 policy.width=65537 policy.layers=0 policy.layers=1001 env.view=1 env.view=101

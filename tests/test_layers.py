@@ -37,7 +37,7 @@ def imports_of(text: str, modules: Collection[str]) -> set[str]:
 
 
 def layer(module: str) -> int:
-    """The height of a module; commands, the torchrl bridge and the package itself are on top."""
+    """The height of a module; commands, the bridges to other libraries and the package itself are on top."""
     parts = module.split(".")
     if module in COMMANDS or len(parts) < 2 or parts[1] not in LAYERS:
         return len(LAYERS)
@@ -121,12 +121,29 @@ def test_functions_are_short() -> None:
     assert statistics.median(lengths) <= 20
 
 
-def test_only_the_torchrl_bridge_and_the_dataset_import_torchrl() -> None:
+def users_of(*packages: str) -> set[str]:
+    """The modules that import one of these packages, inside functions, too."""
     users = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if any(name.split(".")[0] in ("torchrl", "tensordict") for name in names):
+            if any(name.split(".")[0] in packages for name in names):
                 users.add(module_name(path))
-    assert users == {"rmt_rl.rollouts.dataset", "rmt_rl.torchrl.envs", "rmt_rl.torchrl.policies"}
+    return users
+
+
+def test_only_the_torchrl_bridge_and_the_dataset_import_torchrl() -> None:
+    users = {"rmt_rl.rollouts.dataset", "rmt_rl.torchrl.envs", "rmt_rl.torchrl.policies"}
+    assert users_of("torchrl", "tensordict") == users
+
+
+def test_only_the_bridge_to_stable_baselines3_imports_it() -> None:
+    assert users_of("stable_baselines3") == {"rmt_rl.sb3"}
+
+
+def test_nothing_imports_a_bridge_to_another_library() -> None:
+    """So `import rmt_rl`, and every command, works without these libraries."""
+    for bridge in ("rmt_rl.sb3", "rmt_rl.torchrl"):
+        inside = {module for module in graph() if module == bridge or module.startswith(f"{bridge}.")}
+        assert not [module for module, targets in graph().items() if targets & inside and module not in inside]

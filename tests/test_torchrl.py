@@ -153,7 +153,7 @@ def by_policy(policy, batch):
 
 
 def holds_memory(batch):
-    return any("_memory" in (key if isinstance(key, tuple) else (key,)) for key in batch.keys(True))
+    return any("memory" in (key if isinstance(key, tuple) else (key,)) for key in batch.keys(True))
 
 
 def gae(module):
@@ -172,6 +172,11 @@ def assert_close(a, b, tolerance=2e-5):
 def test_torchrl_finds_nothing_wrong_with_the_specs(task):
     name, options = TASKS[task]
     check_env_specs(TorchRLEnv(make_env(name, ROWS, **options)), seed=0, break_when_any_done="both")
+
+
+def test_torchrl_finds_nothing_wrong_where_a_return_to_go_leaves_the_range_of_the_data():
+    returns = config.ReturnConditioning(target=1.0, low=0.0, high=1.0)
+    check_env_specs(TorchRLEnv(make_from_config(config.BanditConfig(), 2, returns=returns)))
 
 
 @every_task
@@ -372,8 +377,9 @@ def test_an_actors_distribution_is_the_heads(space):
 
 @collects
 def test_a_batch_without_memory_is_rejected_where_it_is_needed():
-    module, (batch, later) = batches(MIXED, "rmt", 9, 2, lambda module: None)
-    assert not holds_memory(batch)
+    module, parts = batches(MIXED, "rmt", 9, 2, lambda module: None)
+    batch, later = (part.exclude("memory", ("next", "memory")) for part in parts)
+    assert holds_memory(parts[0]) and not holds_memory(batch)
     with set_recurrent_mode(True):
         module(batch.clone())  # its rows begin with resets
         with pytest.raises(KeyError, match="postproc"):
@@ -382,6 +388,67 @@ def test_a_batch_without_memory_is_rejected_where_it_is_needed():
             gae(module)(batch.exclude("state_value"))
     with pytest.raises(KeyError, match="set_recurrent_mode"):
         module(batch)
+
+
+@collects
+def test_a_batch_of_a_collector_without_postproc_has_everything_for_an_estimator():
+    module, (_, batch) = batches(TRUNCATING, "rmt", 9, 2, lambda module: None)
+    with set_recurrent_mode(True):
+        by_hand = gae(module)(batch.clone().exclude("state_value"))["advantage"]
+    assert torch.equal(by_hand, module.postproc(gae(module))(batch)["advantage"])
+
+
+def test_no_key_of_a_policy_begins_with_an_underscore():
+    """Worker processes of torchrl's collectors drop such keys before the batch reaches `postproc`."""
+    module = TorchRLPolicy(make(MIXED)[1])
+    names = [name for key in [*module.in_keys, *module.out_keys] for name in ([key] if isinstance(key, str) else key)]
+    assert not any(name.startswith("_") for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of the processes of torchrl
+def test_batches_of_worker_processes_have_advantages_and_the_memory_of_acting():
+    from torchrl.collectors import MultiSyncCollector
+
+    module, frames = TorchRLPolicy(make(MIXED)[1]), ROWS * 9
+    collector = MultiSyncCollector(
+        [lambda: TorchRLEnv(make_env(MIXED[0], ROWS, **MIXED[1]))],
+        module.actor(),
+        frames_per_batch=frames,
+        total_frames=2 * frames,
+        auto_register_policy_transforms=True,
+        cat_results=0,
+        postproc=module.postproc(gae(module)),
+    )
+    try:
+        _, batch = [part.clone() for part in collector]
+    finally:
+        collector.shutdown()
+    assert batch["has_memory"][:, 0].any() and not holds_memory(batch)
+    assert batch["advantage"].isfinite().all()
+    with torch.no_grad(), set_recurrent_mode(True):
+        out = module(batch.select(*module.in_keys, strict=False))
+    assert_close(out["logits"], batch["logits"])
+
+
+@collects
+def test_rows_of_several_workers_that_were_joined_along_time_are_rejected():
+    module, (_, batch) = batches(MIXED, "rmt", 9, 2, lambda module: None)
+    begins = torch.arange(ROWS)[batch["has_memory"][:, 0, 0]]
+    joined = torch.cat([batch[begins], batch[begins.roll(1)]], dim=1)
+    with pytest.raises(ValueError, match="rows of several workers are joined along time"):
+        module.keep_start(joined)
+
+
+@collects
+def test_a_vtrace_is_an_estimator():
+    from torchrl.objectives.value import VTrace
+
+    def estimator(module):
+        return VTrace(gamma=0.9, value_network=module, actor_network=module.actor(), num_chunks=1)
+
+    _, (_, batch) = batches(MIXED, "rmt", 9, 2, lambda module: module.postproc(estimator(module)))
+    assert batch["advantage"].isfinite().all() and not holds_memory(batch)
 
 
 @collects

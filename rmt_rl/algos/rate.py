@@ -23,6 +23,8 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.state import check_count, detach, map_obs, select_rows
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.config.datasets import check_recorded_in, find_dataset
+from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -76,6 +78,10 @@ class RATELearner(Learner):
     @classmethod
     def load_data(cls, run: TrainConfig) -> Dataset:
         """The recorded episodes, or new ones of the task's oracle; raises ConfigError where they do not fit the task."""
+        if run.data is not None and isinstance(run.env, NoEnvConfig):
+            return read_minari(run.data)
+        if run.data is not None and run.resume is None:
+            check_recorded_in(run.data, find_dataset(run.data)[1], run.env)
         env = make_from_config(run.env, ROWS if run.data is None else 1)
         try:
             return _record_oracle(run, env) if run.data is None else read_minari(run.data, _fits(run, env))

@@ -24,6 +24,7 @@ from rmt_rl.config.envs import (
     GymConfig,
     MemoryLenConfig,
     MiniGridMemoryConfig,
+    NoEnvConfig,
     ReasoningConfig,
     RedBlueDoorsConfig,
     RepeatFirstConfig,

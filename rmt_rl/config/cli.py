@@ -20,7 +20,7 @@ from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, 
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
 from rmt_rl.config.files import load_yaml, plain_value, read_yaml, source_of
 from rmt_rl.config.registry import choose, load_plugins
-from rmt_rl.config.resolve import change, find_option, make_config, unknown_option, validate
+from rmt_rl.config.resolve import change, find_option, make_config, task_of_data, unknown_option, validate
 from rmt_rl.config.trust import Source, check_trusted
 
 PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
@@ -49,6 +49,8 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> TrainConfig:
     usual = groups(TrainConfig)
     named = {group: _name_of(part, usual[group]) for group, part in file.items() if group in usual}
     chosen = {group: given.pop(group) for group in usual if group in given}
+    recorded = task_of_data(file, chosen, {"data": data} if (data := given.get("data", "null")) != "null" else {})
+    named |= {group: part["name"] for group, part in recorded.items()}
     classes = {group: choose(group, name).config for group, name in (usual | named | chosen).items()}
     values = _read_text(given, options(TrainConfig), classes, prog)
     config = make_config(file, **chosen, **values)

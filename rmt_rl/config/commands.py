@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
 from rmt_rl.config.registry import builtin, names
 
@@ -73,7 +74,13 @@ class TrainConfig(Config):
     """One training run."""
 
     # each holds a dataclass of its group in the registry; "group" names the default choice
-    env: Any = field(default=None, metadata={"help": "the task", "group": "minigrid-memory"})
+    env: Any = field(
+        default=None,
+        metadata={
+            "help": "the task; without env= that of data=; none = learn from data= alone",
+            "group": "minigrid-memory",
+        },
+    )
     algo: Any = field(default=None, metadata={"help": "how the policy learns", "group": "ppo"})
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
     memory: Any = field(default=None, metadata={"help": "how long memory is kept", "group": "memory"})
@@ -113,7 +120,7 @@ class TrainConfig(Config):
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
     threads: int = option(1, "CPU threads for torch; 1 is the fastest for small networks", low=1, high=1_024)
     evaluate_episodes: int = option(
-        400, "new episodes played with the final policy after training, at least 1", low=1, high=10_000_000
+        400, "new episodes played with the final policy after training; 0 = none", low=0, high=10_000_000
     )
     evaluate_every: int | None = option(
         None,
@@ -130,11 +137,26 @@ class TrainConfig(Config):
         if self.data is not None and not self.algo.offline:
             yield f"data={show(self.data)}: has no effect with algo={self.algo.name}; expected algo=rate"
         yield from self.algo.problems_with(self)
+        if isinstance(self.env, NoEnvConfig):
+            yield from self._problems_without_env()
         if self.run is not None and len(self.run.encode()) > 200:
             yield f"run={show(self.run)}: expected at most 200 bytes, found {len(self.run.encode())}"
         for name in ("success", "mean_return"):
             if getattr(self.until, name) is not None and self.evaluate_every is None:
                 yield f"until.{name}={getattr(self.until, name)}: needs evaluations during training; give evaluate_every=<steps>"
+
+    def _problems_without_env(self) -> Iterator[str]:
+        if not self.algo.offline:
+            yield f"env=none: algo={self.algo.name} acts in an environment; expected algo=rate with data=<a Minari dataset>"
+        if self.data is None:
+            yield "env=none: there are no episodes to learn from; expected data=<the id or the folder of a Minari dataset>"
+        without = {"evaluate_episodes": 0, "evaluate_every": None, "episode_steps": None}
+        for name, value in without.items():
+            if getattr(self, name) != value:
+                yield (
+                    f"{name}={getattr(self, name)}: env=none has no environment to play in; expected {name}={show(value)}, or"
+                    " env=<a task>"
+                )
 
 
 def _env_option() -> Any:

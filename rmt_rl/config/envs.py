@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import recipes
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.fields import option, show
-from rmt_rl.config.registry import builtin
+from rmt_rl.config.registry import GROUPS, OBJECTS, Entry, builtin
 
 MINIGRID_IDS: dict[str, dict[str, Any]] = {
     "MiniGrid-MemoryS7-v0": {"size": 7, "random": False},
@@ -308,3 +308,22 @@ class GymConfig(EnvConfig):
         changed = [name for name in ("deadline", "on_fault") if getattr(self, name) != getattr(GymConfig, name)]
         if changed and self.workers != "async":
             yield f"env.{changed[0]}: applies to worker processes only; expected env.workers=async"
+
+
+@dataclass(frozen=True)
+class NoEnvConfig(EnvConfig):
+    """No environment: the spaces are those of the dataset, and nothing is evaluated (algo=rate with data=)."""
+
+    entry: ClassVar[Entry]
+
+
+# it is no task, so it is not listed among them
+NoEnvConfig.name = "none"
+NoEnvConfig.entry = Entry(NoEnvConfig, "rmt_rl.envs.recorded:no_environment", recipes.NO_ENV)
+OBJECTS[NoEnvConfig.name] = NoEnvConfig.entry
+
+#: Names of the built-in environments, and the ids under which those of this package are registered with gymnasium.
+BUILTIN = tuple(GROUPS["env"])
+GYMNASIUM_IDS = {
+    f"rmt_rl/{GROUPS['env'][name].config.__name__.removesuffix('Config')}-v0": name for name in BUILTIN if name != "gym"
+}

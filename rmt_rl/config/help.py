@@ -10,6 +10,7 @@ from typing import Any
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
 from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
 from rmt_rl.config.resolve import make_config
@@ -143,7 +144,9 @@ def _list_group(group: str) -> str:
 
 def _choices(command: type, chosen: dict[str, str]) -> str:
     """The options of the chosen ones, with the values that a run with them uses."""
-    config = make_config(**chosen)
+    # a configuration without an environment is complete with data only
+    needed = {"algo": "rate", "data": "<id>"} if chosen.get("env") == NoEnvConfig.name else {}
+    config = make_config(**{**needed, **chosen})
     parts = []
     for group, name in chosen.items():
         entry = choose(group, name)

@@ -37,5 +37,7 @@ DARK_ROOM = {
     "policy.sharpness": 1.0,
     "steps": 4_000_000,
 }
+#: Recorded episodes alone.
+NO_ENV = {"evaluate_episodes": 0}
 #: Environments whose units are not known.
 GYM = {"algo.normalize_reward": True, "policy.normalize_observation": True}

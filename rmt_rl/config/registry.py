@@ -57,7 +57,7 @@ BASES: dict[str, type[Config]] = {"env": EnvConfig, "policy": PolicyConfig, "alg
 
 GROUPS: dict[str, dict[str, Entry]] = {"env": {}, "algo": {}, "policy": {}, "memory": {}, "until": {}}
 
-#: Environments that are Python objects, by names with a colon, which no registered name has.
+#: Environments that are in no list: Python objects, by names with a colon, which no registered name has; and `none`.
 OBJECTS: dict[str, Entry] = {}
 
 
@@ -165,7 +165,7 @@ def add(
     group: str, name: str, config: type[Config], target: Any, recipe: Mapping[str, Any] | None = None
 ) -> type[Config]:
     """Register `name`; raises ConfigError where another class has it."""
-    known = GROUPS[group].get(name)
+    known = GROUPS[group].get(name) or (OBJECTS.get(name) if group == "env" else None)
     if known is not None and not _same_class(known.config, config):
         owner = f"{known.config.__module__}.{known.config.__qualname__}"
         raise ConfigError(f"{group}={name}: is registered already, by {owner}; choose another name")

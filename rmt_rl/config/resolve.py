@@ -26,11 +26,13 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     complete configuration to change.
 
     What is given wins over the file, the file over the task's recipe, and the recipe over the defaults. A dataclass is complete:
-    no recipe changes it.
+    no recipe changes it. Where neither names an env, the dataset of data= does, with its options.
     """
     usual = groups(TrainConfig)
-    layers = [_flatten(_as_options(file), usual), _flatten(given, usual)]
-    names = usual | layers[0].names | layers[1].names
+    file = _as_options(file)
+    recorded = _flatten(task_of_data(file, given), usual)
+    layers = [_flatten(file, usual), _flatten(given, usual)]
+    names = usual | recorded.names | layers[0].names | layers[1].names
     bases = {group: base for group, base in layers[0].bases.items() if group not in layers[1].names} | layers[1].bases
     classes = {
         group: type(bases[group]) if group in bases else choose(group, name).config for group, name in names.items()
@@ -43,6 +45,7 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
         nested |= _dictionaries(group, bases[group] if group in bases else cls())
+    values |= _read_recorded(recorded, classes, nested | values, {**file, **given}.get("data"))
     for layer in layers:
         values |= _complete(_read_all(layer.values, options(TrainConfig), classes, nested | values), classes)
     parts: dict[str, Any] = {}
@@ -51,6 +54,36 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
         parts[group] = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
     top = {key: value for key, value in values.items() if "." not in key}
     return validate(TrainConfig(**parts, **top))
+
+
+def task_of_data(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The env that the dataset of an offline run names, where no layer of options names one; empty otherwise.
+
+    Raises ConfigError where the dataset cannot be read or names no environment.
+    """
+    given = {key: value for layer in layers for key, value in layer.items()}
+    named = [layer["env"] for layer in layers if "env" in layer]
+    if given.get("data") is None or any(not isinstance(env, Mapping) or "name" in env for env in named):
+        return {}
+    algo = given.get("algo", groups(TrainConfig)["algo"])
+    name = algo.get("name", groups(TrainConfig)["algo"]) if isinstance(algo, Mapping) else algo
+    cls: Any = type(algo) if isinstance(algo, Config) else choose("algo", name).config
+    if not getattr(cls, "offline", False):  # a dataclass of another group is refused later
+        return {}
+    from rmt_rl.config.datasets import find_dataset, recorded_task
+
+    data = read("data", options(TrainConfig)["data"], given["data"])
+    return {"env": recorded_task(data, find_dataset(data)[1])}
+
+
+def _read_recorded(
+    recorded: _Layer, classes: Mapping[str, type], before: Mapping[str, Any], data: Any
+) -> dict[str, Any]:
+    """The options of the task that a dataset names; an error names the dataset, because the user did not type them."""
+    try:
+        return _complete(_read_all(recorded.values, {}, classes, before), classes)
+    except ConfigError as error:
+        raise ConfigError(f"data={show(data)}: metadata.json: {error}; give env=<the task>") from error
 
 
 def change(base: ConfigT, group: str, given: Mapping[str, Any]) -> ConfigT:

@@ -50,7 +50,7 @@ def check_trusted(env: Any, source: Source | None, typed: bool = False) -> None:
 
     typed: the user gave the id, so it does not come from the file. A module below the folder that is loaded is never imported.
     """
-    module = _module(env)
+    module = module_of(getattr(env, "name", None), getattr(env, "id", None))
     if source is None or not module:
         return
     if source.folder is not None and lies_below(module, source.folder):
@@ -65,10 +65,9 @@ def check_trusted(env: Any, source: Source | None, typed: bool = False) -> None:
         )
 
 
-def _module(env: Any) -> str:
-    """The module that making the environment imports because its options name it; "" for none."""
-    id = getattr(env, "id", None)
-    if getattr(env, "name", None) != "gym" or not isinstance(id, str):
+def module_of(name: Any, id: Any) -> str:
+    """The module that making the environment `name` imports because its option `id` names it; "" for none."""
+    if name != "gym" or not isinstance(id, str):
         return ""
     module, colon, name = id.rpartition(":")
     if name.rpartition("/")[2].startswith(OLD_GYM):

@@ -10,22 +10,16 @@ import gymnasium
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.envs import BUILTIN as BUILTIN
+from rmt_rl.config.envs import GYMNASIUM_IDS
 from rmt_rl.config.fields import did_you_mean, options, show
-from rmt_rl.config.registry import GROUPS, choose, entry_of
+from rmt_rl.config.registry import choose, entry_of
 from rmt_rl.config.resolve import change, validate
 
 if TYPE_CHECKING:
     import torch
 
     from rmt_rl.envs.base import TorchVectorEnv
-
-#: Names of the built-in environments. Only these have a text as their target; those that users register have a class.
-BUILTIN = tuple(name for name, entry in GROUPS["env"].items() if isinstance(entry.target, str))
-
-#: Ids under which the built-in tasks are registered with gymnasium.
-GYMNASIUM_IDS = {
-    f"rmt_rl/{GROUPS['env'][name].config.__name__.removesuffix('Config')}-v0": name for name in BUILTIN if name != "gym"
-}
 
 
 def make_env(

@@ -25,6 +25,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import fsync, read_text, remove, sha256_file
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
+from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
 from rmt_rl.config.resolve import make_config
 from rmt_rl.config.trust import Source, check_trusted, run_folder
@@ -193,6 +194,11 @@ def env_config(policy: ActorCritic, typed: bool = False) -> EnvConfig:
             f"env={policy.spec.env.name}: the policy was trained on a task that is not registered; import the module that"
             " registers it (plugins=<module>), or give env="
         )
+    if isinstance(policy.spec.env, NoEnvConfig):
+        raise ConfigError(
+            "env=none: the policy was trained on recorded episodes alone; expected env=<a task> to act in, such as env=gym"
+            " env.id=<id>"
+        )
     if not typed:
         check_trusted(policy.spec.env, policy.spec.source)
     return policy.spec.env
@@ -248,12 +254,15 @@ def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None) -> No
             f"device={env.device}: the policy is on {policy.device}; move it with policy.to({str(env.device)!r}), or make the"
             " environment there"
         )
+    like = f"like {policy.spec.env.name} whose options differ in sizes and lengths only"
+    if isinstance(policy.spec.env, NoEnvConfig):
+        like = "with the spaces of the data that it learned from"
     name = f"env={task.name}" if task is not None else type(env).__name__
     for kind in ("observation_space", "action_space"):
         if to_json(getattr(env, f"single_{kind}")) != to_json(getattr(policy.spec, kind)):
             raise ConfigError(
                 f"{name}: its {kind.replace('_', ' ')} differs from the one that the policy was trained on; expected an"
-                f" environment like {policy.spec.env.name} whose options differ in sizes and lengths only"
+                f" environment {like}"
             )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import operator
 import os
 import stat
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import read_text
+from rmt_rl.config.datasets import find_dataset, short
 from rmt_rl.envs.gym.translate import Translation, WrongObservation, action_space
 from rmt_rl.envs.observations import LARGEST, whole_number_ends
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
@@ -25,8 +23,6 @@ from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
 #: Bytes of an unpacked episode: a compressed file of some kilobytes can hold terabytes of zeros.
 LARGEST_EPISODE = 2**32
-#: Bytes of metadata.json, with the bounds of every number of an observation.
-LARGEST_METADATA = 2**26
 
 
 def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
@@ -34,40 +30,28 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
 
     Raises ConfigError with the dataset, the episode and the field where something is missing or invalid.
     """
-    _refuse_file(data)
-    import minari
+    path, metadata = find_dataset(data)
     from minari.dataset.minari_storage import MinariStorage
     from PIL import EpsImagePlugin
 
     # minari decodes pictures with Pillow, which runs Ghostscript on PostScript
     EpsImagePlugin.gs_binary = False
-    # find the dataset and read its metadata
-    path = None
-    try:
-        path = Path(data) if Path(data).is_dir() else Path(minari.storage.get_dataset_path(data))
-        path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
-        metadata = json.loads(read_text(path / "metadata.json", LARGEST_METADATA, follow=True))
-    except FileNotFoundError as error:
-        raise ConfigError(f"data={data}: no Minari dataset is there; local ones are {_local()}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"data={data}: {path}: metadata.json cannot be read: {_short(error)}") from error
-    if not isinstance(metadata, dict) or (missing := [name for name in NEEDED if name not in metadata]):
+    if missing := [name for name in NEEDED if name not in metadata]:
         # without the spaces minari would build the environment that the file names, and the file could run any code
-        raise ConfigError(
-            f"data={data}: metadata.json lacks {missing[0] if isinstance(metadata, dict) else 'everything'}"
-        )
+        raise ConfigError(f"data={data}: metadata.json lacks {missing[0]}")
     # translate its spaces, and compare them with the task
     try:
         _check_files(path)
         storage = MinariStorage.read(path)
         translated = Translation(storage.observation_space)
         actions = action_space(storage.action_space)
+        start = 0 if isinstance(actions, spaces.Box) else np.asarray(storage.action_space.start).tolist()
         fits(translated.space, actions)
         count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])
     except ConfigError as error:
         raise ConfigError(f"data={data}: {error}") from error
     except Exception as error:  # any error that a damaged file causes in minari
-        raise ConfigError(f"data={data}: cannot be read as a Minari dataset: {_short(error)}") from error
+        raise ConfigError(f"data={data}: cannot be read as a Minari dataset: {short(error)}") from error
     if not 1 <= count <= steps:
         raise ConfigError(
             f"data={data}: has {count} episodes of {steps} steps in total; expected at least one episode and one step each"
@@ -84,7 +68,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
             except ConfigError:
                 raise
             except Exception as error:  # any error that a damaged file causes in h5py, minari or Pillow
-                raise ConfigError(f"{where}: cannot be read: {_short(error)}") from error
+                raise ConfigError(f"{where}: cannot be read: {short(error)}") from error
             found += len(episode.reward)
             if found > steps:
                 raise ConfigError(f"{where}: there are more steps than the {steps:,} of metadata.json")
@@ -93,9 +77,9 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
             raise ConfigError(f"data={data}: has {found:,} steps, but {steps:,} according to metadata.json")
 
     try:
-        return Dataset(episodes(), steps, translated.space, actions)
+        return Dataset(episodes(), steps, translated.space, actions, start)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {_short(error)}") from error
+        raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {short(error)}") from error
 
 
 def _check_files(path: Path) -> None:
@@ -104,14 +88,6 @@ def _check_files(path: Path) -> None:
         for name in names:
             if not stat.S_ISREG((Path(place) / name).stat().st_mode):
                 raise ConfigError(f"{Path(place) / name}: is not a regular file")
-
-
-def _refuse_file(data: str) -> None:
-    if Path(data).suffix in (".hdf5", ".h5") or Path(data).is_file():
-        raise ConfigError(
-            f"data={data}: is the name of a file; expected the id of a local Minari dataset or its folder, which holds"
-            " data/main_data.hdf5 and data/metadata.json"
-        )
 
 
 def _sizes(path: Path) -> Iterator[int]:
@@ -135,17 +111,6 @@ def _sizes(path: Path) -> Iterator[int]:
     with h5py.File(path / "main_data.hdf5", "r") as file:
         for number in itertools.count():
             yield size(file, f"episode_{number}")
-
-
-def _local() -> str:
-    import minari
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ", ".join(sorted(minari.list_local_datasets())) or "none"
-        except Exception as error:  # minari fails on any folder that only looks like a dataset
-            return f"unknown ({_short(error)})"
 
 
 def _checked(
@@ -208,7 +173,3 @@ def _checked(
         at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
         raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
     return Episode(but_last(obs), action, reward)
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

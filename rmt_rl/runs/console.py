@@ -10,6 +10,7 @@ import torch
 
 from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import as_typed
 from rmt_rl.config.registry import PLUGINS
 from rmt_rl.envs.base import TorchVectorEnv
@@ -39,11 +40,29 @@ def banner(
 
 
 def format_summary(
-    folder: Path, config: TrainConfig, env: TorchVectorEnv, final: Score | None, best: Score | None, best_steps: int
+    folder: Path,
+    config: TrainConfig,
+    env: TorchVectorEnv,
+    final: Score | None,
+    best: Score | None,
+    best_steps: int,
+    interrupted: bool = False,
 ) -> str:
-    """The result, the files that were written, and commands to type next."""
-    if final is None:
+    """The result, the files that were written, and commands to type next.
+
+    interrupted: a signal ended the run; without it, a run that should have a final score and has none counts as interrupted.
+    """
+    interrupted = interrupted or (final is None and config.evaluate_episodes > 0)
+    without_env = isinstance(config.env, NoEnvConfig)
+    if interrupted:
         lines = [f"stopped early; the policy is saved in {folder}"]
+    elif final is None:
+        why = "env=none has no environment" if without_env else "evaluate_episodes=0"
+        lines = [f"not evaluated ({why}); the policy is saved in {folder}"]
+        if best_steps:
+            lines.append(
+                f"the best policy by the evaluations during training, of step {best_steps:,}: {folder / 'best'}"
+            )
     else:
         lines = [format_score(final, env)]
         if best is not None:
@@ -57,10 +76,10 @@ def format_summary(
     if is_object(config.env):  # no name that could be typed in a shell
         lines.append(f"  rmt_rl.evaluate({str(folder)!r}, env=...)    # in Python, with the same environment")
         return "\n".join(lines)
-    if final is None:
+    if interrupted:
         lines.append(f"  {train} {shlex.quote(f'resume={folder}')}    # continue this run")
     lines += [
-        f"  {evaluate} {shlex.quote(f'policy={folder}')}",
+        f"  {evaluate} {shlex.quote(f'policy={folder}')}{' env=<a task>' if without_env else ''}",
         f"  {train} {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
         "    # the same task with another memory",
     ]

@@ -22,12 +22,14 @@ from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.common.state import copy_tree
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
-from rmt_rl.envs.registry import make_from_config
+from rmt_rl.envs.recorded import RecordedSpaces
+from rmt_rl.envs.registry import make_from_config, wrap
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.registry import check_shapes
@@ -143,7 +145,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     check_backend(config.policy, device)
     data = learner_class.load_data(config)
     returns = learner_class.return_conditioning(config, data, initial) if resumed is None else resumed.returns
-    env = make_from_config(config.env, config.algo.training_rows(), device, config.memory, returns=returns)
+    env = make_run_env(config, data, returns, device)
     stack.callback(close_unless_borrowed, config.env, env)
     check_object(config, env, device)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
@@ -174,6 +176,21 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     stack.callback(metrics.close)
     clock = Clock(resumed.wall_s, resumed.cpu_s)
     return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device)
+
+
+def make_run_env(
+    config: TrainConfig, data: Any, returns: ReturnConditioning | None, device: torch.device
+) -> TorchVectorEnv:
+    """The environment that the run trains on; with env=none only the spaces of the data."""
+    if not isinstance(config.env, NoEnvConfig):
+        return make_from_config(config.env, config.algo.training_rows(), device, config.memory, returns=returns)
+    if missing := [name for name in ("space", "action_space") if not hasattr(data, name)]:
+        raise ConfigError(
+            f"env=none: the data of algo={config.algo.name} has no {missing[0]}; expected env=<a task>, or load_data to return an"
+            " object with space and action_space"
+        )
+    spaces = RecordedSpaces(device, data.space, data.action_space, getattr(data, "action_start", 0))
+    return wrap(spaces, config.memory, returns=returns)
 
 
 def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device) -> None:
@@ -339,19 +356,19 @@ def finish_run(
     with contextlib.ExitStack() as at_end:
         with name_disk_errors(folder):
             save_policy(policy, folder / "policy")
-        if stop_signal is None:
+        if stop_signal is None and config.evaluate_episodes:
             try:
                 final, best = _final_scores(parts, evaluator, at_end)
             except KeyboardInterrupt:
                 result |= {"interrupted": True, "signal": int(signal.SIGINT)}
         if final is not None:
             result["eval"] = final.to_json(each=True)
-        if best is not None and evaluator.best is not None:
-            result["best"] = {"steps": evaluator.best["steps"], "eval": best.to_json(each=True)}
+        if evaluator.best is not None and (best is not None or config.evaluate_episodes == 0):
+            result["best"] = {"steps": evaluator.best["steps"], "eval": best and best.to_json(each=True)}
         with name_disk_errors(folder):
             write_result(result, folder)
             best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
-            text = format_summary(folder, config, parts.env, final, best, best_steps)
+            text = format_summary(folder, config, parts.env, final, best, best_steps, bool(result["interrupted"]))
         print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)
         notify(callbacks, "on_end", run, result)
     return {

@@ -13,6 +13,7 @@ from torch.nn import functional
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs
 from rmt_rl.envs.base import TorchVectorEnv, row_seeds
+from rmt_rl.envs.wrappers.return_to_go import KEY
 
 try:
     from tensordict import TensorDict, TensorDictBase
@@ -189,7 +190,9 @@ def _space(spec: data.TensorSpec, name: str) -> spaces.Space[Any]:
 def _spec(space: gymnasium.Space[Any]) -> data.TensorSpec:
     """The spec of one row for a space of our environments."""
     if isinstance(space, spaces.Dict):
-        return data.Composite({key: _spec(entry) for key, entry in space.items()})
+        # what remains of a target return may leave the range of the data
+        to_go = data.Unbounded(shape=(1,))
+        return data.Composite({key: to_go if key == KEY else _spec(entry) for key, entry in space.items()})
     if isinstance(space, spaces.Discrete):
         return data.Categorical(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):

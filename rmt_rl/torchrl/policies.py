@@ -36,9 +36,10 @@ class TorchRLPolicy(TensorDictModuleBase):
     action distribution ("logits", or "loc" and "scale") and "state_value" [..., 1]. `actor` puts the distribution on top.
 
     has_memory: [..., 1] bool, false before the first step of an episode. There the policy's own initial memory is used, and
-        learned, whatever "_memory" holds. This does not depend on is_init, so it is right in every mode.
+        learned, whatever "memory" holds. This does not depend on is_init, so it is right in every mode.
     previous_action: [..., *action], without influence before the first step of an episode
-    _memory: the tensors of the backbone's state, numbered; the underscore keeps them out of the batches of a collector
+    memory: the tensors of the backbone's state, numbered. The name has no underscore, because worker processes of collectors drop
+        such keys before `postproc` is called
     memory_at_start: the memory that `keep_start` keeps
 
     One step at a time, any batch axes: the memory is read, and written under "next". Under `set_recurrent_mode(True)` time is
@@ -53,7 +54,7 @@ class TorchRLPolicy(TensorDictModuleBase):
         self.policy = policy
         space = policy.spec.observation_space
         observation = [("observation", key) for key in space] if isinstance(space, spaces.Dict) else ["observation"]
-        memory = [("_memory", str(i)) for i in range(len(_tensors(self._example())))]
+        memory = [("memory", str(i)) for i in range(len(_tensors(self._example())))]
         self.in_keys = [*observation, "previous_action", "has_memory", "is_init", *memory, "memory_at_start"]
         parameters = ["logits"] if isinstance(policy.head, CategoricalHead) else ["loc", "scale"]
         self.out_keys = [*parameters, "state_value", ("next", "has_memory"), *(("next", *key) for key in memory)]
@@ -75,14 +76,15 @@ class TorchRLPolicy(TensorDictModuleBase):
         specs = {
             "previous_action": data.Unbounded(shape=head.shape, dtype=head.action_dtype),
             "has_memory": data.Categorical(2, shape=(1,), dtype=torch.bool),
-            "_memory": data.Composite({str(i): spec for i, spec in enumerate(memory)}),
+            "memory": data.Composite({str(i): spec for i, spec in enumerate(memory)}),
         }
         return _Primer(data.Composite(specs), expand_specs=True)
 
     def postproc(self, estimator: BatchFunction) -> BatchFunction:
         """The `postproc` of a collector: advantages by `estimator`, such as torchrl's GAE, then `keep_start`.
 
-        A GAE needs `value_network=` this module and `deactivate_vmap=True`, because torch.vmap does not support the memory.
+        A GAE needs `value_network=` this module and `deactivate_vmap=True`, because torch.vmap does not support the memory;
+        a VTrace, which has no such argument, needs `num_chunks=1`.
         """
         return functools.partial(self._estimate_and_keep_start, estimator)
 
@@ -98,15 +100,22 @@ class TorchRLPolicy(TensorDictModuleBase):
         A loss needs no more; values of the "next" half must be computed before, see `postproc`. A tensordict cannot hold one
         value for a whole row, so the bytes of the memory are stored along the time axis: "memory_at_start"
         [..., T, 1 + bytes], uint8, with a leading 1 at the first step. Rows of such a batch can be selected, but not cut;
-        `forward` raises ValueError for cut rows.
+        `forward` raises ValueError for cut rows. Raises ValueError where a collector joined rows along time.
         """
         *rows, T = batch.shape
-        start = _numbered(batch["_memory"][..., 0].detach())
+        trajectory = batch.get(("collector", "traj_ids"), None)
+        if trajectory is not None and T > 1:
+            other = (trajectory[..., 1:] != trajectory[..., :-1]) & batch["has_memory"][..., 1:, 0]
+            if bool(other.any()):  # another episode, but not its first step
+                raise ValueError(
+                    "rows of several workers are joined along time; give the MultiSyncCollector cat_results=0 or 'stack'"
+                )
+        start = _numbered(batch["memory"][..., 0].detach())
         flat = torch.cat([_bytes(x.contiguous(), len(rows)) for x in start], dim=-1)
         share = -(-flat.shape[-1] // T)
         laid = functional.pad(flat, (0, share * T - flat.shape[-1])).view(*rows, T, share)
         mark = functional.pad(laid.new_ones(*rows, 1, 1), (0, 0, 0, T - 1))
-        return batch.exclude("_memory", ("next", "_memory")).set("memory_at_start", torch.cat([mark, laid], dim=-1))
+        return batch.exclude("memory", ("next", "memory")).set("memory_at_start", torch.cat([mark, laid], dim=-1))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         missing = {"observation", "previous_action", "has_memory", "is_init"} - set(tensordict.keys())
@@ -122,13 +131,15 @@ class TorchRLPolicy(TensorDictModuleBase):
 
     def _one_step(self, given: TensorDictBase) -> TensorDictBase:
         """given: [B]"""
-        if given.get("_memory", None) is None:
-            raise KeyError("no memory in the tensordict; the batch of a collector is for set_recurrent_mode(True) only")
-        state = PolicyState(self._memory_of(_numbered(given["_memory"])), given["previous_action"])
+        if given.get("memory", None) is None:
+            raise KeyError(
+                "no memory in the tensordict; a batch after keep_start or postproc is for set_recurrent_mode(True) only"
+            )
+        state = PolicyState(self._memory_of(_numbered(given["memory"])), given["previous_action"])
         first = ~given["has_memory"].squeeze(-1)
         parameters, value, memory = self.policy.step(observation_of(given), state, first)
         kept = {str(i): x for i, x in enumerate(_tensors(memory))}
-        after = {"has_memory": torch.ones_like(first)[:, None], "_memory": kept}
+        after = {"has_memory": torch.ones_like(first)[:, None], "memory": kept}
         return TensorDict({**self._written(parameters, value), "next": after}, given.shape)
 
     def _along_time(self, given: TensorDictBase) -> TensorDictBase:
@@ -158,7 +169,7 @@ class TorchRLPolicy(TensorDictModuleBase):
 
     def _first_memory(self, given: TensorDictBase) -> Any:
         """The backbone's state before the first steps of `given` [B, T]."""
-        memory, laid = given.get("_memory", None), given.get("memory_at_start", None)
+        memory, laid = given.get("memory", None), given.get("memory_at_start", None)
         if memory is not None:
             return self._memory_of(_numbered(memory[:, 0]))
         if laid is not None:

@@ -1,0 +1,153 @@
+"""Our tasks and policies in Stable-Baselines3. These tests run where it is installed; the requirements do not contain it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rmt_rl
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.envs import TMazeConfig
+from rmt_rl.envs.registry import make_from_config
+
+pytest.importorskip("stable_baselines3")
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of other packages while they are imported
+
+from stable_baselines3 import PPO  # noqa: E402
+from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
+from stable_baselines3.common.utils import check_for_correct_spaces  # noqa: E402
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize  # noqa: E402
+
+from rmt_rl.sb3 import SB3Policy, SB3VecEnv, evaluation_seed, make_vec_env  # noqa: E402
+
+ROWS = 4
+TASKS: dict[str, dict[str, Any]] = {
+    "tmaze": {"length": 6, "min_length": 2},
+    "minigrid-memory": {"max_steps": 30},
+    "bandit": {"length": 10},
+    "gym": {"id": "CartPole-v1"},
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("kind", ["rmt", "lstm", "mlp"])
+def test_evaluate_policy_gives_the_returns_and_lengths_of_our_evaluation(name: str, kind: str) -> None:
+    env = rmt_rl.make_env(name, ROWS, **TASKS[name])
+    policy = rmt_rl.make_policy(env, kind, width=16)
+    theirs = VecMonitor(make_vec_env(name, ROWS, seed=evaluation_seed(3), **TASKS[name]))
+    returns, lengths = evaluate_policy(SB3Policy(policy), theirs, n_eval_episodes=ROWS, return_episode_rewards=True)
+    ours = rmt_rl.evaluate(policy, env, episodes=ROWS, num_envs=ROWS, seed=3).each
+    assert sorted(lengths) == sorted(ours.lengths.tolist())
+    assert np.allclose(sorted(returns), sorted(ours.returns.tolist()), atol=1e-5)
+
+
+def test_the_stream_is_that_of_our_environment_with_the_ends_in_infos() -> None:
+    ours, theirs = rmt_rl.make_env("tmaze", ROWS, length=3), make_vec_env("tmaze", ROWS, seed=5, length=3)
+    check_for_correct_spaces(theirs, ours.single_observation_space, ours.single_action_space)
+    obs, _ = ours.reset(seed=5)
+    assert np.array_equal(theirs.reset(), obs.numpy())
+    generator, ends = np.random.default_rng(0), 0
+    for _ in range(30):
+        action = generator.integers(0, 4, ROWS)
+        obs, reward, terminated, truncated, info = ours.step(torch.from_numpy(action))
+        seen, found, done, infos = theirs.step(action)
+        assert np.array_equal(seen, obs.numpy()) and np.array_equal(done, (terminated | truncated).numpy())
+        assert np.array_equal(found, reward.float().numpy()) and found.dtype == np.float32
+        for row, each in enumerate(infos):
+            assert ("terminal_observation" in each) == bool(done[row])
+            if done[row]:
+                ends += 1
+                assert np.array_equal(each["terminal_observation"], info["final_obs"][row].numpy())
+                assert each["TimeLimit.truncated"] == bool(truncated[row] and not terminated[row])
+                assert each["is_success"] == bool(info["success"][row])
+    assert ends > ROWS
+
+
+@pytest.mark.parametrize("kind", ["rmt", "gru", "trxl", "mlp"])
+def test_predict_carries_the_memory_of_acting_through_resets(kind: str) -> None:
+    env = rmt_rl.make_env("tmaze", ROWS, length=3, min_length=1)
+    policy = rmt_rl.make_policy(env, kind, width=16)
+    ours, state, first = policy.initial_state(ROWS), None, torch.ones(ROWS, dtype=torch.bool)
+    obs, _ = env.reset(seed=0)
+    for _ in range(20):
+        action, ours = policy.act(obs, ours, first, deterministic=True)
+        found, state = SB3Policy(policy).predict(obs.numpy(), state, first.numpy(), deterministic=True)
+        assert np.array_equal(found, action.numpy())
+        assert all(isinstance(x, np.ndarray) and len(x) == ROWS for x in state)
+        obs, _, terminated, truncated, _ = env.step(action)
+        first = terminated | truncated
+    assert first.shape == (ROWS,)
+
+
+def test_one_observation_without_the_axis_of_rows_gives_one_action() -> None:
+    for name, space in (("tmaze", "Box"), ("minigrid-memory", "Dict")):
+        env = rmt_rl.make_env(name, 1)
+        assert type(env.single_observation_space).__name__ == space
+        obs, _ = env.reset(seed=0)
+        single = {k: x[0].numpy() for k, x in obs.items()} if isinstance(obs, dict) else obs[0].numpy()
+        policy = SB3Policy(rmt_rl.make_policy(env, "lstm", width=8))
+        action, state = policy.predict(single)
+        assert np.shape(action) == () and len(state[0]) == 1
+        assert np.shape(policy.predict(single, state, np.array([False]))[0]) == ()
+        with pytest.raises(ValueError, match="state has 1 arrays; expected the"):
+            policy.predict(single, state[:1])
+
+
+def test_a_return_conditioned_policy_plays_in_the_task_that_is_made_for_it() -> None:
+    task = make_from_config(TMazeConfig(length=3), ROWS, returns=ReturnConditioning(1.0, 0.0, 1.0))
+    env = SB3VecEnv(task, seed=0)
+    policy = rmt_rl.make_policy(task, "rmt", width=16)
+    assert sorted(env.reset()) == ["observation", "return_to_go"]
+    mean, _ = evaluate_policy(SB3Policy(policy), env, n_eval_episodes=ROWS, warn=False)
+    assert np.isfinite(mean)
+
+
+def test_seeds_and_options_apply_to_the_next_reset_only() -> None:
+    env = make_vec_env("tmaze", ROWS, seed=7)
+    first = env.reset()
+    other = env.reset()
+    env.seed(7)
+    assert np.array_equal(env.reset(), first)
+    assert not np.array_equal(first, other) or not np.array_equal(env.reset(), first)
+    env.set_options([{"a": 1}] + [{}] * (ROWS - 1))
+    with pytest.raises(ValueError, match="set_options was given other options for some rows"):
+        env.reset()
+
+
+def test_what_rows_that_share_one_object_cannot_do_is_one_sentence() -> None:
+    env = make_vec_env("tmaze", ROWS)
+    assert env.get_attr("measure") == ["success"] * ROWS and env.env_is_wrapped(object) == [False] * ROWS
+    with pytest.raises(ValueError, match="the rows share one object"):
+        env.set_attr("measure", "return", indices=[0])
+    with pytest.raises(NotImplementedError, match=r"call its method once, as .env.oracle"):
+        env.env_method("oracle")
+    with pytest.raises(RuntimeError, match="step_wait was called before step_async"):
+        env.step_wait()
+    for wrong in (SB3VecEnv, SB3Policy):
+        with pytest.raises(TypeError, match="int was given"):
+            wrong(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_their_ppo_learns_through_monitor_and_normalization() -> None:
+    env = VecNormalize(VecMonitor(make_vec_env("gym", 8, seed=0, id="CartPole-v1")))
+    model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, seed=0, device="cpu").learn(2_000)
+    assert model.num_timesteps >= 2_000 and len(model.ep_info_buffer) > 0
+    PPO("MultiInputPolicy", make_vec_env("minigrid-memory", 8), n_steps=16, batch_size=64, device="cpu").learn(128)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "using.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    env = rmt_rl.make_env("tmaze", 1, length=4)
+    policy = rmt_rl.train(env="tmaze", steps=64, evaluate_episodes=0, **{"env.length": 4, "policy.width": 16}).policy
+    assert policy.spec.observation_space == env.single_observation_space
+    rmt_rl.save_policy(policy, "runs/minigrid-memory-rmt-ppo-s0")
+    exec(compile(example.replace("8_000", "512"), "using.md", "exec"), {})
