@@ -267,7 +267,7 @@ class Evaluator:
                 run.stop(f"until.{name}={wanted} reached")
         self.shown = {"eval": score.mean_return if score.success is None else score.success}
         notify(callbacks, "on_evaluate", run, score)
-        return {"eval_success": score.success, "eval_return": score.mean_return}
+        return eval_numbers(score)
 
     def _keep(self, run: Run, score: Score) -> None:
         """Save the best policy so far; a full disk is reported and the run continues."""
@@ -284,6 +284,20 @@ class Evaluator:
             "mean_return": score.mean_return,
             "weights": weights,
         }
+
+
+def eval_numbers(score: Score) -> dict[str, float | None]:
+    """An evaluation during training as numbers for metrics.jsonl: success and mean return, and the 95 % interval of both."""
+    success_low, success_high = score.ci95 or (None, None)
+    return_low, return_high = score.return_ci95 or (None, None)
+    return {
+        "eval_success": score.success,
+        "eval_return": score.mean_return,
+        "eval_success_low": success_low,
+        "eval_success_high": success_high,
+        "eval_return_low": return_low,
+        "eval_return_high": return_high,
+    }
 
 
 def kept_best(parts: RunParts) -> dict[str, Any] | None:
