@@ -30,6 +30,7 @@ from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
+from rmt_rl.policies.moments import ActionScale
 from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
 from rmt_rl.policies.spec import make_spec
@@ -99,10 +100,11 @@ class RunParts:
 
     def _tree(self, evaluator: Evaluator) -> dict[str, Any]:
         """What a checkpoint holds."""
-        returns = self.learner.policy.spec.returns
+        spec = self.learner.policy.spec
         return {
             "learner": self.learner.state_dict(),
-            "returns": None if returns is None else to_dict(returns),
+            "returns": None if spec.returns is None else to_dict(spec.returns),
+            "action_scale": None if spec.action_scale is None else spec.action_scale.to_json(),
             "metrics": self.metrics.length(),
             "metrics_sha256": self.metrics.checksum(),
             "wall_s": self.clock.wall(),
@@ -146,8 +148,9 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     env = make_from_config(config.env, config.algo.training_rows(), device, config.memory, returns=returns)
     stack.callback(close_unless_borrowed, config.env, env)
     check_object(config, env, device)
+    scale = learner_class.action_scale(config, data, initial) if resumed is None else resumed.action_scale(env)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
-    policy = make_run_policy(config, env, returns, device)
+    policy = make_run_policy(config, env, returns, scale, device)
     if initial is not None:
         check_fits(initial, env, config.env)
         policy.load_state_dict(initial.state_dict())
@@ -203,12 +206,16 @@ def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | Non
 
 
 def make_run_policy(
-    config: TrainConfig, env: TorchVectorEnv, returns: ReturnConditioning | None, device: torch.device
+    config: TrainConfig,
+    env: TorchVectorEnv,
+    returns: ReturnConditioning | None,
+    scale: ActionScale | None,
+    device: torch.device,
 ) -> ActorCritic:
     """A new policy; its weights depend on the run's seed only, and torch's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns, scale)).to(device)
         check_shapes(policy.backbone, config.policy)
     return policy
 
