@@ -80,7 +80,14 @@ for _ in range(100):
 """
 
 
-class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_card_template=CARD):
+class ActorCritic(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rmt_rl",
+    model_card_template=CARD,
+    pipeline_tag="reinforcement-learning",
+    tags=["deep-reinforcement-learning", "reinforcement-learning"],
+):
     """A policy and its value function on one memory.
 
         state = policy.initial_state(n)

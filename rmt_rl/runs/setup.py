@@ -38,6 +38,7 @@ from rmt_rl.policies.transformer import check_backend
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import Score
 from rmt_rl.runs.callbacks import Run, notify
+from rmt_rl.runs.card import write_card
 from rmt_rl.runs.console import banner, format_summary
 from rmt_rl.runs.folder import make_run_folder, versions, write_result
 from rmt_rl.runs.metrics import Metrics, check_loggers, read_rows
@@ -335,7 +336,6 @@ def finish_run(
     """Save the policy, score it on new episodes, write result.json, print the summary; the fields of a `TrainResult`."""
     config, folder, policy = parts.config, parts.folder, run.policy
     selected = parts.learner.select_weights()
-    parts.metrics.close()
     cpu = parts.clock.cpu()
     result: dict[str, Any] = {
         "env": config.env.name,
@@ -370,7 +370,12 @@ def finish_run(
         if best is not None and evaluator.best is not None:
             result["best"] = {"steps": evaluator.best["steps"], "eval": best.to_json(each=True)}
         with name_disk_errors(folder):
+            if final is not None:
+                write_card(folder / "policy", policy, config, final)
+            if best is not None:
+                write_card(folder / "best", policy, config, best)
             write_result(result, folder)
+            parts.metrics.finish(result)
             best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
             text = format_summary(folder, config, parts.env, final, best, best_steps)
         print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)
