@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -15,7 +16,7 @@ from rmt_rl.rollouts.statistics import Score
 def write_card(folder: Path, policy: ActorCritic, config: TrainConfig, score: Score) -> None:
     """Replace README.md beside a saved policy by one with its task, its algorithm and its score on new episodes."""
     task = getattr(config.env, "id", None) or config.env.name
-    common = {"task_type": "reinforcement-learning", "task_name": "reinforcement-learning"}
+    common: dict[str, Any] = {"task_type": "reinforcement-learning", "task_name": "reinforcement-learning"}
     common |= {"dataset_type": task, "dataset_name": task}
     # the mean and the standard deviation of the returns, as the Hub's other reinforcement learning models report them
     returns = f"{score.mean_return:.2f} +/- {float(score.each.returns.std(correction=0)):.2f}"
