@@ -290,3 +290,12 @@ def test_a_loop_of_ones_own_reports_arguments_that_do_not_fit(policy):
     for wrong in (2.5, "2", True):
         with pytest.raises(ConfigError, match=r"num_envs is .*; it must be a whole number"):
             rmt_rl.make_env("tmaze", wrong)
+
+
+def test_a_run_that_uses_the_default_environment_of_gymnasium_says_so(tmp_path, capsys):
+    options = {"env": "gym", "policy": "mlp", "steps": 1, "evaluate_episodes": 1, "policy.width": 8}
+    options |= {"algo.num_envs": 2, "algo.rollout": 4, "algo.minibatches": 1, "episode_steps": 20}
+    rmt_rl.train(root=tmp_path, **options)
+    assert "task  CartPole-v1 of gymnasium (the default; env.id=<id> chooses another)" in capsys.readouterr().out
+    rmt_rl.train(root=tmp_path, **options, **{"env.id": "Acrobot-v1"})
+    assert "the default" not in capsys.readouterr().out
