@@ -76,7 +76,7 @@ def config_from_file(given: Mapping[str, Any]) -> TrainConfig:
     config = make_config(read_options(os.fspath(path)), **given)
     env = given.get("env")
     typed = "env.id" in given or isinstance(env, Config) or (isinstance(env, Mapping) and "id" in env)
-    check_trusted(config.env, source_of(path, trust), typed=typed)
+    check_trusted(config.env, source_of(os.fspath(path), trust), typed=typed)
     return config
 
 
@@ -201,11 +201,10 @@ def _parse_saved(argv: Sequence[str], cls: type[ConfigT], prog: str) -> ConfigT:
         if known.default is MISSING and name not in values:
             raise ConfigError(f"{name}: missing; expected {name}=<{known.help}>")
     if values.get("env") is not None:
-        known = getattr(resolve_env(None, values["env"], overrides, prog), "id", None)
-        if known is not None and known == choose("env", values["env"]).config().id and not gives_id(overrides):
-            raise ConfigError(
-                f"env={values['env']}: which one is missing; expected env.id=<id>, such as env.id={known}"
-            )
+        resolve_env(None, values["env"], overrides, prog)
+        usual = getattr(choose("env", values["env"]).config(), "id", None)
+        if usual is not None and not gives_id(overrides):
+            raise ConfigError(f"env={values['env']}: which one is missing; expected env.id=<id>, such as env.id={usual}")
     if overrides:
         values["env_overrides"] = overrides
     return validate(cls(**values))
