@@ -68,7 +68,7 @@ def train(
         parts = setup_run(config, Path(root), stack)
         config, learner = parts.config, parts.learner
         run = Run(config, parts.folder, learner, parts.resumed.steps)
-        evaluator = stack.enter_context(Evaluator(parts))
+        evaluator = Evaluator(parts)
         with OnSignal() as signals, Progress(config.steps, run.steps) as progress:
             learner.check_stop = signals.check_stop
             if parts.resumed.tree is None:

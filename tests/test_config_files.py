@@ -261,7 +261,8 @@ def test_train_reads_a_file_from_python_as_on_the_command_line(tmp_path):
         assert resolve(None, {"config": path, "seed": 3}) == parse([f"config={file}", "seed=3"])
     assert resolve(None, {"config": file, "env.length": 5}).env.length == 5
     with pytest.raises(
-        ConfigError, match=r"config=.*: expected the path of a YAML file of options; a TrainConfig is given as the first"
+        ConfigError,
+        match=r"config=.*: expected the path of a YAML file of options; a TrainConfig is given as the first",
     ):
         resolve(None, {"config": parse([])})
 

@@ -204,7 +204,9 @@ def _parse_saved(argv: Sequence[str], cls: type[ConfigT], prog: str) -> ConfigT:
         resolve_env(None, values["env"], overrides, prog)
         usual = getattr(choose("env", values["env"]).config(), "id", None)
         if usual is not None and not gives_id(overrides):
-            raise ConfigError(f"env={values['env']}: which one is missing; expected env.id=<id>, such as env.id={usual}")
+            raise ConfigError(
+                f"env={values['env']}: which one is missing; expected env.id=<id>, such as env.id={usual}"
+            )
     if overrides:
         values["env_overrides"] = overrides
     return validate(cls(**values))

@@ -26,7 +26,7 @@ from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
+from rmt_rl.envs.objects import close_unless_borrowed, innermost, is_borrowed
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
@@ -60,7 +60,11 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class RunParts:
-    """The parts of a run. manifest: values that must stay the same for a resumed run to give the same bits."""
+    """The parts of a run.
+
+    manifest: values that must stay the same for a resumed run to give the same bits. evaluation_env: that of the evaluations
+    during training; None without them.
+    """
 
     config: TrainConfig
     env: TorchVectorEnv
@@ -71,6 +75,7 @@ class RunParts:
     clock: Clock
     manifest: dict[str, Any]
     device: torch.device
+    evaluation_env: TorchVectorEnv | None
 
     def save(self, steps: int, evaluator: Evaluator) -> None:
         """Write a checkpoint; a full disk is reported and the run continues."""
@@ -156,6 +161,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
         check_fits(initial, env, config.env)
         policy.load_state_dict(initial.state_dict())
     learner = learner_class(config, env, policy, data)
+    evaluation_env = make_evaluation_env(config, env, policy, device, stack)
 
     # a new folder, or the state of the checkpoint
     if resumed is None:
@@ -177,7 +183,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
     stack.callback(metrics.close)
     clock = Clock(resumed.wall_s, resumed.cpu_s)
-    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device)
+    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device, evaluation_env)
 
 
 def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device) -> None:
@@ -191,6 +197,22 @@ def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device)
         )
     if env.device.type != device.type:
         raise ConfigError(f"device={device}: the environment object is on {env.device}; expected device={env.device}")
+
+
+def make_evaluation_env(
+    config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, stack: contextlib.ExitStack
+) -> TorchVectorEnv | None:
+    """The environment of the evaluations during training, which `stack` closes; raises ConfigError where it is that of training."""
+    if config.evaluate_every is None:
+        return None
+    made = make_task(policy, config.env, min(config.validation_episodes, 64), device)
+    if any(ours is theirs for ours in innermost(made) for theirs in innermost(env)):
+        raise ConfigError(
+            f"evaluate_every={config.evaluate_every}: evaluations need an environment of their own, but env={config.env.name}"
+            " returned the same object again; make a new one in every call"
+        )
+    stack.callback(close_unless_borrowed, config.env, made)
+    return made
 
 
 def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
@@ -234,26 +256,18 @@ class Evaluator:
 
     def __init__(self, parts: RunParts) -> None:
         self._parts = parts
-        self._env: TorchVectorEnv | None = None
         self.best: dict[str, Any] | None = kept_best(parts)
         self.shown: dict[str, float | None] = {}
 
-    def __enter__(self) -> Evaluator:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._env is not None:
-            close_unless_borrowed(self._parts.config.env, self._env)
-
     def evaluate(self, run: Run, callbacks: Sequence[Any], check_stop: Callable[[], None]) -> dict[str, float | None]:
         """Play new episodes with the current weights, keep the best policy, and stop the run where `until` is reached."""
-        config, policy = self._parts.config, run.policy
-        if self._env is None:
-            self._env = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
+        config, policy, env = self._parts.config, run.policy, self._parts.evaluation_env
+        if env is None:
+            raise RuntimeError("evaluate was called without evaluate_every")
         seed = rng.seed(config.seed, "validation")
         score = evaluate(
             policy,
-            self._env,
+            env,
             config.validation_episodes,
             seed,
             episode_steps=config.episode_steps,
