@@ -202,7 +202,7 @@ def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device)
 def make_evaluation_env(
     config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, stack: contextlib.ExitStack
 ) -> TorchVectorEnv | None:
-    """The environment of the evaluations during training, which `stack` closes; raises ConfigError where it is that of training."""
+    """The environment of the evaluations during training, closed by `stack`; raises ConfigError where it is that of training."""
     if config.evaluate_every is None:
         return None
     made = make_task(policy, config.env, min(config.validation_episodes, 64), device)
