@@ -100,7 +100,7 @@ def test_a_refused_run_is_one_sentence(wandb, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "a/b", "x" * 200, "a\nb"])
+@pytest.mark.parametrize("text", ["", "a/b"])
 def test_a_damaged_id_is_refused(text, wandb, tmp_path):
     with pytest.raises(RuntimeError):
         rmt_rl.train(root=tmp_path, wandb=True, run="x", callbacks=[Fail(RuntimeError())], **TINY)
