@@ -3,25 +3,28 @@
 import sys
 
 from rmt_rl import __version__
+from rmt_rl.common.process import command_line
 
 COMMANDS = {
-    "train": "train a memory agent, e.g. python -m rmt_rl.train env=minigrid-memory algo=ppo",
-    "evaluate": "score a trained policy on new episodes, e.g. python -m rmt_rl.evaluate policy=runs/<name>",
-    "play": "draw episodes into a GIF, e.g. python -m rmt_rl.play policy=runs/<name>",
-    "collect": "record episodes as a Minari dataset, e.g. python -m rmt_rl.collect env=tmaze out=tmaze/oracle-v0",
-    "export": "write one acting step as a program of tensors, e.g. python -m rmt_rl.export policy=runs/<name>",
-    "envs.check": "check an environment, e.g. python -m rmt_rl.envs.check my_module:MyEnv",
-    "policies.check": "check a backbone, e.g. python -m rmt_rl.policies.check my_module:MyMemory",
+    "train": ("env=minigrid-memory algo=ppo", "train a memory agent"),
+    "evaluate": ("policy=runs/<name>", "score a trained policy on new episodes"),
+    "play": ("policy=runs/<name>", "draw episodes into a GIF"),
+    "collect": ("env=tmaze out=tmaze/oracle-v0", "record episodes as a Minari dataset"),
+    "export": ("policy=runs/<name>", "write one acting step as a program of tensors"),
+    "envs.check": ("my_module:MyEnv", "check an environment"),
+    "policies.check": ("my_module:MyMemory", "check a backbone"),
 }
 
 
 def main() -> int:
     if sys.argv[1:] and not {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"error: {sys.argv[1]}: commands are written with a dot, as in python -m rmt_rl.train", file=sys.stderr)
+        train = command_line("rmt_rl.train")
+        print(f"error: {sys.argv[1]}: commands are written with a dot, as in {train}", file=sys.stderr)
         return 2
     print(f"rmt_rl {__version__}: reinforcement learning for agents that must remember\n")
-    for name, text in COMMANDS.items():
-        print(f"  python -m rmt_rl.{name:<14}  {text}")
+    typed = {f"{command_line(f'rmt_rl.{name}')} {example}": text for name, (example, text) in COMMANDS.items()}
+    for command, text in typed.items():
+        print(f"  {command:<{max(map(len, typed))}}  {text}")
     print("\nEvery command explains its options with --help.")
     return 0
 

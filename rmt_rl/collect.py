@@ -57,7 +57,7 @@ def command(argv: list[str]) -> int:
         actor = episodes.random_actor(env, options.seed) if random else episodes.oracle_actor(env)
     else:
         policy = load_policy(options.policy, device, trust=options.trust)
-        trained = None if options.env else env_config(policy, typed=gives_id(options))
+        trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))
         task = resolve_env(trained, options.env, options.env_overrides)
         env = make_task(policy, task, rows, device)
         check_fits(policy, env, task)

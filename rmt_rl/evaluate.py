@@ -111,7 +111,7 @@ def command(argv: list[str]) -> int:
     configure_process(options.threads)
     device = choose_device(options.device)
     policy = load_policy(folder, device, trust=options.trust)
-    trained = None if options.env else env_config(policy, typed=gives_id(options))
+    trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))
     task = resolve_env(trained, options.env, options.env_overrides)
     env = make_task(policy, task, options.num_envs, device, options.target_return)
     check_fits(policy, env, task)

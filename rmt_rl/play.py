@@ -256,7 +256,7 @@ def command(argv: list[str]) -> int:
 
     # the task and what acts in it
     policy = None if options.policy in PLAYERS[PlayConfig] else load_policy(options.policy, trust=options.trust)
-    trained = None if policy is None or options.env else env_config(policy, typed=gives_id(options))
+    trained = None if policy is None or options.env else env_config(policy, typed=gives_id(options.env_overrides))
     task = resolve_env(trained, options.env, options.env_overrides)
     if policy is not None:
         check_trusted(task, policy.spec.source, typed=True)  # before `_with_pixels` imports its module

@@ -52,7 +52,8 @@ def train(
         rmt_rl.train(env="tmaze", policy="lstm", steps=200_000, **{"env.length": 20})
 
     config: a complete configuration; or give options as for `make_config`, of which `env` may also be an environment (a
-    `TorchVectorEnv`), or a class or function that makes one: f(num_envs, device). callbacks: see `rmt_rl.Callback`.
+    `TorchVectorEnv`), or a class or function that makes one: f(num_envs, device). As on the command line, config="mine.yaml"
+    reads options from a file, over which the others win. callbacks: see `rmt_rl.Callback`.
     Raises ConfigError for options that do not fit, and RunError where the run cannot continue.
     """
     from rmt_rl.runs.callbacks import Run, check_callbacks, notify
@@ -68,7 +69,7 @@ def train(
         parts = setup_run(config, Path(root), stack)
         config, learner = parts.config, parts.learner
         run = Run(config, parts.folder, learner, parts.resumed.steps)
-        evaluator = stack.enter_context(Evaluator(parts))
+        evaluator = Evaluator(parts)
         with OnSignal() as signals, Progress(config.steps, run.steps) as progress:
             learner.check_stop = signals.check_stop
             if parts.resumed.tree is None:
@@ -123,6 +124,10 @@ def resolve(config: TrainConfig | None, given: dict[str, Any]) -> TrainConfig:
         from rmt_rl.envs.objects import env_config_of
 
         given = _of_object(env, given.get("algo", "ppo")) | given | {"env": env_config_of(env)}
+    if given.get("config") is not None:
+        from rmt_rl.config.cli import config_from_file
+
+        return config_from_file(given)
     return make_config(**given)
 
 

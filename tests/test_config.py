@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import command_line
 from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.cli import parse, parse_evaluate, resolve_env
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
@@ -186,7 +187,7 @@ def test_a_misspelling_is_reported_with_the_nearest_name(line: str, meant: str) 
     [
         # no such option
         ("foo=3", "foo=3: no such option, expected one of env, algo, policy, memory, until, seed, steps"),
-        ("foo=3", "(see python -m rmt_rl.train --help)"),
+        ("foo=3", f"(see {command_line('rmt_rl.train')} --help)"),
         ("hydra.run.dir=x", "no such option"),
         ("seed.x=3", "no such option"),
         (

@@ -14,7 +14,7 @@ from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.cli import parse
-from rmt_rl.config.files import FORMAT, part_from_dict
+from rmt_rl.config.files import FORMAT, part_from_dict, save_yaml
 from rmt_rl.config.registry import GROUPS, Entry
 
 DATA = Path(__file__).parent / "fixtures" / "format1_configs"
@@ -224,3 +224,55 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=name) as caught:
             cfg.load_yaml(tmp_path / name)
         one_line(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------- files written by hand
+
+HANDWRITTEN = [
+    "env: {name: gym, options: {a: 1e-3, b: [2E5, '1e-3'], c: {d: 1e-7}}}",
+    "env: gym\nenv.options: {a: 1e-3, b: [2E5, '1e-3'], c: {d: 1e-7}}",
+    "env: gym\nenv.options.a: 1e-3\nenv.options.b: [2E5, '1e-3']\nenv.options.c.d: 1e-7",
+    "env: {name: gym, options.a: 1e-3, options.b: [2E5, '1e-3'], options.c: {d: 1e-7}}",
+]
+
+
+@pytest.mark.parametrize("text", HANDWRITTEN)
+def test_numbers_inside_env_options_are_numbers_in_a_file_as_on_the_command_line(text, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text + "\nalgo.learning_rate: 1e-3\nsteps: 1e6\nrun: 1e5\n")
+    typed = parse(["env=gym", "env.options={a: 1e-3, b: [2E5, '1e-3'], c: {d: 1e-7}}"])
+    read = parse([f"config={file}"])
+    assert read.env.options == typed.env.options == {"a": 0.001, "b": [200_000.0, "1e-3"], "c": {"d": 1e-7}}
+    assert (read.algo.learning_rate, read.steps, read.run) == (0.001, 1_000_000, "1e5")
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_file_of_a_run(tmp_path):
+    config = parse(["env=gym", "env.options={a: '1e-3', b: 1e-3}"])
+    save_yaml(config, tmp_path / "config.yaml")
+    assert parse([f"config={tmp_path / 'config.yaml'}"]).env == config.env
+
+
+def test_train_reads_a_file_from_python_as_on_the_command_line(tmp_path):
+    from rmt_rl.train import resolve
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("env: {name: tmaze, length: 7}\npolicy: lstm\nsteps: 1e6\n")
+    for path in (file, str(file)):
+        assert resolve(None, {"config": path, "seed": 3}) == parse([f"config={file}", "seed=3"])
+    assert resolve(None, {"config": file, "env.length": 5}).env.length == 5
+    with pytest.raises(
+        ConfigError,
+        match=r"config=.*: expected the path of a YAML file of options; a TrainConfig is given as the first",
+    ):
+        resolve(None, {"config": parse([])})
+
+
+def test_a_file_given_from_python_names_no_module_unless_it_is_trusted(tmp_path):
+    from rmt_rl.train import resolve
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("env: {name: gym, id: 'some_module:X-v0'}\n")
+    with pytest.raises(ConfigError, match="names the module some_module"):
+        resolve(None, {"config": file})
+    for more in ({"trust": True}, {"env.id": "some_module:X-v0"}):
+        assert resolve(None, {"config": file, **more}).env.id == "some_module:X-v0"

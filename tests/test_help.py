@@ -14,6 +14,7 @@ import pytest
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import command_line
 from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play, run
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.help import PROGRAMS, help_text
@@ -92,7 +93,7 @@ def test_the_help_of_a_task_shows_every_change_that_its_recipe_makes(name: str) 
 
 @pytest.mark.parametrize("command", PARSERS)
 def test_the_examples_of_the_help_are_accepted(command: type) -> None:
-    prog = PROGRAMS[command]
+    prog = command_line(PROGRAMS[command])
     lines = help_text(command).splitlines()
     examples = [line.split(prog)[1].split() for line in lines if line.startswith(f"  {prog}")]
     assert len(examples) == 2
@@ -189,3 +190,52 @@ def test_parsing_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     parse(["env=tmaze"])
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------- commands that can be typed as they are
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_printed_commands_use_the_interpreter_in_use(command: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/own/bin/python9")
+    monkeypatch.chdir("/opt")
+    lines = help_text(command).splitlines()
+    assert lines[0].startswith("usage: own/bin/python9 -m rmt_rl.")
+    assert all("own/bin/python9 -m" in line for line in lines if "-m rmt_rl" in line)
+    with pytest.raises(ConfigError, match=r"\(see own/bin/python9 -m rmt_rl\.\w+ --help\)"):
+        PARSERS[command](["nothing=3"])
+    with pytest.raises(ConfigError, match="own/bin/python9 -m rmt_rl"):
+        help_text(command, ["nothing=3"])
+
+
+def test_the_list_of_commands_uses_the_interpreter_in_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rmt_rl.__main__ import COMMANDS, main
+
+    monkeypatch.setattr(sys, "executable", "/opt/own/bin/python9")
+    monkeypatch.chdir("/opt")
+    monkeypatch.setattr(sys, "argv", ["rmt_rl"])
+    assert main() == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if "-m rmt_rl" in line]
+    assert [line.split()[:3] for line in listed] == [["own/bin/python9", "-m", f"rmt_rl.{name}"] for name in COMMANDS]
+    monkeypatch.setattr(sys, "argv", ["rmt_rl", "train"])
+    assert main() == 2
+    assert "as in own/bin/python9 -m rmt_rl.train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chosen", [["policy=rmt"], ["algo=ppo"], ["policy=lstm", "algo=rate"]])
+def test_values_without_a_task_name_the_task_that_they_are_for(chosen: list[str]) -> None:
+    told = (
+        f"The values are those for env=minigrid-memory; `--help env=<task> {' '.join(chosen)}` shows those for another."
+    )
+    assert told in unwrapped(help_text(TrainConfig, chosen))
+    assert "The values are those for" not in help_text(TrainConfig, [*chosen, "env=tmaze"])
+
+
+@pytest.mark.parametrize("parser", [parse_evaluate, parse_play, parse_collect])
+def test_a_gymnasium_environment_without_an_id_is_asked_for_one(parser: Callable[[Sequence[str]], Any]) -> None:
+    given = ["env=gym", "policy=random", *(["out=x/y-v0"] if parser is parse_collect else [])]
+    with pytest.raises(ConfigError, match=r"env=gym: which one is missing; expected env\.id=<id>"):
+        parser(given)
+    assert parser([*given, "env.id=CartPole-v1"]).env == "gym"

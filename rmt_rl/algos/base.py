@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.moments import ActionScale
 
 
 class Batch(Protocol):
@@ -50,6 +51,11 @@ class Learner:
     def return_conditioning(cls, run: TrainConfig, data: Any, initial: ActorCritic | None) -> ReturnConditioning | None:
         """The target return that the policy is conditioned on. initial: the policy of `init=`, whose weights are used."""
         return None if initial is None else initial.spec.returns
+
+    @classmethod
+    def action_scale(cls, run: TrainConfig, data: Any, initial: ActorCritic | None) -> ActionScale | None:
+        """The units of actions without bounds; None = 0 and 1. initial: the policy of `init=`, whose weights count in its own."""
+        return None if initial is None else initial.spec.action_scale
 
     def collect(self, progress: float) -> Any:
         """What the next update learns from, a `Batch`, at `progress` (0..1) of the run."""

@@ -253,7 +253,7 @@ class PPOLearner(PPO, Learner):
         PPO.__init__(self, policy, run.algo, run.seed)
         acting = rng.generator(run.seed, "act", env.device)
         self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
-        self.stats = EpisodeStats()
+        self.stats = EpisodeStats(run.steps)
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:

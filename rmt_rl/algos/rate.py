@@ -28,6 +28,8 @@ from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.heads import lacks_bounds
+from rmt_rl.policies.moments import ActionScale
 from rmt_rl.policies.spaces import to_json
 from rmt_rl.policies.weights import load_weights
 from rmt_rl.rollouts.dataset import Batch, Dataset, Episode, but_last
@@ -94,6 +96,18 @@ class RATELearner(Learner):
     ) -> ReturnConditioning | None:
         """The largest return of the data as target, or algo.target_return; bounds from the data, or those of `initial`."""
         return data.returns(run.algo, initial is not None, None if initial is None else initial.spec.returns)
+
+    @classmethod
+    def action_scale(cls, run: TrainConfig, data: Dataset, initial: ActorCritic | None) -> ActionScale | None:
+        """Mean and deviation of the recorded actions where some have no bounds, or those of `initial`."""
+        if initial is not None or not lacks_bounds(data.action_space):
+            return super().action_scale(run, data, initial)
+        size = math.prod(data.action_space.shape or ())
+        parts = torch.arange(len(data)).split(VALIDATION_BATCH)
+        scale = ActionScale.of((data.actions(part).reshape(-1, size) for part in parts), size)
+        if not all(map(math.isfinite, (*scale.mean, *scale.deviation))):
+            raise ConfigError(f"data={run.data}: actions: some numbers are too large for float32; scale them")
+        return scale
 
     def collect(self, progress: float) -> Batch:
         """A batch of whole episodes, or of their first steps (`length`, `cut`)."""

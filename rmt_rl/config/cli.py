@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
+from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
 from rmt_rl.config.files import load_yaml, plain_value, read_yaml, source_of
@@ -26,8 +27,9 @@ from rmt_rl.config.trust import Source, check_trusted
 PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+#: The modules of the commands; `command_line` makes of them what is typed in a shell.
 TRAIN, EVALUATE, PLAY, EXPORT, COLLECT = (
-    f"python -m rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect")
+    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect")
 )
 
 #: What `policy=` takes beside the folders of trained policies.
@@ -65,6 +67,21 @@ def _trust(given: dict[str, Any]) -> bool:
     return bool(read("trust", allowed, given.pop("trust", False)))
 
 
+def config_from_file(given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration in the YAML file given["config"], with the other options of `given`, in their own types, on top."""
+    given = dict(given)
+    path, trust = given.pop("config"), _trust(given)
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"config={show(path)}: expected the path of a YAML file of options; a TrainConfig is given as the first argument"
+        )
+    config = make_config(read_options(os.fspath(path)), **given)
+    env = given.get("env")
+    typed = "env.id" in given or isinstance(env, Config) or (isinstance(env, Mapping) and "id" in env)
+    check_trusted(config.env, source_of(os.fspath(path), trust), typed=typed)
+    return config
+
+
 def read_options(path: str) -> dict[str, Any]:
     """The options in a YAML file, as `make_config` takes them; raises ConfigError.
 
@@ -74,7 +91,7 @@ def read_options(path: str) -> dict[str, Any]:
         raise ConfigError(
             "config=: cannot be read: no path; expected a YAML file, such as config=runs/<name>/config.yaml"
         )
-    options = read_yaml(path)
+    options = read_yaml(path, by_hand=True)
     if not isinstance(options, Mapping):
         raise ConfigError(f"config={show(path)}: expected a file of options, such as `env: tmaze` and `steps: 100000`")
     if "format" not in options:
@@ -187,6 +204,11 @@ def _parse_saved(argv: Sequence[str], cls: type[ConfigT], prog: str) -> ConfigT:
             raise ConfigError(f"{name}: missing; expected {name}=<{known.help}>")
     if values.get("env") is not None:
         resolve_env(None, values["env"], overrides, prog)
+        usual = getattr(choose("env", values["env"]).config(), "id", None)
+        if usual is not None and not gives_id(overrides):
+            raise ConfigError(
+                f"env={values['env']}: which one is missing; expected env.id=<id>, such as env.id={usual}"
+            )
     if overrides:
         values["env_overrides"] = overrides
     return validate(cls(**values))
@@ -199,9 +221,9 @@ def resolve_env(base: Any, name: str | None, overrides: Sequence[str], prog: str
     return change(base, "env", _read_text(split_arguments(overrides), {}, {"env": type(base)}, prog))
 
 
-def gives_id(options: EvaluateConfig | PlayConfig | CollectConfig) -> bool:
+def gives_id(overrides: Sequence[str]) -> bool:
     """Whether the user typed an env.id=, so that it does not come from the policy's files."""
-    return any(override.startswith("env.id=") for override in options.env_overrides)
+    return any(override.startswith("env.id=") for override in overrides)
 
 
 def split_arguments(argv: Sequence[str]) -> dict[str, str]:
@@ -230,7 +252,7 @@ def _read_text(
     for key, text in given.items():
         allowed = find_option(key, top, classes)
         if allowed is None:
-            raise ConfigError(f"{show(key)}={show(text)}: {unknown_option(key, top, classes, prog)}")
+            raise ConfigError(f"{show(key)}={show(text)}: {unknown_option(key, top, classes, command_line(prog))}")
         values[key] = _value(key, allowed, text)
     return values
 

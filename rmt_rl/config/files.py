@@ -130,8 +130,12 @@ def source_of(path: str | Path, trust: bool) -> Source:
     return Source(str(path), None if folder.resolve() == Path.cwd().resolve() else folder, trust)
 
 
-def read_yaml(path: str | Path) -> Any:
-    """The plain values in a YAML file; raises ConfigError where it cannot be read or is not plain."""
+def read_yaml(path: str | Path, by_hand: bool = False) -> Any:
+    """The plain values in a YAML file; raises ConfigError where it cannot be read or is not plain.
+
+    by_hand: inside options that are dictionaries, such as env.options, 1e-3 is a number, as on the command line, unless the file
+    names its format: then `save_yaml` wrote it, which writes the text 1e-3 without quotes.
+    """
     import yaml
 
     where = show(str(path), limit=1_000)
@@ -140,7 +144,10 @@ def read_yaml(path: str | Path) -> Any:
         # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")
-        return _load(text, exponents=False)
+        found = _load(text, exponents=False)
+        if by_hand and isinstance(found, Mapping) and "format" not in found:
+            return _numbers_as_typed(found, _load(text, exponents=True))
+        return found
     except _Repeated as error:
         raise ConfigError(f"{where}: {show(error.args[0])} is given twice; expected once") from error
     except OSError as error:
@@ -162,6 +169,21 @@ def plain_value(text: str) -> Any:
     if _has_glued_key(value):
         raise ValueError(f"{text}: write a space after each colon")
     return value
+
+
+def _numbers_as_typed(value: Any, typed: Any, depth: int = 0) -> Any:
+    """`value` with the values of `typed` inside of options that are dictionaries, both read from the same text.
+
+    depth: of the key, where a dot counts as one more. Other options read their numbers from text themselves (`fields.read`).
+    """
+    if depth > 2 or (depth == 2 and isinstance(value, Mapping)):
+        return typed
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: _numbers_as_typed(part, number, depth + 1 + str(key).count("."))
+        for (key, part), number in zip(value.items(), typed.values(), strict=True)
+    }
 
 
 class _Repeated(ValueError):

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import command_line
 from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
@@ -79,7 +80,7 @@ def _check_topic(command: type, word: str) -> None:
         known = ", ".join(_groups(command)) or "no groups"
         raise ConfigError(
             f"{show(word)}: --help describes a group, such as env, or a choice, such as env=tmaze;"
-            f" {PROGRAMS[command]} has {known}"
+            f" {command_line(PROGRAMS[command])} has {known}"
         )
     if equals:
         choose(group, name)
@@ -91,7 +92,7 @@ def _groups(command: type) -> dict[str, str]:
 
 
 def _overview(command: type) -> str:
-    prog = PROGRAMS[command]
+    prog = command_line(PROGRAMS[command])
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[command], "", "examples:"]
     lines += [f"  {prog} {example}" for example in EXAMPLES[command]]
     lines += ["", "options, with their defaults:"]
@@ -159,6 +160,12 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             changes = " ".join(f"{key}={show(value)}" for key, value in entry.recipe.items())
             parts += [*_option_lines(TrainConfig, config=config, only=("steps",))]
             parts += _wrap(f"  recipe of this task: {changes}" if changes else "", 4)
+    if command is TrainConfig and "env" not in chosen:
+        usual, words = groups(command)["env"], " ".join(f"{group}={name}" for group, name in chosen.items())
+        parts += [
+            "",
+            *_wrap(f"The values are those for env={usual}; `--help env=<task> {words}` shows those for another."),
+        ]
     return "\n".join(parts[1:])
 
 

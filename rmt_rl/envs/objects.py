@@ -77,6 +77,16 @@ def is_borrowed(config: EnvConfig) -> bool:
     return isinstance(entry_of(config).target, _Instance)
 
 
+def innermost(env: Any) -> list[Any]:
+    """The environment objects inside the wrappers of an environment: one, or one for each row."""
+    while isinstance(env, TorchVectorEnv) and isinstance(
+        inner := getattr(env, "env", None), gymnasium.vector.VectorEnv
+    ):
+        env = inner
+    rows = getattr(getattr(env, "_env", None), "envs", None)  # of the adapter of env=gym, without worker processes
+    return [row.unwrapped for row in rows] if rows else [env]
+
+
 def is_object(config: EnvConfig) -> bool:
     """Whether the options stand for a Python object, class or function, which has no name on the command line."""
     return type(config).__name__ == OBJECT

@@ -80,7 +80,14 @@ for _ in range(100):
 """
 
 
-class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_card_template=CARD):
+class ActorCritic(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rmt_rl",
+    model_card_template=CARD,
+    pipeline_tag="reinforcement-learning",
+    tags=["deep-reinforcement-learning", "reinforcement-learning"],
+):
     """A policy and its value function on one memory.
 
         state = policy.initial_state(n)
@@ -102,7 +109,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self._check = ObservationCheck(spec.observation_space)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
         self.encoder = ObservationEncoder(spec.observation_space, width, self.config.normalize_observation)
-        self.head = make_head(spec.action_space, width)
+        self.head = make_head(spec.action_space, width, spec.action_scale)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)

@@ -16,20 +16,31 @@ from gymnasium import spaces
 from torch import nn
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.policies.moments import ActionScale
 
 #: Bounds of a Box that are farther away than this stand for "any number".
 FAR = 1e6
 
 
-def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | GaussianHead:
-    """The head for an action space: Discrete, MultiDiscrete or Box."""
+def make_head(
+    space: gymnasium.Space[Any], width: int, scale: ActionScale | None = None
+) -> CategoricalHead | GaussianHead:
+    """The head for an action space: Discrete, MultiDiscrete or Box. scale: the units of elements of a Box without bounds."""
     if isinstance(space, spaces.Discrete):
         return CategoricalHead([int(space.n)], (), width)
     if isinstance(space, spaces.MultiDiscrete):
         return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return GaussianHead(space, width)
+        return GaussianHead(space, width, scale)
     raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
+
+
+def lacks_bounds(space: gymnasium.Space[Any]) -> bool:
+    """Whether the space is a Box that has elements without bounds, of which nobody knows how large they are."""
+    if not isinstance(space, spaces.Box):
+        return False
+    ends = np.stack([space.low, space.high]).astype(np.float64)
+    return not bool((np.abs(ends) <= FAR).all() and (ends[0] < ends[1]).all())
 
 
 class CategoricalHead(nn.Module):
@@ -106,6 +117,7 @@ class GaussianHead(nn.Module):
     Where an element of the space has bounds, the network counts from their middle in units of half their distance: a task whose
     actions are between -1000 and 1000 is learned as the same one between -1 and 1. At the start the mean is the middle and
     the deviation one such unit, or 0 and 1 without bounds. Bounds beyond `FAR` count as none.
+    scale: mean and deviation of recorded actions, which take the place of 0 and 1 in elements without bounds.
     """
 
     action_dtype = torch.float32
@@ -114,7 +126,7 @@ class GaussianHead(nn.Module):
     low: torch.Tensor
     high: torch.Tensor
 
-    def __init__(self, space: spaces.Box, width: int) -> None:
+    def __init__(self, space: spaces.Box, width: int, scale: ActionScale | None = None) -> None:
         super().__init__()
         self.shape, self.size = space.shape, math.prod(space.shape)
         self.inputs = self.size
@@ -123,10 +135,11 @@ class GaussianHead(nn.Module):
         _start_small(self.linear)
         low, high = (torch.as_tensor(bound, dtype=torch.float64).flatten() for bound in (space.low, space.high))
         bounded = (low.abs() <= FAR) & (high.abs() <= FAR) & (low < high)
-        ends = np.stack([space.low, space.high]).astype(np.float64)
         # from the space, because a network without numbers (torch's meta device) has no values
-        self.bounded = bool((np.abs(ends) <= FAR).all() and (ends[0] < ends[1]).all())
-        middle, unit = torch.where(bounded, (low + high) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+        self.bounded = not lacks_bounds(space)
+        scale = scale or ActionScale((0.0,) * self.size, (1.0,) * self.size)
+        mean, deviation = (torch.tensor(numbers, dtype=torch.float64) for numbers in (scale.mean, scale.deviation))
+        middle, unit = torch.where(bounded, (low + high) / 2, mean), torch.where(bounded, (high - low) / 2, deviation)
         for name, buffer in {"middle": middle, "unit": unit, "low": low, "high": high}.items():
             self.register_buffer(name, buffer.to(torch.get_default_dtype()), persistent=False)
 

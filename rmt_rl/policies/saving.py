@@ -42,6 +42,9 @@ from rmt_rl.policies.weights import BadWeights, Sized, load_weights, numbers_in
 #: The files of a policy, and the one with their checksums.
 PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
 
+#: What Python raises where a file holds other values than expected.
+BROKEN = (ArithmeticError, AttributeError, KeyError, MemoryError, OSError, TypeError, ValueError)
+
 
 def make_policy(env: TorchVectorEnv, policy: str = "rmt", seed: int = 0, **given: Any) -> ActorCritic:
     """A new policy for the rows of `env`: make_policy(env, "rmt", segment=16, memory_tokens=8).
@@ -102,32 +105,13 @@ def load_policy(
         spec = PolicySpec.from_json(saved, Source(str(folder / "config.json"), run_folder(folder), trust))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
-    except (
-        ArithmeticError,
-        AttributeError,
-        KeyError,
-        MemoryError,
-        OSError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    except (*BROKEN, RecursionError) as error:
         raise ConfigError(f"{folder / 'config.json'}: is not the description of a policy ({_short(error)})") from error
     check_backend(spec.policy, device)
     file = folder / "model.safetensors"
     try:
         policy = _load_network(spec, file)
-    except (
-        ArithmeticError,
-        AttributeError,
-        KeyError,
-        MemoryError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (*BROKEN, RuntimeError, SafetensorError) as error:
         found = str(error) if isinstance(error, BadWeights) else _short(error)
         raise ConfigError(f"{file}: does not fit config.json beside it or is damaged ({found})") from error
     _verify_checksums(folder)

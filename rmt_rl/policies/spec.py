@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from rmt_rl.config.registry import GROUPS, OBJECTS, load_entry_points
 from rmt_rl.config.trust import Source
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies import spaces
+from rmt_rl.policies.moments import ActionScale
 
 #: For specs that other programs, such as huggingface_hub, read from a config.json.
 UNKNOWN = Source("config.json")
@@ -35,6 +37,7 @@ class UnregisteredEnv:
 class PolicySpec:
     """policy: options of the network. observation_space, action_space: of one row.
 
+    action_scale: units of actions without bounds, from recorded actions; None where there were none, as in online training.
     action_start: what the environment itself adds to the whole numbers of an action: one number, or one for each element.
     env, memory, returns: the task that the policy is trained on, how long its memory lasts there, and its target return, or None
     where it is not return-conditioned. source: the file that it was read from, which may name no modules; None where Python
@@ -49,6 +52,7 @@ class PolicySpec:
     returns: ReturnConditioning | None = None
     source: Source | None = dataclasses.field(default=None, compare=False)
     action_start: int | list[Any] = 0
+    action_scale: ActionScale | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads again."""
@@ -58,6 +62,7 @@ class PolicySpec:
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
             "action_start": self.action_start,
+            "action_scale": None if self.action_scale is None else self.action_scale.to_json(),
             "env": dict(self.env.saved) if isinstance(self.env, UnregisteredEnv) else to_dict(self.env),
             "memory": to_dict(self.memory),
             "returns": None if self.returns is None else to_dict(self.returns),
@@ -70,16 +75,18 @@ class PolicySpec:
         known = {"format", *(field.name for field in dataclasses.fields(PolicySpec))} - {"source"}
         if unknown := saved.keys() - known:
             raise ConfigError(f"spec.{show(sorted(map(str, unknown))[0])}: this version of rmt_rl does not know it")
-        returns = saved.get("returns")
+        returns, actions = saved.get("returns"), spaces.from_json(saved["action_space"])
         return PolicySpec(
             policy=part_from_dict("policy", saved["policy"]),
             observation_space=spaces.from_json(saved["observation_space"]),
-            action_space=spaces.from_json(saved["action_space"]),
+            action_space=actions,
             env=_env_from_json(saved["env"]),
             memory=part_from_dict("memory", saved["memory"]),
             returns=None if returns is None else part_from_dict("returns", returns),
             source=source,
             action_start=_start_from_json(saved.get("action_start", 0)),
+            # absent in files of earlier versions, whose networks count from 0 in units of 1
+            action_scale=ActionScale.from_json(saved.get("action_scale"), math.prod(actions.shape or ())),
         )
 
 
@@ -109,6 +116,7 @@ def make_spec(
     policy_config: PolicyConfig,
     memory: MemoryConfig | None = None,
     returns: ReturnConditioning | None = None,
+    action_scale: ActionScale | None = None,
 ) -> PolicySpec:
     """What an `ActorCritic` for this environment is built from."""
     # as they are read from a file again: in the same order of keys, without what no policy uses. Raises for unsupported spaces.
@@ -123,4 +131,5 @@ def make_spec(
         memory or MemoryConfig(),
         returns,
         action_start=env.action_start,
+        action_scale=action_scale,
     )

@@ -161,6 +161,12 @@ class Dataset:
         shown: Obs = obs if returns or isinstance(self.space, spaces.Dict) else obs["observation"]
         return Batch(shown, steps["action"].to(device)[None], first.to(device)[None])
 
+    def actions(self, episodes: torch.Tensor) -> torch.Tensor:
+        """[T, ...] the actions of the episodes with these numbers, one after the other."""
+        index, _ = spans(self.begin, self.length, episodes, None)
+        actions: torch.Tensor = self._steps[index]["action"]
+        return actions
+
     def _write(self, waiting: list[dict[str, torch.Tensor]]) -> None:
         steps = {key: torch.cat([fields[key] for fields in waiting]) for key in waiting[0]}
         self._steps.extend(TensorDict(steps, batch_size=[len(steps["to_go"])]))

@@ -11,8 +11,9 @@ import torch
 
 from rmt_rl.envs.base import TorchVectorEnv
 
-#: Success and return on screen and in metrics.jsonl are means over this many of the latest episodes.
-RECENT = 500
+#: Success and return on screen and in metrics.jsonl are means over the latest episodes whose steps together are this share of the
+#: run's, but over no fewer and no more episodes than these. Long episodes would otherwise be averaged over nearly the whole run.
+SHARE, FEWEST, MOST = 0.05, 20, 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,14 @@ def missing_is_failure(success: torch.Tensor) -> torch.Tensor:
 
 
 class EpisodeStats:
-    """Means over the latest episodes. As soon as one reports its success, all without a report count as failures."""
+    """Means over the latest episodes. As soon as one reports its success, all without a report count as failures.
 
-    def __init__(self) -> None:
-        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
+    steps: environment steps of the whole run, of which the window is a share.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._window = SHARE * steps
+        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=MOST)
 
     def add(self, episodes: Episodes) -> None:
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
@@ -55,18 +60,26 @@ class EpisodeStats:
         rest = ((returns, length) for _, returns, length in latest)
         self._episodes.clear()
         self._episodes.extend((own, *others) for own, others in zip(success, rest, strict=True))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remove the oldest episodes, as long as the others fill the window."""
+        steps = sum(length for _, _, length in self._episodes)
+        while len(self._episodes) > FEWEST and steps - self._episodes[0][2] >= self._window:
+            steps -= self._episodes.popleft()[2]
 
     def state_dict(self) -> dict[str, Any]:
         return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         episodes = state["episodes"]
-        if episodes.shape != (min(len(episodes), RECENT), 3):
-            raise ValueError(f"episodes has shape {tuple(episodes.shape)}; expected [at most {RECENT}, 3]")
+        if episodes.shape != (min(len(episodes), MOST), 3):
+            raise ValueError(f"episodes has shape {tuple(episodes.shape)}; expected [at most {MOST}, 3]")
         if not bool(episodes[:, 1:].isfinite().all()):
             raise ValueError("episodes has returns or lengths that are not finite")
         self._episodes.clear()
         self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
+        self._forget()  # the end of the run may have moved, and earlier versions kept more episodes
 
     def means(self) -> dict[str, float | None]:
         n = len(self._episodes)

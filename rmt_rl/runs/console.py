@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rmt_rl.common.process import command_line
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import as_typed
@@ -25,7 +26,7 @@ def banner(
 ) -> str:
     """A summary of the run: task, floor, policy, memory, training, data, device, folder."""
     parameters = sum(p.numel() for p in policy.parameters())
-    lines = [("task", env.task or f"{config.env}")]
+    lines = [("task", (env.task or f"{config.env}") + default_id(config.env))]
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
     lines += [
@@ -37,6 +38,12 @@ def banner(
         ("folder", str(folder)),
     ]
     return "\n".join(f"{name:>9}  {text}" for name, text in lines)
+
+
+def default_id(env: EnvConfig) -> str:
+    """What to say beside the task where the id of the environment may not have been chosen; "" otherwise."""
+    usual = getattr(type(env), "id", None)
+    return " (the default; env.id=<id> chooses another)" if usual is not None and env.id == usual else ""  # type: ignore[attr-defined]
 
 
 def format_summary(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Bytes of the largest result.json that is read: it holds three numbers for each of up to ten million episodes.
 LARGEST_RESULT = 2**30
 #: Everything that a run writes, and the files of it that are changed in place.
-FILES = ("config.yaml", "metrics.jsonl", "result.json", ".result.json", ".lock")
+FILES = ("config.yaml", "metrics.jsonl", "result.json", ".result.json", ".lock", "wandb-id.txt", ".wandb-id.txt")
 FOLDERS = ("checkpoints", "policy", "best", "report", "tensorboard", "wandb")
 IN_PLACE = ("metrics.jsonl", ".lock")
 

@@ -8,11 +8,12 @@ import math
 import os
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.common.files import open_file, open_to_append, reason
+from rmt_rl.common.files import open_file, open_to_append, read_text, reason, write_file
 from rmt_rl.config.fields import show
 
 #: Seconds between two plain lines where the output is not a terminal.
@@ -21,6 +22,8 @@ PLAIN_INTERVAL = 5.0
 BAR, LINE = 12, 66
 #: Bytes of the largest metrics.jsonl that is read.
 LARGEST_METRICS = 2**30
+#: The file with the id of the run at Weights & Biases, under which a resumed run continues there.
+WANDB_ID = "wandb-id.txt"
 
 
 class Metrics:
@@ -28,12 +31,13 @@ class Metrics:
 
     def __init__(self, folder: Path, config: dict[str, Any], start: int = 0, length: int | None = None) -> None:
         """start: steps of the resumed checkpoint. length: bytes of metrics.jsonl at that checkpoint; later rows are removed."""
+        self._wandb = _wandb(folder, config) if config["wandb"] else None
         # unbuffered, so that a full disk raises in `write` and not later
         self._path = folder / "metrics.jsonl"
         self._sum = hashlib.sha256(b"" if length is None else read_start(self._path, length))
         self._file = open_to_append(self._path, length)
+        self._config, self._exit_code = config, 1  # failed, until `finish` is called
         self._tensorboard = _tensorboard(folder, None if length is None else start) if config["tensorboard"] else None
-        self._wandb = _wandb(folder, config) if config["wandb"] else None
 
     def write(self, steps: int, row: dict[str, float | None]) -> None:
         numbers = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
@@ -65,12 +69,24 @@ class Metrics:
         """The sha256 of these bytes."""
         return self._sum.hexdigest()
 
+    def finish(self, result: dict[str, Any]) -> None:
+        """Give TensorBoard the options and wandb the final scores of a run that did not fail. result: what result.json holds."""
+        self._exit_code = 128 + result["signal"] if result["interrupted"] else 0
+        score = result["eval"] or {}
+        final = {f"final_{name}": score[name] for name in ("success", "return") if score.get(name) is not None}
+        if self._tensorboard is not None:
+            # "." keeps them in the same folder as the curves; the default is a folder of its own
+            self._tensorboard.add_hparams(_flat(self._config), final, run_name=".", global_step=result["steps"])
+        if self._wandb is not None and final:
+            self._wandb.log(final, step=result["steps"])
+
     def close(self) -> None:
+        """Close all files. A run without `finish` is marked as failed at Weights & Biases."""
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=self._exit_code)
 
 
 def read_start(path: Path, length: int) -> bytes:
@@ -126,7 +142,8 @@ def _check_login() -> None:
         return
     import wandb
 
-    if not wandb.api.api_key:
+    api = getattr(wandb, "api", None)  # deprecated in version 0.31; without it, `wandb.init` raises the error
+    if api is not None and not api.api_key:
         raise ConfigError(
             "wandb=true: nobody is logged in to Weights & Biases here; type `wandb login`, or set WANDB_MODE=offline"
         )
@@ -142,7 +159,46 @@ def _tensorboard(folder: Path, start: int | None) -> Any:
 def _wandb(folder: Path, config: dict[str, Any]) -> Any:
     import wandb
 
-    return wandb.init(project="rmt_rl", name=folder.name, dir=str(folder), config=config)
+    # wandb reads WANDB_ENTITY itself, but what is given here would win over its other variables
+    usual = {"WANDB_PROJECT": ("project", "rmt_rl"), "WANDB_NAME": ("name", folder.name)}
+    given = dict(value for variable, value in usual.items() if not os.environ.get(variable))
+    try:
+        return wandb.init(id=_wandb_id(folder), resume="allow", dir=str(folder), config=config, **given)
+    except wandb.Error as error:
+        raise RunError(
+            f"wandb=true: the run could not be started at Weights & Biases: {' '.join(str(error).split())}; correct it (see"
+            f" WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE), remove {folder} where it is new, and start again"
+        ) from error
+
+
+def _wandb_id(folder: Path) -> str:
+    """The id of the run at Weights & Biases: the one in the run's folder, or a new one, which is written there."""
+    path = folder / WANDB_ID
+    try:
+        if os.path.lexists(path):
+            found = read_text(path).strip()
+            if not 0 < len(found) <= 128 or not found.isprintable() or set(found) & set("/\\#?%:"):
+                raise ConfigError(
+                    f"{path}: holds {show(found)}, which is no id of Weights & Biases; restore or remove it"
+                )
+            return found
+        new = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]
+        write_file(path, f"{new}\n".encode())
+    except (OSError, UnicodeDecodeError) as error:
+        found = reason(error) if isinstance(error, OSError) else "is not text"
+        raise ConfigError(f"{path}: cannot be read or written: {found}") from error
+    return new
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The options by their full name, such as algo.learning_rate; what TensorBoard has no type for, as text."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config if isinstance(config, (bool, int, float, str)) else str(config)}
+    return {
+        name: value
+        for key, part in config.items()
+        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 class Progress:

@@ -13,6 +13,8 @@ from rmt_rl.common.files import fsync, sha256
 from rmt_rl.common.state import check_count
 from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.config.files import load_yaml, part_from_dict, save_yaml
+from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.policies.moments import ActionScale
 from rmt_rl.runs.checkpoints import Checkpoints
 from rmt_rl.runs.folder import check_run_folder, read_result
 from rmt_rl.runs.metrics import read_rows, read_start
@@ -91,6 +93,14 @@ class ResumePoint:
             )
         read_rows(file, rows)
         return ResumePoint(checkpoints, steps, tree, manifest, tuple(damaged), metrics, wall_s, cpu_s, returns, best)
+
+    def action_scale(self, env: TorchVectorEnv) -> ActionScale | None:
+        """The units of the policy's actions; raises ConfigError where they are not those of any action of `env`."""
+        try:
+            # absent in checkpoints of earlier versions, whose networks count from 0 in units of 1
+            return ActionScale.from_json(self.tree.get("action_scale"), math.prod(env.single_action_space.shape or ()))
+        except ConfigError as error:
+            raise _does_not_fit(self.checkpoints, self.steps, error) from error
 
     def restore(self, learner: Any) -> None:
         """Load the saved state into `learner`; raises ConfigError where it does not fit."""

@@ -27,11 +27,12 @@ from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.envs.objects import close_unless_borrowed, is_borrowed
+from rmt_rl.envs.objects import close_unless_borrowed, innermost, is_borrowed
 from rmt_rl.envs.recorded import RecordedSpaces
 from rmt_rl.envs.registry import make_from_config, wrap
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
+from rmt_rl.policies.moments import ActionScale
 from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
 from rmt_rl.policies.spec import make_spec
@@ -39,6 +40,7 @@ from rmt_rl.policies.transformer import check_backend
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import Score
 from rmt_rl.runs.callbacks import Run, notify
+from rmt_rl.runs.card import write_card
 from rmt_rl.runs.console import banner, format_summary
 from rmt_rl.runs.folder import make_run_folder, versions, write_result
 from rmt_rl.runs.metrics import Metrics, check_loggers, read_rows
@@ -60,7 +62,11 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class RunParts:
-    """The parts of a run. manifest: values that must stay the same for a resumed run to give the same bits."""
+    """The parts of a run.
+
+    manifest: values that must stay the same for a resumed run to give the same bits. evaluation_env: that of the evaluations
+    during training; None without them.
+    """
 
     config: TrainConfig
     env: TorchVectorEnv
@@ -71,6 +77,7 @@ class RunParts:
     clock: Clock
     manifest: dict[str, Any]
     device: torch.device
+    evaluation_env: TorchVectorEnv | None
 
     def save(self, steps: int, evaluator: Evaluator) -> None:
         """Write a checkpoint; a full disk is reported and the run continues."""
@@ -101,10 +108,11 @@ class RunParts:
 
     def _tree(self, evaluator: Evaluator) -> dict[str, Any]:
         """What a checkpoint holds."""
-        returns = self.learner.policy.spec.returns
+        spec = self.learner.policy.spec
         return {
             "learner": self.learner.state_dict(),
-            "returns": None if returns is None else to_dict(returns),
+            "returns": None if spec.returns is None else to_dict(spec.returns),
+            "action_scale": None if spec.action_scale is None else spec.action_scale.to_json(),
             "metrics": self.metrics.length(),
             "metrics_sha256": self.metrics.checksum(),
             "wall_s": self.clock.wall(),
@@ -148,12 +156,14 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     env = make_run_env(config, data, returns, device)
     stack.callback(close_unless_borrowed, config.env, env)
     check_object(config, env, device)
+    scale = learner_class.action_scale(config, data, initial) if resumed is None else resumed.action_scale(env)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
-    policy = make_run_policy(config, env, returns, device)
+    policy = make_run_policy(config, env, returns, scale, device)
     if initial is not None:
         check_fits(initial, env, config.env)
         policy.load_state_dict(initial.state_dict())
     learner = learner_class(config, env, policy, data)
+    evaluation_env = make_evaluation_env(config, env, policy, device, stack)
 
     # a new folder, or the state of the checkpoint
     if resumed is None:
@@ -175,7 +185,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
     stack.callback(metrics.close)
     clock = Clock(resumed.wall_s, resumed.cpu_s)
-    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device)
+    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device, evaluation_env)
 
 
 def make_run_env(
@@ -206,6 +216,22 @@ def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device)
         raise ConfigError(f"device={device}: the environment object is on {env.device}; expected device={env.device}")
 
 
+def make_evaluation_env(
+    config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, stack: contextlib.ExitStack
+) -> TorchVectorEnv | None:
+    """The environment of the evaluations during training, closed by `stack`; raises ConfigError where it is that of training."""
+    if config.evaluate_every is None:
+        return None
+    made = make_task(policy, config.env, min(config.validation_episodes, 64), device)
+    if any(ours is theirs for ours in innermost(made) for theirs in innermost(env)):
+        raise ConfigError(
+            f"evaluate_every={config.evaluate_every}: evaluations need an environment of their own, but env={config.env.name}"
+            " returned the same object again; make a new one in every call"
+        )
+    stack.callback(close_unless_borrowed, config.env, made)
+    return made
+
+
 def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
     """The policy of `init=`; raises ConfigError where its memory scope differs from that of this run."""
     if config.init is None:
@@ -220,12 +246,16 @@ def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | Non
 
 
 def make_run_policy(
-    config: TrainConfig, env: TorchVectorEnv, returns: ReturnConditioning | None, device: torch.device
+    config: TrainConfig,
+    env: TorchVectorEnv,
+    returns: ReturnConditioning | None,
+    scale: ActionScale | None,
+    device: torch.device,
 ) -> ActorCritic:
     """A new policy; its weights depend on the run's seed only, and torch's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns, scale)).to(device)
         check_shapes(policy.backbone, config.policy)
     return policy
 
@@ -243,26 +273,18 @@ class Evaluator:
 
     def __init__(self, parts: RunParts) -> None:
         self._parts = parts
-        self._env: TorchVectorEnv | None = None
         self.best: dict[str, Any] | None = kept_best(parts)
         self.shown: dict[str, float | None] = {}
 
-    def __enter__(self) -> Evaluator:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._env is not None:
-            close_unless_borrowed(self._parts.config.env, self._env)
-
     def evaluate(self, run: Run, callbacks: Sequence[Any], check_stop: Callable[[], None]) -> dict[str, float | None]:
         """Play new episodes with the current weights, keep the best policy, and stop the run where `until` is reached."""
-        config, policy = self._parts.config, run.policy
-        if self._env is None:
-            self._env = make_task(policy, config.env, min(config.validation_episodes, 64), self._parts.device)
+        config, policy, env = self._parts.config, run.policy, self._parts.evaluation_env
+        if env is None:
+            raise RuntimeError("evaluate was called without evaluate_every")
         seed = rng.seed(config.seed, "validation")
         score = evaluate(
             policy,
-            self._env,
+            env,
             config.validation_episodes,
             seed,
             episode_steps=config.episode_steps,
@@ -284,7 +306,7 @@ class Evaluator:
                 run.stop(f"until.{name}={wanted} reached")
         self.shown = {"eval": score.mean_return if score.success is None else score.success}
         notify(callbacks, "on_evaluate", run, score)
-        return {"eval_success": score.success, "eval_return": score.mean_return}
+        return eval_numbers(score)
 
     def _keep(self, run: Run, score: Score) -> None:
         """Save the best policy so far; a full disk is reported and the run continues."""
@@ -301,6 +323,20 @@ class Evaluator:
             "mean_return": score.mean_return,
             "weights": weights,
         }
+
+
+def eval_numbers(score: Score) -> dict[str, float | None]:
+    """An evaluation during training as numbers for metrics.jsonl: success and mean return, and the 95 % interval of both."""
+    success_low, success_high = score.ci95 or (None, None)
+    return_low, return_high = score.return_ci95 or (None, None)
+    return {
+        "eval_success": score.success,
+        "eval_return": score.mean_return,
+        "eval_success_low": success_low,
+        "eval_success_high": success_high,
+        "eval_return_low": return_low,
+        "eval_return_high": return_high,
+    }
 
 
 def kept_best(parts: RunParts) -> dict[str, Any] | None:
@@ -331,7 +367,6 @@ def finish_run(
     """Save the policy, score it on new episodes, write result.json, print the summary; the fields of a `TrainResult`."""
     config, folder, policy = parts.config, parts.folder, run.policy
     selected = parts.learner.select_weights()
-    parts.metrics.close()
     cpu = parts.clock.cpu()
     result: dict[str, Any] = {
         "env": config.env.name,
@@ -366,7 +401,12 @@ def finish_run(
         if evaluator.best is not None and (best is not None or config.evaluate_episodes == 0):
             result["best"] = {"steps": evaluator.best["steps"], "eval": best and best.to_json(each=True)}
         with name_disk_errors(folder):
+            if final is not None:
+                write_card(folder / "policy", policy, config, final)
+            if best is not None:
+                write_card(folder / "best", policy, config, best)
             write_result(result, folder)
+            parts.metrics.finish(result)
             best_steps = 0 if evaluator.best is None else evaluator.best["steps"]
             text = format_summary(folder, config, parts.env, final, best, best_steps, bool(result["interrupted"]))
         print(f"stopped: {run.stopped}\n{text}" if run.stopped else text, flush=True)

@@ -109,7 +109,7 @@ def test_missing_reports_count_as_failures_while_training_too() -> None:
     env = lottery(3)
     _, episodes = Collector(env, make_policy(env, "mlp", width=16)).collect(64)
     assert [math.isnan(x) for x in episodes.success.tolist()] == [x == 0 for x in episodes.returns.tolist()]
-    stats = EpisodeStats()
+    stats = EpisodeStats(steps=10_000)
     stats.add(episodes)
     assert stats.means()["success"] == stats.means()["return"]
 
@@ -118,7 +118,7 @@ def test_the_latest_episodes_remember_that_success_is_reported() -> None:
     def some(success: list[float]) -> Episodes:
         return Episodes(torch.zeros(len(success)), torch.ones(len(success)), torch.tensor(success))
 
-    stats, again = EpisodeStats(), EpisodeStats()
+    stats, again = EpisodeStats(10**6), EpisodeStats(10**6)
     stats.add(some([math.nan] * 3))
     assert stats.means()["success"] is None
     stats.add(some([1.0]))

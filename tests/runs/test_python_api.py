@@ -290,3 +290,47 @@ def test_a_loop_of_ones_own_reports_arguments_that_do_not_fit(policy):
     for wrong in (2.5, "2", True):
         with pytest.raises(ConfigError, match=r"num_envs is .*; it must be a whole number"):
             rmt_rl.make_env("tmaze", wrong)
+
+
+def test_a_run_that_uses_the_default_environment_of_gymnasium_says_so(tmp_path, capsys):
+    options = {"env": "gym", "policy": "mlp", "steps": 1, "evaluate_episodes": 1, "policy.width": 8}
+    options |= {"algo.num_envs": 2, "algo.rollout": 4, "algo.minibatches": 1, "episode_steps": 20}
+    rmt_rl.train(root=tmp_path, **options)
+    assert "task  CartPole-v1 of gymnasium (the default; env.id=<id> chooses another)" in capsys.readouterr().out
+    rmt_rl.train(root=tmp_path, **options, **{"env.id": "Acrobot-v1"})
+    assert "the default" not in capsys.readouterr().out
+
+
+SHARED = {"maze": None, "corridor": None}
+
+
+def one_maze(num_envs, device):
+    """Returns the same environment in every call."""
+    SHARED["maze"] = SHARED["maze"] or Maze(num_envs)
+    return SHARED["maze"]
+
+
+def one_corridor():
+    SHARED["corridor"] = SHARED["corridor"] or Corridor()
+    return SHARED["corridor"]
+
+
+gymnasium.register("OneCorridor-v0", entry_point=one_corridor)
+
+
+@pytest.mark.parametrize("memory", ["episode", "trial"])
+def test_a_function_that_returns_the_same_environment_again_cannot_be_evaluated_while_training(memory, tmp_path):
+    options = TINY | {"evaluate_every": 96, "validation_episodes": 8, "memory.scope": memory}
+    with pytest.raises(ConfigError, match=r"evaluate_every=96: .* returned the same object again; make a new one"):
+        rmt_rl.train(env=one_maze, root=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_entry_point_that_returns_the_same_environment_again_is_refused(tmp_path):
+    options = TINY | {"env": "gym", "env.id": "OneCorridor-v0", "policy": "mlp"}
+    with pytest.raises(ConfigError, match="returned the same environment object for several rows; expected a new one"):
+        rmt_rl.train(root=tmp_path, **options)
+    alone = options | {"algo.num_envs": 1, "algo.minibatches": 1, "evaluate_every": 96, "validation_episodes": 1}
+    with pytest.raises(ConfigError, match=r"evaluate_every=96: .* returned the same object again; make a new one"):
+        rmt_rl.train(root=tmp_path, **alone)
+    assert not list(tmp_path.iterdir())

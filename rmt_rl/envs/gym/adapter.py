@@ -7,6 +7,7 @@ exactly, because the state of the environment cannot be saved.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import difflib
 import importlib
@@ -305,7 +306,7 @@ def _make(
                 importlib.import_module(id.split(":")[0])
             found = gymnasium.registry.get(name, id)
             return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
-        return gymnasium.make_vec(
+        made: Any = gymnasium.make_vec(
             id,
             num_envs,
             vectorization_mode="sync",
@@ -313,6 +314,12 @@ def _make(
             wrappers=[_SyncRow],
             **keywords,
         )
+        if len({builtins.id(row.unwrapped) for row in made.envs}) < num_envs:
+            raise ConfigError(
+                f"env.id={id}: its entry point returned the same environment object for several rows; expected a new one for"
+                " every call"
+            )
+        return made
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
         raise ConfigError(f"env.id={id}: is not registered with gymnasium; {_hint(name)}") from e
     except (ConfigError, RunError):

@@ -31,6 +31,8 @@ from rmt_rl.envs.observations import whole_number_ends
 RESTARTS = 5
 #: Least seconds for a process to start and to make its environment; the first process also imports torch for all others.
 START = 120.0
+#: Seconds in which all rows together may close their environments; then they are killed.
+CLOSE = 5.0
 #: Requests of at most so many bytes fit into the empty buffer of a pipe, so that sending them never waits.
 FITS_PIPE = 16_384
 #: Signals for the training process only, although the whole process group may get them; empty on platforms without signal masks.
@@ -77,7 +79,7 @@ class ProcessVectorEnv:
                 if isinstance(answer, _Fault):
                     self._fail_to_make(row, answer)
         except BaseException:
-            self.close()
+            self.kill()  # nothing to close yet
             raise
         self.single_observation_space, self.single_action_space, self.render_mode, attributes = answers[0]
         self.own, self.has_time_limit = attributes
@@ -132,6 +134,17 @@ class ProcessVectorEnv:
         return tuple(answers)
 
     def close(self, **options: Any) -> None:
+        """Close the environment of every row, and kill the rows that take longer than CLOSE seconds."""
+        try:
+            waiting = [row for row in self._rows if row.request_close()]
+            end = time.monotonic() + CLOSE
+            while waiting and (left := end - time.monotonic()) > 0:
+                wait([row.process.sentinel for row in waiting], timeout=left)
+                waiting = [row for row in waiting if row.process.is_alive()]
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
         for row in self._rows:
             row.kill()
 
@@ -236,6 +249,7 @@ class ProcessVectorEnv:
             where = f"at step {row.steps} after reset with seed {row.seed}, last action {row.action}"
         elif not row.asked:
             where = 'when the environment was made (a script needs `if __name__ == "__main__":` around its main code)'
+        row.kill()  # one that hangs would make the others wait
         self.close()
         raise EnvironmentFault(f"row {row.number} {fault.what} {where}{again}")
 
@@ -274,6 +288,15 @@ class _Row:
         # a process that does not read would block us here, before its deadline begins
         self._sender = threading.Thread(target=write, daemon=True)
         self._sender.start()
+
+    def request_close(self) -> bool:
+        """Ask the process to close its environment and to end; returns False where there is none that reads requests."""
+        if not hasattr(self, "process") or self.process.pid is None:
+            return False
+        if self._sender is not None and self._sender.is_alive():
+            return False
+        self.send(("close", None))
+        return True
 
     def end_processes(self) -> None:
         """Kill the process and those that its environment started: they are in its process group."""
@@ -327,7 +350,7 @@ def observation_error(obs: Any, space: gymnasium.Space[Any]) -> str | None:
 
 
 def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
-    """The main loop of the process of a row, until it is killed or its parent ends.
+    """The main loop of the process of a row, until it is asked to close or killed, or its parent ends.
 
     alive: a pipe that never carries data; it closes when the parent ends.
     """
@@ -360,6 +383,8 @@ def _work(pipe: Connection, alive: Connection, make: Callable[[], gymnasium.Env[
                 if terminated or truncated:
                     final, obs = (obs, info), env.reset()[0]
                 answer = obs, float(reward), bool(terminated), bool(truncated), final
+            elif request == "close":
+                return env.close()  # its wrapper prints a warning where it raises
             elif request == "reset":
                 answer = env.reset(seed=argument[0], options=argument[1])[0]
             else:
