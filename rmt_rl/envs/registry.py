@@ -5,8 +5,6 @@ from __future__ import annotations
 import numbers
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
@@ -22,11 +20,6 @@ if TYPE_CHECKING:
 #: Names of the built-in environments. Only these have a text as their target; those that users register have a class.
 BUILTIN = tuple(name for name, entry in GROUPS["env"].items() if isinstance(entry.target, str))
 
-#: Ids under which the built-in tasks are registered with gymnasium.
-GYMNASIUM_IDS = {
-    f"rmt_rl/{GROUPS['env'][name].config.__name__.removesuffix('Config')}-v0": name for name in BUILTIN if name != "gym"
-}
-
 
 def make_env(
     name: str, num_envs: int = 1, device: str | torch.device = "cpu", memory: MemoryConfig | None = None, **given: Any
@@ -40,14 +33,19 @@ def make_env(
 
     Raises ConfigError for an unknown name or option and for a value that is not allowed.
     """
+    return make_from_config(env_options(name, given), num_envs, device, memory)
+
+
+def env_options(name: str, given: dict[str, Any]) -> EnvConfig:
+    """The option dataclass of the environment `name`; raises ConfigError."""
     cls: Any = choose("env", name).config
     known = options(cls)
     for key in given:
         if key not in known:
             hint = did_you_mean(key, known)
             raise ConfigError(f"env.{key}: no such option; {name} has {', '.join(known)}{hint}")
-    config = change(cls(), "env", {f"env.{key}": value for key, value in given.items()})
-    return make_from_config(config, num_envs, device, memory)
+    config: EnvConfig = change(cls(), "env", {f"env.{key}": value for key, value in given.items()})
+    return config
 
 
 def make_from_config(
@@ -101,14 +99,3 @@ def wrap(
     from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 
     return MemoryScope(env, None if memory.scope == "run" and not evaluation else memory.episodes)
-
-
-def register_with_gymnasium() -> None:
-    """Register the built-in tasks for `gymnasium.make_vec(id, num_envs, device=..., **options)`.
-
-    They are vector environments only: `gymnasium.make` raises. make_vec does not accept MiniGridMemory's option `id`,
-    because its own first argument has that name; use size and random.
-    """
-    for id, name in GYMNASIUM_IDS.items():
-        if id not in gymnasium.registry:
-            gymnasium.register(id, vector_entry_point=f"{__name__}:make_env", kwargs={"name": name})

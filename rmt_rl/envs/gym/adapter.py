@@ -25,7 +25,7 @@ from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
-from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 
@@ -97,12 +97,13 @@ class GymAdapter(TorchVectorEnv):
         obs, reward, terminated, truncated, raw = self._env.step(self._checked(action_B))
         ended = terminated | truncated
         obs_B = self._tensors(obs)
-        info: dict[str, Any] = {"final_obs": obs_B, "_final_obs": self._tensors(ended)}
+        final_B, found = obs_B, {}
         if ended.any():
             final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
-            info["final_obs"] = self._tensors(_with_rows(obs, final))
+            final_B = self._tensors(_with_rows(obs, final))
             if "success" in raw["final_info"]:
-                info |= {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
+                found = {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
+        info = step_info(final_B, self._tensors(ended), found)
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
     def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
