@@ -2,11 +2,13 @@
 
 Every check is one claim of the contract in `rmt_rl/envs/base.py`, tested with random actions and a few hundred steps. A failed
 check prints what was found. The tests of this package run the same checks on every registered environment. A module:Class is a
-`TorchVectorEnv`, which is called with num_envs, or a `gymnasium.Env`, which runs behind the adapter of env=gym.
+`TorchVectorEnv` or another `gymnasium.vector.VectorEnv`, which are called with num_envs, or a `gymnasium.Env`, which runs behind
+the adapter of env=gym.
 
     python -m rmt_rl.envs.check tmaze length=20
     python -m rmt_rl.envs.check CartPole-v1
     python -m rmt_rl.envs.check my_module:MyEnv size=7
+    python -m rmt_rl.envs.check my_module:MyVectorEnv
 
 Exit status: 0, or 1 if a check failed, or 2 if nothing could be checked. The checks are not a proof: they only see what random
 actions reach, and they do not test whether a task needs memory.
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import cli
@@ -31,7 +34,7 @@ from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS
 from rmt_rl.envs.checks.runner import Make, Result, brief, run_check
 from rmt_rl.envs.checks.vector_env import CHECKS
-from rmt_rl.envs.gym.adapter import register_package
+from rmt_rl.envs.gym.adapter import VectorAdapter, register_package
 from rmt_rl.envs.gym.translate import Translation, action_space
 from rmt_rl.envs.registry import make_env
 
@@ -70,6 +73,9 @@ def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasiu
             raise ConfigError(f"{name}: {error}; expected a module that can be imported from here") from None
     if isinstance(cls, type) and issubclass(cls, TorchVectorEnv):
         return lambda num_envs: cls(num_envs, **given), None
+    if isinstance(cls, type) and issubclass(cls, VectorEnv):
+        batch: Any = cls
+        return lambda num_envs: VectorAdapter(batch(num_envs=num_envs, **given), borrowed=False), None
     if isinstance(cls, type) and issubclass(cls, gymnasium.Env):
         single: Any = cls
         id = f"rmt_rl-check/{attribute}-v0"
@@ -77,12 +83,15 @@ def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasiu
         gymnasium.register(id, entry_point=single)
         return lambda num_envs: make_env("gym", num_envs, id=id, options=given), lambda: single(**given)
     if cls is not None or (colon and attribute not in gymnasium.registry):
-        raise ConfigError(f"{name}: expected a class that is a TorchVectorEnv or a gymnasium.Env, found {_kind(cls)}")
+        raise ConfigError(
+            f"{name}: expected a class that is a TorchVectorEnv, another VectorEnv or a gymnasium.Env, found {_kind(cls)}"
+        )
     register_package(name, name.split(":")[-1])
     if name.split(":")[-1] not in gymnasium.registry:
         hint = did_you_mean(name, [*GROUPS["env"], *gymnasium.registry])
         raise ConfigError(f"{name}: expected a task of rmt_rl, an id of gymnasium, or module:Class{hint}")
-    raw = functools.partial(gymnasium.make, name, disable_env_checker=True, **given)
+    single_env = gymnasium.registry[name.split(":")[-1]].entry_point is not None
+    raw = functools.partial(gymnasium.make, name, disable_env_checker=True, **given) if single_env else None
     return lambda num_envs: make_env("gym", num_envs, id=name, options=given), raw
 
 

@@ -401,7 +401,10 @@ def test_no_check_fails_for_a_correct_and_for_a_deterministic_gymnasium_class(mo
         (["env=tmaz"], "error: tmaz: expected a task of rmt_rl, an id of gymnasium, or module:Class"),
         (["json.loads"], "or module:Class"),
         (["nowhere:Maze"], "No module named 'nowhere'; expected a module that can be imported from here"),
-        (["json:loads"], "expected a class that is a TorchVectorEnv or a gymnasium.Env, found a function"),
+        (
+            ["json:loads"],
+            "expected a class that is a TorchVectorEnv, another VectorEnv or a gymnasium.Env, found a function",
+        ),
         (["json:nothing"], "found nothing of that name"),
         (["tmaze", "lenght=3"], "did you mean length?"),
         (["tmaze", "length"], "length: expected option=value"),
