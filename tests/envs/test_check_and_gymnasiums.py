@@ -248,10 +248,14 @@ def our_verdict(cls: Any) -> str:
     return "warning" if warned else "ok"
 
 
-def test_both_find_nothing_in_a_right_environment() -> None:
-    assert (gymnasiums_verdict(made("")), our_verdict(made(""))) == ("passes", "ok")
+@pytest.mark.slow
+def test_no_check_finds_a_fault_in_a_right_environment() -> None:
     make, raw = maker(f"{__name__}:Right", {})
     assert {result.verdict for result in check(make, raw)} <= {"ok", "not checked"}
+
+
+def test_both_find_nothing_in_a_right_environment() -> None:
+    assert (gymnasiums_verdict(made("")), our_verdict(made(""))) == ("passes", "ok")
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -105,7 +105,7 @@ class MemoryScope(TorchVectorEnv):
         self._episode = check_tensor("episode", state["episode"], rows, 0, self.episodes and self.episodes - 1)
         self._shown = None
 
-    def close(self, **options: Any) -> None:
+    def close_extras(self, **options: Any) -> None:
         self.env.close(**options)
 
     def _observe(self, obs: Obs, reward: torch.Tensor, start: torch.Tensor) -> Obs:
