@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 import rmt_rl
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.check import check, maker
 from rmt_rl.envs.gym.adapter import VectorAdapter
 
 ROWS = 3
@@ -242,6 +243,14 @@ def test_one_flag_may_stand_for_all_rows() -> None:
     adapter.reset(seed=0)
     *_, truncated, _ = adapter.step(torch.zeros(ROWS, dtype=torch.int64))
     assert truncated.tolist() == [False] * ROWS
+
+
+@pytest.mark.slow
+def test_the_check_runs_on_a_class_of_vector_environments() -> None:
+    results = list(check(*maker("gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv", {})))
+    found = {result.claim: result for result in results if result.verdict not in ("ok", "not checked")}
+    assert [result.verdict for result in found.values()] == ["warning"]
+    assert "depend on their number of rows" in next(iter(found.values())).found
 
 
 # -------------------------------------------------------------------------------------------------------------- mistakes

@@ -72,6 +72,9 @@ class GymAdapter(TorchVectorEnv):
     def _connect(self, rows: Any, num_envs: int, device: str | torch.device, id: str, task: str) -> None:
         """Set the attributes. rows: steps `num_envs` rows with SAME_STEP autoreset and translated spaces."""
         self._id, self._env = id, rows
+        self.rows_have_seeds = not isinstance(
+            rows, VectorRows
+        )  # others may draw the numbers of all rows from one generator
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
