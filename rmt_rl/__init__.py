@@ -5,6 +5,7 @@
 
     policy = rmt_rl.load_policy("runs/tmaze-rmt-ppo-s0")
     env = rmt_rl.make_env("tmaze", num_envs=4, length=100)
+    env = gymnasium.make("rmt_rl/TMaze-v0", length=100)    # one row, numpy arrays
 
 Letters in shapes: B rows (environments), T steps in a rollout, S steps in a segment, M memory tokens, C cached steps, L layers,
 H heads, D width, A actions. Batch is axis 0 of every tensor, time axis 1.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from rmt_rl.common.gymnasium_ids import register_with_gymnasium
 
 __version__ = "0.1.0"
 
@@ -76,6 +79,8 @@ _PUBLIC = {
     "train": "",
 }
 __all__ = sorted(_PUBLIC)
+
+register_with_gymnasium()
 
 
 def __getattr__(name: str) -> Any:

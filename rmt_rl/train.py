@@ -136,10 +136,11 @@ def _of_object(env: Any, algo: Any) -> dict[str, Any]:
     from rmt_rl.config.fields import Config, options
     from rmt_rl.config.registry import choose
     from rmt_rl.envs.base import TorchVectorEnv
+    from rmt_rl.envs.objects import is_vector_env
 
-    if not isinstance(env, TorchVectorEnv):
+    if not is_vector_env(env):
         return {}
-    decided = {"device": str(env.device)}
+    decided = {"device": str(env.device)} if isinstance(env, TorchVectorEnv) else {}
     if isinstance(algo, Config) or (isinstance(algo, Mapping) and "num_envs" in algo):
         return decided
     name = algo.get("name", "ppo") if isinstance(algo, Mapping) else algo

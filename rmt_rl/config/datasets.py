@@ -13,9 +13,10 @@ import gymnasium
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import read_text
+from rmt_rl.common.gymnasium_ids import GYMNASIUM_IDS
 from rmt_rl.common.process import require_packages
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.envs import BUILTIN, GYMNASIUM_IDS, GymConfig
+from rmt_rl.config.envs import BUILTIN, GymConfig
 from rmt_rl.config.fields import show
 from rmt_rl.config.registry import GROUPS, load_entry_points
 from rmt_rl.config.trust import PACKAGES, module_of

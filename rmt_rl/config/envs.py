@@ -322,8 +322,5 @@ NoEnvConfig.name = "none"
 NoEnvConfig.entry = Entry(NoEnvConfig, "rmt_rl.envs.recorded:no_environment", recipes.NO_ENV)
 OBJECTS[NoEnvConfig.name] = NoEnvConfig.entry
 
-#: Names of the built-in environments, and the ids under which those of this package are registered with gymnasium.
+#: Names of the built-in environments; users may register more.
 BUILTIN = tuple(GROUPS["env"])
-GYMNASIUM_IDS = {
-    f"rmt_rl/{GROUPS['env'][name].config.__name__.removesuffix('Config')}-v0": name for name in BUILTIN if name != "gym"
-}

@@ -14,6 +14,7 @@ Every environment of this package satisfies these rules; `tests/contract/test_en
 
 from __future__ import annotations
 
+import copy
 import operator
 import sys
 from typing import Any, Literal
@@ -41,9 +42,11 @@ class TorchVectorEnv(VectorEnv):
         info["_final_obs"]: [B] bool, the rows whose episode ended at this step
         info["success"]: [B] bool, the episode ended and reached the goal; only where `measure` is "success"
         info["_success"]: [B] bool, the rows that report their success at this step; where it is missing, all that ended do
+        info["final_info"], info["_final_info"]: the same reports for the rows whose episode ended, as gymnasium's SAME_STEP has
+            them; with masks (`step_info` makes them)
         info["episode_over"], info["episode_success"], info["_episode_success"]: [B] bool, the same of the inner episodes,
             where an episode is a trial of several (`MemoryScope`)
-    The environment never writes to a tensor after it has returned it.
+    The environment never writes to a tensor after it has returned it. `metadata` belongs to the object, not to its class.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  gymnasium declares it like this
@@ -87,6 +90,7 @@ class TorchVectorEnv(VectorEnv):
         self.single_action_space = single_action_space
         self.observation_space = batch_space(single_observation_space, num_envs)
         self.action_space = batch_space(single_action_space, num_envs)
+        self.metadata = copy.deepcopy(self.metadata)  # a change concerns this environment only
 
     def oracle(self) -> torch.Tensor:
         """[B] the actions of an expert that knows the hidden state; always acting like this reaches the ceiling.
@@ -135,6 +139,22 @@ class TorchVectorEnv(VectorEnv):
         if lowest.item() < 0 or highest.item() >= num_actions:
             raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
         return action_B
+
+
+def step_info(final_obs: Obs, ended_B: torch.Tensor, reports: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The info of a step, in the form of gymnasium's SAME_STEP; see `TorchVectorEnv`.
+
+    reports: [B, ...] values by name, and where given the mask [B] of the rows that report them, under `_name`. Without a mask
+    the rows that ended report "success", and all rows report anything else.
+    """
+    masks = {
+        f"_{name}": reports.get(f"_{name}", ended_B if name == "success" else torch.ones_like(ended_B))
+        for name in reports
+        if not name.startswith("_")
+    }
+    final = {**reports, **{name: mask & ended_B for name, mask in masks.items()}}
+    info = {"final_obs": final_obs, "_final_obs": ended_B, "final_info": final, "_final_info": ended_B}
+    return {**info, **reports, **masks}
 
 
 def row_seeds(seed: Any, num_envs: int) -> list[int]:

@@ -6,7 +6,10 @@ observation, or the observation as numbers. Policies never see these pictures.
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +37,69 @@ CORRIDOR, GOAL, AGENT = "0.88", "tab:green", "tab:blue"
 
 def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     """Draw row 0 of `env` on empty axes. obs: the latest observation of `env`."""
+    _draw(axes, *_innermost(env, obs))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is needed to show row 0 of an environment later. env: without wrappers; state: its `state_dict`."""
+
+    env: TorchVectorEnv
+    obs: Obs
+    state: dict[str, Any]
+
+
+def snapshot(env: TorchVectorEnv, obs: Obs) -> Snapshot:
+    """The present state of `env`. obs: its latest observation."""
+    inner, seen = _innermost(env, obs)
+    return Snapshot(inner, seen, inner.state_dict())
+
+
+def picture(shown: Snapshot, title: str, size: tuple[int, int]) -> np.ndarray:
+    """[height, width, 3] uint8: a snapshot as `draw` draws it. size: (width, height) in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    with _restored(shown):
+        _draw(axes, shown.env, shown.obs)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def text(shown: Snapshot, title: str) -> str:
+    """A snapshot in words: the title, the hidden state where the task describes it, and the observation as numbers."""
+    with _restored(shown):
+        words = shown.env.in_words(0)
+    return "\n".join([title, *([words] if words else []), f"the agent observes {_numbers(shown.obs)}"])
+
+
+@contextlib.contextmanager
+def _restored(shown: Snapshot) -> Iterator[None]:
+    """The environment of a snapshot in that state, for a while."""
+    present = shown.env.state_dict()
+    shown.env.load_state_dict(shown.state)
+    try:
+        yield
+    finally:
+        shown.env.load_state_dict(present)
+
+
+def _innermost(env: TorchVectorEnv, obs: Obs) -> tuple[TorchVectorEnv, Obs]:
+    """The environment without wrappers, and the latest observation of it."""
     while isinstance(env, MemoryScope | MiniGridPixels | ReturnToGo):
         if isinstance(env, MiniGridPixels):
             obs = env.symbols
         elif isinstance(env, ReturnToGo):
             obs = env.without(obs)
         env = env.env
+    return env, obs
+
+
+def _draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     if isinstance(env, MiniGridMemory | MiniGridDirect):
         _minigrid(axes, env, obs)
     elif isinstance(env, TMaze | TMazeActive | TMazeRATE | TMazeTrial):

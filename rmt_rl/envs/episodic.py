@@ -13,7 +13,7 @@ import torch
 
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import check_tensor, where_rows
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info
 
 State = dict[str, torch.Tensor]
 
@@ -78,8 +78,7 @@ class EpisodicEnv(TorchVectorEnv):
             state = {name: where_rows(terminated, first[name], value) for name, value in state.items()}
             obs = self._observe(state)
         self._state = state
-        info = {"final_obs": final_obs, "_final_obs": terminated, **info}
-        return obs, reward, terminated, torch.zeros_like(terminated), info
+        return obs, reward, terminated, torch.zeros_like(terminated), step_info(final_obs, terminated, info)
 
     def oracle(self) -> torch.Tensor:
         if not self._state:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import torch
+from gymnasium.vector import VectorEnv
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
@@ -23,13 +24,20 @@ OBJECT = "ObjectEnvConfig"
 
 @dataclasses.dataclass(frozen=True)
 class _Instance:
-    """A factory that returns one environment object, which the caller made and will close."""
+    """A factory that returns one environment object, which the caller made and will close.
 
-    env: TorchVectorEnv
+    env: a TorchVectorEnv, or a vector environment of another library, which the adapter makes one of.
+    """
+
+    env: Any
     borrowed = True
 
     def __call__(self, num_envs: int, device: Any) -> TorchVectorEnv:
-        return self.env
+        if isinstance(self.env, TorchVectorEnv):
+            return self.env
+        from rmt_rl.envs.gym.adapter import VectorAdapter
+
+        return VectorAdapter(self.env, device)
 
 
 def env_config_of(env: Any) -> EnvConfig:
@@ -39,7 +47,8 @@ def env_config_of(env: Any) -> EnvConfig:
     or policy, stands for the latest class or function of that name.
 
     env: a `TorchVectorEnv`; or a class or function that makes one, called as f(num_envs, device); or a gymnasium.Env class,
-    of which the adapter of env=gym runs num_envs copies. Raises ConfigError for anything else.
+    of which the adapter of env=gym runs num_envs copies; or a vector environment of another library, as an object, or as a class
+    that is called as cls(num_envs=...). Raises ConfigError for anything else.
     """
     cls: Any
     factory: Callable[..., TorchVectorEnv]
@@ -48,12 +57,16 @@ def env_config_of(env: Any) -> EnvConfig:
         cls, factory = type(env), _Instance(env)
     elif isinstance(env, type) and issubclass(env, gymnasium.Env):
         cls, factory, recipe = env, _gymnasium_factory(env), GYM
+    elif isinstance(env, type) and issubclass(env, VectorEnv) and not issubclass(env, TorchVectorEnv):
+        cls, factory, recipe = env, _vector_factory(env), GYM
+    elif is_vector_env(env):
+        cls, factory, recipe = type(env), _Instance(env), GYM
     elif callable(env) and (not isinstance(env, type) or issubclass(env, TorchVectorEnv)):
         cls, factory = env, _checked(env)
     else:
         raise ConfigError(
-            f"env={show(env)}: expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv, a gymnasium.Env class, or a"
-            " function f(num_envs, device) that makes a TorchVectorEnv"
+            f"env={show(env)}: expected a name, a dataclass of rmt_rl.config, a TorchVectorEnv, another vector environment, a"
+            " gymnasium.Env class, or a function f(num_envs, device) that makes a TorchVectorEnv"
         )
     cls = cls if hasattr(cls, "__qualname__") else type(cls)  # functools.partial, for instance
     name = f"{cls.__module__}:{cls.__qualname__}"
@@ -64,6 +77,13 @@ def env_config_of(env: Any) -> EnvConfig:
         OBJECTS[name] = config.entry
     made: EnvConfig = config()
     return made
+
+
+def is_vector_env(env: Any) -> bool:
+    """Whether an object is a batch of environments; not every library derives its class from gymnasium's."""
+    return not isinstance(env, type) and all(
+        hasattr(env, name) for name in ("num_envs", "reset", "step", "action_space")
+    )
 
 
 def close_unless_borrowed(config: EnvConfig, env: TorchVectorEnv) -> None:
@@ -105,9 +125,22 @@ def _checked(factory: Callable[..., Any]) -> Callable[..., TorchVectorEnv]:
 
     def make(num_envs: int, device: Any) -> TorchVectorEnv:
         env = factory(num_envs, device)
+        if not isinstance(env, TorchVectorEnv) and is_vector_env(env):
+            from rmt_rl.envs.gym.adapter import VectorAdapter
+
+            return VectorAdapter(env, device, borrowed=False)
         if not isinstance(env, TorchVectorEnv):
             raise ConfigError(f"env={name}: returned a {type(env).__name__}; expected a TorchVectorEnv")
         return env
+
+    return make
+
+
+def _vector_factory(cls: type[VectorEnv[Any, Any, Any]]) -> Callable[..., TorchVectorEnv]:
+    def make(num_envs: int, device: str | torch.device) -> TorchVectorEnv:
+        from rmt_rl.envs.gym.adapter import VectorAdapter
+
+        return VectorAdapter(cls(num_envs=num_envs), device, borrowed=False)  # type: ignore[call-arg]  # as make_vec calls it
 
     return make
 

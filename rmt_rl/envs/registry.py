@@ -5,13 +5,10 @@ from __future__ import annotations
 import numbers
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
 from rmt_rl.config.envs import BUILTIN as BUILTIN
-from rmt_rl.config.envs import GYMNASIUM_IDS
 from rmt_rl.config.fields import did_you_mean, options, show
 from rmt_rl.config.registry import choose, entry_of
 from rmt_rl.config.resolve import change, validate
@@ -34,14 +31,19 @@ def make_env(
 
     Raises ConfigError for an unknown name or option and for a value that is not allowed.
     """
+    return make_from_config(env_options(name, given), num_envs, device, memory)
+
+
+def env_options(name: str, given: dict[str, Any]) -> EnvConfig:
+    """The option dataclass of the environment `name`; raises ConfigError."""
     cls: Any = choose("env", name).config
     known = options(cls)
     for key in given:
         if key not in known:
             hint = did_you_mean(key, known)
             raise ConfigError(f"env.{key}: no such option; {name} has {', '.join(known)}{hint}")
-    config = change(cls(), "env", {f"env.{key}": value for key, value in given.items()})
-    return make_from_config(config, num_envs, device, memory)
+    config: EnvConfig = change(cls(), "env", {f"env.{key}": value for key, value in given.items()})
+    return config
 
 
 def make_from_config(
@@ -95,14 +97,3 @@ def wrap(
     from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 
     return MemoryScope(env, None if memory.scope == "run" and not evaluation else memory.episodes)
-
-
-def register_with_gymnasium() -> None:
-    """Register the built-in tasks for `gymnasium.make_vec(id, num_envs, device=..., **options)`.
-
-    They are vector environments only: `gymnasium.make` raises. make_vec does not accept MiniGridMemory's option `id`,
-    because its own first argument has that name; use size and random.
-    """
-    for id, name in GYMNASIUM_IDS.items():
-        if id not in gymnasium.registry:
-            gymnasium.register(id, vector_entry_point=f"{__name__}:make_env", kwargs={"name": name})

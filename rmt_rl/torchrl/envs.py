@@ -143,7 +143,7 @@ class FromTorchRL(TorchVectorEnv):
         reward = last[self._env.reward_key].squeeze(-1).double()
         return self._observation(self._root), reward, terminated, ended & ~terminated, info
 
-    def close(self, **options: Any) -> None:
+    def close_extras(self, **options: Any) -> None:
         self._env.close()
 
     def _observation(self, root: TensorDictBase) -> Obs:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import GYMNASIUM_IDS
 from rmt_rl.config.envs import MiniGridMemoryConfig, TMazeConfig
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.base import TorchVectorEnv
@@ -25,7 +26,7 @@ from rmt_rl.envs.checks.vector_env import (
     autoreset_in_the_same_step,
     floor_below_ceiling,
 )
-from rmt_rl.envs.registry import BUILTIN, GYMNASIUM_IDS, make_env, make_from_config
+from rmt_rl.envs.registry import BUILTIN, make_env, make_from_config
 
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "tmaze": ("tmaze", {}),

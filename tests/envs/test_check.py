@@ -404,7 +404,10 @@ def test_no_check_fails_for_a_correct_and_for_a_deterministic_gymnasium_class(mo
         (["env=tmaz"], "error: tmaz: expected a task of rmt_rl, an id of gymnasium, or module:Class"),
         (["json.loads"], "or module:Class"),
         (["nowhere:Maze"], "No module named 'nowhere'; expected a module that can be imported from here"),
-        (["json:loads"], "expected a class that is a TorchVectorEnv or a gymnasium.Env, found a function"),
+        (
+            ["json:loads"],
+            "expected a class that is a TorchVectorEnv, another VectorEnv or a gymnasium.Env, found a function",
+        ),
         (["json:nothing"], "found nothing of that name"),
         (["tmaze", "lenght=3"], "did you mean length?"),
         (["tmaze", "length"], "length: expected option=value"),
@@ -453,7 +456,7 @@ def test_env_gym_with_an_id_is_checked_like_the_id(monkeypatch: pytest.MonkeyPat
     spec = gymnasium.envs.registration.EnvSpec("Doubles-v0", entry_point=Doubles)
     monkeypatch.setitem(gymnasium.registry, "Doubles-v0", spec)
     by_id, behind_gym = list(check(*maker("Doubles-v0", {}))), list(check(*maker("gym", {"id": "Doubles-v0"})))
-    assert by_id == behind_gym and "the space has float32" in by_id[1].found
+    assert by_id == behind_gym and "the space has float32" in by_id[2].found
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ IMPORTED_BY_VALUE = {
     # ids and modules after `check_trusted`
     "envs/gym/adapter.py": [
         "importlib.import_module(id.split(':')[0])",
+        "gymnasium.make_vec(id, num_envs, vectorization_mode='vector_entry_point', **options)",
         "gymnasium.make(found, **keywords)",
         "gymnasium.make_vec(id, num_envs, vectorization_mode='sync', vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP},"
         " wrappers=[_SyncRow], **keywords)",

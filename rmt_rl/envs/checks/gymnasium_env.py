@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 
-from rmt_rl.envs.checks.runner import STEPS, Broken, brief, describe_type, expect
+from rmt_rl.envs.checks.runner import STEPS, Broken, Doubtful, NotChecked, brief, describe_type, expect
 
 
-def returns_of_reset_and_step(env: gymnasium.Env[Any, Any]) -> None:
+def spaces_are_well_formed(env: gymnasium.Env[Any, Any]) -> None:
     for name in ("observation_space", "action_space"):
         found = getattr(env, name, None)
         expect(
             isinstance(found, gymnasium.Space),
             f"{name} is {found!r}; expected a gymnasium.Space, set in the class or __init__",
         )
+        if fault := malformed_space(found):
+            raise Broken(f"{name}: {fault}")
+
+
+def malformed_space(space: Any) -> str:
+    """What is wrong with a space, whatever its environment returns, or ""."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = list(space.values()) if isinstance(space, spaces.Dict) else list(space)
+        faults = [fault for part in parts if (fault := malformed_space(part))]
+        return faults[0] if faults else "" if parts else f"{type(space).__name__} has no parts; expected at least one"
+    if isinstance(space, spaces.Box):
+        if not space.shape == space.low.shape == space.high.shape:
+            return f"Box has shape {space.shape} and bounds of shape {space.low.shape} and {space.high.shape}; expected one shape"
+        return f"{brief(space)} has a low above its high" if (space.low > space.high).any() else ""
+    if isinstance(space, spaces.Discrete):
+        return f"Discrete has n = {space.n}; expected at least 1" if space.n < 1 else ""
+    if isinstance(space, spaces.MultiDiscrete):
+        if space.shape != space.nvec.shape:
+            return f"MultiDiscrete has shape {space.shape} and nvec of shape {space.nvec.shape}; expected one shape"
+        return f"MultiDiscrete has nvec = {space.nvec.tolist()}; expected at least 1" if (space.nvec < 1).any() else ""
+    if isinstance(space, spaces.MultiBinary) and min(space.shape, default=1) < 1:
+        return f"MultiBinary has shape {space.shape}; expected at least 1"
+    return ""
+
+
+def returns_of_reset_and_step(env: gymnasium.Env[Any, Any]) -> None:
     env.action_space.seed(0)
     _expect_reset(_reset(env))
     for _ in range(STEPS):
@@ -58,6 +86,125 @@ def observations_are_never_modified(env: gymnasium.Env[Any, Any]) -> None:
         obs = _reset(env)[0] if terminated or truncated else new
 
 
+def reset_uses_its_seed(env: gymnasium.Env[Any, Any]) -> None:
+    parameters = inspect.signature(env.unwrapped.reset).parameters
+    for name in ("seed", "options"):
+        if name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise Broken(f"reset has no argument {name}; expected reset(self, *, seed=None, options=None)")
+        if name in parameters and parameters[name].default is not None:
+            default = parameters[name].default
+            shown = "no default" if default is inspect.Parameter.empty else f"the default {default!r}"
+            raise Broken(f"the argument {name} of reset has {shown}; expected None, so that unseeded episodes differ")
+    env.reset(options={})
+    found = []
+    for seed in (123, 123, 456):
+        first = env.reset(seed=seed)[0]
+        generator = getattr(env.unwrapped, "_np_random", None)
+        if generator is None:
+            raise Broken(f"reset(seed={seed}) does not seed self.np_random; call super().reset(seed=seed) first")
+        state = copy.deepcopy(generator.bit_generator.state)
+        found.append((first, env.reset()[0], state))
+    (one, second, state), (again, second_again, same_state), (_, _, other_state) = found
+    remedy = "call super().reset(seed=seed), then draw all random numbers from self.np_random"
+    if env.spec is None or not env.spec.nondeterministic:
+        expect(
+            data_equivalence(one, again, exact=True), f"reset(seed=123) gives {brief(one)} and {brief(again)}; {remedy}"
+        )
+        equal = data_equivalence(second, second_again, exact=True)
+        expect(equal, f"reset() after reset(seed=123) gives {brief(second)} and {brief(second_again)}; {remedy}")
+    expect(
+        data_equivalence(state, same_state, exact=True),
+        f"reset(seed=123) leaves self.np_random in two states; {remedy}",
+    )
+    differ = not data_equivalence(state, other_state, exact=True)
+    expect(differ, f"reset(seed=123) and reset(seed=456) leave self.np_random in one state; {remedy}")
+
+
+def equal_actions_equal_steps(env: gymnasium.Env[Any, Any]) -> None:
+    if env.spec is not None and env.spec.nondeterministic:
+        raise NotChecked("its spec says that it is nondeterministic")
+    env.action_space.seed(123)
+    action = env.action_space.sample()
+    steps = []
+    for _ in range(2):
+        env.reset(seed=123)
+        steps.append(env.step(copy.deepcopy(action)))
+    for name, one, other in zip(("observation", "reward", "terminated", "truncated", "info"), *steps, strict=True):
+        equal = data_equivalence(one, other, exact=True)
+        expect(equal, f"the first step after reset(seed=123) returns the {name} {brief(one)}, then {brief(other)}")
+
+
+def rendering_and_closing(env: gymnasium.Env[Any, Any]) -> None:
+    modes = env.metadata.get("render_modes") or []
+    if env.render_mode is not None:
+        expect(env.render_mode in modes, f'render_mode is {env.render_mode!r}; metadata["render_modes"] has {modes}')
+        env.reset(seed=0)
+        frame = env.render()
+        if env.render_mode == "rgb_array":
+            right = (
+                isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+            )
+            expect(right, f"render returns {describe_type(frame)}; expected an array uint8 [height, width, 3]")
+    for time in ("first", "second"):
+        try:
+            env.close()
+        except Exception as error:
+            raise Broken(f"the {time} close raises {type(error).__name__}: {brief(error)}") from error
+
+
+def gymnasiums_advice(env: gymnasium.Env[Any, Any]) -> None:
+    """Findings about which gymnasium's own checker warns, too. Each may be meant."""
+    advice = [*_action_bounds(env.action_space), *_equal_bounds(env.observation_space)]
+    modes, fps = (env.metadata.get(name) for name in ("render_modes", "render_fps"))
+    if not isinstance(modes, list | tuple) or not all(isinstance(mode, str) for mode in modes):
+        advice.append(
+            f'metadata["render_modes"] is {modes!r}; expected a list of names, empty where nothing is rendered'
+        )
+    elif modes and (isinstance(fps, bool) or not isinstance(fps, int | float)):
+        advice.append(f'metadata["render_fps"] is {fps!r}; expected a number of frames per second')
+    if callable(getattr(env.unwrapped, "seed", None)):
+        advice.append("it has a method seed, which nothing calls; seeds come with reset(seed=...)")
+    if "return_info" in inspect.signature(env.unwrapped.reset).parameters:
+        advice.append("reset has an argument return_info, which nothing gives; it always returns (observation, info)")
+    env.action_space.seed(0)
+    obs = _reset(env)[0]
+    *_, truncated, _ = env.step(env.action_space.sample())
+    if truncated:
+        advice.append("the first step truncates the episode")
+    advice.extend(_types(env.observation_space, obs))
+    if advice:
+        raise Doubtful("; ".join(advice))
+
+
+def _action_bounds(space: gymnasium.Space[Any]) -> list[str]:
+    # bounded actions need not be normalised: policies scale them
+    if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():
+        return [
+            f"action_space {brief(space)} has no bounds, so policies cannot know the unit of actions; give it bounds"
+        ]
+    return _equal_bounds(space)
+
+
+def _equal_bounds(space: gymnasium.Space[Any]) -> list[str]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return [
+            each
+            for part in (space.values() if isinstance(space, spaces.Dict) else space)
+            for each in _equal_bounds(part)
+        ]
+    equal = isinstance(space, spaces.Box) and bool((space.low == space.high).any())
+    return [f"{brief(space)} has elements whose low is their high"] if equal else []
+
+
+def _types(space: gymnasium.Space[Any], value: Any) -> list[str]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+        return [each for key, part in parts for each in _types(part, value[key])]
+    if isinstance(space, spaces.Discrete) and not isinstance(value, int | np.int64):
+        return [f"an observation of {space} is {describe_type(value)}; expected int or np.int64"]
+    return []
+
+
 def _reset(env: gymnasium.Env[Any, Any]) -> Any:
     try:
         return env.reset(seed=0)
@@ -78,7 +225,7 @@ def _mismatch(space: gymnasium.Space[Any], value: Any, name: str = "an observati
         parts: dict[Any, Any] = (
             dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else dict(enumerate(space))
         )
-        if not isinstance(value, dict | tuple):
+        if not isinstance(value, dict if isinstance(space, gymnasium.spaces.Dict) else tuple):
             return f"{name} that is {describe_type(value)}; the space is {space}"
         found: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
         if set(found) != set(parts):
@@ -94,8 +241,17 @@ def _mismatch(space: gymnasium.Space[Any], value: Any, name: str = "an observati
     return "" if space.contains(value) else f"{name} outside its space {space}: {brief(value)}"
 
 
+#: The form of what the environment has and returns. Where one fails, the others would, too.
 RAW_CHECKS = (
+    ("the observation space and the action space are well formed", spaces_are_well_formed),
     ("reset and step return what gymnasium requires", returns_of_reset_and_step),
     ("observations match the observation space", observations_match_the_space),
     ("returned observations are never modified", observations_are_never_modified),
+)
+#: The other checks.
+SINGLE_CHECKS = (
+    ("reset takes a seed and options, and the seed alone decides the episodes", reset_uses_its_seed),
+    ("equal seeds and actions give equal steps, infos included", equal_actions_equal_steps),
+    ("render_mode is one of the declared ones, and close may be called twice", rendering_and_closing),
+    ("actions have bounds, and types and metadata are as gymnasium advises", gymnasiums_advice),
 )

@@ -29,6 +29,10 @@ class Broken(Exception):
     """A claim does not hold; the message is what was found."""
 
 
+class Doubtful(Exception):
+    """Something that works but that gymnasium advises against; the message is what was found."""
+
+
 class NotChecked(Exception):
     """A claim could not be checked; the message is the reason."""
 
@@ -108,7 +112,10 @@ def brief(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one check. verdict: "ok", "wrong" or "not checked"; found: the finding or the reason, empty if "ok"."""
+    """The result of one check.
+
+    verdict: "ok", "wrong", "warning" or "not checked"; found: the finding or the reason, empty if "ok".
+    """
 
     claim: str
     verdict: str
@@ -122,6 +129,8 @@ def run_check(claim: str, run: Callable[[], None]) -> Result:
             run()
     except Broken as error:
         return Result(claim, "wrong", str(error))
+    except Doubtful as error:
+        return Result(claim, "warning", str(error))
     except NotChecked as error:
         return Result(claim, "not checked", str(error))
     except (Exception, SystemExit) as error:

@@ -1,8 +1,7 @@
 """Any gymnasium environment behind the contract of `base.py`: torch tensors in, torch tensors out.
 
 gymnasium makes and steps the rows. This file translates spaces, observations and actions, and turns gymnasium's errors into
-one-line ConfigErrors. Limits: ids that are registered as vector environments only are not supported; a run cannot be resumed
-exactly, because the state of the environment cannot be saved.
+one-line ConfigErrors. Limit: a run cannot be resumed exactly, because the state of the environment cannot be saved.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import error, spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 
@@ -26,8 +26,9 @@ from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
-from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
+from rmt_rl.envs.gym.vector_rows import VectorRows, success_in
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 
 
@@ -66,8 +67,15 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
-        self._id = id
-        self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
+        made = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
+        self._connect(made, num_envs, device, id, f"{id} of gymnasium" + (f" with {options}" if options else ""))
+
+    def _connect(self, rows: Any, num_envs: int, device: str | torch.device, id: str, task: str) -> None:
+        """Set the attributes. rows: steps `num_envs` rows with SAME_STEP autoreset and translated spaces."""
+        self._id, self._env = id, rows
+        self.rows_have_seeds = not isinstance(
+            rows, VectorRows
+        )  # others may draw the numbers of all rows from one generator
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
@@ -75,10 +83,12 @@ class GymAdapter(TorchVectorEnv):
         self._translation = Translation(observations)
         if left_out := self._translation.left_out:
             warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
-        super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
+        TorchVectorEnv.__init__(
+            self, num_envs, device, self._env.single_observation_space, self._env.single_action_space
+        )
         if not isinstance(self._own_actions, spaces.Box):
             self.action_start = np.asarray(self._own_actions.start).tolist()
-        self.task = f"{id} of gymnasium" + (f" with {options}" if options else "")
+        self.task = task
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
@@ -98,12 +108,13 @@ class GymAdapter(TorchVectorEnv):
         obs, reward, terminated, truncated, raw = self._env.step(self._checked(action_B))
         ended = terminated | truncated
         obs_B = self._tensors(obs)
-        info: dict[str, Any] = {"final_obs": obs_B, "_final_obs": self._tensors(ended)}
+        final_B, found = obs_B, {}
         if ended.any():
             final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
-            info["final_obs"] = self._tensors(_with_rows(obs, final))
+            final_B = self._tensors(_with_rows(obs, final))
             if "success" in raw["final_info"]:
-                info |= {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
+                found = {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
+        info = step_info(final_B, self._tensors(ended), found)
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
     def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
@@ -161,6 +172,22 @@ class GymAdapter(TorchVectorEnv):
         return array
 
 
+class VectorAdapter(GymAdapter):
+    """A vector environment of another library, given as an object, on torch tensors; `VectorRows` has the rules.
+
+    borrowed: whoever made `env` closes it.
+    """
+
+    def __init__(self, env: Any, device: str | torch.device = "cpu", borrowed: bool = True) -> None:
+        self._borrowed = borrowed
+        rows, name = VectorRows(env, _to_env), type(env).__name__
+        self._connect(rows, rows.num_envs, device, name, f"{name}, a vector environment")
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if not self._borrowed:
+            super().close_extras(**kwargs)
+
+
 class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     """One environment with translated spaces. Its info is reduced to {"success": bool}, or {} where it reports no success.
 
@@ -207,27 +234,19 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         number = plain_array(reward)
         if number.ndim or number.dtype.kind not in "biuf":
             raise ConfigError(f"{self._name}: step returned the reward {show(repr(reward))}; expected a number")
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, bool | np.bool_):
-                raise ConfigError(f"{self._name}: step returned {name} = {flag!r}; expected True or False")
+        terminated, truncated = self._flag("terminated", terminated), self._flag("truncated", truncated)
         if not isinstance(info, dict):
             raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
         # what an info says before the end of an episode is no result yet
-        success = self._success(info) if terminated or truncated else None
+        success = success_in(info, self._name) if terminated or truncated else None
         kept = {} if success is None else {"success": success}
-        return self._translate(obs, "step"), reward, terminated, truncated, kept
+        return self._translate(obs, "step"), float(number), terminated, truncated, kept
 
-    def _success(self, info: dict[str, Any]) -> bool | None:
-        """The success that the last info of an episode reports; of several values, as of several agents, all must be true."""
-        key = next((key for key in ("is_success", "success") if info.get(key) is not None), None)
-        if key is None:
-            return None
-        values = plain_array(info[key])
-        if values.size and values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
-            return bool(values.all())
-        raise ConfigError(
-            f"{self._name}: step returned the info {key!r} = {show(repr(info[key]))}; expected True or False"
-        )
+    def _flag(self, name: str, value: Any) -> bool:
+        array = plain_array(value)  # arrays of jax and torch, for instance, are no bool
+        if array.ndim or array.dtype != np.bool_:
+            raise ConfigError(f"{self._name}: step returned {name} = {value!r}; expected True or False")
+        return bool(array)
 
     def close(self) -> None:
         # here and not around all rows, so that every row is closed
@@ -300,11 +319,16 @@ def _make(
     # `_Row` replaces gymnasium's own checker, whose errors are tracebacks; `rmt_rl.envs.check` finds the rest
     keywords = {"disable_env_checker": True, **options}
     try:
+        if ":" in id:
+            importlib.import_module(id.split(":")[0])
+        found = gymnasium.registry.get(name, id)
+        if isinstance(found, EnvSpec) and found.entry_point is None:
+            if workers == "async":
+                raise ConfigError(f"env.workers=async: {id} makes all its rows itself; expected env.workers=sync")
+            rows = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **options)
+            return _require_rows(VectorRows(rows, _to_env), num_envs)
         if workers == "async":
             # the spec can be sent to a process that is not forked, where the id may not be registered
-            if ":" in id:
-                importlib.import_module(id.split(":")[0])
-            found = gymnasium.registry.get(name, id)
             return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
         made: Any = gymnasium.make_vec(
             id,
@@ -325,18 +349,19 @@ def _make(
     except (ConfigError, RunError):
         raise
     except (error.Error, ImportError) as e:
-        spec = gymnasium.registry.get(name)
-        if spec is not None and spec.entry_point is None:
-            raise ConfigError(
-                f"env.id={id}: is registered as a vector environment only; expected the id of a single environment"
-                " (the tasks of rmt_rl have names, for example env=tmaze)"
-            ) from e
         raise ConfigError(f"env.id={id}: cannot be made: {' '.join(str(e).split())}") from e
     except Exception as e:  # of the environment's own code, or about an argument that it does not have
         kind, text = e.args if isinstance(e, CannotBeMade) else describe(e)
         if options:
             raise ConfigError(f"env.options={show(options)}: {id} does not accept them: {text}, {kind}") from e
         raise ConfigError(f"env.id={id}: cannot be made: its code raised {kind}: {text}") from e
+
+
+def _require_rows(rows: VectorRows, num_envs: int) -> VectorRows:
+    if rows.num_envs != num_envs:
+        rows.close()
+        raise ConfigError(f"env=gym: made {rows.num_envs} rows; expected num_envs={num_envs}")
+    return rows
 
 
 def register_package(id: str, name: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info
 
 #: MiniGrid's actions 0..6.
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -150,7 +150,7 @@ class MiniGridDirect(TorchVectorEnv):
             self._begin(over)
             new = self._observe(over)
             obs = {name: final_obs[name].index_copy(0, over, new[name]) for name in final_obs}
-        return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
+        return obs, reward, terminated, truncated, step_info(final_obs, ended, {"success": success})
 
     def _change(self, action_B: torch.Tensor, place_B: torch.Tensor, ahead_B: torch.Tensor) -> None:
         """Apply the actions that change the grid: pick up, drop, open, close, unlock."""

@@ -19,7 +19,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import check_count, check_tensor
-from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info
 from rmt_rl.envs.minigrid.direct import ACTIONS as NAMES
 
 SIZES = (7, 9, 11, 13, 17)
@@ -160,7 +160,7 @@ class MiniGridMemory(TorchVectorEnv):
 
         self._state = torch.where(ended, self._take_starts(ended), last)
         self._steps.masked_fill_(ended, 0)
-        info = {"final_obs": self._observe(last), "_final_obs": ended, "success": success}
+        info = step_info(self._observe(last), ended, {"success": success})
         return self._observe(self._state), reward, terminated, truncated, info
 
     def state_dict(self) -> dict[str, Any]:

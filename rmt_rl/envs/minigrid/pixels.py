@@ -99,7 +99,7 @@ class MiniGridPixels(TorchVectorEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.env.load_state_dict(state)
 
-    def close(self, **options: Any) -> None:
+    def close_extras(self, **options: Any) -> None:
         self.env.close(**options)
 
     def _drawn(self, obs: Obs) -> dict[str, torch.Tensor]:

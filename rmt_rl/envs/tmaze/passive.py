@@ -15,7 +15,7 @@ import torch
 
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info
 
 RIGHT, UP, LEFT, DOWN = range(4)
 
@@ -107,7 +107,7 @@ class TMaze(TorchVectorEnv):
         reward = torch.where(terminated, success.double(), torch.where(late, penalty, 0.0))
         final_obs = self._observe()
         obs = final_obs if self.device.type == "cpu" and not bool(ended.any()) else self._begin(ended, final_obs)
-        return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended, "success": success}
+        return obs, reward, terminated, truncated, step_info(final_obs, ended, {"success": success})
 
     def oracle(self) -> torch.Tensor:
         if self._seed is None:

@@ -18,7 +18,7 @@ import torch
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import check_tensor, map_obs, where_rows
-from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows, step_info
 
 NEW_KEYS = ("previous_reward", "episode_start")
 
@@ -79,19 +79,16 @@ class MemoryScope(TorchVectorEnv):
         over = torch.zeros_like(ended) if self.episodes is None else ended & (self._episode == self.episodes)
         self._episode = torch.where(over, 0, self._episode)
         last = map_obs(lambda final, new: where_rows(over, final, new), info["final_obs"], obs)
-        trial_info: dict[str, Any] = {
-            "final_obs": self._observe(last, reward, ended & ~over),
-            "_final_obs": over,
-            "episode_over": ended,
-        }
-        trial_info |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
+        found: dict[str, torch.Tensor] = {"episode_over": ended}
+        found |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
         if "success" in info:
             told = info.get("_success", ended)
-            trial_info |= {"success": info["success"] & over, "_success": told & over}
-            trial_info |= {"episode_success": info["success"], "_episode_success": told}
+            found |= {"success": info["success"] & over, "_success": told & over}
+            found |= {"episode_success": info["success"], "_episode_success": told}
         self._shown = torch.where(over, 0.0, reward), ended
         new = self._observe(obs, *self._shown)
-        return new, reward, terminated & over, truncated & over, trial_info
+        final = self._observe(last, reward, ended & ~over)
+        return new, reward, terminated & over, truncated & over, step_info(final, over, found)
 
     def render(self) -> Any:
         return self.env.render()
@@ -108,7 +105,7 @@ class MemoryScope(TorchVectorEnv):
         self._episode = check_tensor("episode", state["episode"], rows, 0, self.episodes and self.episodes - 1)
         self._shown = None
 
-    def close(self, **options: Any) -> None:
+    def close_extras(self, **options: Any) -> None:
         self.env.close(**options)
 
     def _observe(self, obs: Obs, reward: torch.Tensor, start: torch.Tensor) -> Obs:

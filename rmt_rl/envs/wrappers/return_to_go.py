@@ -85,7 +85,7 @@ class ReturnToGo(TorchVectorEnv):
         rows = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)
         self._remaining = check_tensor("left", state["left"], rows)
 
-    def close(self, **options: Any) -> None:
+    def close_extras(self, **options: Any) -> None:
         self.env.close(**options)
 
     def without(self, obs: Obs) -> Obs:
