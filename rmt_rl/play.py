@@ -79,6 +79,12 @@ def random_player(env: TorchVectorEnv, seed: int) -> Player:
     import numpy as np
     import torch
 
+    from rmt_rl.envs.masks import has_mask
+    from rmt_rl.rollouts.episodes import random_actor
+
+    if has_mask(env.single_observation_space, env.single_action_space):
+        actor = random_actor(env, seed)()
+        return lambda obs, first: Choice(actor(obs, first))
     env.single_action_space.seed(seed)
     return lambda obs, first: Choice(torch.from_numpy(np.asarray(env.single_action_space.sample()))[None])
 
@@ -87,7 +93,10 @@ def human_player(env: TorchVectorEnv) -> Player:
     import gymnasium
     import torch
 
+    from rmt_rl.envs.masks import has_mask, mask_of
+
     space = env.single_action_space
+    masked = has_mask(env.single_observation_space, space)
     if not isinstance(space, gymnasium.spaces.Discrete):
         raise ConfigError(f"policy=human-keys: needs actions that are numbers 0, 1, ...; this task has {space}")
     names = ", ".join(f"{i} {name}" for i, name in enumerate(env.action_names))
@@ -103,7 +112,10 @@ def human_player(env: TorchVectorEnv) -> Player:
             if not text:
                 raise EOFError
             if text.isdecimal() and int(text) < int(space.n):
-                return Choice(torch.tensor([int(text)]))
+                if not masked or bool(mask_of(obs).flatten()[int(text)] != 0):
+                    return Choice(torch.tensor([int(text)]))
+                print(f"{text}: is not allowed in this step, see action_mask")
+                continue
             print(f"{text}: expected a number from 0 to {int(space.n) - 1}")
 
     return act
@@ -138,7 +150,7 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
     from rmt_rl.rollouts.episodes import require_usable
 
     word = "trial" if isinstance(env, MemoryScope) else "episode"
-    check = ObservationCheck(env.single_observation_space)
+    check = ObservationCheck(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset(seed=options.seed)
     require_usable(check, f"from reset(seed={options.seed})", obs)
     first, episode, step, total = torch.ones(1, dtype=torch.bool), 1, 0, 0.0

@@ -29,6 +29,7 @@ from rmt_rl.config.files import plain_value
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS
+from rmt_rl.envs.checks.masked import allowed_only
 from rmt_rl.envs.checks.runner import Make, Result, brief, run_check
 from rmt_rl.envs.checks.vector_env import CHECKS
 from rmt_rl.envs.gym.adapter import register_package
@@ -49,7 +50,7 @@ def check(make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None = None) 
             yield Result("the other checks", "not checked", "fix this first")
             return
     for each in CHECKS:
-        yield run_check(each.claim, lambda each=each: each.run(make))  # type: ignore[misc]
+        yield run_check(each.claim, lambda each=each: each.run(lambda rows: allowed_only(make(rows))))  # type: ignore[misc]
 
 
 def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasium.Env[Any, Any]] | None]:

@@ -17,6 +17,7 @@ from torch import nn
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import global_generator
 from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
+from rmt_rl.envs.masks import mask_of, without_mask
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
@@ -99,10 +100,12 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self.spec, self.config = spec, spec.policy
         width = self.config.width  # type: ignore[attr-defined]
         self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
-        self._check = ObservationCheck(spec.observation_space)
+        self.masked = spec.masked
+        self._check = ObservationCheck(spec.observation_space, spec.action_space if self.masked else None)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
-        self.encoder = ObservationEncoder(spec.observation_space, width, self.config.normalize_observation)
-        self.head = make_head(spec.action_space, width)
+        seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
+        self.encoder = ObservationEncoder(seen, width, self.config.normalize_observation)
+        self.head = make_head(spec.action_space, width, self.masked)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)
@@ -170,6 +173,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         their bounds.
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
+
+        Where observations have an "action_mask", only what it allows is chosen; raises ValueError where it allows nothing.
 
         numpy arrays in give a numpy array out. With a state of one row, the observation of a single environment is accepted too,
         without the batch axis, with `first` as one bool; the action then has no batch axis either.
@@ -247,7 +252,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         """`unroll`, and the auxiliary losses of the backbone by name: scalars to add to the loss."""
         x = self._embed_row(obs, action, state, first_BT)
         y, memory, losses = self.backbone.unroll_with_losses(x, state.memory, first_BT)
-        return self.head(y), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
+        return self._distribution(y, obs), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
 
     @torch.no_grad()
     def between_updates(
@@ -266,7 +271,12 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self._require_shapes(obs, state, first_B)
         x = self._embed(obs, state.action, first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
-        return self.head(y), self.value_head(y).squeeze(-1), memory
+        return self._distribution(y, obs), self.value_head(y).squeeze(-1), memory
+
+    def _distribution(self, y: torch.Tensor, obs: Obs) -> torch.Tensor:
+        """The parameters of the head, with the action mask of the observation."""
+        parameters = self.head(y)
+        return self.head.mask(parameters, mask_of(obs)) if self.masked else parameters  # type: ignore[operator]
 
     def _require_own(self, obs: Any, state: Any) -> None:
         """Raises where the state is that of another policy, or where whole numbers are shown as fractions."""
@@ -289,7 +299,11 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         if torch.compiler.is_compiling():  # an exported program has no branches that depend on values
             return
         self._require_shapes(obs, state, first)
-        if found := self._check.outside("obs", obs) or self._check.unusable("obs", obs):
+        if (
+            found := self._check.outside("obs", obs)
+            or self._check.unusable("obs", obs)
+            or self._check.no_action("obs", obs)
+        ):
             raise ValueError(f"{found}; expected an observation as the task shows it")
 
     def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:

@@ -21,12 +21,12 @@ from rmt_rl.common.errors import ConfigError
 FAR = 1e6
 
 
-def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | GaussianHead:
-    """The head for an action space: Discrete, MultiDiscrete or Box."""
+def make_head(space: gymnasium.Space[Any], width: int, masked: bool = False) -> CategoricalHead | GaussianHead:
+    """The head for an action space: Discrete, MultiDiscrete or Box. masked: observations have an action mask."""
     if isinstance(space, spaces.Discrete):
-        return CategoricalHead([int(space.n)], (), width)
+        return CategoricalHead([int(space.n)], (), width, masked)
     if isinstance(space, spaces.MultiDiscrete):
-        return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
+        return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width, masked)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space, width)
     raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
@@ -35,23 +35,32 @@ def make_head(space: gymnasium.Space[Any], width: int) -> CategoricalHead | Gaus
 class CategoricalHead(nn.Module):
     """One independent choice for each component. Actions: int64 [..., *shape]; parameters: logits [..., sum(sizes)].
 
-    inputs: numbers of `one_hot`.
+    inputs: numbers of `one_hot`. masked: `mask` is applied to the logits before anything else.
     """
 
     action_dtype = torch.int64
 
-    def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int) -> None:
+    def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int, masked: bool = False) -> None:
         super().__init__()
-        self.sizes, self.shape, self.inputs = sizes, shape, sum(sizes)
+        self.sizes, self.shape, self.inputs, self.masked = sizes, shape, sum(sizes), masked
         self.linear = nn.Linear(width, sum(sizes))
         _start_small(self.linear)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         return self.linear(y)
 
+    def mask(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Logits whose distribution gives probability 0 to what is not allowed; its gradients are finite.
+
+        The lowest finite number instead of -inf: 0 * -inf in the entropy would be NaN. exp() of it is 0 as well.
+        """
+        return torch.where(allowed.reshape(logits.shape) != 0, logits, _lowest(logits))
+
     def sample(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         # the largest of p / Exp(1) is a draw from p, and takes one pass on any device
         noise = torch.empty_like(logits).exponential_(generator=generator)
+        if self.masked:  # noise of exactly 0 would choose an action that is not allowed
+            noise = noise.clamp(min=torch.finfo(noise.dtype).tiny)
         return self._best(logits - noise.log())
 
     def mode(self, logits: torch.Tensor) -> torch.Tensor:
@@ -74,7 +83,9 @@ class CategoricalHead(nn.Module):
         return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
 
     def kl_from_uniform(self, logits: torch.Tensor) -> torch.Tensor:
-        """[...] KL(uniform || policy), summed over the components: -log n - mean of log p."""
+        """[...] KL(uniform || policy), summed over the components: -log n - mean of log p, over the n allowed choices."""
+        if self.masked:
+            return torch.stack([_kl_from_uniform_allowed(part) for part in self._split(logits)]).sum(0)
         return torch.stack(
             [-math.log(n) - p.log_softmax(-1).mean(-1) for n, p in zip(self.sizes, self._split(logits), strict=True)]
         ).sum(0)
@@ -184,6 +195,17 @@ class GaussianHead(nn.Module):
 
     def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
         return flat.reshape(*flat.shape[:-1], *self.shape)
+
+
+def _lowest(logits: torch.Tensor) -> float:
+    return torch.finfo(logits.dtype).min
+
+
+def _kl_from_uniform_allowed(logits: torch.Tensor) -> torch.Tensor:
+    """[...] KL(uniform over the allowed choices || policy) of one component whose logits are masked."""
+    allowed = logits > _lowest(logits)
+    n = allowed.sum(-1).clamp(min=1).to(logits.dtype)
+    return -n.log() - torch.where(allowed, logits.log_softmax(-1), 0.0).sum(-1) / n
 
 
 def _start_small(linear: nn.Linear) -> None:

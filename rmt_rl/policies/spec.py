@@ -17,10 +17,15 @@ from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
 from rmt_rl.config.registry import GROUPS, OBJECTS, load_entry_points
 from rmt_rl.config.trust import Source
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.masks import check_mask, has_mask
 from rmt_rl.policies import spaces
 
 #: For specs that other programs, such as huggingface_hub, read from a config.json.
 UNKNOWN = Source("config.json")
+
+#: Version of the rules by which encoder and head are chosen from the spaces. 1, in files without it: an action mask is an
+#: observation like any other.
+RULES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ class PolicySpec:
     action_start: what the environment itself adds to the whole numbers of an action: one number, or one for each element.
     env, memory, returns: the task that the policy is trained on, how long its memory lasts there, and its target return, or None
     where it is not return-conditioned. source: the file that it was read from, which may name no modules; None where Python
-    made it.
+    made it. rules: the version of the rules by which encoder and head are chosen from the spaces (`RULES`).
     """
 
     policy: PolicyConfig
@@ -49,6 +54,15 @@ class PolicySpec:
     returns: ReturnConditioning | None = None
     source: Source | None = dataclasses.field(default=None, compare=False)
     action_start: int | list[Any] = 0
+    rules: int = RULES
+
+    @property
+    def masked(self) -> bool:
+        """Whether the observations have an action mask; raises ConfigError where it does not fit the actions."""
+        if self.rules < 2:
+            return False
+        check_mask(self.observation_space, self.action_space)
+        return has_mask(self.observation_space, self.action_space)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads again."""
@@ -58,6 +72,7 @@ class PolicySpec:
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
             "action_start": self.action_start,
+            "rules": self.rules,
             "env": dict(self.env.saved) if isinstance(self.env, UnregisteredEnv) else to_dict(self.env),
             "memory": to_dict(self.memory),
             "returns": None if self.returns is None else to_dict(self.returns),
@@ -80,7 +95,15 @@ class PolicySpec:
             returns=None if returns is None else part_from_dict("returns", returns),
             source=source,
             action_start=_start_from_json(saved.get("action_start", 0)),
+            rules=check_rules(saved.get("rules", 1)),
         )
+
+
+def check_rules(rules: Any) -> int:
+    """The version of the rules in a file; raises ConfigError where this code does not have them."""
+    if type(rules) is not int or not 1 <= rules <= RULES:
+        raise ConfigError(f"spec.rules={show(rules)}: expected a whole number from 1 to {RULES}")
+    return rules
 
 
 def _start_from_json(start: Any) -> int | list[Any]:
@@ -109,6 +132,7 @@ def make_spec(
     policy_config: PolicyConfig,
     memory: MemoryConfig | None = None,
     returns: ReturnConditioning | None = None,
+    rules: int = RULES,
 ) -> PolicySpec:
     """What an `ActorCritic` for this environment is built from."""
     # as they are read from a file again: in the same order of keys, without what no policy uses. Raises for unsupported spaces.
@@ -123,4 +147,5 @@ def make_spec(
         memory or MemoryConfig(),
         returns,
         action_start=env.action_start,
+        rules=rules,
     )

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import read_text
 from rmt_rl.envs.gym.translate import Translation, WrongObservation, action_space
+from rmt_rl.envs.masks import choice_sizes, has_mask, is_allowed, mask_of
 from rmt_rl.envs.observations import LARGEST, whole_number_ends
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 
@@ -191,8 +192,22 @@ def _checked(
         if ends is not None and not (inside := (value >= ends[0]) & (value <= ends[1])).all():
             at = int(np.flatnonzero(~inside.reshape(T + 1, -1).all(1))[0])
             raise ConfigError(f"{where}: {field}: step {at} is outside {known[name]}")
-    # actions
-    action = np.asarray(raw["actions"])
+    action = _checked_actions(raw["actions"], recorded, actions, T, where)
+    if has_mask(translated.space, actions):
+        allowed = is_allowed(mask_of(obs)[:-1], action, choice_sizes(actions))  # type: ignore[arg-type]
+        if not allowed.all():
+            at = int(np.flatnonzero(~allowed)[0])
+            raise ConfigError(
+                f"{where}: actions: step {at} is {action[at].tolist()}, which the action_mask of its observation does not allow"
+            )
+    return Episode(but_last(obs), action, reward)
+
+
+def _checked_actions(
+    raw: Any, recorded: spaces.Space[Any], actions: spaces.Space[Any], T: int, where: str
+) -> np.ndarray:
+    """The actions [T, ...] in the translated space; raises ConfigError."""
+    action = np.asarray(raw)
     if action.shape != (T, *(actions.shape or ())):
         raise ConfigError(f"{where}: actions have shape {action.shape}; expected {(T, *(actions.shape or ()))}")
     if isinstance(actions, spaces.Box):
@@ -207,7 +222,7 @@ def _checked(
     if not good.all():
         at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
         raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
-    return Episode(but_last(obs), action, reward)
+    return action
 
 
 def _short(error: Exception) -> str:

@@ -32,7 +32,7 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
-from rmt_rl.policies.spec import make_spec
+from rmt_rl.policies.spec import RULES, make_spec
 from rmt_rl.policies.transformer import check_backend
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import Score
@@ -103,6 +103,7 @@ class RunParts:
         return {
             "learner": self.learner.state_dict(),
             "returns": None if returns is None else to_dict(returns),
+            "rules": self.learner.policy.spec.rules,
             "metrics": self.metrics.length(),
             "metrics_sha256": self.metrics.checksum(),
             "wall_s": self.clock.wall(),
@@ -147,7 +148,8 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     stack.callback(close_unless_borrowed, config.env, env)
     check_object(config, env, device)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
-    policy = make_run_policy(config, env, returns, device)
+    rules = initial.spec.rules if initial is not None else RULES if resumed is None else resumed.rules
+    policy = make_run_policy(config, env, returns, device, rules)
     if initial is not None:
         check_fits(initial, env, config.env)
         policy.load_state_dict(initial.state_dict())
@@ -203,12 +205,16 @@ def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | Non
 
 
 def make_run_policy(
-    config: TrainConfig, env: TorchVectorEnv, returns: ReturnConditioning | None, device: torch.device
+    config: TrainConfig,
+    env: TorchVectorEnv,
+    returns: ReturnConditioning | None,
+    device: torch.device,
+    rules: int = RULES,
 ) -> ActorCritic:
     """A new policy; its weights depend on the run's seed only, and torch's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns)).to(device)
+        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns, rules)).to(device)
         check_shapes(policy.backbone, config.policy)
     return policy
 

@@ -364,3 +364,27 @@ def test_a_key_that_is_missing_is_named():
         policy.act({"a": torch.zeros(2, 3)}, policy.initial_state(2), torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"obs is one tensor; expected \['a', 'b'\]"):
         policy.act(torch.zeros(2, 3), policy.initial_state(2), torch.ones(2, dtype=torch.bool))
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+@every_policy
+def test_unroll_equals_step_with_masks(policy_name):
+    space = spaces.Dict(seen=OBSERVATIONS, action_mask=spaces.MultiBinary(14))
+    policy = make_policy(policy_name, "MultiDiscrete", space).double().eval()
+    masks = (torch.rand(3, 12, 14, generator=generator_of(3)) < 0.5).to(torch.int8)
+    masks[..., [0, 2, 5, 9]] = 1  # the first choice of every element
+    obs, first = {"seen": observations(3, 12).double(), "action_mask": masks}, resets(3, 12)
+    state, columns = policy.initial_state(3), []
+    for t in range(12):
+        now = {key: x[:, t] for key, x in obs.items()}
+        parameters, value, _ = policy.step(now, state, first[:, t])
+        action, log_prob, _, state = policy.explore(now, state, first[:, t], generator_of(t))
+        columns.append((parameters, value, action, log_prob))
+    parameters, value, action, log_prob = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    along, values, _ = policy.unroll(obs, action, policy.initial_state(3), first)
+    torch.testing.assert_close(along, parameters, rtol=0, atol=1e-10)
+    torch.testing.assert_close(values, value, rtol=0, atol=1e-10)
+    torch.testing.assert_close(policy.head.log_prob(along, action), log_prob, rtol=0, atol=1e-10)
+    assert bool((along == torch.finfo(torch.float64).min).eq(masks == 0).all())

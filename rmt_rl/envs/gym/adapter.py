@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import gymnasium
@@ -26,8 +28,10 @@ from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows
+from rmt_rl.envs.gym.masks import Source, with_mask
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
+from rmt_rl.envs.masks import KEY
 
 
 class GymAdapter(TorchVectorEnv):
@@ -40,6 +44,9 @@ class GymAdapter(TorchVectorEnv):
         before they reach the environment.
     `single_observation_space` and `single_action_space` are these translated spaces; `own_spaces()` are those of the environment,
         without text. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a module.
+    action_mask: where masks of the actions come from if the observation has no entry "action_mask": "method" = the method
+        action_masks() of the environment, if it has one; "info" = info["action_mask"]. They are added to the observation under
+        that name; an observation that is no Dict becomes its entry "observation".
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
@@ -57,6 +64,7 @@ class GymAdapter(TorchVectorEnv):
         *,
         id: str,
         options: dict[str, Any] | None = None,
+        action_mask: Source = "method",
         workers: Literal["sync", "async"] = "sync",
         deadline: float = 60.0,
         on_fault: Literal["fail", "restart"] = "fail",
@@ -66,7 +74,8 @@ class GymAdapter(TorchVectorEnv):
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
         self._id = id
-        self._env = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
+        make_row = functools.partial(_SyncRow if workers == "sync" else _Row, action_mask=action_mask)
+        self._env = _make(id, num_envs, dict(options or {}), make_row, workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
@@ -168,15 +177,17 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     every observation is copied here. And gymnasium fails on infos whose shapes differ between rows.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
+    def __init__(self, env: gymnasium.Env[Any, Any], action_mask: Source = "method") -> None:
         self._name = type(env.unwrapped).__name__
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), spaces.Space):
                 raise ConfigError(
                     f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
                 )
+        env = with_mask(env, action_mask)
+        super().__init__(env)
         self._translated = Translation(env.observation_space)
+        self._warned = isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces
         self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
         inner: Any = env
         while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, TimeLimit):
@@ -194,6 +205,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
         if not isinstance(back, tuple) or len(back) != 2:
             raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
+        self._warn_of_unused_mask(back[1])
         return self._translate(back[0], "reset"), {}
 
     def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
@@ -227,6 +239,14 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         raise ConfigError(
             f"{self._name}: step returned the info {key!r} = {show(repr(info[key]))}; expected True or False"
         )
+
+    def _warn_of_unused_mask(self, info: Any) -> None:
+        if not self._warned and isinstance(info, dict) and KEY in info:
+            warnings.warn(
+                f"{self._name}: info[{KEY!r}] is not used; env.action_mask=info keeps the policy from actions that it forbids",
+                stacklevel=2,
+            )
+        self._warned = True
 
     def close(self) -> None:
         # here and not around all rows, so that every row is closed
@@ -289,7 +309,13 @@ def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
 
 
 def _make(
-    id: str, num_envs: int, options: dict[str, Any], workers: str, deadline: float, on_fault: Literal["fail", "restart"]
+    id: str,
+    num_envs: int,
+    options: dict[str, Any],
+    make_row: Callable[..., Any],
+    workers: str,
+    deadline: float,
+    on_fault: Literal["fail", "restart"],
 ) -> Any:
     if id.count(":") > 1:  # gymnasium's own error is unclear
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
@@ -304,13 +330,13 @@ def _make(
             if ":" in id:
                 importlib.import_module(id.split(":")[0])
             found = gymnasium.registry.get(name, id)
-            return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
+            return ProcessVectorEnv(lambda: make_row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
         return gymnasium.make_vec(
             id,
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            wrappers=[_SyncRow],
+            wrappers=[make_row],
             **keywords,
         )
     except (error.UnregisteredEnv, error.DeprecatedEnv) as e:
