@@ -27,13 +27,14 @@ from rmt_rl.config import cli
 from rmt_rl.config.fields import did_you_mean
 from rmt_rl.config.files import plain_value
 from rmt_rl.config.registry import GROUPS
+from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS
 from rmt_rl.envs.checks.masked import allowed_only
 from rmt_rl.envs.checks.runner import Make, Result, brief, run_check
 from rmt_rl.envs.checks.vector_env import CHECKS
 from rmt_rl.envs.gym.adapter import register_package
-from rmt_rl.envs.gym.translate import Translation, action_space
+from rmt_rl.envs.gym.translate import Translation
 from rmt_rl.envs.registry import make_env
 
 
@@ -114,7 +115,7 @@ def _require_constructible(
     """Raise ConfigError where the environment cannot be made or has unsupported spaces: then every check would fail."""
     try:
         single = make(1) if raw is None else raw()
-        for attribute, translate in (("observation_space", Translation), ("action_space", action_space)):
+        for attribute, translate in (("observation_space", Translation), ("action_space", ActionTranslation)):
             # a missing space is reported by the first check
             if raw is not None and isinstance(space := getattr(single, attribute, None), gymnasium.Space):
                 translate(space)

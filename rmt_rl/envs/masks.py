@@ -1,6 +1,6 @@
 """Action masks: the entry "action_mask" of an observation says which actions are allowed in this step.
 
-One number for every choice: n for Discrete(n); for MultiDiscrete the choices of all elements side by side, as in sb3-contrib.
+One number for every choice: n for Discrete(n); for several elements the choices of all of them side by side, as in sb3-contrib.
 0 = not allowed, anything else = allowed. A policy gives probability 0 to what is not allowed, and does not see the mask.
 """
 
@@ -15,15 +15,9 @@ from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs
+from rmt_rl.envs.actions import MixedActions, choice_sizes
 
 KEY = "action_mask"
-
-
-def choice_sizes(actions: spaces.Space[Any]) -> list[int]:
-    """How many choices each element of an action has; empty for real numbers."""
-    if isinstance(actions, spaces.Discrete):
-        return [int(actions.n)]
-    return [int(n) for n in actions.nvec.flatten()] if isinstance(actions, spaces.MultiDiscrete) else []
 
 
 def has_mask(observations: spaces.Space[Any], actions: spaces.Space[Any]) -> bool:
@@ -73,8 +67,8 @@ def no_action(mask_BN: torch.Tensor, sizes: list[int]) -> int | None:
 def is_allowed(mask_BN: np.ndarray, action_B: np.ndarray, sizes: list[int]) -> np.ndarray:
     """[B] whether the mask allows every element of the action."""
     offsets = np.cumsum([0, *sizes[:-1]])
-    flat = mask_BN.reshape(len(mask_BN), -1) != 0
-    chosen = np.take_along_axis(flat, action_B.reshape(len(action_B), -1) + offsets, axis=1)
+    flat, choices = mask_BN.reshape(len(mask_BN), -1) != 0, action_B.reshape(len(action_B), -1)[:, : len(sizes)]
+    chosen = np.take_along_axis(flat, choices.astype(np.int64) + offsets, axis=1)
     return np.asarray(chosen.all(1))
 
 
@@ -84,4 +78,8 @@ def sample_allowed(mask_BN: np.ndarray, actions: spaces.Space[Any], random: np.r
     flat = mask_BN.reshape(len(mask_BN), -1) != 0
     scores = np.where(flat, random.random(flat.shape), -1.0)
     parts = np.split(scores, np.cumsum(sizes)[:-1], axis=1)
-    return np.stack([part.argmax(1) for part in parts], axis=1).reshape(len(flat), *(actions.shape or ()))
+    choices = np.stack([part.argmax(1) for part in parts], axis=1)
+    if isinstance(actions, MixedActions):
+        reals = np.stack([actions.sample()[len(sizes) :] for _ in choices])
+        return np.concatenate([choices.astype(reals.dtype), reals], axis=1)
+    return choices.reshape(len(flat), *(actions.shape or ()))

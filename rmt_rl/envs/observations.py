@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import Obs
-from rmt_rl.envs.masks import KEY, choice_sizes, has_mask, mask_of, no_action
+from rmt_rl.envs.actions import choice_sizes
+from rmt_rl.envs.masks import KEY, has_mask, mask_of, no_action
 
 #: Real numbers farther from zero than this are refused: the squares that a network computes of them overflow float32.
 LARGEST = 1e15

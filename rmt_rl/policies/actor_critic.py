@@ -17,6 +17,7 @@ from torch import nn
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import global_generator
 from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
+from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.masks import mask_of, without_mask
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.base import has_between_updates
@@ -102,6 +103,7 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
         self.masked = spec.masked
         self._check = ObservationCheck(spec.observation_space, spec.action_space if self.masked else None)
+        self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
         seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
         self.encoder = ObservationEncoder(seen, width, self.config.normalize_observation)
@@ -170,7 +172,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
 
         Actions and observations are those of `spec.action_space` and `spec.observation_space`: whole numbers count from 0, and
         an environment whose own actions start elsewhere takes `action + spec.action_start`. Continuous actions are inside
-        their bounds.
+        their bounds. Where the environment's own actions are MultiBinary, a Box of whole numbers, a Tuple or a Dict
+        (`spec.own_actions`), numpy arrays in give exactly these, as `env.step` takes them.
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
 
@@ -211,7 +214,8 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
             obs = convert(obs)
         action, state = self.act(obs, state, convert(first), deterministic, generator)
         action = action.cpu().numpy()
-        return (action[0] if single else action), state
+        action = action[0] if single else action
+        return (action if self._own_actions is None else self._own_actions.to_own(action)), state
 
     @torch.no_grad()
     def explore(

@@ -16,20 +16,26 @@ from gymnasium import spaces
 from torch import nn
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.actions import MixedActions
 
 #: Bounds of a Box that are farther away than this stand for "any number".
 FAR = 1e6
 
 
-def make_head(space: gymnasium.Space[Any], width: int, masked: bool = False) -> CategoricalHead | GaussianHead:
-    """The head for an action space: Discrete, MultiDiscrete or Box. masked: observations have an action mask."""
+def make_head(space: gymnasium.Space[Any], width: int, masked: bool = False) -> Head:
+    """The head for an action space: Discrete, MultiDiscrete, Box or `MixedActions`. masked: observations have an action mask."""
+    if isinstance(space, MixedActions):
+        return MixedHead(space, width, masked)
     if isinstance(space, spaces.Discrete):
         return CategoricalHead([int(space.n)], (), width, masked)
     if isinstance(space, spaces.MultiDiscrete):
         return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width, masked)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space, width)
-    raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
+    raise ConfigError(
+        f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats, and with env=gym also"
+        " MultiBinary, Box of whole numbers, Tuple and Dict"
+    )
 
 
 class CategoricalHead(nn.Module):
@@ -95,6 +101,11 @@ class CategoricalHead(nn.Module):
         parts = zip(self._components(action), self.sizes, strict=True)
         hot = [nn.functional.one_hot(a.squeeze(-1), n) for a, n in parts]
         return torch.cat(hot, dim=-1).to(self.linear.weight.dtype)
+
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest number of every element of an action."""
+        high = torch.tensor(self.sizes, device=self.linear.weight.device).view(self.shape) - 1
+        return torch.zeros_like(high), high
 
     def _split(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return logits.split(self.sizes, dim=-1)
@@ -193,8 +204,89 @@ class GaussianHead(nn.Module):
         flat = action.reshape(*action.shape[: action.dim() - len(self.shape)], self.size)
         return (flat.clamp(self.low, self.high) - self.middle) / self.unit
 
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest number of every element of an action: an action that is sampled may leave the bounds."""
+        high = torch.full(self.shape, math.inf, device=self.low.device)
+        return -high, high
+
     def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
         return flat.reshape(*flat.shape[:-1], *self.shape)
+
+
+class MixedHead(nn.Module):
+    """Choices and real numbers, all independent of each other: log-probabilities, entropies and divergences add up.
+
+    Actions: float32 [..., k + r], the choices first, as in `MixedActions`. Parameters: logits, then means and log deviations.
+    """
+
+    action_dtype = torch.float32
+
+    def __init__(self, space: MixedActions, width: int, masked: bool = False) -> None:
+        super().__init__()
+        self.shape, self.count, self.logits = space.shape, len(space.sizes), sum(space.sizes)
+        self.choices = CategoricalHead(space.sizes, (self.count,), width, masked)
+        self.reals = GaussianHead(space.reals, width)
+        self.inputs, self.bounded = self.choices.inputs + self.reals.inputs, self.reals.bounded
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.choices(y), self.reals(y)], dim=-1)
+
+    def mask(self, parameters: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Parameters with the mask of the choices."""
+        logits, reals = self._logits_and_reals(parameters)
+        return torch.cat([self.choices.mask(logits, allowed), reals], dim=-1)
+
+    def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        logits, reals = self._logits_and_reals(parameters)
+        return self._joined(self.choices.sample(logits, generator), self.reals.sample(reals, generator))
+
+    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
+        logits, reals = self._logits_and_reals(parameters)
+        return self._joined(self.choices.mode(logits), self.reals.mode(reals))
+
+    def clip(self, action: torch.Tensor) -> torch.Tensor:
+        choices, reals = self._actions(action)
+        return self._joined(choices, self.reals.clip(reals))
+
+    def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        (logits, reals), (a, x) = self._logits_and_reals(parameters), self._actions(action)
+        return self.choices.log_prob(logits, a) + self.reals.log_prob(reals, x)
+
+    def imitation_loss(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """[...] the sum of both losses."""
+        (logits, reals), (a, x) = self._logits_and_reals(parameters), self._actions(action)
+        return self.choices.imitation_loss(logits, a) + self.reals.imitation_loss(reals, x)
+
+    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
+        logits, reals = self._logits_and_reals(parameters)
+        return self.choices.entropy(logits) + self.reals.entropy(reals)
+
+    def kl_from_uniform(self, parameters: torch.Tensor) -> torch.Tensor:
+        """[...] the sum of both divergences; raises ConfigError where a real number has no bounds."""
+        logits, reals = self._logits_and_reals(parameters)
+        return self.choices.kl_from_uniform(logits) + self.reals.kl_from_uniform(reals)
+
+    def one_hot(self, action: torch.Tensor) -> torch.Tensor:
+        """[..., inputs], what the network sees of its previous action."""
+        choices, reals = self._actions(action)
+        return torch.cat([self.choices.one_hot(choices), self.reals.one_hot(reals)], dim=-1)
+
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest number of every element of an action."""
+        (low, high), (least, most) = self.choices.ends(), self.reals.ends()
+        return torch.cat([low.to(least), least]), torch.cat([high.to(most), most])
+
+    def _logits_and_reals(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return parameters[..., : self.logits], parameters[..., self.logits :]
+
+    def _actions(self, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return action[..., : self.count].long(), action[..., self.count :]
+
+    def _joined(self, choices: torch.Tensor, reals: torch.Tensor) -> torch.Tensor:
+        return torch.cat([choices.to(reals.dtype), reals], dim=-1)
+
+
+Head = CategoricalHead | GaussianHead | MixedHead
 
 
 def _lowest(logits: torch.Tensor) -> float:

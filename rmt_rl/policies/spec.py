@@ -41,6 +41,8 @@ class PolicySpec:
     """policy: options of the network. observation_space, action_space: of one row.
 
     action_start: what the environment itself adds to the whole numbers of an action: one number, or one for each element.
+    own_actions: the action space of the environment itself, where `action_space` is another and action_start does not tell the
+    difference.
     env, memory, returns: the task that the policy is trained on, how long its memory lasts there, and its target return, or None
     where it is not return-conditioned. source: the file that it was read from, which may name no modules; None where Python
     made it. rules: the version of the rules by which encoder and head are chosen from the spaces (`RULES`).
@@ -55,6 +57,7 @@ class PolicySpec:
     source: Source | None = dataclasses.field(default=None, compare=False)
     action_start: int | list[Any] = 0
     rules: int = RULES
+    own_actions: gymnasium.Space[Any] | None = None
 
     @property
     def masked(self) -> bool:
@@ -72,6 +75,7 @@ class PolicySpec:
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
             "action_start": self.action_start,
+            "own_actions": None if self.own_actions is None else spaces.to_json(self.own_actions, own=True),
             "rules": self.rules,
             "env": dict(self.env.saved) if isinstance(self.env, UnregisteredEnv) else to_dict(self.env),
             "memory": to_dict(self.memory),
@@ -85,7 +89,7 @@ class PolicySpec:
         known = {"format", *(field.name for field in dataclasses.fields(PolicySpec))} - {"source"}
         if unknown := saved.keys() - known:
             raise ConfigError(f"spec.{show(sorted(map(str, unknown))[0])}: this version of rmt_rl does not know it")
-        returns = saved.get("returns")
+        returns, own = saved.get("returns"), saved.get("own_actions")
         return PolicySpec(
             policy=part_from_dict("policy", saved["policy"]),
             observation_space=spaces.from_json(saved["observation_space"]),
@@ -96,6 +100,7 @@ class PolicySpec:
             source=source,
             action_start=_start_from_json(saved.get("action_start", 0)),
             rules=check_rules(saved.get("rules", 1)),
+            own_actions=None if own is None else spaces.from_json(own),
         )
 
 
@@ -148,4 +153,5 @@ def make_spec(
         returns,
         action_start=env.action_start,
         rules=rules,
+        own_actions=env.own_actions,
     )

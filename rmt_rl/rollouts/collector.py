@@ -28,7 +28,6 @@ from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.encoders import category_sizes
-from rmt_rl.policies.heads import CategoricalHead
 from rmt_rl.policies.rmt_state import RMTState
 from rmt_rl.policies.saving import check_fits
 from rmt_rl.rollouts.statistics import Episodes, success_of
@@ -194,11 +193,7 @@ class Collector:
             categories = category_sizes(space) is not None
             if categories and not all(space.contains(row) for row in shown[name].cpu().numpy()):
                 raise ValueError(f"obs {name} is outside {' '.join(str(space).split())}")
-        if isinstance(head := self.policy.head, CategoricalHead):
-            sizes = torch.tensor(head.sizes, device=self.state.action.device).view(head.shape)
-            check_tensor("action", self.state.action, self.state.action, 0, sizes - 1)
-        else:
-            check_tensor("action", self.state.action, self.state.action)
+        check_tensor("action", self.state.action, self.state.action, *self.policy.head.ends())
         if isinstance(self.state.memory, RMTState):
             check_tensor("age", self.state.memory.age, self.state.memory.age, 0, 2**62)
         for name, x in leaves(self.state.memory).items():

@@ -24,6 +24,7 @@ from rmt_rl.common import rng
 from rmt_rl.common.errors import RunError
 from rmt_rl.common.finite import NotFinite, first_nonfinite
 from rmt_rl.common.state import map_obs, where_rows
+from rmt_rl.envs.actions import MixedActions
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.masks import has_mask, mask_of, sample_allowed
 from rmt_rl.envs.observations import ObservationCheck
@@ -287,5 +288,8 @@ def random_actor(env: TorchVectorEnv, seed: int) -> Callable[[], Actor]:
                 sample_allowed(mask_of(obs).cpu().numpy(), env.single_action_space, generator)
             ).to(env.device)
         )
+    if isinstance(space := env.single_action_space, MixedActions):
+        space.seed(seed)
+        return lambda: lambda obs, first: torch.from_numpy(np.stack([space.sample() for _ in first])).to(env.device)
     env.action_space.seed(seed)
     return lambda: lambda obs, first: torch.from_numpy(np.asarray(env.action_space.sample())).to(env.device)

@@ -334,9 +334,9 @@ def test_success_is_what_the_last_info_of_the_episode_reports(info: dict[str, An
         ("observation", spaces.Dict(a=spaces.Text(3)), ["has only text"]),
         ("observation", spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}), ["'a.b'"]),
         ("observation", spaces.Box(0, 2**64 - 2, (), np.uint64), ["uint64", "int64"]),
-        ("action", spaces.MultiBinary(3), ["MultiBinary"]),
-        ("action", spaces.Dict(a=spaces.Discrete(2)), ["Dict"]),
-        ("action", spaces.Box(0, 9, (1,), np.int64), ["int64", "Box of floats"]),
+        ("action", spaces.Text(3), ["Text"]),
+        ("action", spaces.Dict(a=spaces.Sequence(spaces.Discrete(2))), ["'a'", "Sequence"]),
+        ("action", spaces.Box(0, 2**40, (1,), np.int64), ["int64", "Box of floats"]),
     ],
 )
 def test_an_unsupported_space_is_named_in_one_line(kind: str, space: Any, words: list[str]) -> None:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from rmt_rl import config
 from rmt_rl.common.state import map_obs, map_state, select_rows
+from rmt_rl.envs.actions import MixedActions
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import PolicySpec
 
@@ -24,11 +25,14 @@ ACTIONS = {
     "Discrete": spaces.Discrete(4),
     "MultiDiscrete": spaces.MultiDiscrete([[2, 3], [4, 5]]),
     "Box": spaces.Box(-1, 1, (2, 2), np.float32),
+    "choices and reals": MixedActions([2, 3], [-1, -1], [1, 1]),
 }
 
 
 def inside_bounds(action, action_name):
     """`act` clips real numbers to the bounds of their space."""
+    if action_name == "choices and reals":
+        return torch.cat([action[..., :2], action[..., 2:].clamp(-1, 1)], dim=-1)
     return action.clamp(-1, 1) if action_name == "Box" else action
 
 
@@ -167,9 +171,14 @@ def test_where_no_episode_begins_the_state_matters(policy_name):
 # ------------------------------------------------------------------------------------------------ the previous action
 
 
+def another(action):
+    if action.shape[-1:] == (4,):  # two choices and two real numbers
+        return torch.cat([(action[..., :2] + 1) % 2, 1 - action[..., 2:].clamp(-1, 1)], dim=-1)
+    return 1 - action if action.is_floating_point() else (action + 1) % 2
+
+
 def with_another_action(state):
-    action = 1 - state.action if state.action.is_floating_point() else (state.action + 1) % 2
-    return dataclasses.replace(state, action=action)
+    return dataclasses.replace(state, action=another(state.action))
 
 
 @every_policy
@@ -199,7 +208,7 @@ def test_an_action_inside_an_unrolled_row_is_seen_one_step_later(action_name):
     first[:, 0] = True
     action = explore(policy, obs, first)[0]
     changed = action.clone()
-    changed[:, 2] = 1 - changed[:, 2] if action.is_floating_point() else (changed[:, 2] + 1) % 2
+    changed[:, 2] = another(changed[:, 2])
     with torch.no_grad():
         value, other = (policy.unroll(obs, a, policy.initial_state(1), first)[1][0] for a in (action, changed))
     assert torch.equal(value[:3], other[:3])

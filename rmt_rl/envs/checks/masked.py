@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import torch
 
+from rmt_rl.envs.actions import ActionTranslation, choice_sizes
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.checks.runner import Broken
-from rmt_rl.envs.masks import KEY, choice_sizes, has_mask, mask_of, no_action
+from rmt_rl.envs.masks import KEY, has_mask, mask_of, no_action, sample_allowed
 
 
 class _Saved(dict[str, Any]):
@@ -78,12 +79,10 @@ def sample_own(env: gymnasium.Env[Any, Any], obs: Any, info: dict[str, Any]) -> 
     if shown is None and env.has_wrapper_attr("action_masks"):
         shown = env.get_wrapper_attr("action_masks")()
     space, flat = env.action_space, None if shown is None else np.asarray(shown)
-    sizes = choice_sizes(space)
+    translation = ActionTranslation(space)
+    sizes = choice_sizes(translation.space)
     if flat is None or not sizes or flat.size != sum(sizes) or flat.dtype.kind not in "biuf":
         return space.sample()
-    parts = np.split((flat.ravel() != 0).astype(np.int8), np.cumsum(sizes)[:-1])
-    if not all(part.any() for part in parts):
+    if not all(part.any() for part in np.split(flat.ravel(), np.cumsum(sizes)[:-1])):
         raise Broken(f"{KEY} {shown} allows no action; expected at least one in every step")
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return space.sample(mask=parts[0])
-    return space.sample(mask=tuple(parts)) if len(space.shape or ()) == 1 else space.sample()
+    return translation.to_own(sample_allowed(flat.reshape(1, -1), translation.space, space.np_random)[0])

@@ -27,9 +27,10 @@ from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
+from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows
 from rmt_rl.envs.gym.masks import Source, with_mask
-from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
+from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 from rmt_rl.envs.masks import KEY
 
@@ -40,8 +41,9 @@ class GymAdapter(TorchVectorEnv):
     observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64 from 0;
         MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot ("outer.inner"), a Tuple a dict
         with the keys "0", "1", ...; text in them is left out, with a warning.
-    actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0; Box [B, ...] as floats, which are clipped to the bounds
-        before they reach the environment.
+    actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0, as are MultiBinary and a Box of integers; Box [B, ...]
+        as floats, which are clipped to the bounds before they reach the environment. A Tuple or Dict is one vector
+        (`rmt_rl/envs/actions.py`).
     `single_observation_space` and `single_action_space` are these translated spaces; `own_spaces()` are those of the environment,
         without text. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a module.
     action_mask: where masks of the actions come from if the observation has no entry "action_mask": "method" = the method
@@ -79,13 +81,15 @@ class GymAdapter(TorchVectorEnv):
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
-        observations, self._own_actions, self.env_spec = self._env.get_attr("own")[0]
+        observations, own_actions, self.env_spec = self._env.get_attr("own")[0]
         self._translation = Translation(observations)
         if left_out := self._translation.left_out:
             warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
         super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
-        if not isinstance(self._own_actions, spaces.Box):
-            self.action_start = np.asarray(self._own_actions.start).tolist()
+        self._actions = ActionTranslation(own_actions)
+        self.own_actions = self._actions.own_to_keep
+        if isinstance(own_actions, spaces.Discrete | spaces.MultiDiscrete):
+            self.action_start = np.asarray(own_actions.start).tolist()
         self.task = f"{id} of gymnasium" + (f" with {options}" if options else "")
 
     def reset(
@@ -115,10 +119,10 @@ class GymAdapter(TorchVectorEnv):
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
     def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        return self._translation.own, self._own_actions
+        return self._translation.own, self._actions.own
 
-    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
-        return self._translation.restore(obs), _to_env(action, self._own_actions)
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, Any]:
+        return self._translation.restore(obs), self._actions.to_own(action)
 
     def state_dict(self) -> dict[str, Any]:
         self._cannot_resume()
@@ -194,7 +198,8 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             inner = inner.env
         self.has_time_limit = isinstance(inner, TimeLimit)
         self.observation_space = self._translated.space
-        self.action_space = action_space(env.action_space)
+        self._actions = ActionTranslation(env.action_space)
+        self.action_space = self._actions.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         try:
@@ -209,7 +214,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._translate(back[0], "reset"), {}
 
     def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
-        back: Any = self.env.step(_to_env(action, self.env.action_space))
+        back: Any = self.env.step(self._actions.to_own(action))
         if not isinstance(back, tuple) or len(back) != 5:
             raise ConfigError(
                 f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
@@ -289,13 +294,6 @@ def _spec_json(spec: Any) -> str | None:
 
 def _kind(back: Any) -> str:
     return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
-
-
-def _to_env(action: Any, space: spaces.Space[Any]) -> Any:
-    if isinstance(space, spaces.Box):
-        # in the dtype of the environment: the bounds of the translated space are rounded to float32
-        return np.clip(action, space.low, space.high).astype(space.dtype)
-    return (action + np.asarray(space.start, dtype=np.int64)).astype(space.dtype)  # type: ignore[attr-defined]
 
 
 def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:

@@ -10,8 +10,9 @@ from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
-from rmt_rl.envs.gym.translate import action_space, plain_array
-from rmt_rl.envs.masks import KEY, choice_sizes
+from rmt_rl.envs.actions import ActionTranslation, choice_sizes
+from rmt_rl.envs.gym.translate import plain_array
+from rmt_rl.envs.masks import KEY
 
 #: Where masks come from if the observation has none: the method action_masks() of the environment, info["action_mask"], nowhere.
 Source = Literal["method", "info", "none"]
@@ -33,7 +34,7 @@ class ShowMask(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], source: Source) -> None:
         super().__init__(env)
         self._name, self._source = type(env.unwrapped).__name__, source
-        self._choices = sum(choice_sizes(action_space(env.action_space)))
+        self._choices = sum(choice_sizes(ActionTranslation(env.action_space).space))
         if not self._choices:
             raise ConfigError(
                 f"env.action_mask={source}: {self._name} has the actions {env.action_space}; expected Discrete or MultiDiscrete"

@@ -10,13 +10,10 @@ from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
+from rmt_rl.envs.actions import UnsupportedSpace, refuse_empty
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
-
-
-class UnsupportedSpace(ConfigError):
-    """An observation or action space that has no tensor form."""
 
 
 class WrongObservation(ConfigError):
@@ -66,7 +63,7 @@ class Translation:
         """Raises WrongObservation where `obs` has another form."""
         arrays = {}
         for name, (path, space, start) in self._parts.items():
-            value = _exact(_part(obs, path), space, name)
+            value = _exact(part_of(obs, path), space, name)
             arrays[name] = value if start is None else value - start
         return arrays if isinstance(self.space, spaces.Dict) else arrays[""]
 
@@ -119,7 +116,7 @@ def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
     return exact
 
 
-def _part(obs: Any, path: Path) -> Any:
+def part_of(obs: Any, path: Path) -> Any:
     """The part of an observation that a path of keys and indices leads to; raises WrongObservation where there is none."""
     part = obs
     for key in path:
@@ -144,7 +141,7 @@ def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, s
 def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Space[Any], Any]:
     """The translated space, and the offset to subtract from its values (None = 0)."""
     where = f"observation {name!r}" if name else "observation"
-    _refuse_empty(space, where)
+    refuse_empty(space, where)
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)), np.int64(space.start)
     if isinstance(space, spaces.MultiDiscrete):
@@ -160,21 +157,3 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
         f"{where}: {space} is not supported; supported are Box (up to int64), Discrete, MultiDiscrete, MultiBinary, "
         "and Dict and Tuple of these and of text"
     )
-
-
-def _refuse_empty(space: spaces.Space[Any], where: str) -> None:
-    if space.shape is not None and 0 in space.shape:
-        raise UnsupportedSpace(f"{where}: {space} holds no number; expected a space of at least one number")
-
-
-def action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The translated action space."""
-    _refuse_empty(space, "action")
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        return spaces.MultiDiscrete(space.nvec.astype(np.int64))
-    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    raise UnsupportedSpace(f"action: {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
