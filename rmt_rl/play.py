@@ -105,7 +105,7 @@ def human_player(env: TorchVectorEnv) -> Player:
     def act(obs: Obs, first: torch.Tensor) -> Choice:
         while True:
             print(
-                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs)}; {names}; an empty line ends the game",
+                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs, env.single_observation_space)}; {names}; an empty line ends the game",
                 flush=True,
             )
             text = sys.stdin.readline().strip()
@@ -121,9 +121,13 @@ def human_player(env: TorchVectorEnv) -> Player:
     return act
 
 
-def _plain(obs: Obs) -> Any:
+def _plain(obs: Obs, space: Any) -> Any:
+    from rmt_rl.envs.text import TextBytes, from_bytes
+
     if isinstance(obs, dict):
-        return {name: _plain(part) for name, part in obs.items()}
+        return {name: _plain(part, space[name]) for name, part in obs.items()}
+    if isinstance(space, TextBytes):
+        return from_bytes(obs[0].numpy())
     # the numbers of a picture would fill the terminal
     return obs[0].tolist() if obs[0].numel() <= 400 else f"{tuple(obs[0].shape)} numbers"
 

@@ -295,6 +295,7 @@ class GymConfig(EnvConfig):
         choices=("method", "info", "none"),
         absent="none",
     )
+    text: bool = option(True, "shows text in the observation to the policy; false = it is left out", absent=False)
     workers: str = option(
         "sync", "sync = all rows in this process, async = one process per row", choices=("sync", "async")
     )

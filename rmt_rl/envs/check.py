@@ -113,9 +113,10 @@ def _require_constructible(
     name: str, given: dict[str, Any], make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None
 ) -> None:
     """Raise ConfigError where the environment cannot be made or has unsupported spaces: then every check would fail."""
+    read_all = functools.partial(Translation, text=True)
     try:
         single = make(1) if raw is None else raw()
-        for attribute, translate in (("observation_space", Translation), ("action_space", ActionTranslation)):
+        for attribute, translate in (("observation_space", read_all), ("action_space", ActionTranslation)):
             # a missing space is reported by the first check
             if raw is not None and isinstance(space := getattr(single, attribute, None), gymnasium.Space):
                 translate(space)

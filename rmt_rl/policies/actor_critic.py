@@ -20,6 +20,7 @@ from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_t
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.masks import mask_of, without_mask
 from rmt_rl.envs.observations import ObservationCheck
+from rmt_rl.envs.text import TextBytes, to_bytes
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
@@ -102,6 +103,12 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
         width = self.config.width  # type: ignore[attr-defined]
         self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
         self.masked = spec.masked
+        parts = (
+            spec.observation_space.spaces
+            if isinstance(spec.observation_space, gymnasium.spaces.Dict)
+            else {"": spec.observation_space}
+        )
+        self._texts = {name: part for name, part in parts.items() if isinstance(part, TextBytes)}
         self._check = ObservationCheck(spec.observation_space, spec.action_space if self.masked else None)
         self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
@@ -208,14 +215,26 @@ class ActorCritic(nn.Module, PyTorchModelHubMixin, library_name="rmt_rl", model_
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             return tensor[None] if single else tensor
 
-        if isinstance(obs, Mapping):  # parts that are text are left out in training, too
-            obs = {key: convert(x) for key, x in obs.items() if key in self._shapes or not _is_text(x)}
+        if isinstance(obs, Mapping):  # parts that are text and that training left out
+            obs = {key: convert(x) for key, x in self._bytes(obs).items() if key in self._shapes or not _is_text(x)}
         else:
-            obs = convert(obs)
+            obs = convert(self._bytes({"": obs})[""])
         action, state = self.act(obs, state, convert(first), deterministic, generator)
         action = action.cpu().numpy()
         action = action[0] if single else action
         return (action if self._own_actions is None else self._own_actions.to_own(action)), state
+
+    def _bytes(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """The parts of an observation, with bytes in place of text that the policy reads."""
+        found = dict(parts)
+        for name in self._texts.keys() & {name for name, x in parts.items() if _is_text(x)}:
+            encoded = to_bytes(parts[name], self._texts[name])
+            if encoded is None:
+                raise ValueError(
+                    f"obs {name!r} is longer than {self._texts[name].shape[0]} bytes in UTF-8, the most of its task"
+                )
+            found[name] = encoded
+        return found
 
     @torch.no_grad()
     def explore(

@@ -5,6 +5,7 @@ the same with more than 64 values                                    -> a learne
 a grid [height, width, channels] of numbers in a small range         -> as one-hot, plus which values occur anywhere in it
 pictures (`pictures.py`) of at least 36 x 36 pixels                  -> three convolutions (Mnih et al. 2015), linear
 smaller uint8 pictures [height, width, channels]                     -> standardised, linear
+text, as its bytes                                                   -> vectors of words or characters (`words.py`), linear
 Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear; elements
                                                                         without bounds by their moments, if asked for
 Dict                                                                 -> the sum of its entries' vectors
@@ -26,10 +27,12 @@ from torch.nn import functional as F
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import Obs
+from rmt_rl.envs.text import TextBytes
 from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.moments import RunningMoments
 from rmt_rl.policies.pictures import Picture, picture_of
 from rmt_rl.policies.spec import RULES
+from rmt_rl.policies.words import SHORT, SIZE, Words
 
 #: A whole-number element with at most this many values is a category, not a quantity.
 MAX_CATEGORIES = 64
@@ -53,6 +56,9 @@ def make_encoder(space: gymnasium.Space[Any], width: int, normalize: bool = Fals
     """
     if isinstance(space, spaces.Dict) and len(space):
         return Sum({key: make_encoder(entry, width, normalize, rules) for key, entry in space.items()})
+    if isinstance(space, TextBytes):
+        short = space.characters and space.shape[0] <= SHORT
+        return CharactersInPlace(space, width) if short else Words(space, width)
     sizes = category_sizes(space)
     if sizes is not None:
         if rules > 1 and sum(sizes) > MOST_VALUES:
@@ -162,6 +168,17 @@ class LookUp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.table(x.reshape(-1, self.elements).long() + self.offsets).sum(1)
+
+
+class CharactersInPlace(nn.Module):
+    """A short text without words: the sum of one learned vector for each (place, byte), then linear."""
+
+    def __init__(self, space: TextBytes, width: int) -> None:
+        super().__init__()
+        self.look_up, self.linear = LookUp([256] * space.shape[0], SIZE), Linear(SIZE, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.look_up(x))
 
 
 class CategoryPicture(Categories):

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.actions import MixedActions
+from rmt_rl.envs.text import TextBytes
 
 #: Numbers of the largest observation or action, and dictionaries inside each other, that a file may describe.
 LARGEST, DEEPEST = 2**24, 16
@@ -29,6 +30,8 @@ def to_json(space: gymnasium.Space[Any], own: bool = False) -> dict[str, Any]:
         return {"type": "dict", "entries": {key: to_json(entry, own) for key, entry in space.items()}}
     if own and np.any(start):
         return {**to_json(_from_zero(space)), "start": np.asarray(start).tolist()}
+    if isinstance(space, TextBytes):
+        return {"type": "text", "shape": list(space.shape), "characters": space.characters}
     if isinstance(space, MixedActions):
         bounds = {"low": _bound(space.reals.low), "high": _bound(space.reals.high)}
         return {"type": "mixed", "sizes": space.sizes, "shape": list(space.reals.shape), **bounds}
@@ -65,6 +68,8 @@ def from_json(value: dict[str, Any], depth: int = 0) -> gymnasium.Space[Any]:
     if kind == "multi_discrete":
         nvec = np.array(value["nvec"])
         return spaces.MultiDiscrete(nvec, start=np.array(value["start"]) if "start" in value else None)
+    if kind == "text":
+        return TextBytes(math.prod(value["shape"]), bool(value["characters"]))
     if kind == "mixed":
         low, high = (_array(value[side], np.dtype(np.float32), tuple(value["shape"])) for side in ("low", "high"))
         return MixedActions(value["sizes"], low, high)
@@ -75,7 +80,7 @@ def from_json(value: dict[str, Any], depth: int = 0) -> gymnasium.Space[Any]:
         low, high = (_array(value[side], dtype, shape) for side in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
     raise ConfigError(
-        f"space type {kind!r} is unknown; known are box, dict, discrete, mixed, multi_binary, multi_discrete, tuple"
+        f"space type {kind!r} is unknown; known are box, dict, discrete, mixed, multi_binary, multi_discrete, text, tuple"
     )
 
 
@@ -85,7 +90,7 @@ def _from_zero(space: Any) -> gymnasium.Space[Any]:
 
 def _check_size(kind: str, value: dict[str, Any]) -> None:
     """Raise ConfigError before memory is taken for a space with more than LARGEST numbers."""
-    shape = value["shape"] if kind in ("box", "mixed", "multi_binary") else ()
+    shape = value["shape"] if kind in ("box", "mixed", "multi_binary", "text") else ()
     shape = shape if isinstance(shape, list | tuple) else (shape,)
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ConfigError(f"space {kind}: shape={show(shape)}; expected whole numbers, at least 0")

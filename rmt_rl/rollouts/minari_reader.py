@@ -31,8 +31,12 @@ LARGEST_EPISODE = 2**32
 LARGEST_METADATA = 2**26
 
 
-def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
+def read_minari(
+    data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None, text: bool = False
+) -> Dataset:
     """The Minari dataset with the id `data`, or in the folder `data`. fits: raises ConfigError where its spaces do not fit.
+
+    text: text in observations is read as its bytes; otherwise it is left out.
 
     Raises ConfigError with the dataset, the episode and the field where something is missing or invalid.
     """
@@ -62,7 +66,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
     try:
         _check_files(path)
         storage = MinariStorage.read(path)
-        translated = Translation(storage.observation_space)
+        translated = Translation(storage.observation_space, text)
         actions = ActionTranslation(storage.action_space)
         fits(translated.space, actions.space)
         count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])

@@ -40,15 +40,17 @@ class GymAdapter(TorchVectorEnv):
 
     observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64 from 0;
         MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot ("outer.inner"), a Tuple a dict
-        with the keys "0", "1", ...; text in them is left out, with a warning.
+        with the keys "0", "1", ...
     actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0, as are MultiBinary and a Box of integers; Box [B, ...]
         as floats, which are clipped to the bounds before they reach the environment. A Tuple or Dict is one vector
         (`rmt_rl/envs/actions.py`).
     `single_observation_space` and `single_action_space` are these translated spaces; `own_spaces()` are those of the environment,
-        without text. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a module.
+        with text as bytes, or without it. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a
+        module.
     action_mask: where masks of the actions come from if the observation has no entry "action_mask": "method" = the method
         action_masks() of the environment, if it has one; "info" = info["action_mask"]. They are added to the observation under
         that name; an observation that is no Dict becomes its entry "observation".
+    text: text in observations becomes its UTF-8 bytes, a `TextBytes`; false = it is left out, with a warning.
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
@@ -67,6 +69,7 @@ class GymAdapter(TorchVectorEnv):
         id: str,
         options: dict[str, Any] | None = None,
         action_mask: Source = "method",
+        text: bool = True,
         workers: Literal["sync", "async"] = "sync",
         deadline: float = 60.0,
         on_fault: Literal["fail", "restart"] = "fail",
@@ -76,15 +79,15 @@ class GymAdapter(TorchVectorEnv):
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
         self._id = id
-        make_row = functools.partial(_SyncRow if workers == "sync" else _Row, action_mask=action_mask)
+        make_row = functools.partial(_SyncRow if workers == "sync" else _Row, action_mask=action_mask, text=text)
         self._env = _make(id, num_envs, dict(options or {}), make_row, workers, deadline, on_fault)
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
         observations, own_actions, self.env_spec = self._env.get_attr("own")[0]
-        self._translation = Translation(observations)
+        self._translation = Translation(observations, text)
         if left_out := self._translation.left_out:
-            warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
+            warnings.warn(f"{id}: env.text=false, text is left out of the observation: {left_out}", stacklevel=2)
         super().__init__(num_envs, device, self._env.single_observation_space, self._env.single_action_space)
         self._actions = ActionTranslation(own_actions)
         self.own_actions = self._actions.own_to_keep
@@ -181,7 +184,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     every observation is copied here. And gymnasium fails on infos whose shapes differ between rows.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], action_mask: Source = "method") -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], action_mask: Source, text: bool) -> None:
         self._name = type(env.unwrapped).__name__
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), spaces.Space):
@@ -190,7 +193,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 )
         env = with_mask(env, action_mask)
         super().__init__(env)
-        self._translated = Translation(env.observation_space)
+        self._translated = Translation(env.observation_space, text)
         self._warned = isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces
         self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
         inner: Any = env
