@@ -104,10 +104,8 @@ def human_player(env: TorchVectorEnv) -> Player:
 
     def act(obs: Obs, first: torch.Tensor) -> Choice:
         while True:
-            print(
-                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs, env.single_observation_space)}; {names}; an empty line ends the game",
-                flush=True,
-            )
+            new, seen = "a new episode: " if bool(first) else "", _plain(obs, env.single_observation_space)
+            print(f"{new}you see {seen}; {names}; an empty line ends the game", flush=True)
             text = sys.stdin.readline().strip()
             if not text:
                 raise EOFError
