@@ -16,6 +16,7 @@ from rmt_rl.config.fields import show
 from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
 from rmt_rl.config.registry import GROUPS, OBJECTS, load_entry_points
 from rmt_rl.config.trust import Source
+from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.masks import check_mask, has_mask
 from rmt_rl.policies import spaces
@@ -89,7 +90,7 @@ class PolicySpec:
         known = {"format", *(field.name for field in dataclasses.fields(PolicySpec))} - {"source"}
         if unknown := saved.keys() - known:
             raise ConfigError(f"spec.{show(sorted(map(str, unknown))[0])}: this version of rmt_rl does not know it")
-        returns, own = saved.get("returns"), saved.get("own_actions")
+        returns, own = saved.get("returns"), _own_from_json(saved.get("own_actions"), saved["action_space"])
         return PolicySpec(
             policy=part_from_dict("policy", saved["policy"]),
             observation_space=spaces.from_json(saved["observation_space"]),
@@ -100,7 +101,7 @@ class PolicySpec:
             source=source,
             action_start=_start_from_json(saved.get("action_start", 0)),
             rules=check_rules(saved.get("rules", 1)),
-            own_actions=None if own is None else spaces.from_json(own),
+            own_actions=own,
         )
 
 
@@ -109,6 +110,15 @@ def check_rules(rules: Any) -> int:
     if type(rules) is not int or not 1 <= rules <= RULES:
         raise ConfigError(f"spec.rules={show(rules)}: expected a whole number from 1 to {RULES}")
     return rules
+
+
+def _own_from_json(own: Any, actions: Any) -> gymnasium.Space[Any] | None:
+    if own is None:
+        return None
+    space = spaces.from_json(own)
+    if spaces.to_json(ActionTranslation(space).space) != spaces.to_json(spaces.from_json(actions)):
+        raise ConfigError("spec.own_actions: is not the environment's form of spec.action_space")
+    return space
 
 
 def _start_from_json(start: Any) -> int | list[Any]:

@@ -22,6 +22,7 @@ from rmt_rl.evaluate import main as evaluate
 from rmt_rl.export import export
 from rmt_rl.policies.heads import make_head
 from rmt_rl.policies.saving import load_policy, make_policy, save_policy
+from rmt_rl.policies.spec import PolicySpec
 from rmt_rl.rollouts.episodes import random_actor, record
 from rmt_rl.train import main as train
 
@@ -180,6 +181,20 @@ def test_random_choices_of_mixed_actions_are_whole_numbers() -> None:
     waves = list(record(env, random_actor(env, 0), 4, 0))
     choices = np.concatenate([episode.action[:, 0] for wave in waves for episode in wave])
     assert set(choices.tolist()) == {0.0, 1.0}
+
+
+def test_a_file_whose_own_actions_are_others_than_the_policys_is_refused() -> None:
+    saved = make_policy(env_of("Tuple of both"), "mlp", width=8).spec.to_json()
+    assert PolicySpec.from_json(saved).own_actions == SPACES["Tuple of both"]
+    saved["own_actions"]["entries"].pop()
+    with pytest.raises(ConfigError, match=r"spec.own_actions: is not the environment's form of spec.action_space"):
+        PolicySpec.from_json(saved)
+
+
+def test_a_file_of_later_rules_is_refused() -> None:
+    saved = make_policy(env_of("MultiBinary"), "mlp", width=8).spec.to_json()
+    with pytest.raises(ConfigError, match=r"spec.rules=9: expected a whole number from 1 to 2"):
+        PolicySpec.from_json({**saved, "rules": 9})
 
 
 def test_torchrl_refuses_choices_and_real_numbers_together() -> None:

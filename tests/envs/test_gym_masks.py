@@ -208,7 +208,7 @@ def test_a_mask_of_another_size_is_one_sentence() -> None:
 
 
 def test_a_mask_in_info_that_is_not_used_is_a_warning_that_names_the_option() -> None:
-    with pytest.warns(UserWarning, match=r"info\['action_mask'\] is not used; env.action_mask=info"):
+    with pytest.warns(UserWarning, match=r"info\['action_mask'\] is not used; env=gym env.action_mask=info"):
         make_env("gym", 1, id=words("info")["id"]).reset(seed=0)
 
 

@@ -251,7 +251,8 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _warn_of_unused_mask(self, info: Any) -> None:
         if not self._warned and isinstance(info, dict) and KEY in info:
             warnings.warn(
-                f"{self._name}: info[{KEY!r}] is not used; env.action_mask=info keeps the policy from actions that it forbids",
+                f"{self._name}: info[{KEY!r}] is not used; env=gym env.action_mask=info, or a method action_masks() of the"
+                " environment, keeps the policy from actions that it forbids",
                 stacklevel=2,
             )
         self._warned = True
