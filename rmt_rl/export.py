@@ -7,7 +7,8 @@ The program takes and returns tensors only:
 
 B is fixed at export. The names and shapes of all inputs and outputs are in `io.json`, the initial state is in
 `initial_state.safetensors`, the checksums of all files in `sha256.json`. `io.json` also says what an environment itself adds
-to the actions ("start"), or their bounds.
+to the actions ("start"), or their bounds. "own_space" is the environment's own action space where it is another one: whole
+numbers in it count from its "start" or "low", and a Tuple or Dict lies side by side, choices first, in its order.
 
 `torch.export.load` unpickles parts of a .pt2 file, so it can run code that somebody put there. An ONNX file cannot.
 """
@@ -119,9 +120,11 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
 
     space: Any = policy.spec.action_space
     if hasattr(space, "low"):
-        action = {"low": space_to_json(space)["low"], "high": space_to_json(space)["high"]}
+        action: dict[str, Any] = {"low": space_to_json(space)["low"], "high": space_to_json(space)["high"]}
     else:
         action = {"start": policy.spec.action_start}
+    if policy.spec.own_actions is not None:
+        action["own_space"] = space_to_json(policy.spec.own_actions, own=True)
     io = {"inputs": described(input_names, inputs), "outputs": described(output_names, outputs)}
     io["outputs"][0] |= action
     written.append(folder / "io.json")

@@ -79,6 +79,12 @@ def random_player(env: TorchVectorEnv, seed: int) -> Player:
     import numpy as np
     import torch
 
+    from rmt_rl.envs.masks import has_mask
+    from rmt_rl.rollouts.episodes import random_actor
+
+    if has_mask(env.single_observation_space, env.single_action_space):
+        actor = random_actor(env, seed)()
+        return lambda obs, first: Choice(actor(obs, first))
     env.single_action_space.seed(seed)
     return lambda obs, first: Choice(torch.from_numpy(np.asarray(env.single_action_space.sample()))[None])
 
@@ -87,7 +93,10 @@ def human_player(env: TorchVectorEnv) -> Player:
     import gymnasium
     import torch
 
+    from rmt_rl.envs.masks import has_mask, mask_of
+
     space = env.single_action_space
+    masked = has_mask(env.single_observation_space, space)
     if not isinstance(space, gymnasium.spaces.Discrete):
         raise ConfigError(f"policy=human-keys: needs actions that are numbers 0, 1, ...; this task has {space}")
     names = ", ".join(f"{i} {name}" for i, name in enumerate(env.action_names))
@@ -95,23 +104,28 @@ def human_player(env: TorchVectorEnv) -> Player:
 
     def act(obs: Obs, first: torch.Tensor) -> Choice:
         while True:
-            print(
-                f"{'a new episode: ' if bool(first) else ''}you see {_plain(obs)}; {names}; an empty line ends the game",
-                flush=True,
-            )
+            new, seen = "a new episode: " if bool(first) else "", _plain(obs, env.single_observation_space)
+            print(f"{new}you see {seen}; {names}; an empty line ends the game", flush=True)
             text = sys.stdin.readline().strip()
             if not text:
                 raise EOFError
             if text.isdecimal() and int(text) < int(space.n):
-                return Choice(torch.tensor([int(text)]))
+                if not masked or bool(mask_of(obs).flatten()[int(text)] != 0):
+                    return Choice(torch.tensor([int(text)]))
+                print(f"{text}: is not allowed in this step, see action_mask")
+                continue
             print(f"{text}: expected a number from 0 to {int(space.n) - 1}")
 
     return act
 
 
-def _plain(obs: Obs) -> Any:
+def _plain(obs: Obs, space: Any) -> Any:
+    from rmt_rl.envs.text import TextBytes, from_bytes
+
     if isinstance(obs, dict):
-        return {name: _plain(part) for name, part in obs.items()}
+        return {name: _plain(part, space[name]) for name, part in obs.items()}
+    if isinstance(space, TextBytes):
+        return from_bytes(obs[0].numpy())
     # the numbers of a picture would fill the terminal
     return obs[0].tolist() if obs[0].numel() <= 400 else f"{tuple(obs[0].shape)} numbers"
 
@@ -138,7 +152,7 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
     from rmt_rl.rollouts.episodes import require_usable
 
     word = "trial" if isinstance(env, MemoryScope) else "episode"
-    check = ObservationCheck(env.single_observation_space)
+    check = ObservationCheck(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset(seed=options.seed)
     require_usable(check, f"from reset(seed={options.seed})", obs)
     first, episode, step, total = torch.ones(1, dtype=torch.bool), 1, 0, 0.0

@@ -77,6 +77,7 @@ OLD = {
     "gym-mlp-rate.yaml": [
         *["env=gym", "env.options.a=1", "algo=rate", "policy=mlp", "data=x/y-v0"],
         "policy.normalize_observation=false",  # the recipe of env=gym is younger
+        *["env.action_mask=none", "env.text=false"],  # younger than the file
     ],
 }
 

@@ -132,7 +132,9 @@ def numbers_of(options):
     """Outputs, values, final state and gradients of a policy with fixed inputs, learning with dropout."""
     observations = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     actions, task = spaces.Discrete(3), UnregisteredEnv("outside", {})
-    env = types.SimpleNamespace(single_observation_space=observations, single_action_space=actions, action_start=0)
+    env = types.SimpleNamespace(
+        single_observation_space=observations, single_action_space=actions, action_start=0, own_actions=None
+    )
     options = fit_width(env, task, options)
     torch.manual_seed(0)
     policy = ActorCritic(PolicySpec(options, observations, actions, task))

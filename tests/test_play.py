@@ -193,7 +193,6 @@ def test_nothing_is_written_where_no_step_was_played(
     assert not list(folder.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:.*text is not supported")
 def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
     assert _with_pixels(config.GymConfig(id="MiniGrid-Empty-5x5-v0")).options == {"render_mode": "rgb_array"}
     assert main(["env=gym", "env.id=MiniGrid-Empty-5x5-v0", "frames=2", "out=m.gif"]) == 0

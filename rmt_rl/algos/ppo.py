@@ -21,7 +21,7 @@ from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.heads import CategoricalHead, GaussianHead
+from rmt_rl.policies.heads import CategoricalHead, Head
 from rmt_rl.policies.weights import load_weights
 from rmt_rl.rollouts.collector import Collector, Rollout
 from rmt_rl.rollouts.statistics import EpisodeStats
@@ -232,11 +232,11 @@ def _too_large(rollout: Rollout) -> str | None:
     return None
 
 
-def barrier_weight(options: PPOConfig, head: CategoricalHead | GaussianHead) -> float:
+def barrier_weight(options: PPOConfig, head: Head) -> float:
     """The weight of the log barrier for these actions; raises ConfigError where it is not defined for them."""
     if options.barrier_coef is None:
         return DEFAULT_BARRIER if isinstance(head, CategoricalHead) else 0.0
-    if options.barrier_coef and isinstance(head, GaussianHead) and not head.bounded:
+    if options.barrier_coef and not isinstance(head, CategoricalHead) and not head.bounded:
         raise ConfigError(
             f"algo.barrier_coef={options.barrier_coef:g}: the actions have no bounds, between which a uniform policy is defined;"
             " expected 0 or an environment with bounded actions"

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 
@@ -27,6 +28,7 @@ from rmt_rl.config.datasets import check_recorded_in, find_dataset
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.registry import make_from_config
+from rmt_rl.envs.text import TextBytes
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.heads import lacks_bounds
 from rmt_rl.policies.moments import ActionScale
@@ -86,7 +88,9 @@ class RATELearner(Learner):
             check_recorded_in(run.data, find_dataset(run.data)[1], run.env)
         env = make_from_config(run.env, ROWS if run.data is None else 1)
         try:
-            return _record_oracle(run, env) if run.data is None else read_minari(run.data, _fits(run, env))
+            if run.data is None:
+                return _record_oracle(run, env)
+            return read_minari(run.data, _fits(run, env), text=getattr(run.env, "text", False))
         finally:
             close_env(env)
 
@@ -275,7 +279,7 @@ def _fits(run: TrainConfig, env: TorchVectorEnv) -> Any:
             ("observation", observations, env.single_observation_space),
             ("action", actions, env.single_action_space),
         ):
-            if to_json(found) != to_json(expected):
+            if to_json(_as_recorded(found)) != to_json(_as_recorded(expected)):
                 theirs, ours = (" ".join(str(space).split()) for space in (found, expected))
                 raise ConfigError(
                     f"its {kind} space is {theirs}, but that of env={run.env.name} is {ours}; choose the environment that"
@@ -283,3 +287,10 @@ def _fits(run: TrainConfig, env: TorchVectorEnv) -> Any:
                 )
 
     return check
+
+
+def _as_recorded(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The space with text as a plain Box of bytes, which is how a dataset keeps it."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: _as_recorded(part) for name, part in space.items()})
+    return spaces.Box(0, 255, space.shape, np.uint8) if isinstance(space, TextBytes) else space

@@ -288,6 +288,14 @@ class GymConfig(EnvConfig):
 
     id: str = option("CartPole-v1", "a registered gymnasium id, or module:id", form=("an id without spaces", r"\S+"))
     options: dict[str, Any] = option({}, "keyword arguments for gymnasium.make")
+    action_mask: str = option(
+        "method",
+        "where masks of the actions come from if the observation has no entry action_mask: method = the environment's method"
+        " action_masks(), if it has one; info = info['action_mask']; none = there are none",
+        choices=("method", "info", "none"),
+        absent="none",
+    )
+    text: bool = option(True, "shows text in the observation to the policy; false = it is left out", absent=False)
     workers: str = option(
         "sync", "sync = all rows in this process, async = one process per row", choices=("sync", "async")
     )

@@ -68,6 +68,8 @@ class TorchVectorEnv(VectorEnv):
     task: str = ""
     #: What the environment itself adds to the whole numbers of an action; one number, or one for each element.
     action_start: int | list[Any] = 0
+    #: The action space of the environment itself, where policies see another one and `action_start` does not tell the difference.
+    own_actions: gymnasium.Space[Any] | None = None
     #: gymnasium's EnvSpec of one row as JSON, or None where it has none that a file can hold.
     env_spec: str | None = None
     #: Steps after which an evaluation or a recording cuts an episode; None where every episode ends by itself.
@@ -106,7 +108,7 @@ class TorchVectorEnv(VectorEnv):
         """The observation and action space of one row before they were translated for policies."""
         return self.single_observation_space, self.single_action_space
 
-    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, Any]:
         """Recorded observations [T + 1, ...] and actions [T, ...] as elements of `own_spaces`; numpy arrays."""
         return obs, action
 

@@ -32,12 +32,14 @@ from rmt_rl.config import cli
 from rmt_rl.config.fields import did_you_mean
 from rmt_rl.config.files import plain_value
 from rmt_rl.config.registry import GROUPS
+from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS, SINGLE_CHECKS, malformed_space
+from rmt_rl.envs.checks.masked import allowed_only
 from rmt_rl.envs.checks.runner import Make, Result, brief, run_check
 from rmt_rl.envs.checks.vector_env import CHECKS
 from rmt_rl.envs.gym.adapter import VectorAdapter, register_package
-from rmt_rl.envs.gym.translate import Translation, action_space
+from rmt_rl.envs.gym.translate import Translation
 from rmt_rl.envs.registry import make_env
 
 
@@ -56,7 +58,7 @@ def check(make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None = None) 
     for claim, run in SINGLE_CHECKS if raw is not None else ():
         yield run_check(claim, lambda run=run: run(raw()))  # type: ignore[misc]
     for each in CHECKS:
-        yield run_check(each.claim, lambda each=each: each.run(make))  # type: ignore[misc]
+        yield run_check(each.claim, lambda each=each: each.run(lambda rows: allowed_only(make(rows))))  # type: ignore[misc]
 
 
 def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasium.Env[Any, Any]] | None]:
@@ -127,9 +129,10 @@ def _require_constructible(
     name: str, given: dict[str, Any], make: Make, raw: Callable[[], gymnasium.Env[Any, Any]] | None
 ) -> None:
     """Raise ConfigError where the environment cannot be made or has unsupported spaces: then every check would fail."""
+    read_all = functools.partial(Translation, text=True)
     try:
         single = make(1) if raw is None else raw()
-        for attribute, translate in (("observation_space", Translation), ("action_space", action_space)):
+        for attribute, translate in (("observation_space", read_all), ("action_space", ActionTranslation)):
             # a missing or malformed space is reported by the first check
             space = getattr(single, attribute, None)
             if raw is not None and isinstance(space, gymnasium.Space) and not malformed_space(space):

@@ -13,6 +13,8 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import Obs
+from rmt_rl.envs.actions import choice_sizes
+from rmt_rl.envs.masks import KEY, has_mask, mask_of, no_action
 
 #: Real numbers farther from zero than this are refused: the squares that a network computes of them overflow float32.
 LARGEST = 1e15
@@ -31,9 +33,13 @@ def whole_number_ends(space: spaces.Space[Any]) -> tuple[Any, Any] | None:
 
 
 class ObservationCheck:
-    """Finds numbers that no observation [B, ...] of a space holds, and names the row."""
+    """Finds numbers that no observation [B, ...] of a space holds, and names the row.
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
+    actions: the action space; None where an action mask is not used as one.
+    """
+
+    def __init__(self, space: spaces.Space[Any], actions: spaces.Space[Any] | None) -> None:
+        self._sizes = choice_sizes(actions) if actions is not None and has_mask(space, actions) else []
         self._parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
         self._ends = {name: _compact(whole_number_ends(part)) for name, part in self._parts.items()}
 
@@ -67,6 +73,11 @@ class ObservationCheck:
             why = f", and numbers beyond {LARGEST:g} overflow in a network" if abs(value) < float("inf") else ""
             return f"{_named(name, key)} of row {int(bad[0, 0])} is {value:g}{why}"
         return None
+
+    def no_action(self, name: str, obs: Obs) -> str | None:
+        """The first action mask that allows no action, as text, or None. The last observation of an episode may have one."""
+        row = no_action(mask_of(obs), self._sizes) if self._sizes else None
+        return None if row is None else f"{_named(name, KEY)} of row {row} allows no action"
 
     def _entries(self, obs: Obs) -> list[tuple[str, torch.Tensor]]:
         return list(obs.items()) if isinstance(obs, dict) else [("", obs)]

@@ -29,9 +29,10 @@ class RecordedSpaces(TorchVectorEnv):
         observations: gymnasium.Space[Any],
         actions: gymnasium.Space[Any],
         action_start: int | list[Any] = 0,
+        own_actions: gymnasium.Space[Any] | None = None,
     ) -> None:
         super().__init__(1, device, observations, actions)
-        self.action_start = action_start
+        self.action_start, self.own_actions = action_start, own_actions
 
     def reset(self, **options: Any) -> NoReturn:
         raise ConfigError(INSTEAD)

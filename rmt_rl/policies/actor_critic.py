@@ -17,7 +17,10 @@ from torch import nn
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import global_generator
 from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
+from rmt_rl.envs.actions import ActionTranslation
+from rmt_rl.envs.masks import mask_of, without_mask
 from rmt_rl.envs.observations import ObservationCheck
+from rmt_rl.envs.text import TextBytes, to_bytes
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
@@ -106,10 +109,19 @@ class ActorCritic(
         self.spec, self.config = spec, spec.policy
         width = self.config.width  # type: ignore[attr-defined]
         self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
-        self._check = ObservationCheck(spec.observation_space)
+        self.masked = spec.masked
+        parts = (
+            spec.observation_space.spaces
+            if isinstance(spec.observation_space, gymnasium.spaces.Dict)
+            else {"": spec.observation_space}
+        )
+        self._texts = {name: part for name, part in parts.items() if isinstance(part, TextBytes)}
+        self._check = ObservationCheck(spec.observation_space, spec.action_space if self.masked else None)
+        self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
-        self.encoder = ObservationEncoder(spec.observation_space, width, self.config.normalize_observation)
-        self.head = make_head(spec.action_space, width, spec.action_scale)
+        seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
+        self.encoder = ObservationEncoder(seen, width, self.config.normalize_observation, spec.rules)
+        self.head = make_head(spec.action_space, width, self.masked, spec.action_scale)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)
@@ -174,9 +186,12 @@ class ActorCritic(
 
         Actions and observations are those of `spec.action_space` and `spec.observation_space`: whole numbers count from 0, and
         an environment whose own actions start elsewhere takes `action + spec.action_start`. Continuous actions are inside
-        their bounds.
+        their bounds. Where the environment's own actions are MultiBinary, a Box of whole numbers, a Tuple or a Dict
+        (`spec.own_actions`), numpy arrays in give exactly these, as `env.step` takes them.
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
+
+        Where observations have an "action_mask", only what it allows is chosen; raises ValueError where it allows nothing.
 
         numpy arrays in give a numpy array out. With a state of one row, the observation of a single environment is accepted too,
         without the batch axis, with `first` as one bool; the action then has no batch axis either.
@@ -207,13 +222,26 @@ class ActorCritic(
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             return tensor[None] if single else tensor
 
-        if isinstance(obs, Mapping):  # parts that are text are left out in training, too
-            obs = {key: convert(x) for key, x in obs.items() if key in self._shapes or not _is_text(x)}
+        if isinstance(obs, Mapping):  # parts that are text and that training left out
+            obs = {key: convert(x) for key, x in self._bytes(obs).items() if key in self._shapes or not _is_text(x)}
         else:
-            obs = convert(obs)
+            obs = convert(self._bytes({"": obs})[""])
         action, state = self.act(obs, state, convert(first), deterministic, generator)
         action = action.cpu().numpy()
-        return (action[0] if single else action), state
+        action = action[0] if single else action
+        return (action if self._own_actions is None else self._own_actions.to_own(action)), state
+
+    def _bytes(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """The parts of an observation, with bytes in place of text that the policy reads."""
+        found = dict(parts)
+        for name in self._texts.keys() & {name for name, x in parts.items() if _is_text(x)}:
+            encoded = to_bytes(parts[name], self._texts[name])
+            if encoded is None:
+                raise ValueError(
+                    f"obs {name!r} is longer than {self._texts[name].shape[0]} bytes in UTF-8, the most of its task"
+                )
+            found[name] = encoded
+        return found
 
     @torch.no_grad()
     def explore(
@@ -254,7 +282,7 @@ class ActorCritic(
         """`unroll`, and the auxiliary losses of the backbone by name: scalars to add to the loss."""
         x = self._embed_row(obs, action, state, first_BT)
         y, memory, losses = self.backbone.unroll_with_losses(x, state.memory, first_BT)
-        return self.head(y), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
+        return self._distribution(y, obs), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
 
     @torch.no_grad()
     def between_updates(
@@ -273,7 +301,12 @@ class ActorCritic(
         self._require_shapes(obs, state, first_B)
         x = self._embed(obs, state.action, first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
-        return self.head(y), self.value_head(y).squeeze(-1), memory
+        return self._distribution(y, obs), self.value_head(y).squeeze(-1), memory
+
+    def _distribution(self, y: torch.Tensor, obs: Obs) -> torch.Tensor:
+        """The parameters of the head, with the action mask of the observation."""
+        parameters = self.head(y)
+        return self.head.mask(parameters, mask_of(obs)) if self.masked else parameters  # type: ignore[operator]
 
     def _require_own(self, obs: Any, state: Any) -> None:
         """Raises where the state is that of another policy, or where whole numbers are shown as fractions."""
@@ -296,7 +329,11 @@ class ActorCritic(
         if torch.compiler.is_compiling():  # an exported program has no branches that depend on values
             return
         self._require_shapes(obs, state, first)
-        if found := self._check.outside("obs", obs) or self._check.unusable("obs", obs):
+        if (
+            found := self._check.outside("obs", obs)
+            or self._check.unusable("obs", obs)
+            or self._check.no_action("obs", obs)
+        ):
             raise ValueError(f"{found}; expected an observation as the task shows it")
 
     def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:

@@ -1,9 +1,11 @@
 """Observation to vector of width D. Chosen from the observation space, never from the name of an environment.
 
 whole numbers in a small range, Discrete, MultiDiscrete, MultiBinary -> one-hot of every element, then linear
-a grid [height, width, channels] of such numbers                     -> the same, plus which values occur anywhere in it
-uint8 images of at least 36 x 36 pixels                              -> three convolutions (Mnih et al. 2015), linear
-smaller uint8 pictures                                               -> standardised, linear
+the same with more than 64 values                                    -> a learned vector for every value of every element
+a grid [height, width, channels] of numbers in a small range         -> as one-hot, plus which values occur anywhere in it
+pictures (`pictures.py`) of at least 36 x 36 pixels                  -> three convolutions (Mnih et al. 2015), linear
+smaller uint8 pictures [height, width, channels]                     -> standardised, linear
+text, as its bytes                                                   -> vectors of words or characters (`words.py`), linear
 Box of real numbers                                                  -> scaled to [-1, 1] where bounded, linear; elements
                                                                         without bounds by their moments, if asked for
 Dict                                                                 -> the sum of its entries' vectors
@@ -25,11 +27,18 @@ from torch.nn import functional as F
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import Obs
+from rmt_rl.envs.text import TextBytes
 from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.moments import RunningMoments
+from rmt_rl.policies.pictures import Picture, picture_of
+from rmt_rl.policies.spec import RULES
+from rmt_rl.policies.words import SHORT, SIZE, Words
 
 #: A whole-number element with at most this many values is a category, not a quantity.
 MAX_CATEGORIES = 64
+
+#: Values of all elements of an observation, each of which has a learned vector.
+MOST_VALUES = 2**20
 
 #: From this many rows on, categories are encoded once for every distinct row: MiniGrid's worlds are small, and in 2,048
 #: steps of MemoryS7 there are 54 different pictures of 3 x 3 cells.
@@ -39,23 +48,35 @@ MANY_ROWS = 512
 WIDEST_BOUNDS = 1e6
 
 
-def make_encoder(space: gymnasium.Space[Any], width: int, normalize: bool = False) -> nn.Module:
+def make_encoder(space: gymnasium.Space[Any], width: int, normalize: bool = False, rules: int = RULES) -> nn.Module:
     """A module from observations [..., *space.shape] to vectors [..., width].
 
-    normalize: real numbers without bounds are given mean 0 and deviation 1 (`RunningMoments`).
+    normalize: real numbers without bounds are given mean 0 and deviation 1 (`RunningMoments`). rules: 1 in policies of before
+    learned vectors for large categories, and before pictures other than uint8 [height, width, channels].
     """
     if isinstance(space, spaces.Dict) and len(space):
-        return Sum({key: make_encoder(entry, width, normalize) for key, entry in space.items()})
+        return Sum({key: make_encoder(entry, width, normalize, rules) for key, entry in space.items()})
+    if isinstance(space, TextBytes):
+        short = space.characters and space.shape[0] <= SHORT
+        return CharactersInPlace(space, width) if short else Words(space, width)
     sizes = category_sizes(space)
     if sizes is not None:
+        if rules > 1 and sum(sizes) > MOST_VALUES:
+            raise ConfigError(
+                f"observation space {' '.join(str(space).split())} has {sum(sizes):,} values; at most {MOST_VALUES:,} can have a"
+                " learned vector each: split them into several numbers, such as the digits, or show a Box of floats"
+            )
+        if rules > 1 and max(sizes) > MAX_CATEGORIES:
+            return LookUp(sizes, width)
         low = int(space.low.flat[0]) if isinstance(space, spaces.Box) else 0
         channels = space.shape[-1] if isinstance(space, spaces.Box) and len(space.shape) == 3 else None
         if channels and sizes == sizes[:channels] * (len(sizes) // channels):
             return CategoryPicture(sizes[:channels], len(sizes) // channels, low, width)
         return Categories(sizes, low, width)
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) == 3 and min(sorted(space.shape)[1:]) >= 36:
-            return Image(space.shape, width)
+        picture = picture_of(space)
+        if picture is not None and picture.large and (rules > 1 or picture.known_before):
+            return Image(picture, width)
         return Vector(space, width, normalize)
     raise ConfigError(
         f"observation space {' '.join(str(space).split())} is not supported; "
@@ -133,6 +154,33 @@ class Categories(nn.Module):
         return self.linear.weight.new_zeros(len(index), self.total).scatter_(1, index, 1.0)
 
 
+class LookUp(nn.Module):
+    """The sum of one learned vector for each (element, value), by its number: what `Categories` computes, without the zeros."""
+
+    offsets: torch.Tensor
+
+    def __init__(self, sizes: list[int], width: int) -> None:
+        super().__init__()
+        self.elements = len(sizes)
+        self.register_buffer("offsets", torch.tensor([0, *itertools.accumulate(sizes)][:-1]), persistent=False)
+        self.table = nn.Embedding(sum(sizes), width)
+        nn.init.normal_(self.table.weight, std=self.elements**-0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table(x.reshape(-1, self.elements).long() + self.offsets).sum(1)
+
+
+class CharactersInPlace(nn.Module):
+    """A short text without words: the sum of one learned vector for each (place, byte), then linear."""
+
+    def __init__(self, space: TextBytes, width: int) -> None:
+        super().__init__()
+        self.look_up, self.linear = LookUp([256] * space.shape[0], SIZE), Linear(SIZE, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.look_up(x))
+
+
 class CategoryPicture(Categories):
     """A grid of cells [height, width, channels] whose channels are categories, such as MiniGrid's objects and colours.
 
@@ -184,24 +232,20 @@ class Vector(nn.Module):
 class Image(nn.Module):
     """The three convolutions of Mnih et al. 2015 ("Human-level control"), height and width at least 36."""
 
-    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+    def __init__(self, picture: Picture, width: int) -> None:
         super().__init__()
-        self.shape, self.channels_last = shape, shape[-1] <= shape[0]
-        channels = shape[-1] if self.channels_last else shape[0]
+        self.picture = picture
         self.convolutions = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()),
+            *(nn.Conv2d(picture.channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()),
             *(nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(), nn.Flatten()),
         )
         with torch.no_grad():
-            size = self.convolutions(self._channels_first(torch.zeros(1, *shape))).shape[1]
+            size = self.convolutions(torch.zeros(1, picture.channels, picture.height, picture.width)).shape[1]
         self.linear = Linear(size, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.reshape(-1, *self.shape).to(self.linear.weight.dtype) / 255
-        return self.linear(self.convolutions(self._channels_first(x)))
-
-    def _channels_first(self, x: torch.Tensor) -> torch.Tensor:
-        return x.permute(0, 3, 1, 2) if self.channels_last else x
+        x = x.reshape(-1, *self.picture.shape).to(self.linear.weight.dtype) / self.picture.highest
+        return self.linear(self.convolutions(self.picture.channels_first(x)))
 
 
 class Sum(nn.Module):
@@ -220,9 +264,9 @@ class Sum(nn.Module):
 class ObservationEncoder(nn.Module):
     """Encodes the observations of a space, any leading axes kept: [..., *shape] -> [..., width]."""
 
-    def __init__(self, space: gymnasium.Space[Any], width: int, normalize: bool = False) -> None:
+    def __init__(self, space: gymnasium.Space[Any], width: int, normalize: bool = False, rules: int = RULES) -> None:
         super().__init__()
-        self.encoder = make_encoder(space, width, normalize)
+        self.encoder = make_encoder(space, width, normalize, rules)
         entry = next(iter(space.items())) if isinstance(space, spaces.Dict) else ("", space)
         self.key, self.event_axes = entry[0], len(entry[1].shape or ())
 

@@ -16,29 +16,37 @@ from gymnasium import spaces
 from torch import nn
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.actions import MixedActions
 from rmt_rl.policies.moments import ActionScale
 
 #: Bounds of a Box that are farther away than this stand for "any number".
 FAR = 1e6
 
 
-def make_head(
-    space: gymnasium.Space[Any], width: int, scale: ActionScale | None = None
-) -> CategoricalHead | GaussianHead:
-    """The head for an action space: Discrete, MultiDiscrete or Box. scale: the units of elements of a Box without bounds."""
+def make_head(space: gymnasium.Space[Any], width: int, masked: bool = False, scale: ActionScale | None = None) -> Head:
+    """The head for an action space: Discrete, MultiDiscrete, Box or `MixedActions`.
+
+    masked: observations have an action mask. scale: the units of elements of a Box without bounds.
+    """
+    if isinstance(space, MixedActions):
+        return MixedHead(space, width, masked, scale)
     if isinstance(space, spaces.Discrete):
-        return CategoricalHead([int(space.n)], (), width)
+        return CategoricalHead([int(space.n)], (), width, masked)
     if isinstance(space, spaces.MultiDiscrete):
-        return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width)
+        return CategoricalHead([int(n) for n in space.nvec.flatten()], space.shape, width, masked)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianHead(space, width, scale)
-    raise ConfigError(f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")
+    raise ConfigError(
+        f"action space {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats, and with env=gym also"
+        " MultiBinary, Box of whole numbers, Tuple and Dict"
+    )
 
 
 def lacks_bounds(space: gymnasium.Space[Any]) -> bool:
     """Whether the space is a Box that has elements without bounds, of which nobody knows how large they are."""
     if not isinstance(space, spaces.Box):
         return False
+    space = space.reals if isinstance(space, MixedActions) else space
     ends = np.stack([space.low, space.high]).astype(np.float64)
     return not bool((np.abs(ends) <= FAR).all() and (ends[0] < ends[1]).all())
 
@@ -46,23 +54,32 @@ def lacks_bounds(space: gymnasium.Space[Any]) -> bool:
 class CategoricalHead(nn.Module):
     """One independent choice for each component. Actions: int64 [..., *shape]; parameters: logits [..., sum(sizes)].
 
-    inputs: numbers of `one_hot`.
+    inputs: numbers of `one_hot`. masked: `mask` is applied to the logits before anything else.
     """
 
     action_dtype = torch.int64
 
-    def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int) -> None:
+    def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int, masked: bool = False) -> None:
         super().__init__()
-        self.sizes, self.shape, self.inputs = sizes, shape, sum(sizes)
+        self.sizes, self.shape, self.inputs, self.masked = sizes, shape, sum(sizes), masked
         self.linear = nn.Linear(width, sum(sizes))
         _start_small(self.linear)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         return self.linear(y)
 
+    def mask(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Logits whose distribution gives probability 0 to what is not allowed; its gradients are finite.
+
+        The lowest finite number instead of -inf: 0 * -inf in the entropy would be NaN. exp() of it is 0 as well.
+        """
+        return torch.where(allowed.reshape(logits.shape) != 0, logits, _lowest(logits))
+
     def sample(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         # the largest of p / Exp(1) is a draw from p, and takes one pass on any device
         noise = torch.empty_like(logits).exponential_(generator=generator)
+        if self.masked:  # noise of exactly 0 would choose an action that is not allowed
+            noise = noise.clamp(min=torch.finfo(noise.dtype).tiny)
         return self._best(logits - noise.log())
 
     def mode(self, logits: torch.Tensor) -> torch.Tensor:
@@ -85,7 +102,9 @@ class CategoricalHead(nn.Module):
         return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
 
     def kl_from_uniform(self, logits: torch.Tensor) -> torch.Tensor:
-        """[...] KL(uniform || policy), summed over the components: -log n - mean of log p."""
+        """[...] KL(uniform || policy), summed over the components: -log n - mean of log p, over the n allowed choices."""
+        if self.masked:
+            return torch.stack([_kl_from_uniform_allowed(part) for part in self._split(logits)]).sum(0)
         return torch.stack(
             [-math.log(n) - p.log_softmax(-1).mean(-1) for n, p in zip(self.sizes, self._split(logits), strict=True)]
         ).sum(0)
@@ -95,6 +114,11 @@ class CategoricalHead(nn.Module):
         parts = zip(self._components(action), self.sizes, strict=True)
         hot = [nn.functional.one_hot(a.squeeze(-1), n) for a, n in parts]
         return torch.cat(hot, dim=-1).to(self.linear.weight.dtype)
+
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest number of every element of an action."""
+        high = torch.tensor(self.sizes, device=self.linear.weight.device).view(self.shape) - 1
+        return torch.zeros_like(high), high
 
     def _split(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return logits.split(self.sizes, dim=-1)
@@ -195,8 +219,100 @@ class GaussianHead(nn.Module):
         flat = action.reshape(*action.shape[: action.dim() - len(self.shape)], self.size)
         return (flat.clamp(self.low, self.high) - self.middle) / self.unit
 
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest number of every element of an action: an action that is sampled may leave the bounds."""
+        high = torch.full(self.shape, math.inf, device=self.low.device)
+        return -high, high
+
     def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
         return flat.reshape(*flat.shape[:-1], *self.shape)
+
+
+class MixedHead(nn.Module):
+    """Choices and real numbers, all independent of each other: log-probabilities, entropies and divergences add up.
+
+    Actions: float32 [..., k + r], the choices first, as in `MixedActions`. Parameters: logits, then means and log deviations.
+    """
+
+    action_dtype = torch.float32
+
+    def __init__(self, space: MixedActions, width: int, masked: bool = False, scale: ActionScale | None = None) -> None:
+        super().__init__()
+        self.shape, self.count, self.logits = space.shape, len(space.sizes), sum(space.sizes)
+        self.choices = CategoricalHead(space.sizes, (self.count,), width, masked)
+        self.reals = GaussianHead(space.reals, width, scale and scale.of_last(len(space.low) - self.count))
+        self.inputs, self.bounded = self.choices.inputs + self.reals.inputs, self.reals.bounded
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.choices(y), self.reals(y)], dim=-1)
+
+    def mask(self, parameters: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Parameters with the mask of the choices."""
+        logits, reals = self._logits_and_reals(parameters)
+        return torch.cat([self.choices.mask(logits, allowed), reals], dim=-1)
+
+    def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        logits, reals = self._logits_and_reals(parameters)
+        return self._joined(self.choices.sample(logits, generator), self.reals.sample(reals, generator))
+
+    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
+        logits, reals = self._logits_and_reals(parameters)
+        return self._joined(self.choices.mode(logits), self.reals.mode(reals))
+
+    def clip(self, action: torch.Tensor) -> torch.Tensor:
+        choices, reals = self._actions(action)
+        return self._joined(choices, self.reals.clip(reals))
+
+    def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        (logits, reals), (a, x) = self._logits_and_reals(parameters), self._actions(action)
+        return self.choices.log_prob(logits, a) + self.reals.log_prob(reals, x)
+
+    def imitation_loss(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """[...] the sum of both losses."""
+        (logits, reals), (a, x) = self._logits_and_reals(parameters), self._actions(action)
+        return self.choices.imitation_loss(logits, a) + self.reals.imitation_loss(reals, x)
+
+    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
+        logits, reals = self._logits_and_reals(parameters)
+        return self.choices.entropy(logits) + self.reals.entropy(reals)
+
+    def kl_from_uniform(self, parameters: torch.Tensor) -> torch.Tensor:
+        """[...] the sum of both divergences; raises ConfigError where a real number has no bounds."""
+        logits, reals = self._logits_and_reals(parameters)
+        return self.choices.kl_from_uniform(logits) + self.reals.kl_from_uniform(reals)
+
+    def one_hot(self, action: torch.Tensor) -> torch.Tensor:
+        """[..., inputs], what the network sees of its previous action."""
+        choices, reals = self._actions(action)
+        return torch.cat([self.choices.one_hot(choices), self.reals.one_hot(reals)], dim=-1)
+
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest number of every element of an action."""
+        (low, high), (least, most) = self.choices.ends(), self.reals.ends()
+        return torch.cat([low.to(least), least]), torch.cat([high.to(most), most])
+
+    def _logits_and_reals(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return parameters[..., : self.logits], parameters[..., self.logits :]
+
+    def _actions(self, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return action[..., : self.count].long(), action[..., self.count :]
+
+    def _joined(self, choices: torch.Tensor, reals: torch.Tensor) -> torch.Tensor:
+        return torch.cat([choices.to(reals.dtype), reals], dim=-1)
+
+
+Head = CategoricalHead | GaussianHead | MixedHead
+
+
+def _lowest(logits: torch.Tensor) -> float:
+    return torch.finfo(logits.dtype).min
+
+
+def _kl_from_uniform_allowed(logits: torch.Tensor) -> torch.Tensor:
+    """[...] KL(uniform over the allowed choices || policy) of one component whose logits are masked."""
+    allowed = logits > _lowest(logits)
+    n = allowed.sum(-1).clamp(min=1).to(logits.dtype)
+    return -n.log() - torch.where(allowed, logits.log_softmax(-1), 0.0).sum(-1) / n
 
 
 def _start_small(linear: nn.Linear) -> None:

@@ -78,6 +78,10 @@ class ActionScale:
         deviation = torch.where(constant, 1.0, deviation)
         return ActionScale(tuple(moments.mean.tolist()), tuple(deviation.tolist()))
 
+    def of_last(self, size: int) -> ActionScale:
+        """The scale of the last `size` elements."""
+        return ActionScale(self.mean[-size:], self.deviation[-size:])
+
     def to_json(self) -> dict[str, list[float]]:
         """Plain values, which `from_json` reads again."""
         return {"mean": list(self.mean), "deviation": list(self.deviation)}

@@ -28,7 +28,6 @@ from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.encoders import category_sizes
-from rmt_rl.policies.heads import CategoricalHead
 from rmt_rl.policies.rmt_state import RMTState
 from rmt_rl.policies.saving import check_fits
 from rmt_rl.rollouts.statistics import Episodes, success_of
@@ -83,14 +82,14 @@ class Collector:
             )
         check_fits(policy, env)
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
-        self._check = ObservationCheck(env.single_observation_space)
+        self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
         rows, device = self.env.num_envs, self.env.device
         self.obs: Obs = self.env.reset(seed=seed)[0]
-        self._require_inside("observation", self.obs, self.steps)
+        self._require_inside("observation", self.obs, self.steps, acting=True)
         if found := self._check.unusable("observation", self.obs):
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
         self.state: PolicyState = detach(self.policy.initial_state(rows))
@@ -122,7 +121,7 @@ class Collector:
             self.obs, reward, terminated, truncated, info = self.env.step(action)
             # check what the environment returned
             steps_now = self.steps + (step + 1) * len(reward)
-            self._require_inside("observation", self.obs, steps_now)
+            self._require_inside("observation", self.obs, steps_now, acting=True)
             found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())
             if not found and bool(truncated.any()):
                 self._require_inside("last observation", info["final_obs"], steps_now)
@@ -194,11 +193,7 @@ class Collector:
             categories = category_sizes(space) is not None
             if categories and not all(space.contains(row) for row in shown[name].cpu().numpy()):
                 raise ValueError(f"obs {name} is outside {' '.join(str(space).split())}")
-        if isinstance(head := self.policy.head, CategoricalHead):
-            sizes = torch.tensor(head.sizes, device=self.state.action.device).view(head.shape)
-            check_tensor("action", self.state.action, self.state.action, 0, sizes - 1)
-        else:
-            check_tensor("action", self.state.action, self.state.action)
+        check_tensor("action", self.state.action, self.state.action, *self.policy.head.ends())
         if isinstance(self.state.memory, RMTState):
             check_tensor("age", self.state.memory.age, self.state.memory.age, 0, 2**62)
         for name, x in leaves(self.state.memory).items():
@@ -206,9 +201,12 @@ class Collector:
             if x.is_floating_point() and not bool(x.isfinite().all()):
                 raise ValueError(f"{name} is not finite")
 
-    def _require_inside(self, name: str, obs: Obs, steps: int) -> None:
-        """Raises RunError where the environment returned a whole number outside the bounds of its space."""
-        if found := self._check.outside(name, obs):
+    def _require_inside(self, name: str, obs: Obs, steps: int, acting: bool = False) -> None:
+        """Raises RunError where the environment returned a whole number outside the bounds of its space.
+
+        acting: the next actions are chosen with this observation, so its action mask must allow one.
+        """
+        if found := self._check.outside(name, obs) or (self._check.no_action(name, obs) if acting else None):
             raise RunError(f"{found}, {steps:,} steps into the run: the environment returned it")
 
     def _final_value(self, info: dict[str, Any], truncated: torch.Tensor) -> torch.Tensor:

@@ -67,8 +67,8 @@ class Dataset:
     """Recorded episodes on disk.
 
     begin, length: [E] the number of an episode's first step, and how many it has. total: [E] undiscounted returns, float64.
-    space, action_space: of one step's observation, as recorded, and of its action. action_start: what the environment of the
-    recording added to the whole numbers of an action. low, high: bounds of the return to go.
+    space, action_space: of one step's observation, as recorded, and of its action. action_start, own_actions: as in `PolicySpec`,
+    of the environment of the recording. low, high: bounds of the return to go.
     """
 
     def __init__(
@@ -78,9 +78,11 @@ class Dataset:
         space: spaces.Space[Any],
         actions: spaces.Space[Any],
         action_start: int | list[Any] = 0,
+        own_actions: spaces.Space[Any] | None = None,
     ) -> None:
         """`episodes` have `steps` steps in total. They are kept in a temporary folder, which is removed with this object."""
-        self.space, self.action_space, self.action_start = space, actions, action_start
+        self.space, self.action_space = space, actions
+        self.action_start, self.own_actions = action_start, own_actions
         self.folder = tempfile.mkdtemp(prefix="rmt_rl-")
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._steps = TensorDictReplayBuffer(storage=LazyMemmapStorage(steps, scratch_dir=self.folder))

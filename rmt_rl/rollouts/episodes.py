@@ -24,7 +24,9 @@ from rmt_rl.common import rng
 from rmt_rl.common.errors import RunError
 from rmt_rl.common.finite import NotFinite, first_nonfinite
 from rmt_rl.common.state import map_obs, where_rows
+from rmt_rl.envs.actions import MixedActions
 from rmt_rl.envs.base import Obs, TorchVectorEnv
+from rmt_rl.envs.masks import has_mask, mask_of, sample_allowed
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollouts.statistics import Episodes, Score, score, success_of
@@ -73,7 +75,7 @@ def first_episodes(env: TorchVectorEnv, act: Actor, seed: int, episode_steps: in
     environment returns a number that nobody can score or learn from.
     """
     limit = env.episode_steps if episode_steps is None else episode_steps
-    check = ObservationCheck(env.single_observation_space)
+    check = ObservationCheck(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset(seed=seed)
     require_usable(check, f"from reset(seed={seed})", obs)
     first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
@@ -94,11 +96,16 @@ def first_episodes(env: TorchVectorEnv, act: Actor, seed: int, episode_steps: in
 def require_usable(
     check: ObservationCheck, when: str, obs: Obs, reward: torch.Tensor | None = None, final_obs: Obs | None = None
 ) -> None:
-    """Raises NotFinite for a NaN or an infinity, and RunError for a whole number outside the bounds of its space."""
+    """Raises NotFinite for a NaN or an infinity, and RunError for a whole number outside the bounds of its space.
+
+    The next action is chosen with `obs`, so its action mask must allow one.
+    """
     shown = {"observation": obs} | ({} if final_obs is None else {"last observation": final_obs})
     for name, x in shown.items():
         if found := check.outside(name, x):
             raise RunError(f"{found}, {when}: the environment returned it")
+    if found := check.no_action("observation", obs):
+        raise RunError(f"{found}, {when}: the environment returned it")
     found = None if reward is None else first_nonfinite("reward", reward.float())
     for name, x in shown.items():
         found = found or check.unusable(name, x)
@@ -273,6 +280,16 @@ def oracle_actor(env: TorchVectorEnv) -> Callable[[], Actor]:
 
 
 def random_actor(env: TorchVectorEnv, seed: int) -> Callable[[], Actor]:
-    """Actions drawn from the action space."""
+    """Actions drawn from the action space, where there is an action mask from what it allows."""
+    if has_mask(env.single_observation_space, env.single_action_space):
+        generator = np.random.default_rng(seed)
+        return lambda: (
+            lambda obs, first: torch.from_numpy(
+                sample_allowed(mask_of(obs).cpu().numpy(), env.single_action_space, generator)
+            ).to(env.device)
+        )
+    if isinstance(space := env.single_action_space, MixedActions):
+        space.seed(seed)
+        return lambda: lambda obs, first: torch.from_numpy(np.stack([space.sample() for _ in first])).to(env.device)
     env.action_space.seed(seed)
     return lambda: lambda obs, first: torch.from_numpy(np.asarray(env.action_space.sample())).to(env.device)

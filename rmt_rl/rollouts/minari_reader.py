@@ -15,7 +15,9 @@ from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.datasets import find_dataset, short
-from rmt_rl.envs.gym.translate import Translation, WrongObservation, action_space
+from rmt_rl.envs.actions import ActionTranslation, Part, choice_sizes
+from rmt_rl.envs.gym.translate import Translation, WrongObservation, part_of
+from rmt_rl.envs.masks import has_mask, is_allowed, mask_of
 from rmt_rl.envs.observations import LARGEST, whole_number_ends
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 
@@ -25,8 +27,12 @@ NEEDED = ("observation_space", "action_space", "total_steps", "total_episodes")
 LARGEST_EPISODE = 2**32
 
 
-def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None) -> Dataset:
+def read_minari(
+    data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]], None] = lambda *_: None, text: bool = False
+) -> Dataset:
     """The Minari dataset with the id `data`, or in the folder `data`. fits: raises ConfigError where its spaces do not fit.
+
+    text: text in observations is read as its bytes; otherwise it is left out.
 
     Raises ConfigError with the dataset, the episode and the field where something is missing or invalid.
     """
@@ -43,10 +49,9 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
     try:
         _check_files(path)
         storage = MinariStorage.read(path)
-        translated = Translation(storage.observation_space)
-        actions = action_space(storage.action_space)
-        start = 0 if isinstance(actions, spaces.Box) else np.asarray(storage.action_space.start).tolist()
-        fits(translated.space, actions)
+        translated = Translation(storage.observation_space, text)
+        actions = ActionTranslation(storage.action_space)
+        fits(translated.space, actions.space)
         count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])
     except ConfigError as error:
         raise ConfigError(f"data={data}: {error}") from error
@@ -64,7 +69,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
             try:
                 if (size := next(sizes)) > LARGEST_EPISODE:
                     raise ConfigError(f"{where}: has {size:,} bytes; at most {LARGEST_EPISODE:,} are read")
-                episode = _checked(next(recorded), translated, storage.action_space, actions, where)
+                episode = _checked(next(recorded), translated, actions, where)
             except ConfigError:
                 raise
             except Exception as error:  # any error that a damaged file causes in h5py, minari or Pillow
@@ -77,7 +82,7 @@ def read_minari(data: str, fits: Callable[[spaces.Space[Any], spaces.Space[Any]]
             raise ConfigError(f"data={data}: has {found:,} steps, but {steps:,} according to metadata.json")
 
     try:
-        return Dataset(episodes(), steps, translated.space, actions, start)
+        return Dataset(episodes(), steps, translated.space, actions.space, actions.own_start, actions.own_to_keep)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {short(error)}") from error
 
@@ -113,9 +118,7 @@ def _sizes(path: Path) -> Iterator[int]:
             yield size(file, f"episode_{number}")
 
 
-def _checked(
-    raw: dict[str, Any], translated: Translation, recorded: spaces.Space[Any], actions: spaces.Space[Any], where: str
-) -> Episode:
+def _checked(raw: dict[str, Any], translated: Translation, actions: ActionTranslation, where: str) -> Episode:
     """The episode with every field checked; raises ConfigError."""
     # rewards, which define the number of steps
     reward = np.asarray(raw["rewards"])
@@ -156,20 +159,36 @@ def _checked(
         if ends is not None and not (inside := (value >= ends[0]) & (value <= ends[1])).all():
             at = int(np.flatnonzero(~inside.reshape(T + 1, -1).all(1))[0])
             raise ConfigError(f"{where}: {field}: step {at} is outside {known[name]}")
-    # actions
-    action = np.asarray(raw["actions"])
-    if action.shape != (T, *(actions.shape or ())):
-        raise ConfigError(f"{where}: actions have shape {action.shape}; expected {(T, *(actions.shape or ()))}")
-    if isinstance(actions, spaces.Box):
+    action = actions.join([_checked_action(raw["actions"], part, T, where) for part in actions.parts])
+    if has_mask(translated.space, actions.space):
+        allowed = is_allowed(mask_of(obs)[:-1], action, choice_sizes(actions.space))  # type: ignore[arg-type]
+        if not allowed.all():
+            at = int(np.flatnonzero(~allowed)[0])
+            raise ConfigError(
+                f"{where}: actions: step {at} is {action[at].tolist()}, which the action_mask of its observation does not allow"
+            )
+    return Episode(but_last(obs), action, reward)
+
+
+def _checked_action(raw: Any, part: Part, T: int, where: str) -> np.ndarray:
+    """One part of the actions [T, ...] in its translated space; raises ConfigError."""
+    where = f"{where}: actions" + (f" {part.name!r}" if part.path else "")
+    try:
+        action, space = np.asarray(part_of(raw, part.path)), part.space
+    except WrongObservation as error:
+        raise ConfigError(f"{where}: {str(error).replace('an observation', 'actions')}") from error
+    if action.shape != (T, *(space.shape or ())):
+        raise ConfigError(f"{where} have shape {action.shape}; expected {(T, *(space.shape or ()))}")
+    if isinstance(space, spaces.Box):
         good = np.isfinite(action)
-        action = np.clip(action.astype(np.float32), actions.low, actions.high)  # as the environment did
+        action = np.clip(action.astype(np.float32), space.low, space.high)  # as the environment did
     elif action.dtype.kind not in "iub":
-        raise ConfigError(f"{where}: actions are of type {action.dtype}; expected whole numbers")
+        raise ConfigError(f"{where} are of type {action.dtype}; expected whole numbers")
     else:
-        action = action.astype(np.int64) - np.asarray(recorded.start, np.int64)  # type: ignore[attr-defined,arg-type]
-        lowest, highest = whole_number_ends(actions)  # type: ignore[misc]
+        action = action.astype(np.int64) - part.start
+        lowest, highest = whole_number_ends(space)  # type: ignore[misc]
         good = (action >= lowest) & (action <= highest)
     if not good.all():
         at = int(np.flatnonzero(~good.reshape(T, -1).all(1))[0])
-        raise ConfigError(f"{where}: actions: step {at} is {action[at].tolist()}, outside {actions}")
-    return Episode(but_last(obs), action, reward)
+        raise ConfigError(f"{where}: step {at} is {action[at].tolist()}, outside {space}")
+    return action

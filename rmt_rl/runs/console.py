@@ -17,6 +17,7 @@ from rmt_rl.config.registry import PLUGINS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import is_object
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.pictures import describe_pictures
 from rmt_rl.rollouts.statistics import Score, format_score
 from rmt_rl.runs.plots import learning_curve
 
@@ -30,6 +31,7 @@ def banner(
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
     lines += [
+        *(("input", text) for text in describe_pictures(env.single_observation_space) if policy.spec.rules > 1),
         ("policy", f"{config.policy.name}, width {config.policy.width}, {parameters:,} parameters"),
         ("memory", policy.backbone.description),
         ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.summary()}"),

@@ -15,6 +15,7 @@ from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.config.files import load_yaml, part_from_dict, save_yaml
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.moments import ActionScale
+from rmt_rl.policies.spec import RULES, check_rules
 from rmt_rl.runs.checkpoints import Checkpoints
 from rmt_rl.runs.folder import check_run_folder, read_result
 from rmt_rl.runs.metrics import read_rows, read_start
@@ -26,6 +27,7 @@ class ResumePoint:
 
     tree: the saved values; None at the beginning. metrics: bytes of metrics.jsonl at the checkpoint. damaged: one message per
     damaged later checkpoint. returns: the target return of the policy. best: step and score of the best evaluation.
+    rules: those by which the policy was made (`PolicySpec`).
     """
 
     checkpoints: Checkpoints
@@ -38,6 +40,7 @@ class ResumePoint:
     cpu_s: float = 0.0
     returns: ReturnConditioning | None = None
     best: dict[str, Any] | None = None
+    rules: int = RULES
 
     @staticmethod
     def new(folder: Path) -> ResumePoint:
@@ -79,6 +82,7 @@ class ResumePoint:
             )
             returns = None if tree["returns"] is None else part_from_dict("returns", tree["returns"])
             best = _best(tree.get("best"))  # absent in checkpoints of format 1
+            rules = check_rules(tree.get("rules", 1))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _does_not_fit(checkpoints, steps, error) from error
         file = folder / "metrics.jsonl"
@@ -92,7 +96,9 @@ class ResumePoint:
                 f"{file}: is not what was written until checkpoints/step-{steps} (sha256); restore the file"
             )
         read_rows(file, rows)
-        return ResumePoint(checkpoints, steps, tree, manifest, tuple(damaged), metrics, wall_s, cpu_s, returns, best)
+        return ResumePoint(
+            checkpoints, steps, tree, manifest, tuple(damaged), metrics, wall_s, cpu_s, returns, best, rules
+        )
 
     def action_scale(self, env: TorchVectorEnv) -> ActionScale | None:
         """The units of the policy's actions; raises ConfigError where they are not those of any action of `env`."""

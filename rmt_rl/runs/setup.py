@@ -35,7 +35,7 @@ from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.moments import ActionScale
 from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
-from rmt_rl.policies.spec import make_spec
+from rmt_rl.policies.spec import RULES, make_spec
 from rmt_rl.policies.transformer import check_backend
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import Score
@@ -113,6 +113,7 @@ class RunParts:
             "learner": self.learner.state_dict(),
             "returns": None if spec.returns is None else to_dict(spec.returns),
             "action_scale": None if spec.action_scale is None else spec.action_scale.to_json(),
+            "rules": spec.rules,
             "metrics": self.metrics.length(),
             "metrics_sha256": self.metrics.checksum(),
             "wall_s": self.clock.wall(),
@@ -158,7 +159,8 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     check_object(config, env, device)
     scale = learner_class.action_scale(config, data, initial) if resumed is None else resumed.action_scale(env)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
-    policy = make_run_policy(config, env, returns, scale, device)
+    rules = initial.spec.rules if initial is not None else RULES if resumed is None else resumed.rules
+    policy = make_run_policy(config, env, returns, scale, device, rules)
     if initial is not None:
         check_fits(initial, env, config.env)
         policy.load_state_dict(initial.state_dict())
@@ -199,7 +201,8 @@ def make_run_env(
             f"env=none: the data of algo={config.algo.name} has no {missing[0]}; expected env=<a task>, or load_data to return an"
             " object with space and action_space"
         )
-    spaces = RecordedSpaces(device, data.space, data.action_space, getattr(data, "action_start", 0))
+    own = getattr(data, "action_start", 0), getattr(data, "own_actions", None)
+    spaces = RecordedSpaces(device, data.space, data.action_space, *own)
     return wrap(spaces, config.memory, returns=returns)
 
 
@@ -251,11 +254,13 @@ def make_run_policy(
     returns: ReturnConditioning | None,
     scale: ActionScale | None,
     device: torch.device,
+    rules: int = RULES,
 ) -> ActorCritic:
     """A new policy; its weights depend on the run's seed only, and torch's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(config.seed, "weights"))
-        policy = ActorCritic(make_spec(env, config.env, config.policy, config.memory, returns, scale)).to(device)
+        spec = make_spec(env, config.env, config.policy, config.memory, returns, scale, rules)
+        policy = ActorCritic(spec).to(device)
         check_shapes(policy.backbone, config.policy)
     return policy
 

@@ -11,9 +11,10 @@ from gymnasium import spaces
 from torch import distributions
 from torch.nn import functional
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import leaves, map_state
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
-from rmt_rl.policies.heads import CategoricalHead, GaussianHead
+from rmt_rl.policies.heads import CategoricalHead, GaussianHead, Head, MixedHead
 from rmt_rl.torchrl.envs import observation_of, require_type
 
 try:
@@ -50,6 +51,11 @@ class TorchRLPolicy(TensorDictModuleBase):
 
     def __init__(self, policy: ActorCritic) -> None:
         require_type(policy, ActorCritic, "rmt_rl.load_policy returns")
+        if isinstance(policy.head, MixedHead):
+            raise ConfigError(
+                f"action space {policy.spec.own_actions}: choices and real numbers together have no distribution in torchrl;"
+                " train such a policy with rmt_rl.train"
+            )
         super().__init__()
         self.policy = policy
         space = policy.spec.observation_space
@@ -209,12 +215,13 @@ class _Primer(TensorDictPrimer):
         return super()._step(tensordict, next_tensordict.set("previous_action", tensordict["action"]))
 
 
-def _named(head: CategoricalHead | GaussianHead, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
+def _named(head: Head, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
     """The parameters of a head's distribution [..., n] under torch's names, the action's axes in their places."""
     leading = parameters.shape[:-1]
     if isinstance(head, GaussianHead):
         loc, log_scale = (x.reshape(*leading, *head.shape) for x in parameters.chunk(2, dim=-1))
         return {"loc": loc, "scale": log_scale.exp()}
+    assert isinstance(head, CategoricalHead)
     most = max(head.sizes)
     # components with fewer choices than others are padded with choices of probability 0
     parts = [functional.pad(x, (0, most - x.shape[-1]), value=-torch.inf) for x in parameters.split(head.sizes, dim=-1)]

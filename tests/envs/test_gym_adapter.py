@@ -161,8 +161,8 @@ def equal(batch: Any, row: int, expected: dict[str, torch.Tensor]) -> bool:
 
 def make(id: str, workers: Any = "sync") -> GymAdapter:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*text is not supported.*")
-        return GymAdapter(ROWS, id=id, workers=workers)
+        warnings.filterwarnings("ignore", message=".*text is left out.*")
+        return GymAdapter(ROWS, id=id, workers=workers, text=False)
 
 
 @pytest.mark.slow
@@ -329,14 +329,12 @@ def test_success_is_what_the_last_info_of_the_episode_reports(info: dict[str, An
     ("kind", "space", "words"),
     [
         ("observation", spaces.Sequence(spaces.Discrete(2)), ["Sequence"]),
-        ("observation", spaces.Text(3), ["Text"]),
         ("observation", spaces.Dict(a=spaces.Dict(b=spaces.Sequence(spaces.Discrete(2)))), ["'a.b'", "Sequence"]),
-        ("observation", spaces.Dict(a=spaces.Text(3)), ["has only text"]),
         ("observation", spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}), ["'a.b'"]),
         ("observation", spaces.Box(0, 2**64 - 2, (), np.uint64), ["uint64", "int64"]),
-        ("action", spaces.MultiBinary(3), ["MultiBinary"]),
-        ("action", spaces.Dict(a=spaces.Discrete(2)), ["Dict"]),
-        ("action", spaces.Box(0, 9, (1,), np.int64), ["int64", "Box of floats"]),
+        ("action", spaces.Text(3), ["Text"]),
+        ("action", spaces.Dict(a=spaces.Sequence(spaces.Discrete(2))), ["'a'", "Sequence"]),
+        ("action", spaces.Box(0, 2**40, (1,), np.int64), ["int64", "Box of floats"]),
     ],
 )
 def test_an_unsupported_space_is_named_in_one_line(kind: str, space: Any, words: list[str]) -> None:
@@ -377,8 +375,14 @@ def test_the_error_for_an_impossible_environment_is_one_line_with_the_reason(
 
 def test_a_warning_names_the_text_that_is_left_out_once() -> None:
     with pytest.warns(UserWarning, match=r"\['inner.words', 'words'\]") as caught:
-        GymAdapter(ROWS, id="rmt-test/Probe-v0")
+        GymAdapter(ROWS, id="rmt-test/Probe-v0", text=False)
     assert len(caught) == 1
+
+
+def test_an_observation_of_text_alone_cannot_be_left_out() -> None:
+    for space in (spaces.Text(3), spaces.Dict(a=spaces.Text(3))):
+        with pytest.raises(UnsupportedSpace, match="has only text"):
+            GymAdapter(1, id="rmt-test/Tiny-v0", options={"observation_space": space}, text=False)
 
 
 def test_an_id_can_name_the_module_that_registers_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from rmt_rl import config
 from rmt_rl.common.state import map_obs, map_state, select_rows
+from rmt_rl.envs.actions import MixedActions
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import PolicySpec
 
@@ -24,11 +25,14 @@ ACTIONS = {
     "Discrete": spaces.Discrete(4),
     "MultiDiscrete": spaces.MultiDiscrete([[2, 3], [4, 5]]),
     "Box": spaces.Box(-1, 1, (2, 2), np.float32),
+    "choices and reals": MixedActions([2, 3], [-1, -1], [1, 1]),
 }
 
 
 def inside_bounds(action, action_name):
     """`act` clips real numbers to the bounds of their space."""
+    if action_name == "choices and reals":
+        return torch.cat([action[..., :2], action[..., 2:].clamp(-1, 1)], dim=-1)
     return action.clamp(-1, 1) if action_name == "Box" else action
 
 
@@ -167,9 +171,14 @@ def test_where_no_episode_begins_the_state_matters(policy_name):
 # ------------------------------------------------------------------------------------------------ the previous action
 
 
+def another(action):
+    if action.shape[-1:] == (4,):  # two choices and two real numbers
+        return torch.cat([(action[..., :2] + 1) % 2, 1 - action[..., 2:].clamp(-1, 1)], dim=-1)
+    return 1 - action if action.is_floating_point() else (action + 1) % 2
+
+
 def with_another_action(state):
-    action = 1 - state.action if state.action.is_floating_point() else (state.action + 1) % 2
-    return dataclasses.replace(state, action=action)
+    return dataclasses.replace(state, action=another(state.action))
 
 
 @every_policy
@@ -199,7 +208,7 @@ def test_an_action_inside_an_unrolled_row_is_seen_one_step_later(action_name):
     first[:, 0] = True
     action = explore(policy, obs, first)[0]
     changed = action.clone()
-    changed[:, 2] = 1 - changed[:, 2] if action.is_floating_point() else (changed[:, 2] + 1) % 2
+    changed[:, 2] = another(changed[:, 2])
     with torch.no_grad():
         value, other = (policy.unroll(obs, a, policy.initial_state(1), first)[1][0] for a in (action, changed))
     assert torch.equal(value[:3], other[:3])
@@ -364,3 +373,27 @@ def test_a_key_that_is_missing_is_named():
         policy.act({"a": torch.zeros(2, 3)}, policy.initial_state(2), torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"obs is one tensor; expected \['a', 'b'\]"):
         policy.act(torch.zeros(2, 3), policy.initial_state(2), torch.ones(2, dtype=torch.bool))
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+@every_policy
+def test_unroll_equals_step_with_masks(policy_name):
+    space = spaces.Dict(seen=OBSERVATIONS, action_mask=spaces.MultiBinary(14))
+    policy = make_policy(policy_name, "MultiDiscrete", space).double().eval()
+    masks = (torch.rand(3, 12, 14, generator=generator_of(3)) < 0.5).to(torch.int8)
+    masks[..., [0, 2, 5, 9]] = 1  # the first choice of every element
+    obs, first = {"seen": observations(3, 12).double(), "action_mask": masks}, resets(3, 12)
+    state, columns = policy.initial_state(3), []
+    for t in range(12):
+        now = {key: x[:, t] for key, x in obs.items()}
+        parameters, value, _ = policy.step(now, state, first[:, t])
+        action, log_prob, _, state = policy.explore(now, state, first[:, t], generator_of(t))
+        columns.append((parameters, value, action, log_prob))
+    parameters, value, action, log_prob = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    along, values, _ = policy.unroll(obs, action, policy.initial_state(3), first)
+    torch.testing.assert_close(along, parameters, rtol=0, atol=1e-10)
+    torch.testing.assert_close(values, value, rtol=0, atol=1e-10)
+    torch.testing.assert_close(policy.head.log_prob(along, action), log_prob, rtol=0, atol=1e-10)
+    assert bool((along == torch.finfo(torch.float64).min).eq(masks == 0).all())

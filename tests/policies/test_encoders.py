@@ -13,6 +13,7 @@ from rmt_rl.policies.encoders import (
     Categories,
     CategoryPicture,
     Image,
+    LookUp,
     ObservationEncoder,
     Sum,
     Vector,
@@ -20,6 +21,7 @@ from rmt_rl.policies.encoders import (
     distinct_rows,
     make_encoder,
 )
+from rmt_rl.policies.pictures import describe_pictures
 
 WIDTH = 16
 INT64 = np.iinfo(np.int64)
@@ -32,7 +34,9 @@ def box(low, high, shape, dtype):
 PER_CHANNEL = spaces.Box(np.zeros((3, 3, 3)), np.full((3, 3, 3), [10, 5, 2]), dtype=np.uint8)
 SPACES = {
     "Discrete": (spaces.Discrete(5), Categories),
-    "Discrete, large": (spaces.Discrete(500), Categories),
+    "Discrete, 64 values": (spaces.Discrete(64), Categories),
+    "Discrete, 65 values": (spaces.Discrete(65), LookUp),
+    "MultiDiscrete, large": (spaces.MultiDiscrete([[3, 100], [2, 5]]), LookUp),
     "MultiDiscrete": (spaces.MultiDiscrete([2, 3, 4]), Categories),
     "MultiDiscrete 2-d": (spaces.MultiDiscrete([[2, 3], [4, 5]]), Categories),
     "MultiBinary": (spaces.MultiBinary(6), Categories),
@@ -54,6 +58,14 @@ SPACES = {
     "picture, channels first": (box(0, 255, (3, 84, 84), np.uint8), Image),
     "four frames": (box(0, 255, (4, 84, 84), np.uint8), Image),
     "the smallest picture": (box(0, 255, (36, 36, 1), np.uint8), Image),
+    "grey picture": (box(0, 255, (40, 50), np.uint8), Image),
+    "picture of floats": (box(0, 1, (40, 50, 3), np.float32), Image),
+    "picture of floats up to 255": (box(0, 255, (3, 40, 50), np.float32), Image),
+    "picture of int64": (box(0, 255, (40, 50, 1), np.int64), Image),
+    "frames of a picture, channels last": (box(0, 255, (2, 40, 50, 3), np.uint8), Image),
+    "frames of a picture, channels first": (box(0, 1, (2, 3, 40, 50), np.float32), Image),
+    "floats beyond 0 to 1": (box(-1, 1, (40, 50), np.float32), Vector),
+    "too small for a picture of floats": (box(0, 1, (30, 40, 3), np.float32), Vector),
     "too small for a picture": (box(0, 255, (35, 36, 3), np.uint8), Vector),
     "small uint8 array": (box(0, 255, (7, 7, 3), np.uint8), Vector),
     "bytes": (box(0, 255, (128,), np.uint8), Vector),
@@ -232,6 +244,63 @@ def test_a_picture_is_the_same_with_its_channels_first_or_last():
     first.load_state_dict(last.state_dict())
     obs = sample(SPACES["picture, channels last"][0], 2)
     torch.testing.assert_close(last(obs), first(obs.permute(0, 3, 1, 2)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("picture of floats", lambda x: x.float() / 255),
+        ("picture of floats up to 255", lambda x: x.permute(0, 3, 1, 2).float()),
+    ],
+)
+def test_a_picture_of_floats_is_the_same_as_one_of_bytes(name, change):
+    bytes_ = box(0, 255, (40, 50, 3), np.uint8)
+    one, other = make(bytes_), make(name)
+    other.load_state_dict(one.state_dict())
+    obs = sample(bytes_, 2)
+    torch.testing.assert_close(one(obs), other(change(obs)), rtol=1e-5, atol=1e-5)
+
+
+def test_frames_of_a_picture_are_its_channels_side_by_side():
+    flat, last, first = (make(box(0, 255, shape, np.uint8)) for shape in ((6, 40, 50), (2, 40, 50, 3), (2, 3, 40, 50)))
+    obs = sample(box(0, 255, (2, 3, 40, 50), np.uint8), 2)
+    for encoder, shown in ((last, obs.permute(0, 1, 3, 4, 2)), (first, obs)):
+        encoder.load_state_dict(flat.state_dict())
+        torch.testing.assert_close(encoder(shown), flat(obs.flatten(1, 2)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_banner_names_pictures_and_those_that_are_too_small():
+    space = spaces.Dict(
+        a=box(0, 1, (40, 50), np.float32), b=box(0, 255, (32, 64, 3), np.uint8), c=box(0, 255, (7, 7, 3), np.uint8)
+    )
+    assert describe_pictures(space) == [
+        "'a': a picture of 40 x 50 pixels, 1 channel, seen through convolutions",
+        "'b': a picture of 32 x 64 pixels, 3 channels, smaller than 36 x 36: flattened, no convolutions",
+    ]
+
+
+def test_policies_of_the_first_rules_keep_their_encoders():
+    before = {"Discrete, 65 values": Categories, "grey picture": Vector, "picture of floats": Vector}
+    for name, expected in before.items():
+        assert type(make_encoder(SPACES[name][0], WIDTH, rules=1)) is expected
+    for name in ("picture, channels last", "four frames", "the smallest picture"):
+        assert type(make_encoder(SPACES[name][0], WIDTH, rules=1)) is Image
+
+
+def test_a_learned_vector_for_every_value_is_what_one_hot_computes():
+    space = spaces.MultiDiscrete([3, 100])
+    look_up, one_hot = make(space).encoder, make_encoder(space, WIDTH, rules=1)
+    with torch.no_grad():
+        one_hot.linear.bias.zero_()
+        one_hot.linear.weight.copy_(look_up.table.weight.T)
+    obs = sample(space, 50)
+    torch.testing.assert_close(look_up(obs), one_hot(obs), rtol=1e-5, atol=1e-5)
+
+
+def test_more_values_than_memory_holds_vectors_are_refused_in_one_sentence():
+    for space in (spaces.Discrete(2**40), spaces.MultiDiscrete([2**19, 2**19 + 1])):
+        with pytest.raises(ConfigError, match=r"values; at most 1,048,576 can have a learned vector each"):
+            make_encoder(space, WIDTH)
 
 
 def test_height_and_width_of_a_picture_are_not_mixed_up():

@@ -251,3 +251,56 @@ def test_a_box_without_axes_is_one_number():
     assert action.shape == head.mode(parameters).shape == (7,)
     assert head.log_prob(parameters, action).shape == (7,)
     assert head.one_hot(action).shape == (7, 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+SIZES = [4, 3]
+MASK = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [0, 1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0, 1]])
+
+
+def masked_logits():
+    head = make_head(spaces.MultiDiscrete(SIZES), WIDTH, masked=True)
+    raw = torch.randn(3, 7, generator=generator_of(), dtype=torch.float64).requires_grad_()
+    return head, raw, head.mask(raw, MASK)
+
+
+def allowed_parts(raw, row):
+    """Torch's distribution over the allowed choices alone, of every component, and their numbers."""
+    for logits, mask in zip(raw[row].split(SIZES), MASK[row].split(SIZES), strict=True):
+        chosen = mask.nonzero().squeeze(1)
+        yield Categorical(logits=logits[chosen]), chosen
+
+
+def test_a_mask_is_the_same_as_having_the_allowed_choices_only():
+    head, raw, logits = masked_logits()
+    for row in range(3):
+        parts = list(allowed_parts(raw, row))
+        uniform = [Categorical(logits=torch.zeros(len(chosen), dtype=raw.dtype)) for _, chosen in parts]
+        action = torch.tensor([int(chosen[-1]) for _, chosen in parts])
+        torch.testing.assert_close(head.entropy(logits)[row], sum(part.entropy() for part, _ in parts))
+        barrier = sum(kl_divergence(one, part) for one, (part, _) in zip(uniform, parts, strict=True))
+        torch.testing.assert_close(head.kl_from_uniform(logits)[row], barrier)
+        log_prob = sum(part.log_prob(torch.tensor(len(chosen) - 1)) for part, chosen in parts)
+        torch.testing.assert_close(head.log_prob(logits, action.expand(3, 2))[row], log_prob)
+
+
+def test_gradients_through_a_mask_are_finite_and_zero_for_what_is_not_allowed():
+    head, raw, logits = masked_logits()
+    action = head.mode(logits)
+    for number in (head.entropy(logits), head.kl_from_uniform(logits), head.log_prob(logits, action)):
+        (gradient,) = torch.autograd.grad(number.sum(), raw, retain_graph=True)
+        assert bool(gradient.isfinite().all()) and bool((gradient[MASK == 0] == 0).all())
+        assert bool((gradient[0, :4][MASK[0, :4] == 1] != 0).any())
+
+
+def test_draws_under_a_mask_have_the_frequencies_of_the_allowed_choices():
+    head, raw, logits = masked_logits()
+    n = 20_000
+    for row in range(3):
+        drawn = head.sample(logits[row].detach().expand(n, 7), generator_of(1))
+        for component, (part, chosen) in enumerate(allowed_parts(raw.detach(), row)):
+            counts = torch.bincount(drawn[:, component], minlength=SIZES[component]) / n
+            expected = torch.zeros(SIZES[component], dtype=raw.dtype).index_put((chosen,), part.probs)
+            assert bool(((counts == 0) == (expected == 0)).all())
+            torch.testing.assert_close(counts.double(), expected, rtol=0, atol=0.02)

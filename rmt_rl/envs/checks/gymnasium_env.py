@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 
+from rmt_rl.envs.checks.masked import sample_own
 from rmt_rl.envs.checks.runner import STEPS, Broken, Doubtful, NotChecked, brief, describe_type, expect
 
 
@@ -48,42 +49,46 @@ def malformed_space(space: Any) -> str:
 
 def returns_of_reset_and_step(env: gymnasium.Env[Any, Any]) -> None:
     env.action_space.seed(0)
-    _expect_reset(_reset(env))
+    back: Any = _reset(env)
+    _expect_reset(back)
+    obs, info = back
     for _ in range(STEPS):
-        back = env.step(env.action_space.sample())
+        back = env.step(sample_own(env, obs, info))
         wanted = "expected (observation, reward, terminated, truncated, info)"
         expect(isinstance(back, tuple) and len(back) == 5, f"step returned {describe_type(back)}; {wanted}")
-        _, reward, terminated, truncated, info = back
+        obs, reward, terminated, truncated, info = back
         number = isinstance(reward, int | float | np.integer | np.floating)
         expect(number, f"the reward is {describe_type(reward)}; expected a number")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             expect(isinstance(flag, bool | np.bool_), f"{name} is {describe_type(flag)}; expected True or False")
         expect(isinstance(info, dict), f"info is {describe_type(info)}; expected a dictionary")
         if terminated or truncated:
-            _expect_reset(_reset(env))
+            back = _reset(env)
+            _expect_reset(back)
+            obs, info = back
 
 
 def observations_match_the_space(env: gymnasium.Env[Any, Any]) -> None:
     env.action_space.seed(0)
-    obs, where = _reset(env)[0], "reset"
+    (obs, info), where = _reset(env), "reset"
     for t in range(200):
         if found := _mismatch(env.observation_space, obs):
             raise Broken(f"{where} returned {found}")
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        obs, _, terminated, truncated, info = env.step(sample_own(env, obs, info))
         where = f"step {t + 1}"
         if terminated or truncated:
-            obs, where = _reset(env)[0], "reset"
+            (obs, info), where = _reset(env), "reset"
 
 
 def observations_are_never_modified(env: gymnasium.Env[Any, Any]) -> None:
     env.action_space.seed(0)
-    obs = _reset(env)[0]
+    obs, info = _reset(env)
     for t in range(20):
         kept = copy.deepcopy(obs)
-        new, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        new, _, terminated, truncated, info = env.step(sample_own(env, obs, info))
         if not data_equivalence(obs, kept):
             raise Broken(f"step {t + 1} modified the previously returned observation; return a copy")
-        obs = _reset(env)[0] if terminated or truncated else new
+        obs, info = _reset(env) if terminated or truncated else (new, info)
 
 
 def reset_uses_its_seed(env: gymnasium.Env[Any, Any]) -> None:

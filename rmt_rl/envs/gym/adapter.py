@@ -9,9 +9,11 @@ from __future__ import annotations
 import builtins
 import copy
 import difflib
+import functools
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import gymnasium
@@ -26,10 +28,13 @@ from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
+from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
-from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
+from rmt_rl.envs.gym.masks import Source, with_mask
+from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
 from rmt_rl.envs.gym.vector_rows import VectorRows, success_in
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
+from rmt_rl.envs.masks import KEY
 
 
 class GymAdapter(TorchVectorEnv):
@@ -37,11 +42,17 @@ class GymAdapter(TorchVectorEnv):
 
     observations: Box as float32 (any float), uint8, or int64 (any other integer); Discrete and MultiDiscrete as int64 from 0;
         MultiBinary as int8. A Dict of these becomes a dict with nested keys joined by a dot ("outer.inner"), a Tuple a dict
-        with the keys "0", "1", ...; text in them is left out, with a warning.
-    actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0; Box [B, ...] as floats, which are clipped to the bounds
-        before they reach the environment.
+        with the keys "0", "1", ...
+    actions: Discrete [B] and MultiDiscrete [B, ...] as integers from 0, as are MultiBinary and a Box of integers; Box [B, ...]
+        as floats, which are clipped to the bounds before they reach the environment. A Tuple or Dict is one vector
+        (`rmt_rl/envs/actions.py`).
     `single_observation_space` and `single_action_space` are these translated spaces; `own_spaces()` are those of the environment,
-        without text. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a module.
+        with text as bytes, or without it. env_spec: its gymnasium.EnvSpec as JSON, or None where its class has no name in a
+        module.
+    action_mask: where masks of the actions come from if the observation has no entry "action_mask": "method" = the method
+        action_masks() of the environment, if it has one; "info" = info["action_mask"]. They are added to the observation under
+        that name; an observation that is no Dict becomes its entry "observation".
+    text: text in observations becomes its UTF-8 bytes, a `TextBytes`; false = it is left out, with a warning.
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
@@ -59,6 +70,8 @@ class GymAdapter(TorchVectorEnv):
         *,
         id: str,
         options: dict[str, Any] | None = None,
+        action_mask: Source = "method",
+        text: bool = True,
         workers: Literal["sync", "async"] = "sync",
         deadline: float = 60.0,
         on_fault: Literal["fail", "restart"] = "fail",
@@ -67,27 +80,27 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
-        made = _make(id, num_envs, dict(options or {}), workers, deadline, on_fault)
-        self._connect(made, num_envs, device, id, f"{id} of gymnasium" + (f" with {options}" if options else ""))
+        make_row = functools.partial(_SyncRow if workers == "sync" else _Row, action_mask=action_mask, text=text)
+        made = _make(id, num_envs, dict(options or {}), make_row, workers, deadline, on_fault)
+        self._connect(made, num_envs, device, id, f"{id} of gymnasium" + (f" with {options}" if options else ""), text)
 
-    def _connect(self, rows: Any, num_envs: int, device: str | torch.device, id: str, task: str) -> None:
+    def _connect(self, rows: Any, num_envs: int, device: str | torch.device, id: str, task: str, text: bool) -> None:
         """Set the attributes. rows: steps `num_envs` rows with SAME_STEP autoreset and translated spaces."""
         self._id, self._env = id, rows
-        self.rows_have_seeds = not isinstance(
-            rows, VectorRows
-        )  # others may draw the numbers of all rows from one generator
+        # other vector environments may draw the numbers of all rows from one generator
+        self.rows_have_seeds = not isinstance(rows, VectorRows)
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
-        observations, self._own_actions, self.env_spec = self._env.get_attr("own")[0]
-        self._translation = Translation(observations)
+        observations, own_actions, self.env_spec = self._env.get_attr("own")[0]
+        self._translation = Translation(observations, text and not isinstance(rows, VectorRows))
         if left_out := self._translation.left_out:
-            warnings.warn(f"{id}: text is not supported; left out of the observation: {left_out}", stacklevel=2)
+            warnings.warn(f"{id}: text is left out of the observation: {left_out}", stacklevel=2)
         TorchVectorEnv.__init__(
             self, num_envs, device, self._env.single_observation_space, self._env.single_action_space
         )
-        if not isinstance(self._own_actions, spaces.Box):
-            self.action_start = np.asarray(self._own_actions.start).tolist()
+        self._actions = ActionTranslation(own_actions)
+        self.own_actions, self.action_start = self._actions.own_to_keep, self._actions.own_start
         self.task = task
 
     def reset(
@@ -118,10 +131,10 @@ class GymAdapter(TorchVectorEnv):
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
     def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        return self._translation.own, self._own_actions
+        return self._translation.own, self._actions.own
 
-    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, np.ndarray]:
-        return self._translation.restore(obs), _to_env(action, self._own_actions)
+    def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, Any]:
+        return self._translation.restore(obs), self._actions.to_own(action)
 
     def state_dict(self) -> dict[str, Any]:
         self._cannot_resume()
@@ -180,8 +193,8 @@ class VectorAdapter(GymAdapter):
 
     def __init__(self, env: Any, device: str | torch.device = "cpu", borrowed: bool = True) -> None:
         self._borrowed = borrowed
-        rows, name = VectorRows(env, _to_env), type(env).__name__
-        self._connect(rows, rows.num_envs, device, name, f"{name}, a vector environment")
+        rows, name = VectorRows(env), type(env).__name__
+        self._connect(rows, rows.num_envs, device, name, f"{name}, a vector environment", text=False)
 
     def close_extras(self, **kwargs: Any) -> None:
         if not self._borrowed:
@@ -196,22 +209,25 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
     every observation is copied here. And gymnasium fails on infos whose shapes differ between rows.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
+    def __init__(self, env: gymnasium.Env[Any, Any], action_mask: Source, text: bool) -> None:
         self._name = type(env.unwrapped).__name__
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), spaces.Space):
                 raise ConfigError(
                     f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
                 )
-        self._translated = Translation(env.observation_space)
+        env = with_mask(env, action_mask)
+        super().__init__(env)
+        self._translated = Translation(env.observation_space, text)
+        self._warned = isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces
         self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
         inner: Any = env
         while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, TimeLimit):
             inner = inner.env
         self.has_time_limit = isinstance(inner, TimeLimit)
         self.observation_space = self._translated.space
-        self.action_space = action_space(env.action_space)
+        self._actions = ActionTranslation(env.action_space)
+        self.action_space = self._actions.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         try:
@@ -222,10 +238,11 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
         if not isinstance(back, tuple) or len(back) != 2:
             raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
+        self._warn_of_unused_mask(back[1])
         return self._translate(back[0], "reset"), {}
 
     def step(self, action: Any) -> tuple[Arrays, Any, bool, bool, dict[str, Any]]:
-        back: Any = self.env.step(_to_env(action, self.env.action_space))
+        back: Any = self.env.step(self._actions.to_own(action))
         if not isinstance(back, tuple) or len(back) != 5:
             raise ConfigError(
                 f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
@@ -247,6 +264,15 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         if array.ndim or array.dtype != np.bool_:
             raise ConfigError(f"{self._name}: step returned {name} = {value!r}; expected True or False")
         return bool(array)
+
+    def _warn_of_unused_mask(self, info: Any) -> None:
+        if not self._warned and isinstance(info, dict) and KEY in info:
+            warnings.warn(
+                f"{self._name}: info[{KEY!r}] is not used; env=gym env.action_mask=info, or a method action_masks() of the"
+                " environment, keeps the policy from actions that it forbids",
+                stacklevel=2,
+            )
+        self._warned = True
 
     def close(self) -> None:
         # here and not around all rows, so that every row is closed
@@ -291,13 +317,6 @@ def _kind(back: Any) -> str:
     return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
 
 
-def _to_env(action: Any, space: spaces.Space[Any]) -> Any:
-    if isinstance(space, spaces.Box):
-        # in the dtype of the environment: the bounds of the translated space are rounded to float32
-        return np.clip(action, space.low, space.high).astype(space.dtype)
-    return (action + np.asarray(space.start, dtype=np.int64)).astype(space.dtype)  # type: ignore[attr-defined]
-
-
 def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
     """A copy of `batch` in which the rows with these numbers are replaced."""
     if isinstance(batch, dict):
@@ -309,7 +328,13 @@ def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:
 
 
 def _make(
-    id: str, num_envs: int, options: dict[str, Any], workers: str, deadline: float, on_fault: Literal["fail", "restart"]
+    id: str,
+    num_envs: int,
+    options: dict[str, Any],
+    make_row: Callable[..., Any],
+    workers: str,
+    deadline: float,
+    on_fault: Literal["fail", "restart"],
 ) -> Any:
     if id.count(":") > 1:  # gymnasium's own error is unclear
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
@@ -326,16 +351,16 @@ def _make(
             if workers == "async":
                 raise ConfigError(f"env.workers=async: {id} makes all its rows itself; expected env.workers=sync")
             rows = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **options)
-            return _require_rows(VectorRows(rows, _to_env), num_envs)
+            return _require_rows(VectorRows(rows), num_envs)
         if workers == "async":
             # the spec can be sent to a process that is not forked, where the id may not be registered
-            return ProcessVectorEnv(lambda: _Row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
+            return ProcessVectorEnv(lambda: make_row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
         made: Any = gymnasium.make_vec(
             id,
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            wrappers=[_SyncRow],
+            wrappers=[make_row],
             **keywords,
         )
         if len({builtins.id(row.unwrapped) for row in made.envs}) < num_envs:

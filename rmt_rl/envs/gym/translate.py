@@ -10,13 +10,11 @@ from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
+from rmt_rl.envs.actions import UnsupportedSpace, refuse_empty
+from rmt_rl.envs.text import TextBytes, is_text, text_bytes, to_bytes
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
-
-
-class UnsupportedSpace(ConfigError):
-    """An observation or action space that has no tensor form."""
 
 
 class WrongObservation(ConfigError):
@@ -36,17 +34,17 @@ def plain_array(value: Any) -> np.ndarray:
 class Translation:
     """Maps observations of `space` to arrays of `self.space`; the rules are in `GymAdapter`.
 
-    An observation may have leading axes, the same for all its parts. left_out: names of the parts that are text.
-    own: `space` without these parts. Raises WrongObservation where a part is missing, is not a number, or would become another
-    number in the type of its space.
+    An observation may have leading axes, the same for all its parts. text: parts that are text become their bytes; otherwise they
+    are left out. left_out: their names. own: `space` with bytes in place of text, or without it. Raises WrongObservation where a
+    part is missing, has another form, or would become another number in the type of its space.
     """
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
+    def __init__(self, space: spaces.Space[Any], text: bool = False) -> None:
         self.left_out: list[str] = []
         self._parts: dict[str, tuple[Path, spaces.Space[Any], Any]] = {}
         for path, part in _leaves(space):
             name = ".".join(map(str, path))
-            if _is_text(part):
+            if is_text(part) and not text:
                 self.left_out.append(name)
             elif name in self._parts:
                 raise UnsupportedSpace(f"observation: two parts would have the name {name!r}; rename one of the keys")
@@ -60,13 +58,13 @@ class Translation:
             if isinstance(space, spaces.Dict | spaces.Tuple)
             else self._parts[""][1]
         )
-        self.own = _without_text(space)
+        self.own = _recorded(space, text)
 
     def __call__(self, obs: Any) -> Arrays:
         """Raises WrongObservation where `obs` has another form."""
         arrays = {}
         for name, (path, space, start) in self._parts.items():
-            value = _exact(_part(obs, path), space, name)
+            value = _exact(part_of(obs, path), space, name)
             arrays[name] = value if start is None else value - start
         return arrays if isinstance(self.space, spaces.Dict) else arrays[""]
 
@@ -88,24 +86,27 @@ class Translation:
         return (value if start is None else value + start).astype(own.dtype)
 
 
-def _without_text(space: spaces.Space[Any]) -> Any:
-    """The space without parts that are text, or None. A Tuple that loses a part becomes a Dict, so that names stay."""
+def _recorded(space: spaces.Space[Any], text: bool) -> Any:
+    """The space with text as bytes, or without it, or None. A Tuple that loses a part becomes a Dict, so that names stay."""
     if not isinstance(space, spaces.Dict | spaces.Tuple):
-        return None if _is_text(space) else space
+        return space if not is_text(space) else text_bytes(space) if text else None
     items = list(space.items()) if isinstance(space, spaces.Dict) else [(str(i), part) for i, part in enumerate(space)]
-    kept = {key: own for key, part in items if (own := _without_text(part)) is not None}
+    kept = {key: own for key, part in items if (own := _recorded(part, text)) is not None}
     if isinstance(space, spaces.Tuple) and len(kept) == len(items):
         return spaces.Tuple(list(kept.values()))
     return spaces.Dict(kept) if kept else None
 
 
-def _is_text(space: spaces.Space[Any]) -> bool:
-    return space.dtype is not None and space.dtype.kind == "U"  # MiniGrid's mission
-
-
 def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
     """A copy of a value in the type of its space; real numbers are rounded to float32."""
     what, shown = f"an observation {name!r}" if name else "an observation", " ".join(str(space).split())
+    if isinstance(space, TextBytes) and getattr(value, "dtype", None) != np.uint8:
+        found = to_bytes(value, space)
+        if found is None:
+            raise WrongObservation(
+                f"{what} that is {show(repr(value))}; expected text of at most {space.shape[0]} bytes in UTF-8"
+            )
+        return found
     array = plain_array(value)
     if array.dtype.kind not in "biuf":
         raise WrongObservation(f"{what} that is {show(repr(value))}; expected numbers of {shown}")
@@ -119,7 +120,7 @@ def _exact(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
     return exact
 
 
-def _part(obs: Any, path: Path) -> Any:
+def part_of(obs: Any, path: Path) -> Any:
     """The part of an observation that a path of keys and indices leads to; raises WrongObservation where there is none."""
     part = obs
     for key in path:
@@ -144,7 +145,9 @@ def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, s
 def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Space[Any], Any]:
     """The translated space, and the offset to subtract from its values (None = 0)."""
     where = f"observation {name!r}" if name else "observation"
-    _refuse_empty(space, where)
+    if is_text(space):
+        return text_bytes(space), None
+    refuse_empty(space, where)
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)), np.int64(space.start)
     if isinstance(space, spaces.MultiDiscrete):
@@ -160,21 +163,3 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
         f"{where}: {space} is not supported; supported are Box (up to int64), Discrete, MultiDiscrete, MultiBinary, "
         "and Dict and Tuple of these and of text"
     )
-
-
-def _refuse_empty(space: spaces.Space[Any], where: str) -> None:
-    if space.shape is not None and 0 in space.shape:
-        raise UnsupportedSpace(f"{where}: {space} holds no number; expected a space of at least one number")
-
-
-def action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The translated action space."""
-    _refuse_empty(space, "action")
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        return spaces.MultiDiscrete(space.nvec.astype(np.int64))
-    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    raise UnsupportedSpace(f"action: {space} is not supported; supported are Discrete, MultiDiscrete and Box of floats")

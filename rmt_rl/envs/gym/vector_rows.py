@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
-from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, action_space, plain_array
+from rmt_rl.envs.actions import ActionTranslation
+from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
 
 #: Names of the last observation of an episode: of gymnasium from 1.1 and before, and of Stable-Baselines3 and SuperSuit.
 FINAL = ("final_obs", "final_observation", "terminal_observation")
@@ -34,12 +34,11 @@ FLAGS = ("terminations", "truncations")
 class VectorRows:
     """`env` with SAME_STEP autoreset and translated spaces: the part of `gymnasium.vector.VectorEnv` that `GymAdapter` needs.
 
-    to_env: makes actions of the environment from translated ones and its action space.
     Raises ConfigError where the environment lacks an attribute or returns another form than gymnasium's.
     """
 
-    def __init__(self, env: Any, to_env: Callable[[Any, spaces.Space[Any]], Any]) -> None:
-        self._env, self._to_env, self._name = env, to_env, type(env).__name__
+    def __init__(self, env: Any) -> None:
+        self._env, self._name = env, type(env).__name__
         rows = env.num_envs
         if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
             raise ConfigError(f"{self._name}: num_envs is {show(rows)}; expected a whole number, at least 1")
@@ -51,10 +50,9 @@ class VectorRows:
         for name, space in zip(("observation_space", "action_space"), own, strict=True):
             if not isinstance(space, spaces.Space):
                 raise ConfigError(f"{self._name}: has no single_{name}; expected a gymnasium.Space, that of one row")
-        self._own_actions = own[1]
-        self._translated = Translation(own[0])
+        self._translated, self._actions = Translation(own[0]), ActionTranslation(own[1])
         self.own = (own[0], own[1], None)
-        self.single_observation_space, self.single_action_space = self._translated.space, action_space(own[1])
+        self.single_observation_space, self.single_action_space = self._translated.space, self._actions.space
         self.render_mode = getattr(env, "render_mode", None)
         self.has_time_limit = getattr(getattr(env, "spec", None), "max_episode_steps", None) is not None
         self._mode = self._autoreset_mode()
@@ -88,7 +86,7 @@ class VectorRows:
         return self._obs, {}
 
     def step(self, action_B: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        back: Any = self._env.step(self._to_env(action_B, self._own_actions))
+        back: Any = self._env.step(self._actions.to_own(action_B))
         if not isinstance(back, tuple) or len(back) != 5:
             wanted = "expected (observations, rewards, terminations, truncations, infos)"
             raise ConfigError(f"{self._name}: step returned {_kind(back)}; {wanted}")

@@ -54,7 +54,7 @@ class MemoryScope(TorchVectorEnv):
         span = (
             "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
         )
-        self.action_start = env.action_start
+        self.action_start, self.own_actions = env.action_start, env.own_actions
         self.task = f"{env.task}; memory is kept for {span}"
 
     def reset(

@@ -49,7 +49,7 @@ class ReturnToGo(TorchVectorEnv):
         self.floor, self.ceiling, self.measure = None if revealed else env.floor, env.ceiling, env.measure
         self.action_names = env.action_names
         self.render_mode = env.render_mode
-        self.action_start = env.action_start
+        self.action_start, self.own_actions = env.action_start, env.own_actions
         self.task = f"{env.task}; target return {returns.target:.4g}"
         if not returns.low <= returns.target <= returns.high:
             self.task += f", outside the training range {returns.low:.4g} to {returns.high:.4g}"

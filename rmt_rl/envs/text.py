@@ -1,0 +1,59 @@
+"""Text in observations as an array of bytes that a policy can read, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+#: Bytes of the longest text where its space does not say how long it may be, as minigrid's missions.
+LONGEST = 256
+#: Bytes of the longest text that is supported.
+MOST_BYTES = 4096
+
+
+class TextBytes(spaces.Box):
+    """Text as its UTF-8 bytes, [length] uint8, filled up with zeros. characters: it has no words, but single characters."""
+
+    def __init__(self, length: int, characters: bool) -> None:
+        super().__init__(0, 255, (length,), np.uint8)
+        self.characters = characters
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextBytes) and (self.shape, self.characters) == (other.shape, other.characters)
+
+    __hash__ = None  # type: ignore[assignment]  # like every Box
+
+
+def is_text(space: spaces.Space[Any]) -> bool:
+    """Whether the observations of a space are text: gymnasium's Text, or a space of a package such as minigrid's missions."""
+    return space.dtype is not None and space.dtype.kind == "U"
+
+
+def text_bytes(space: spaces.Space[Any]) -> TextBytes:
+    """The translated space of a text. Where blanks may occur it consists of words."""
+    if not isinstance(space, spaces.Text):
+        return TextBytes(LONGEST, characters=False)
+    if " " in space.character_set and space.max_length <= LONGEST:
+        return TextBytes(LONGEST, characters=False)
+    longest = max((len(character.encode()) for character in space.character_set), default=1)
+    return TextBytes(min(int(space.max_length) * longest, MOST_BYTES), characters=" " not in space.character_set)
+
+
+def to_bytes(text: Any, space: TextBytes) -> np.ndarray | None:
+    """Text, or nested lists of texts, as bytes [..., length]; None where it is none, or too long."""
+    if isinstance(text, str):
+        length, encoded = space.shape[0], text.encode(errors="replace")
+        if len(encoded) > length:
+            return None
+        return np.frombuffer(encoded.ljust(length, b"\0"), np.uint8).copy()
+    if not isinstance(text, list | tuple | np.ndarray) or not np.ndim(text):
+        return None
+    rows = [to_bytes(each, space) for each in text]
+    return np.stack(rows) if rows and all(row is not None for row in rows) else None  # type: ignore[arg-type]
+
+
+def from_bytes(array: np.ndarray) -> str:
+    """The text of one row [length]."""
+    return array.tobytes().rstrip(b"\0").decode(errors="replace")
