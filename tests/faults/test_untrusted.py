@@ -60,7 +60,7 @@ IMPORTED_BY_VALUE = {
         "gymnasium.make_vec(id, num_envs, vectorization_mode='vector_entry_point', **options)",
         "gymnasium.make(found, **keywords)",
         "gymnasium.make_vec(id, num_envs, vectorization_mode='sync', vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP},"
-        " wrappers=[_SyncRow], **keywords)",
+        " wrappers=[make_row], **keywords)",
         "importlib.util.find_spec(module)",
         "importlib.import_module(module)",
     ],
