@@ -8,6 +8,8 @@ STAMP  := $(VENV)/.installed
 
 # one thread is the fastest for networks of this size, and keeps timings comparable
 export OMP_NUM_THREADS ?= 1
+# hundreds of tests start a process of their own, which would compile the package again
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help train test lint check contract test-faults format bench clean
 
@@ -23,7 +25,7 @@ train: $(STAMP)
 	$(BIN)/python -m rmt_rl.train $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -37,7 +39,7 @@ test-faults: $(STAMP)
 	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults tests/envs/test_minigrid_memory.py tests/envs/test_minigrid_direct.py $(ARGS)
 
 check: lint
-	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow" -n 2
+	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -33,6 +33,7 @@ OUTPUTS = {
     "README.md 2": r".*\nmlp: success [\d.]+ \([\d., ]+\), \d+ steps/CPU-s\n",
     "torchrl.md 0": r"([^\n]*'loss_critic'[^\n]*\n){2}",
     "using.md 0": r"tensor\(\[\d, \d, \d, \d\]\)\n",
+    "tasks.md 0": "",
     "faq.md 0": "",
     "faq.md 1": "",
 }

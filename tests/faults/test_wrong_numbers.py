@@ -220,7 +220,7 @@ def test_a_policy_refuses_observations_outside_its_space(space: Any, obs: Any, s
 
 
 def test_the_entry_of_a_dictionary_is_named() -> None:
-    check = ObservationCheck(spaces.Dict(a=spaces.Discrete(2), b=NUMBERS))
+    check = ObservationCheck(spaces.Dict(a=spaces.Discrete(2), b=NUMBERS), None)
     assert check.outside("obs", {"a": torch.tensor([0, 2]), "b": torch.zeros(2, 2)}) == (
         "obs 'a' of row 1 is 2, outside Discrete(2)"
     )
@@ -228,7 +228,7 @@ def test_the_entry_of_a_dictionary_is_named() -> None:
         "obs 'b' of row 0 is -inf"
     )
     assert check.outside("obs", {"a": torch.tensor([0, 1]), "b": torch.zeros(2, 2)}) is None
-    uneven = ObservationCheck(spaces.Box(np.array([0, 3]), np.array([9, 5]), dtype=np.int64))
+    uneven = ObservationCheck(spaces.Box(np.array([0, 3]), np.array([9, 5]), dtype=np.int64), None)
     assert uneven.outside("obs", torch.tensor([[9, 5], [0, 6]])).startswith("obs of row 1 is 6, outside Box(")
     assert uneven.outside("obs", torch.tensor([[9, 5], [0, 3]])) is None
     assert check.unusable("obs", {"a": torch.tensor([0]), "b": torch.full((1, 2), 1e15)}) is None
