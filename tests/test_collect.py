@@ -140,6 +140,7 @@ def test_a_target_return_beyond_the_data_is_reported_and_an_invalid_one_is_rejec
             make_task(policy, target_return=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_online_training_starts_from_the_weights_of_an_offline_policy(trained: Path, tmp_path: Path) -> None:
     options = [*TASK, f"init={trained}", "algo.num_envs=8", "evaluate_episodes=4"]
     train(parse([*options, "algo.learning_rate=1e-12", "steps=1", "run=on"]), root=tmp_path)

@@ -20,6 +20,8 @@ from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv
 from rmt_rl.rollouts.dataset import Dataset, Episode
 
+pytestmark = pytest.mark.slow
+
 STEPS = 14
 TRANSFORMER = {
     "width": 24,

@@ -35,6 +35,8 @@ from torchrl.objectives.value import GAE
 from rmt_rl.torchrl.envs import FromTorchRL, TorchRLEnv, _space
 from rmt_rl.torchrl.policies import TorchRLPolicy
 
+pytestmark = pytest.mark.slow
+
 ROWS = 6
 MIXED = ("tmaze", {"length": 6, "min_length": 1})
 TRUNCATING = ("tmaze", {"length": 3, "min_length": 1, "end_at_turn": True})
@@ -225,7 +227,6 @@ def test_some_rows_inside_an_episode_cannot_be_reset():
 # ---------------------------------------------------------------------------------------------------------- policies
 
 
-@pytest.mark.slow
 @every_policy
 @pytest.mark.parametrize("task", ["tmaze mixed", "dict"])
 def test_one_step_is_the_policys_own_step(task, policy_name):
@@ -237,7 +238,6 @@ def test_one_step_is_the_policys_own_step(task, policy_name):
         assert torch.equal(batch["logits"], by_policy(module.policy, batch)[0])
 
 
-@pytest.mark.slow
 @every_policy
 def test_a_batch_at_once_equals_its_steps_from_any_step_on(policy_name):
     module, batch = rollout(MIXED, policy_name, 25)
@@ -250,7 +250,6 @@ def test_a_batch_at_once_equals_its_steps_from_any_step_on(policy_name):
         assert_close(out["state_value"], part["state_value"])
 
 
-@pytest.mark.slow
 @every_policy
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_both_halves_of_a_gae_have_the_values_of_acting(policy_name, recurrent):
@@ -264,7 +263,6 @@ def test_both_halves_of_a_gae_have_the_values_of_acting(policy_name, recurrent):
         assert_close(out["next", "state_value"].squeeze(-1), after[:, begin:])
 
 
-@pytest.mark.slow
 @collects
 @every_policy
 def test_a_collector_carries_the_memory_from_batch_to_batch(policy_name):
@@ -275,7 +273,6 @@ def test_a_collector_carries_the_memory_from_batch_to_batch(policy_name):
     assert torch.equal(batch["state_value"].squeeze(-1), value)
 
 
-@pytest.mark.slow
 @collects
 @every_policy
 def test_a_loss_computes_the_same_as_acting_for_any_selection_of_rows(policy_name):
@@ -289,7 +286,6 @@ def test_a_loss_computes_the_same_as_acting_for_any_selection_of_rows(policy_nam
     assert_close(out["state_value"], batch["state_value"])
 
 
-@pytest.mark.slow
 @collects
 @every_policy
 def test_a_collectors_batch_holds_one_memory_for_each_row(policy_name):
@@ -333,7 +329,6 @@ def test_the_loss_reaches_every_parameter_the_initial_memory_included():
     assert_close(losses["kl_approx"], torch.zeros(()))  # before the first step the policy is the one that acted
 
 
-@pytest.mark.slow
 def test_the_experiment_trains_and_scores():
     script = Path(__file__).parent.parent / "experiments" / "learning" / "torchrl_tmaze.py"
     arguments = ["--length", "1", "--steps", "16384", "--episodes", "100"]
@@ -405,7 +400,6 @@ def test_no_key_of_a_policy_begins_with_an_underscore():
     assert not any(name.startswith("_") for name in names)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of the processes of torchrl
 def test_batches_of_worker_processes_have_advantages_and_the_memory_of_acting():
     from torchrl.collectors import MultiSyncCollector
@@ -469,7 +463,6 @@ def from_torchrl(rows, id="CartPole-v1", **options):
     return FromTorchRL(SerialEnv(rows, lambda: GymEnv(id, **options)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("id", "options"),
     [("CartPole-v1", {}), ("CartPole-v1", {"categorical_action_encoding": True}), ("Pendulum-v1", {})],

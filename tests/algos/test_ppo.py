@@ -158,6 +158,7 @@ def test_the_ratio_is_not_checked_after_the_first_update():
     ppo.update(corrupt_log_prob(collector.collect(7)[0]), 0.0)
 
 
+@pytest.mark.slow
 @every_policy
 @every_env
 def test_without_a_step_size_the_ratio_stays_one_through_all_epochs(policy_name, env_name):

@@ -116,18 +116,12 @@ def test_every_built_in_environment_is_tested_here() -> None:
     assert set(BUILTIN) == {name for name, _ in CASES.values()}
 
 
-#: Checks that play many episodes.
-LONG = ("another_seed_other_episodes", "rows_are_independent")
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "check",
-    [
-        pytest.param(check, marks=[pytest.mark.slow] if check.run.__name__ in LONG else [], id=check.run.__name__)
-        for check in CHECKS
-    ],
+    [pytest.param(check, id=check.run.__name__) for check in CHECKS],
 )
+@pytest.mark.slow
 @every
 def test_every_environment_passes_the_checks_of_the_check_command(case: str, check: Check, device: str) -> None:
     try:

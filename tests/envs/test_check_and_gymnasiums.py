@@ -258,6 +258,7 @@ def test_both_find_nothing_in_a_right_environment() -> None:
     assert (gymnasiums_verdict(made("")), our_verdict(made(""))) == ("passes", "ok")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_finding_of_gymnasiums_checker_is_one_of_ours(name: str) -> None:
     theirs, ours = gymnasiums_verdict(made(name)), our_verdict(made(name))

@@ -81,6 +81,7 @@ def env_of(name: str, rows: int = 2) -> Any:
     return make_env("gym", rows, id="Actions-v0", options={"space": name})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MultiBinary", "Box of integers", "nested"])
 def test_training_saving_loading_and_evaluating_give_the_environment_its_own_actions(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -150,6 +151,7 @@ def test_choices_and_real_numbers_together_add_up() -> None:
     assert torch.equal(head.clip(action)[:, :2], action[:, :2])
 
 
+@pytest.mark.slow
 def test_an_export_says_what_the_environments_own_actions_are(tmp_path: Any) -> None:
     policy = make_policy(env_of("Tuple of both"), "mlp", width=8)
     export(policy, tmp_path / "export", 1, onnx=False)
@@ -157,6 +159,7 @@ def test_an_export_says_what_the_environments_own_actions_are(tmp_path: Any) -> 
     assert output["shape"] == [1, 3] and output["own_space"]["entries"][0] == {"type": "discrete", "n": 2, "start": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Dict of choices", "nested", "Box of one integer"])
 def test_random_actions_are_recorded_as_the_environments_own_and_learned(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

@@ -530,6 +530,7 @@ class HalfADict(Tiny):
         return {"a": 1}, {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["sync", "async"])
 def test_a_missing_part_of_an_observation_is_named(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(

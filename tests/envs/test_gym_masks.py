@@ -126,6 +126,7 @@ def env_of(kind: str, rows: int = 2, **more: Any) -> Any:
     return make_env("gym", rows, **words(kind), **more)
 
 
+@pytest.mark.slow
 @every_kind
 def test_training_saving_loading_and_evaluating_never_take_a_forbidden_action(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +159,7 @@ def test_the_mask_is_no_input_of_the_network() -> None:
     assert len(list(policy.encoder.parameters())) == 2
 
 
+@pytest.mark.slow
 def test_an_exported_step_obeys_the_mask_that_it_is_given() -> None:
     policy = make_policy(env_of("observation"), "rmt", width=8).eval()
     module, inputs, names, _ = step_module(policy, 2)

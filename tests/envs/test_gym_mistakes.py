@@ -130,6 +130,7 @@ def test_an_id_of_an_own_module_is_not_taken_for_that_of_a_package(register) -> 
         rmt_rl.make_env("gym", 1, id="odd_walks:Endless-None-v0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "frame", [None, [], [np.zeros((8, 8, 3), np.uint8)], "text", np.zeros(3), np.zeros((2, 8, 8, 3))], ids=repr
 )

@@ -115,6 +115,7 @@ def test_gradient_reaches_every_weight_matrix_of_a_text_encoder(space: TextBytes
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in encoder.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", [False, True])
 def test_training_loading_and_evaluating_read_the_text(
     only: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

@@ -111,6 +111,7 @@ def _first(obs: Any) -> Any:
     return {key: part[0] for key, part in obs.items()} if isinstance(obs, dict) else obs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "id", [pytest.param(id, marks=[pytest.mark.slow] if "MiniGrid" in id else []) for id in GYMNASIUM_IDS]
 )

@@ -15,6 +15,8 @@ from rmt_rl import config
 from rmt_rl.policies import transformer
 from rmt_rl.policies.registry import make_backbone
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEADS, S, M, STEPS = 8, 2, 3, 2, 11
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
 
@@ -434,7 +436,6 @@ def test_the_baselines_compute_their_definitions(known):
     compare(BASELINES[known], meaning(BASELINES[known]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_an_rmt_with_drawn_options_computes_its_definition(number):
     compare(drawn(number), drawn(number), [(STEPS,), (4, 7), (2, 2, 7)][number % 3], rows=3)

@@ -11,6 +11,8 @@ import rmt_rl
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.runs.metrics import WANDB_ID
 
+pytestmark = pytest.mark.slow
+
 TINY = {"env": "tmaze", "policy": "mlp", "policy.width": 8, "env.length": 3, "steps": 96, "evaluate_episodes": 8}
 TINY |= {"algo.num_envs": 4, "algo.rollout": 8, "algo.minibatches": 1}
 
@@ -109,7 +111,6 @@ def test_a_damaged_id_is_refused(text, wandb, tmp_path):
         rmt_rl.train(resume=tmp_path / "x")
 
 
-@pytest.mark.slow
 def test_wandb_itself_takes_what_it_is_given(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -121,7 +122,6 @@ def test_wandb_itself_takes_what_it_is_given(tmp_path, monkeypatch):
     assert len(list((tmp_path / "x" / "wandb").glob(f"offline-run-*-{name}"))) >= 1
 
 
-@pytest.mark.slow
 def test_tensorboard_holds_the_options_and_the_final_scores(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -13,6 +13,8 @@ from rmt_rl.policies.saving import load_policy, make_task, save_policy
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.runs.setup import crossed_multiple
 
+pytestmark = pytest.mark.slow
+
 TINY = {"env": "tmaze", "policy": "rmt", "steps": 900, "evaluate_episodes": 12, "validation_episodes": 10}
 TINY |= {"env.length": 3, "policy.width": 16, "algo.num_envs": 8, "algo.rollout": 12, "algo.minibatches": 2}
 RATE = {"env": "tmaze-rate", "algo": "rate", "policy": "lstm", "steps": 400, "evaluate_episodes": 12}
@@ -45,7 +47,6 @@ class Record:
         self.calls.append(("end", run.steps, result["steps"]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [TINY, TINY | {"policy.dropout": 0.2}, RATE], ids=["ppo", "dropout", "rate"])
 def test_evaluations_change_no_bit_of_the_training(options, tmp_path):
     without = rmt_rl.train(root=tmp_path, **options)
@@ -58,7 +59,6 @@ def test_evaluations_change_no_bit_of_the_training(options, tmp_path):
     assert without.score == with_them.score
 
 
-@pytest.mark.slow
 def test_the_best_and_the_last_policy_are_saved_and_scored_on_the_same_new_episodes(tmp_path):
     result = rmt_rl.train(root=tmp_path, **TINY, evaluate_every=200)
     saved = json.loads((result.folder / "result.json").read_text())
@@ -77,7 +77,6 @@ def test_evaluation_during_training_plays_other_episodes_than_the_final_one():
         assert abs(seed(seed(run_seed, "validation"), "evaluate") - seed(run_seed, "evaluate")) > 10_000
 
 
-@pytest.mark.slow
 def test_evaluations_take_place_at_multiples_and_at_the_last_step(tmp_path):
     record = Record()
     rmt_rl.train(root=tmp_path, **TINY, evaluate_every=300, callbacks=[record])
@@ -144,7 +143,6 @@ def test_callbacks_may_come_from_a_generator_and_reasons_may_be_anything(tmp_pat
     assert (result.summary["steps"], result.summary["stopped"]) == (192, "{'two\\nlines': 2}")
 
 
-@pytest.mark.slow
 def test_callbacks_are_called_after_updates_evaluations_and_the_end_in_this_order(tmp_path):
     record = Record()
     rmt_rl.train(root=tmp_path, **TINY | {"steps": 288}, evaluate_every=192, callbacks=[record, OnEnd()])
@@ -181,7 +179,6 @@ class KillAt:
             raise Killed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [TINY | {"policy": "lstm"}, TINY], ids=["lstm", "rmt"])
 def test_a_resumed_run_keeps_the_best_score_and_ends_in_the_same_bits(options, tmp_path):
     options = options | {"checkpoint_steps": 192, "evaluate_every": 96}
@@ -197,7 +194,6 @@ def test_a_resumed_run_keeps_the_best_score_and_ends_in_the_same_bits(options, t
     assert whole.metrics["eval_return"].tolist() == resumed.metrics["eval_return"].tolist()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["deleted", "damaged", "other"])
 def test_a_run_whose_best_policy_is_gone_chooses_it_anew(change, tmp_path, capsys):
     """Otherwise the run would end with an error after its last step, however often it is resumed."""
@@ -233,7 +229,6 @@ def test_a_full_disk_does_not_end_a_run_at_an_evaluation(tmp_path, monkeypatch, 
     assert "best was not written: No space left on device; the run continues without it" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_resumed_run_does_not_replace_a_better_policy_from_before(tmp_path):
     """A best score that cannot be exceeded is written into the checkpoint of the killed run."""
     from rmt_rl.runs.setup import Evaluator
