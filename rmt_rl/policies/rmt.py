@@ -74,6 +74,7 @@ class RMT(Backbone[RMTState]):
     """
 
     rotary: torch.Tensor
+    rotary_of_columns: torch.Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -105,6 +106,7 @@ class RMT(Backbone[RMTState]):
         if config.positions == "rotary":
             table = rotary_table(-config.cache, config.segment, width // heads).to(torch.get_default_dtype())
             self.register_buffer("rotary", table, persistent=False)
+            self.register_buffer("rotary_of_columns", self.columns.positions(table), persistent=False)
         # distinct vectors: equal ones would stay equal, and M tokens would hold no more than one
         self.initial_memory = nn.Parameter(torch.randn(M, width))
         self.read_position = nn.Parameter(0.1 * torch.randn(M, width))
@@ -174,14 +176,12 @@ class RMT(Backbone[RMTState]):
 
     def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         """Columns of the cache as new tokens see them: rotated keys, and values, [P, K, H, d] each, of every layer."""
-        C, M, S, heads = self.cache_steps, self.memory_tokens, self.segment, self.blocks[0].heads
         cache = cache[:, :, columns]
         if not cache.shape[2]:
             return ()
-        keys, values = cache.unflatten(-1, (2 * heads, -1)).chunk(2, dim=-2)
+        keys, values = cache.unflatten(-1, (2 * self.blocks[0].heads, -1)).chunk(2, dim=-2)
         if self.positions == "rotary":
-            at = self.rotary
-            keys = rotate(keys, torch.cat([at[:C], at[C : C + 1].expand(M, -1), at[C : C + S]])[columns])
+            keys = rotate(keys, self.rotary_of_columns[columns])
         return list(zip(keys.unbind(1), values.unbind(1), strict=True))
 
     def _angles(self, reads: int = 0, slots: torch.Tensor | None = None, writes: int = 0) -> torch.Tensor | None:

@@ -80,6 +80,11 @@ class Columns:
         xl_cache, read, steps = cache.split([self.C, self.M, self.S], dim=2)
         return xl_cache, read, steps
 
+    def positions(self, table: torch.Tensor) -> torch.Tensor:
+        """The entries of a table for positions -C..S that belong to the columns; read tokens are at position 0."""
+        C, M, S = self.C, self.M, self.S
+        return torch.cat([table[:C], table[C : C + 1].expand(M, -1), table[C : C + S]])
+
     def cache_mask(self, segment_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
         """[B, C+M+S], which columns exist after `steps` steps of the episode's segment number `segment`.
 

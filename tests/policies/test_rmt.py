@@ -78,6 +78,7 @@ def test_window_and_trxl_are_one_dense_masked_transformer(task, reach, resets):
     backbone = make_backbone(task).double()
     if task.name == "trxl":
         backbone.rotary = rotary_table(-6, S, WIDTH // HEADS)  # the module's own has been through float32
+        backbone.rotary_of_columns = backbone.columns.positions(backbone.rotary)
     for parameter in backbone.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     x, first = episode(19, rows=1)
