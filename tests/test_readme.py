@@ -92,6 +92,13 @@ def test_every_command_is_accepted(command):
     PARSERS[module.removeprefix("rmt_rl.")]([re.sub("[<>]", "", argument) for argument in arguments])
 
 
+def test_the_planted_bugs_are_those_of_the_present_source():
+    """The script stops where a line that it would replace no longer exists."""
+    script = ROOT / "experiments/reliability/planted_bugs.py"
+    done = subprocess.run([sys.executable, script, "--list"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 25
+
+
 def test_every_script_that_is_named_exists():
     scripts = {path for text in PAGES.values() for path in re.findall(r"experiments/[\w/]+\.(?:py|jsonl)", text)}
     scripts |= set(re.findall(r"experiments/[\w/]+\.py", (ROOT / "Makefile").read_text()))

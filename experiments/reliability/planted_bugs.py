@@ -98,8 +98,8 @@ BUGS = [
     Bug(
         "truncation counts as termination",
         "algos/returns.py",
-        "gamma * next_value_BT * ~terminated_BT",
-        "gamma * next_value_BT * ~(terminated_BT | truncated_BT)",
+        "torch.where(terminated_BT, 0.0, gamma * next_value_BT)",
+        "torch.where(terminated_BT | truncated_BT, 0.0, gamma * next_value_BT)",
         "tests/algos/test_returns.py",
     ),
     Bug(
@@ -203,7 +203,7 @@ BUGS = [
     Bug(
         "pictures are not divided by 255",
         "policies/encoders.py",
-        ".to(self.linear.weight.dtype) / 255",
+        ".to(self.linear.weight.dtype) / self.picture.highest",
         ".to(self.linear.weight.dtype)",
         "tests/policies/test_inputs_by_hand.py",
     ),
