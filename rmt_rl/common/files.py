@@ -1,6 +1,6 @@
 """Files that survive a crash, and files that somebody else prepared.
 
-Folders of runs, policies and datasets may come from strangers. A link in them could lead a write to any other file, a hard link
+Folders of runs, policies and datasets may be untrusted. A link in them could lead a write to any other file, a hard link
 shares its contents with one, a pipe makes `open` wait forever, and a sparse file of a few bytes on disk fills the memory.
 Therefore everything in them is opened here. All functions raise OSError with a reason in its `strerror`.
 """

@@ -252,7 +252,7 @@ def load_entry_points() -> None:
     if _entry_points_loaded:
         return
     _entry_points_loaded = True
-    # `python -m` searches the current folder, too, and there a stranger's files may look like an installed package
+    # `python -m` searches the current folder, too, and there untrusted files may look like an installed package
     here = os.path.realpath(os.curdir)
     places = [place for place in sys.path if os.path.realpath(place or os.curdir) != here]
     points = {

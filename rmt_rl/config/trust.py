@@ -1,4 +1,4 @@
-"""Which modules a file may name. Importing a module runs it, so a file from a stranger could run any code by naming one."""
+"""Which modules a file may name. Importing a module runs it, so an untrusted file could run any code by naming one."""
 
 from __future__ import annotations
 

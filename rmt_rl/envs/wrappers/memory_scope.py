@@ -82,9 +82,9 @@ class MemoryScope(TorchVectorEnv):
         found: dict[str, torch.Tensor] = {"episode_over": ended}
         found |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
         if "success" in info:
-            told = info.get("_success", ended)
-            found |= {"success": info["success"] & over, "_success": told & over}
-            found |= {"episode_success": info["success"], "_episode_success": told}
+            reported = info.get("_success", ended)
+            found |= {"success": info["success"] & over, "_success": reported & over}
+            found |= {"episode_success": info["success"], "_episode_success": reported}
         self._shown = torch.where(over, 0.0, reward), ended
         new = self._observe(obs, *self._shown)
         final = self._observe(last, reward, ended & ~over)
