@@ -39,7 +39,7 @@ test-faults: $(STAMP)
 	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults tests/envs/test_minigrid_memory.py tests/envs/test_minigrid_direct.py $(ARGS)
 
 check: lint
-	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow and not thorough" -n 2 --dist worksteal
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -20,7 +20,7 @@ from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv
 from rmt_rl.rollouts.dataset import Dataset, Episode
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 STEPS = 14
 TRANSFORMER = {

@@ -121,7 +121,7 @@ def test_every_built_in_environment_is_tested_here() -> None:
     "check",
     [pytest.param(check, id=check.run.__name__) for check in CHECKS],
 )
-@pytest.mark.slow
+@pytest.mark.thorough
 @every
 def test_every_environment_passes_the_checks_of_the_check_command(case: str, check: Check, device: str) -> None:
     try:

@@ -15,7 +15,7 @@ from rmt_rl import config
 from rmt_rl.policies import transformer
 from rmt_rl.policies.registry import make_backbone
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 WIDTH, HEADS, S, M, STEPS = 8, 2, 3, 2, 11
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
