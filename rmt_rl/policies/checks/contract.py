@@ -147,6 +147,7 @@ def unroll_equals_steps_float32(make: Make, number: int) -> None:
     unroll_equals_steps(make, number, torch.float32, 5e-5)
 
 
+@torch.no_grad()
 def discarded_state_has_no_influence(make: Make, number: int) -> None:
     case = make_case(make, number)
     case.first[: (len(case.first) + 1) // 2, 0] = True
@@ -167,6 +168,7 @@ def discarded_state_has_no_influence(make: Make, number: int) -> None:
         )
 
 
+@torch.no_grad()
 def the_future_has_no_influence(make: Make, number: int) -> None:
     case = make_case(make, number)
     t = number % case.x.shape[1]
@@ -179,6 +181,7 @@ def the_future_has_no_influence(make: Make, number: int) -> None:
     )
 
 
+@torch.no_grad()
 def rows_are_independent(make: Make, number: int) -> None:
     case = make_case(make, number)
     rows = torch.randperm(len(case.x), generator=torch.Generator().manual_seed(number))
@@ -189,6 +192,7 @@ def rows_are_independent(make: Make, number: int) -> None:
     expect_close([found, *tensors(found_state)], expected, 1e-12, f"case {number}: results of permuted rows")
 
 
+@torch.no_grad()
 def state_has_a_fixed_size(make: Make, number: int) -> None:
     case = make_case(make, number)
     state = case.backbone.initial_state(2)
