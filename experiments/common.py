@@ -45,9 +45,7 @@ def add_result(path: Path, row: dict[str, Any]) -> None:
 
 def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], dict[str, Any]]) -> None:
     """Append `run` together with what `measure(empty folder)` returns. A run that the file has already is not repeated."""
-    described = " ".join(f"{name}={value}" for name, value in run.items())
     if any(run.items() <= row.items() for row in read_results(results)):
-        print(f"stored in {results}, not run again: {described}", flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(Path(folder))

@@ -22,6 +22,7 @@ from rmt_rl.config.commands import TrainConfig
 if TYPE_CHECKING:
     import numpy as np
 
+    from rmt_rl.config.bases import EnvConfig
     from rmt_rl.policies.actor_critic import ActorCritic
     from rmt_rl.rollouts.statistics import Score
 
@@ -52,8 +53,8 @@ def train(
         rmt_rl.train(env="tmaze", policy="lstm", steps=200_000, **{"env.length": 20})
 
     config: a complete configuration; or give options as for `make_config`, of which `env` may also be an environment (a
-    `TorchVectorEnv`), or a class or function that makes one: f(num_envs, device). As on the command line, config="mine.yaml"
-    reads options from a file, over which the others win. callbacks: see `rmt_rl.Callback`.
+    `TorchVectorEnv`), or a class or function that makes one: f(num_envs, device). Give it again beside resume=. As on the command
+    line, config="mine.yaml" reads options from a file, over which the others win. callbacks: see `rmt_rl.Callback`.
     Raises ConfigError for options that do not fit, and RunError where the run cannot continue.
     """
     from rmt_rl.runs.callbacks import Run, check_callbacks, notify
@@ -115,20 +116,35 @@ def resolve(config: TrainConfig | None, given: dict[str, Any]) -> TrainConfig:
                 f"{next(iter(given))}: is given beside a complete configuration; use make_config for changes"
             )
         return validate(config)
-    if given.get("resume") is not None:
-        from rmt_rl.config.cli import resumed_config
-
-        return resumed_config(given)
-    env = given.get("env")
+    env, made = given.get("env"), None
     if env is not None and not isinstance(env, (str, Mapping, Config)):
         from rmt_rl.envs.objects import env_config_of
 
-        given = _of_object(env, given.get("algo", "ppo")) | given | {"env": env_config_of(env)}
+        made = env_config_of(env)
+    if given.get("resume") is not None:
+        return _resumed(given, made)
+    if made is not None:
+        given = _of_object(env, given.get("algo", "ppo")) | given | {"env": made}
     if given.get("config") is not None:
         from rmt_rl.config.cli import config_from_file
 
         return config_from_file(given)
     return make_config(**given)
+
+
+def _resumed(given: dict[str, Any], made: EnvConfig | None) -> TrainConfig:
+    """The configuration of the run in given["resume"]. made: that of the Python object that was given as its environment."""
+    from rmt_rl.config.cli import resumed_config
+
+    if made is None:
+        return resumed_config(given)
+    config = resumed_config({key: value for key, value in given.items() if key != "env"})
+    if config.env.name != made.name:
+        raise ConfigError(
+            f"env={made.name}: the run in {config.resume} was started with env={config.env.name}; expected the same class,"
+            " function or kind of object, or no env="
+        )
+    return dataclasses.replace(config, env=made)
 
 
 def _of_object(env: Any, algo: Any) -> dict[str, Any]:

@@ -212,6 +212,11 @@ def choose(group: str, name: Any) -> Entry:
     hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
     if group == "env" and isinstance(name, str) and is_gymnasium_id(name):
         hint = f"; did you mean env=gym env.id={show(name)}?"
+    elif group == "env" and isinstance(name, str) and ":" in name:
+        hint = (
+            "; a class, function or object is given in Python, as rmt_rl.train(env=<it>), also beside resume=; on the command"
+            " line register the class with gymnasium and give env=gym env.id=<module>:<id>"
+        )
     # memory=trial means memory.scope=trial
     inside = [(key, known) for entry in GROUPS[group].values() for key, known in options(entry.config).items()]
     for key in dict.fromkeys(key for key, known in inside if name in known.choices):

@@ -81,9 +81,8 @@ def env_config_of(env: Any) -> EnvConfig:
 
 def is_vector_env(env: Any) -> bool:
     """Whether an object is a batch of environments; not every library derives its class from gymnasium's."""
-    return not isinstance(env, type) and all(
-        hasattr(env, name) for name in ("num_envs", "reset", "step", "action_space")
-    )
+    acts = hasattr(env, "single_action_space") or hasattr(env, "action_space")
+    return not isinstance(env, type) and acts and all(hasattr(env, name) for name in ("num_envs", "reset", "step"))
 
 
 def close_unless_borrowed(config: EnvConfig, env: TorchVectorEnv) -> None:
@@ -153,6 +152,8 @@ def _gymnasium_factory(cls: type[gymnasium.Env[Any, Any]]) -> Callable[..., Torc
 
         gymnasium.registry.pop(id, None)  # another class of the same name, from an earlier call
         gymnasium.register(id, entry_point=cls)  # type: ignore[arg-type]
-        return GymAdapter(num_envs, device, id=id)
+        env = GymAdapter(num_envs, device, id=id)
+        env.task = f"{cls.__module__}:{cls.__qualname__}"
+        return env
 
     return make

@@ -217,6 +217,11 @@ class ActorCritic(
             raise ValueError(f"first is one value, but the state has {len(state)} rows; expected {len(state)} values")
 
         def convert(x: Any) -> torch.Tensor:
+            if isinstance(x, Mapping):
+                raise ValueError(
+                    f"obs has a dictionary as an entry; expected one array for each of {sorted(self._shapes)}, such as"
+                    " {**obs, 'return_to_go': ...}"
+                )
             x = x.copy() if isinstance(x, np.ndarray) and min(x.strides, default=0) < 0 else x  # a flipped picture
             tensor = torch.as_tensor(x, device=self.device)
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor

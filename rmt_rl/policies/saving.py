@@ -26,10 +26,12 @@ from rmt_rl.common.files import fsync, read_text, remove, sha256_file
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
-from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
+from rmt_rl.config.fields import LARGEST_RETURN, Config, options, read, show
+from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import make_config
 from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.objects import env_config_of
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
@@ -200,21 +202,24 @@ def return_conditioning(policy: ActorCritic) -> ReturnConditioning | None:
 
 def make_task(
     policy: ActorCritic,
-    task: EnvConfig | None = None,
+    env: Any = None,
     rows: int = 1,
     device: str | torch.device = "cpu",
     target_return: float | None = None,
 ) -> TorchVectorEnv:
     """`rows` rows of the environment in which the policy acts as in training: with its memory scope and its target return.
 
-    task: options of another task; None = the one that it was trained on. target_return: None = the one it was saved with.
+    env: None = the task that it was trained on; or the name of another one, a dataclass of rmt_rl.config, an environment, or a
+    class or function that makes one. target_return: None = the one it was saved with.
     """
     returns = conditioned_on(policy, target_return)
-    if task is not None:
-        check_trusted(task, policy.spec.source, typed=True)  # `env_config` checks that of the policy
-    return make_from_config(
-        task or env_config(policy), rows, device, memory_config(policy), evaluation=True, returns=returns
-    )
+    if env is None:
+        task: Any = env_config(policy)
+    else:
+        task = choose("env", env).config() if isinstance(env, str) else env
+        task = task if isinstance(task, Config) else env_config_of(task)
+        check_trusted(task, policy.spec.source, typed=True)
+    return make_from_config(task, rows, device, memory_config(policy), evaluation=True, returns=returns)
 
 
 def conditioned_on(policy: ActorCritic, target_return: float | None) -> ReturnConditioning | None:

@@ -15,6 +15,8 @@ import rmt_rl
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.check import check, maker
 from rmt_rl.envs.gym.adapter import VectorAdapter
+from rmt_rl.envs.objects import env_config_of
+from rmt_rl.envs.registry import make_from_config
 
 ROWS = 3
 SPACE = gymnasium.spaces.Box(0.0, 100.0, (2,), np.float32)
@@ -327,3 +329,9 @@ def test_missing_last_observations_and_seeds_are_warnings(capsys: Any) -> None:
     adapter.step(torch.zeros(ROWS, dtype=torch.int64))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "reset has no argument seed" in lines[0] and "no last observations" in lines[1]
+
+
+def test_spaces_of_one_row_are_enough() -> None:
+    env = Counting()
+    del env.action_space, env.observation_space
+    assert make_from_config(env_config_of(env), ROWS).single_action_space == VectorAdapter(env).single_action_space

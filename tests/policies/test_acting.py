@@ -180,3 +180,12 @@ def test_an_observation_may_be_flipped_and_have_text_beside_it():
     assert policy.act(flipped, state, first, deterministic=True)[0].tolist() == expected.tolist()
     alone = {key: x[0] for key, x in obs.items()} | {"mission": "go"}
     assert policy.act(alone, policy.initial_state(1), True, deterministic=True)[0] == expected[0]
+
+
+def test_a_dictionary_inside_an_observation_is_rejected():
+    env, policy = make("gru", "minigrid-memory")
+    obs = {key: x.numpy() for key, x in env.reset(seed=0)[0].items()}
+    with pytest.raises(
+        ValueError, match=r"a dictionary as an entry; expected one array for each of \['direction', 'image'\]"
+    ):
+        policy.act({"observation": obs}, policy.initial_state(4), np.ones(4, bool))

@@ -13,6 +13,7 @@ import torch
 import rmt_rl
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import TMazeConfig
+from rmt_rl.config.registry import OBJECTS
 from rmt_rl.config.resolve import make_config
 from rmt_rl.envs.objects import env_config_of
 from rmt_rl.envs.tmaze.passive import TMaze
@@ -109,6 +110,13 @@ def test_an_environment_object_cannot_be_evaluated_while_it_is_trained_on(tmp_pa
     with pytest.raises(ConfigError, match=r"evaluate_every=96: evaluations need an environment of their own"):
         rmt_rl.train(env=Maze(8), root=tmp_path, **TINY, evaluate_every=96)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_acts_in_an_environment_that_is_given_to_make_task(policy):
+    for env in ("tmaze", TMazeConfig(), Maze, Maze(2)):
+        task = rmt_rl.make_task(policy, env, rows=2)
+        obs, _ = task.reset(seed=0)
+        assert policy.act(obs, policy.initial_state(2), torch.ones(2, dtype=torch.bool))[0].shape == (2,)
 
 
 @pytest.mark.slow
@@ -209,6 +217,18 @@ def test_an_object_does_not_take_the_place_of_its_class(tmp_path):
     rmt_rl.evaluate(result.policy, Maze(2), episodes=4)
     for policy in (result.policy, result.folder):
         assert rmt_rl.evaluate(policy, episodes=12) == result.score
+
+
+def test_a_run_on_a_class_resumes_in_another_process_if_the_class_is_given_again(tmp_path, monkeypatch):
+    folder = rmt_rl.train(root=tmp_path, env=Maze, **TINY).folder
+    monkeypatch.delitem(OBJECTS, f"{__name__}:Maze")  # as in another process
+    with pytest.raises(ConfigError, match=r"is given in Python, as rmt_rl\.train\(env=<it>\), also beside resume="):
+        rmt_rl.train(resume=folder, steps=2 * TINY["steps"])
+    with pytest.raises(ConfigError, match=r"was started with env=.*:Maze; expected the same class"):
+        OBJECTS[f"{__name__}:Maze"] = env_config_of(Maze).entry
+        rmt_rl.train(resume=folder, steps=2 * TINY["steps"], env=Corridor)
+    monkeypatch.delitem(OBJECTS, f"{__name__}:Maze")
+    assert rmt_rl.train(resume=folder, steps=2 * TINY["steps"], env=Maze).summary["steps"] >= 2 * TINY["steps"]
 
 
 def test_an_object_decides_the_number_of_rows(tmp_path):
