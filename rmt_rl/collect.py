@@ -1,8 +1,8 @@
 """Records episodes as a Minari dataset: `python -m rmt_rl.collect policy=<folder|oracle|random> env=… out=<id>`.
 
 Episode k is the first episode of seed `base + k`, whatever the number of rows, as in `evaluate`. The dataset holds the
-environment's own observations and actions, as any Minari dataset does, without text and with real numbers rounded to float32. The
-return to go is computed when the data are loaded.
+environment's own observations and actions, as any Minari dataset does, with text as bytes and real numbers rounded to float32.
+The return to go is computed when the data are loaded.
 """
 
 from __future__ import annotations

@@ -181,7 +181,9 @@ class SB3Policy:
             memory = rebuild(memory, dict(zip(names, arrays, strict=True)))
             first = np.zeros(rows, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
             first = first.reshape(-1)
-        action, memory = self.policy.act(observation, memory, first, deterministic)
+        # from 0 and as one array, as `SB3VecEnv` takes them; `act` itself may return those of the environment inside
+        _, memory = self.policy.act(observation, memory, first, deterministic)
+        action = memory.action.cpu().numpy()
         return (action[0] if single else action), tuple(x.cpu().numpy() for x in leaves(memory).values())
 
     def _is_single(self, observation: Arrays) -> bool:

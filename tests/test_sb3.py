@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -151,3 +152,34 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
     assert policy.spec.observation_space == env.single_observation_space
     rmt_rl.save_policy(policy, "runs/minigrid-memory-rmt-ppo-s0")
     exec(compile(example.replace("8_000", "512"), "using.md", "exec"), {})
+
+
+class Parts(gymnasium.Env[Any, Any]):
+    """Actions that are whole numbers from -1 and a choice; each step pays 1."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Tuple(
+        [gymnasium.spaces.Box(-1, 1, (2,), np.int32), gymnasium.spaces.Discrete(3, start=5)]
+    )
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.left = 3
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        self.left -= 1
+        return np.zeros(2, np.float32), 1.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("own", [None, gymnasium.spaces.Box(-1, 1, (2,), np.int32)])
+def test_predict_gives_the_actions_that_the_vec_env_takes(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if own is not None:
+        monkeypatch.setattr(Parts, "action_space", own)
+    monkeypatch.setitem(gymnasium.registry, "SB3Parts-v0", gymnasium.envs.registration.EnvSpec("SB3Parts-v0", Parts))
+    env = make_vec_env("gym", 2, seed=0, id="SB3Parts-v0")
+    policy = SB3Policy(rmt_rl.make_policy(env.env, "lstm", width=8))
+    action, _ = policy.predict(env.reset())
+    assert all(policy.action_space.contains(row) for row in action)
+    assert evaluate_policy(policy, env, 4)[0] == 3.0

@@ -83,7 +83,7 @@ class RATELearner(Learner):
     def load_data(cls, run: TrainConfig) -> Dataset:
         """The recorded episodes, or new ones of the task's oracle; raises ConfigError where they do not fit the task."""
         if run.data is not None and isinstance(run.env, NoEnvConfig):
-            return read_minari(run.data)
+            return read_minari(run.data, text=True)
         if run.data is not None and run.resume is None:
             check_recorded_in(run.data, find_dataset(run.data)[1], run.env)
         env = make_from_config(run.env, ROWS if run.data is None else 1)

@@ -81,7 +81,10 @@ class Part:
         if isinstance(self.space, spaces.Box):
             # in the dtype of the environment: the bounds of the translated space are rounded to float32
             return np.asarray(np.clip(action, self.own.low, self.own.high).astype(self.own.dtype))
-        whole = np.rint(action).astype(np.int64) if action.dtype.kind == "f" else action
+        whole = action
+        if action.dtype.kind == "f":  # a choice of `MixedActions`, whose bounds hold as those of any Box
+            highest = np.array(choice_sizes(self.space)).reshape(self.space.shape) - 1
+            whole = np.clip(np.rint(action), 0, highest).astype(np.int64)
         own = (whole + self.start).astype(self.own.dtype)
         return np.asarray(own) if isinstance(self.own, spaces.Box) else own  # a Box takes no numpy scalar
 

@@ -80,6 +80,8 @@ def sample_allowed(mask_BN: np.ndarray, actions: spaces.Space[Any], random: np.r
     parts = np.split(scores, np.cumsum(sizes)[:-1], axis=1)
     choices = np.stack([part.argmax(1) for part in parts], axis=1)
     if isinstance(actions, MixedActions):
-        reals = np.stack([actions.sample()[len(sizes) :] for _ in choices])
+        space = actions.reals
+        space.seed(int(random.integers(2**31)))
+        reals = np.stack([space.sample() for _ in choices])
         return np.concatenate([choices.astype(reals.dtype), reals], axis=1)
     return choices.reshape(len(flat), *(actions.shape or ()))

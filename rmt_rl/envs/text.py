@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,28 @@ def to_bytes(text: Any, space: TextBytes) -> np.ndarray | None:
 def from_bytes(array: np.ndarray) -> str:
     """The text of one row [length]."""
     return array.tobytes().rstrip(b"\0").decode(errors="replace")
+
+
+def texts_of(space: spaces.Space[Any]) -> dict[str, bool]:
+    """The texts in a translated observation space by name ("" = all of it), and whether they consist of single characters."""
+    return {name: part.characters for name, part in _parts(space).items() if isinstance(part, TextBytes)}
+
+
+def with_texts(space: spaces.Space[Any], saved: Any) -> spaces.Space[Any]:
+    """A space in which texts are plain arrays of bytes, with those that `texts_of` found as text again.
+
+    saved: may come from a damaged file; names that fit no array of bytes are ignored.
+    """
+    names = saved if isinstance(saved, Mapping) else {}
+    parts = {name: _as_text(part, names.get(name)) for name, part in _parts(space).items()}
+    return spaces.Dict(parts) if isinstance(space, spaces.Dict) else parts[""]
+
+
+def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+
+
+def _as_text(part: spaces.Space[Any], characters: Any) -> spaces.Space[Any]:
+    length = (part.shape or (0,))[0]
+    fits = length <= MOST_BYTES and part == spaces.Box(0, 255, (length,), np.uint8)
+    return TextBytes(length, characters) if fits and isinstance(characters, bool) else part

@@ -6,7 +6,7 @@ import itertools
 import operator
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rmt_rl.envs.actions import ActionTranslation, Part, choice_sizes
 from rmt_rl.envs.gym.translate import Translation, WrongObservation, part_of
 from rmt_rl.envs.masks import has_mask, is_allowed, mask_of
 from rmt_rl.envs.observations import LARGEST, whole_number_ends
+from rmt_rl.envs.text import with_texts
 from rmt_rl.rollouts.dataset import Dataset, Episode, but_last
 
 #: Required keys of metadata.json.
@@ -51,7 +52,9 @@ def read_minari(
         storage = MinariStorage.read(path)
         translated = Translation(storage.observation_space, text)
         actions = ActionTranslation(storage.action_space)
-        fits(translated.space, actions.space)
+        ours = metadata.get("rmt_rl")
+        space = with_texts(translated.space, ours.get("text") if text and isinstance(ours, Mapping) else None)
+        fits(space, actions.space)
         count, steps = operator.index(metadata["total_episodes"]), operator.index(metadata["total_steps"])
     except ConfigError as error:
         raise ConfigError(f"data={data}: {error}") from error
@@ -82,7 +85,7 @@ def read_minari(
             raise ConfigError(f"data={data}: has {found:,} steps, but {steps:,} according to metadata.json")
 
     try:
-        return Dataset(episodes(), steps, translated.space, actions.space, actions.own_start, actions.own_to_keep)
+        return Dataset(episodes(), steps, space, actions.space, actions.own_start, actions.own_to_keep)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"data={data}: cannot be copied to a temporary folder: {short(error)}") from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.text import texts_of
 
 if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv
@@ -54,7 +55,8 @@ def write_minari(
         summary = stats.summary()
         # minari itself would make an environment to write its spec
         spec = {} if env.env_spec is None else {"env_spec": env.env_spec}
-        dataset.storage.update_metadata({"rmt_rl": {"env": task, **summary}, **spec})
+        ours = {"env": task, "text": texts_of(env.single_observation_space), **summary}
+        dataset.storage.update_metadata({"rmt_rl": ours, **spec})
         place.parent.mkdir(parents=True, exist_ok=True)
         (root / id).rename(place)
     except (OSError, RuntimeError) as error:  # also where another process wrote the same dataset first

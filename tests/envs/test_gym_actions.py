@@ -204,3 +204,9 @@ def test_torchrl_refuses_choices_and_real_numbers_together() -> None:
     bridge = pytest.importorskip("rmt_rl.torchrl")
     with pytest.raises(ConfigError, match="have no distribution in torchrl"):
         bridge.TorchRLPolicy(make_policy(env_of("Tuple of both"), "mlp", width=8))
+
+
+def test_a_choice_beyond_its_bounds_reaches_the_environment_as_the_nearest_one() -> None:
+    own = spaces.Tuple([spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 4]), spaces.Box(-1, 1, (1,), np.float32)])
+    move, pair, real = ActionTranslation(own).to_own(np.array([7.2, -1.0, 2.6, 3.0], np.float32))
+    assert (move, pair.tolist(), real.tolist()) == (7, [0, 3], [1.0])

@@ -105,6 +105,19 @@ class Several(Masked):
         return bool(self.mask[action[0]] and self.mask[2 + action[1]])
 
 
+class Mixed(Masked):
+    """A choice and a real number."""
+
+    observation_space = spaces.Dict(seen=spaces.Box(-1, 1, (2,), np.float32), action_mask=spaces.MultiBinary(3))
+    action_space = spaces.Tuple([spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(3, start=-1)])
+
+    def draw(self) -> None:
+        self.mask = np.array([0, self.t % 2, 1], np.int8)
+
+    def allows(self, action: Any) -> bool:
+        return bool(self.mask[action[1] + 1]) and self.action_space.contains(action)
+
+
 class Stuck(Masked):
     def draw(self) -> None:
         self.mask = np.array([1, 0, 0, self.t < 2], np.int8) * (self.t < 3)
@@ -112,10 +125,11 @@ class Stuck(Masked):
 
 KINDS = {"observation": Masked, "info": InInfo, "method": InMethod, "several": Several}
 every_kind = pytest.mark.parametrize("kind", KINDS)
+with_mixed = pytest.mark.parametrize("kind", [*KINDS, "mixed"])
 
 
 def words(kind: str) -> dict[str, Any]:
-    cls = KINDS.get(kind, Stuck)
+    cls = Mixed if kind == "mixed" else KINDS.get(kind, Stuck)
     id = f"Masks{cls.__name__}-v0"
     if id not in gymnasium.registry:
         gymnasium.register(id, entry_point=cls)
@@ -127,7 +141,7 @@ def env_of(kind: str, rows: int = 2, **more: Any) -> Any:
 
 
 @pytest.mark.slow
-@every_kind
+@with_mixed
 def test_training_saving_loading_and_evaluating_never_take_a_forbidden_action(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,17 +233,17 @@ def test_a_missing_mask_in_info_is_one_sentence() -> None:
         make_env("gym", 1, id=words("method")["id"], action_mask="info").reset(seed=0)
 
 
-@every_kind
-def test_random_actions_are_allowed(kind: str) -> None:
+@with_mixed
+def test_random_actions_are_allowed_and_those_of_one_seed_are_the_same(kind: str) -> None:
     env = env_of(kind)
-    waves = list(record(env, random_actor(env, 0), 4, 0))
-    assert sum(len(wave) for wave in waves) == 4
+    drawn = [[r.action.tolist() for wave in record(env, random_actor(env, 0), 4, 0) for r in wave] for _ in range(2)]
+    assert len(drawn[0]) == 4 and drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("kind", ["method", "several"])
+@pytest.mark.parametrize("kind", ["method", "several", "mixed"])
 def test_the_checks_of_an_environment_respect_its_mask(kind: str) -> None:
     make, raw = maker(words(kind)["id"], {})
-    results = [*itertools.islice(check(make, raw), 5)]
+    results = [*itertools.islice(check(make, raw), 11)]
     assert [result.found for result in results if result.verdict == "wrong"] == []
 
 

@@ -15,7 +15,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import GymConfig
 from rmt_rl.config.files import part_from_dict
 from rmt_rl.envs.registry import make_env
-from rmt_rl.envs.text import TextBytes, text_bytes, to_bytes
+from rmt_rl.envs.text import TextBytes, text_bytes, texts_of, to_bytes, with_texts
 from rmt_rl.evaluate import main as evaluate
 from rmt_rl.export import step_module
 from rmt_rl.policies.encoders import make_encoder
@@ -182,3 +182,22 @@ def test_recorded_episodes_keep_the_text_and_are_learned_from(
     assert collect([*task, "policy=random", "episodes=4", "out=own/text-v0"]) == 0
     offline = ["algo=rate", "policy=rmt", "policy.width=8", "policy.layers=1", "data=own/text-v0", "steps=30"]
     assert train([*task, *offline, "evaluate_episodes=2", "run=run"]) == 0
+
+
+def test_recorded_text_is_read_as_text_without_an_environment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minari")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    assert collect(["env=gym", "env.id=Text-v0", "policy=random", "episodes=4", "out=own/text-v0"]) == 0
+    offline = ["algo=rate", "policy=lstm", "policy.width=8", "data=own/text-v0", "steps=20"]
+    assert train([*offline, "env=none", "run=run"]) == 0
+    assert evaluate(["policy=runs/run", "env=gym", "env.id=Text-v0", "episodes=2"]) == 0
+
+
+@pytest.mark.parametrize("saved", [None, 3, {"mission": "yes"}, {"number": True, "else": False}, {"picture": False}])
+def test_a_dataset_whose_texts_are_none_keeps_its_numbers(saved: Any) -> None:
+    picture = spaces.Box(0, 255, (2, 2), np.uint8)
+    space = spaces.Dict(number=spaces.Discrete(3), mission=spaces.Box(0, 255, (8,), np.uint8), picture=picture)
+    assert with_texts(space, saved) == space
+    assert with_texts(space, {"mission": False})["mission"] == TextBytes(8, False)  # type: ignore[index]
+    assert texts_of(with_texts(space, {"mission": True})) == {"mission": True}

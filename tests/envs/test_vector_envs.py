@@ -211,8 +211,48 @@ def test_env_gym_takes_an_id_that_is_a_vector_environment_only() -> None:
         assert episodes(env) == episodes(VectorAdapter(SameStep()))
         with pytest.raises(ConfigError, match=r"makes all its rows itself; expected env\.workers=sync"):
             rmt_rl.make_env("gym", ROWS, id="rmt-test/Counting-v0", workers="async")
+        with pytest.raises(
+            ConfigError, match=r"env\.action_mask=info: rmt-test/Counting-v0 makes all its rows itself; expected"
+        ):
+            rmt_rl.make_env("gym", ROWS, id="rmt-test/Counting-v0", action_mask="info")
     finally:
         gymnasium.registry.pop("rmt-test/Counting-v0")
+
+
+class AllowingNext(Counting):
+    """The entry "action_mask" allows one action, and nothing after the end of an episode."""
+
+    mode = AutoresetMode.NEXT_STEP
+
+    def __init__(self, num_envs: int = ROWS) -> None:
+        super().__init__(num_envs)
+        self.single_observation_space = gymnasium.spaces.Dict(seen=SPACE, action_mask=gymnasium.spaces.MultiBinary(2))
+
+    def _observe(self) -> Any:
+        mask = np.array([[0, 1]] * self.num_envs, np.int8) * ~self.over[:, None]
+        return {"seen": super()._observe(), "action_mask": mask}
+
+
+def test_a_mask_after_the_end_may_forbid_everything_where_the_next_step_restarts() -> None:
+    env = VectorAdapter(AllowingNext())
+    policy = rmt_rl.make_policy(env, "lstm", width=8)
+    assert rmt_rl.evaluate(policy, AllowingNext(), episodes=3).mean_return == 3.0
+    env.reset(seed=0)
+    masks = [env.step(torch.ones(ROWS, dtype=torch.int64))[0]["action_mask"].tolist() for _ in range(3)]  # type: ignore[index]
+    # row 0 ends after two steps, row 1 after three; the next step ignores its action
+    assert masks == [[[0, 1]] * 3, [[1, 1], [0, 1], [0, 1]], [[0, 1], [1, 1], [0, 1]]]
+
+
+def test_a_mask_that_a_vector_environment_reports_elsewhere_is_a_warning(capsys: Any) -> None:
+    env, plain = SameStep(), SameStep()
+    env.reset = lambda **_: (env._observe(), {"action_mask": np.ones((ROWS, 2))})  # type: ignore[method-assign]
+    env.episode, env.t = np.zeros((2, ROWS), int)
+    plain.action_masks = lambda: np.ones((ROWS, 2))  # type: ignore[attr-defined]
+    for each in (env, plain):
+        VectorAdapter(each).reset(seed=0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "info['action_mask'] is not used; an entry" in lines[0]
+    assert "action_masks() is not used; an entry" in lines[1]
 
 
 def test_flags_of_a_single_environment_may_be_arrays_of_another_library() -> None:

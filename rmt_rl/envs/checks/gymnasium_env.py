@@ -129,7 +129,7 @@ def equal_actions_equal_steps(env: gymnasium.Env[Any, Any]) -> None:
     if env.spec is not None and env.spec.nondeterministic:
         raise NotChecked("its spec says that it is nondeterministic")
     env.action_space.seed(123)
-    action = env.action_space.sample()
+    action = sample_own(env, *env.reset(seed=123))
     steps = []
     for _ in range(2):
         env.reset(seed=123)
@@ -172,8 +172,8 @@ def gymnasiums_advice(env: gymnasium.Env[Any, Any]) -> None:
     if "return_info" in inspect.signature(env.unwrapped.reset).parameters:
         advice.append("reset has an argument return_info, which nothing gives; it always returns (observation, info)")
     env.action_space.seed(0)
-    obs = _reset(env)[0]
-    *_, truncated, _ = env.step(env.action_space.sample())
+    obs, info = _reset(env)
+    *_, truncated, _ = env.step(sample_own(env, obs, info))
     if truncated:
         advice.append("the first step truncates the episode")
     advice.extend(_types(env.observation_space, obs))
@@ -183,6 +183,9 @@ def gymnasiums_advice(env: gymnasium.Env[Any, Any]) -> None:
 
 def _action_bounds(space: gymnasium.Space[Any]) -> list[str]:
     # bounded actions need not be normalised: policies scale them
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.values() if isinstance(space, spaces.Dict) else space
+        return [each for part in parts for each in _action_bounds(part)]
     if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():
         return [
             f"action_space {brief(space)} has no bounds, so policies cannot know the unit of actions; give it bounds"

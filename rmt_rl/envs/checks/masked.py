@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from rmt_rl.envs.actions import ActionTranslation, choice_sizes
+from rmt_rl.envs.actions import ActionTranslation, MixedActions, choice_sizes
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.checks.runner import Broken
 from rmt_rl.envs.masks import KEY, has_mask, mask_of, no_action, sample_allowed
@@ -25,6 +25,7 @@ def allowed_only(env: TorchVectorEnv) -> TorchVectorEnv:
     if not has_mask(env.single_observation_space, env.single_action_space):
         return env
     sizes = choice_sizes(env.single_action_space)
+    reals = len(env.single_action_space.low) - len(sizes) if isinstance(env.single_action_space, MixedActions) else 0
     reset, step, state_dict, load_state_dict = env.reset, env.step, env.state_dict, env.load_state_dict
     shown: torch.Tensor | None = None
 
@@ -40,7 +41,7 @@ def allowed_only(env: TorchVectorEnv) -> TorchVectorEnv:
         return back
 
     def new_step(action: Any) -> Any:
-        back = step(action if shown is None else _next_allowed(action, shown, sizes))
+        back = step(action if shown is None else _next_allowed(action, shown, sizes, reals))
         keep(back[0])
         return back
 
@@ -59,18 +60,25 @@ def allowed_only(env: TorchVectorEnv) -> TorchVectorEnv:
     return env
 
 
-def _next_allowed(action: Any, mask: torch.Tensor, sizes: list[int]) -> Any:
-    """The action itself where it is not one of the space: that environments refuse it is a check of its own."""
-    flat = torch.as_tensor(action).reshape(len(action), -1)
-    limit = torch.tensor(sizes, device=flat.device)
-    if flat.is_floating_point() or flat.shape != (len(mask), len(sizes)) or bool(((flat < 0) | (flat >= limit)).any()):
+def _next_allowed(action: Any, mask: torch.Tensor, sizes: list[int], reals: int) -> Any:
+    """The action itself where it is not one of the space: that environments refuse it is a check of its own.
+
+    reals: numbers of an action that are no choices.
+    """
+    given = torch.as_tensor(action)
+    flat = given.reshape(len(given), -1)
+    if reals:  # environments round the choices of `MixedActions`
+        flat = torch.cat([flat[:, :-reals].round(), flat[:, -reals:]], dim=1)
+    choices, limit = flat[:, : len(sizes)], torch.tensor(sizes, device=flat.device)
+    fits = flat.shape == (len(mask), len(sizes) + reals) and flat.is_floating_point() == (reals > 0)
+    if not fits or not bool(((choices >= 0) & (choices < limit)).all()):
         return action
     columns = []
-    for chosen, allowed in zip(flat.unbind(1), (mask.flatten(1) != 0).split(sizes, dim=1), strict=True):
+    for chosen, allowed in zip(choices.unbind(1), (mask.flatten(1) != 0).split(sizes, dim=1), strict=True):
         n = allowed.shape[1]
         later = (torch.arange(n, device=flat.device) - chosen[:, None]) % n  # how far each choice is ahead of this one
         columns.append(torch.where(allowed, later, n).argmin(1).to(flat.dtype))
-    return torch.stack(columns, dim=1).view(torch.as_tensor(action).shape)
+    return torch.cat([torch.stack(columns, dim=1), flat[:, len(sizes) :]], dim=1).view(given.shape)
 
 
 def sample_own(env: gymnasium.Env[Any, Any], obs: Any, info: dict[str, Any]) -> Any:

@@ -13,7 +13,6 @@ import functools
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import gymnasium
@@ -331,7 +330,7 @@ def _make(
     id: str,
     num_envs: int,
     options: dict[str, Any],
-    make_row: Callable[..., Any],
+    make_row: functools.partial[Any],
     workers: str,
     deadline: float,
     on_fault: Literal["fail", "restart"],
@@ -350,6 +349,10 @@ def _make(
         if isinstance(found, EnvSpec) and found.entry_point is None:
             if workers == "async":
                 raise ConfigError(f"env.workers=async: {id} makes all its rows itself; expected env.workers=sync")
+            if make_row.keywords["action_mask"] == "info":
+                raise ConfigError(
+                    f"env.action_mask=info: {id} makes all its rows itself; expected a Dict observation with the entry {KEY!r}"
+                )
             rows = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **options)
             return _require_rows(VectorRows(rows), num_envs)
         if workers == "async":

@@ -17,13 +17,15 @@ import sys
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import Env, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.actions import ActionTranslation
+from rmt_rl.envs.gym.masks import METHOD
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
+from rmt_rl.envs.masks import KEY, has_mask, mask_of
 
 #: Names of the last observation of an episode: of gymnasium from 1.1 and before, and of Stable-Baselines3 and SuperSuit.
 FINAL = ("final_obs", "final_observation", "terminal_observation")
@@ -83,6 +85,7 @@ class VectorRows:
         self._obs = self._observations(back[0], "reset")
         if mask is None:
             self._ending, self._success = np.zeros_like(self._ending), {}
+        self._warn_of_unused_mask(back[1])
         return self._obs, {}
 
     def step(self, action_B: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -99,6 +102,7 @@ class VectorRows:
             flags, self._ending = self._ending, flags & ~ended
             rewards = np.where(ended, 0.0, rewards)
             self._success = self._successes(infos, np.asarray(self._ending.any(axis=0)))
+            obs = self._allowing(np.asarray(self._ending.any(axis=0)), obs)
         else:
             ended = np.asarray(flags.any(axis=0))
             rows, success = np.flatnonzero(ended).tolist(), self._successes(infos, ended)
@@ -120,6 +124,14 @@ class VectorRows:
         back = self._env.reset(options={"reset_mask": ended})
         fresh: Arrays = _select(ended, self._observations(back[0], "reset"), obs)
         return fresh
+
+    def _allowing(self, ending: np.ndarray, obs: Arrays) -> Arrays:
+        """`obs` with masks that allow everything in rows of which the next action is ignored: those of last observations may
+        allow nothing."""
+        if not has_mask(self.single_observation_space, self.single_action_space):
+            return obs
+        masks = mask_of(obs)  # type: ignore[arg-type]
+        return {**obs, KEY: _select(ending, np.ones_like(masks), masks)}  # type: ignore[dict-item]
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         return (getattr(self, name),)
@@ -202,6 +214,17 @@ class VectorRows:
             'info["final_obs"] has no last observations; those before the last steps are used, which no learner reads'
         )
         return _row_of(self._obs, row)
+
+    def _warn_of_unused_mask(self, infos: Any) -> None:
+        if isinstance(self.own[0], spaces.Dict) and KEY in self.own[0].spaces:
+            return
+        rows = getattr(self._env, "envs", None) or [self._env]
+        method = any(hasattr(row, METHOD) or (isinstance(row, Env) and row.has_wrapper_attr(METHOD)) for row in rows)
+        if method or any(_of_row(infos, KEY, row) is not None for row in range(self.num_envs)):
+            where = f"{METHOD}()" if method else f"info[{KEY!r}]"
+            self._warn(
+                f"{where} is not used; an entry {KEY!r} of a Dict observation keeps the policy from actions that it forbids"
+            )
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
