@@ -16,7 +16,7 @@ from rmt_rl.policies.registry import make_backbone
 
 WIDTH = 8
 #: `make contract` runs 300, `make check` one.
-CASES = int(os.environ.get("RMT_RL_CASES", "6"))
+CASES = int(os.environ.get("RMT_RL_CASES", "5"))
 
 
 def rmt(**options):
