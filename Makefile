@@ -17,7 +17,7 @@ help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
 	@echo "make test  [ARGS='-k rmt']             all tests"
 	@echo "make check                             format, lint, types and the fast tests"
-	@echo "make contract                          300 random cases of every policy's contract; some hours"
+	@echo "make contract                          300 random cases of every policy's contract; an hour or more"
 	@echo "make test-faults                       50 killed runs, every bit of a checkpoint, longer comparisons with minigrid"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
 
@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 contract: $(STAMP)
-	RMT_RL_CASES=300 $(BIN)/python -m pytest -n 2 tests/contract/test_backbones.py
+	$(BIN)/python experiments/reliability/contract.py $(ARGS)
 
 test-faults: $(STAMP)
 	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults tests/envs/test_minigrid_memory.py tests/envs/test_minigrid_direct.py $(ARGS)

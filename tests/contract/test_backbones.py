@@ -15,7 +15,7 @@ from rmt_rl.policies.recurrent import Recurrent
 from rmt_rl.policies.registry import make_backbone
 
 WIDTH = 8
-#: `make contract` runs 300, `make check` one.
+#: `make check` runs one; `make contract` runs 300 of each, from experiments/reliability/contract.py.
 CASES = int(os.environ.get("RMT_RL_CASES", "5"))
 
 
