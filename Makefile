@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 # one thread is the fastest for networks of this size, and keeps timings comparable
 export OMP_NUM_THREADS ?= 1
-# hundreds of tests start a process of their own, which would compile the package again
+# many tests start a process of their own, which would compile the package again
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help train test lint check contract test-faults format bench clean

@@ -67,10 +67,9 @@ def evaluate(
 
 def _task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
     """The options of the task from `evaluate`'s arguments; raises ConfigError."""
-    from rmt_rl.config.fields import Config
     from rmt_rl.config.registry import choose
     from rmt_rl.config.resolve import change
-    from rmt_rl.envs.objects import env_config_of
+    from rmt_rl.envs.objects import as_env_config
     from rmt_rl.policies.saving import env_config
 
     if env is None:
@@ -79,10 +78,8 @@ def _task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
         given = {f"env.{name}": value for name, value in env.items() if name != "name"} | given
         saved = "name" not in env
         task = env_config(policy, typed="env.id" in given) if saved else choose("env", env["name"]).config()
-    elif isinstance(env, str):
-        task = choose("env", env).config()
     else:
-        task = env if isinstance(env, Config) else env_config_of(env)
+        task = as_env_config(env)
     return change(task, "env", given) if given else task
 
 

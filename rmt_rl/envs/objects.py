@@ -13,9 +13,9 @@ from gymnasium.vector import VectorEnv
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.fields import show
+from rmt_rl.config.fields import Config, show
 from rmt_rl.config.recipes import GYM
-from rmt_rl.config.registry import OBJECTS, Entry, entry_of
+from rmt_rl.config.registry import OBJECTS, Entry, choose, entry_of
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 
 #: Name of the option dataclasses that are made here.
@@ -38,6 +38,13 @@ class _Instance:
         from rmt_rl.envs.gym.adapter import VectorAdapter
 
         return VectorAdapter(self.env, device)
+
+
+def as_env_config(env: Any) -> Any:
+    """The options of an environment that is given as a name, a dataclass of rmt_rl.config, or as in `env_config_of`."""
+    if isinstance(env, str):
+        return choose("env", env).config()
+    return env if isinstance(env, Config) else env_config_of(env)
 
 
 def env_config_of(env: Any) -> EnvConfig:

@@ -26,12 +26,11 @@ from rmt_rl.common.files import fsync, read_text, remove, sha256_file
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
-from rmt_rl.config.fields import LARGEST_RETURN, Config, options, read, show
-from rmt_rl.config.registry import choose
+from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
 from rmt_rl.config.resolve import make_config
 from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.envs.objects import env_config_of
+from rmt_rl.envs.objects import as_env_config
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
@@ -216,8 +215,7 @@ def make_task(
     if env is None:
         task: Any = env_config(policy)
     else:
-        task = choose("env", env).config() if isinstance(env, str) else env
-        task = task if isinstance(task, Config) else env_config_of(task)
+        task = as_env_config(env)
         check_trusted(task, policy.spec.source, typed=True)
     return make_from_config(task, rows, device, memory_config(policy), evaluation=True, returns=returns)
 

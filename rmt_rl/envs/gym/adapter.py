@@ -31,7 +31,7 @@ from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
 from rmt_rl.envs.gym.masks import Source, with_mask
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
-from rmt_rl.envs.gym.vector_rows import VectorRows, success_in
+from rmt_rl.envs.gym.vector_rows import VectorRows, kind_of, success_in
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 from rmt_rl.envs.masks import KEY
 
@@ -236,7 +236,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
                 raise
             raise ConfigError(f"{self._name}: {error}; expected reset(self, *, seed=None, options=None)") from error
         if not isinstance(back, tuple) or len(back) != 2:
-            raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observation, info)")
+            raise ConfigError(f"{self._name}: reset returned {kind_of(back)}; expected (observation, info)")
         self._warn_of_unused_mask(back[1])
         return self._translate(back[0], "reset"), {}
 
@@ -244,7 +244,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         back: Any = self.env.step(self._actions.to_own(action))
         if not isinstance(back, tuple) or len(back) != 5:
             raise ConfigError(
-                f"{self._name}: step returned {_kind(back)}; expected (observation, reward, terminated, truncated, info)"
+                f"{self._name}: step returned {kind_of(back)}; expected (observation, reward, terminated, truncated, info)"
             )
         obs, reward, terminated, truncated, info = back
         number = plain_array(reward)
@@ -310,10 +310,6 @@ def _spec_json(spec: Any) -> str | None:
         return None if spec is None else spec.to_json()
     except (TypeError, ValueError):  # an option that is a Python object
         return None
-
-
-def _kind(back: Any) -> str:
-    return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
 
 
 def _with_rows(batch: Any, rows: dict[int, Any]) -> Any:

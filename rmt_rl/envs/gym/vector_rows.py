@@ -81,7 +81,7 @@ class VectorRows:
             self._warn("reset has no argument seed; its episodes are not reproducible unless it was made with a seed")
         back: Any = self._env.reset(**given)
         if not isinstance(back, tuple) or len(back) != 2:
-            raise ConfigError(f"{self._name}: reset returned {_kind(back)}; expected (observations, infos)")
+            raise ConfigError(f"{self._name}: reset returned {kind_of(back)}; expected (observations, infos)")
         self._obs = self._observations(back[0], "reset")
         if mask is None:
             self._ending, self._success = np.zeros_like(self._ending), {}
@@ -92,7 +92,7 @@ class VectorRows:
         back: Any = self._env.step(self._actions.to_own(action_B))
         if not isinstance(back, tuple) or len(back) != 5:
             wanted = "expected (observations, rewards, terminations, truncations, infos)"
-            raise ConfigError(f"{self._name}: step returned {_kind(back)}; {wanted}")
+            raise ConfigError(f"{self._name}: step returned {kind_of(back)}; {wanted}")
         obs, rewards, infos = self._observations(back[0], "step"), self._rewards(back[1]), back[4]
         flags: Any = np.stack([self._flags(name, flag) for name, flag in zip(FLAGS, back[2:4], strict=True)])
         if self._mode is AutoresetMode.NEXT_STEP and not self._resets_rows:
@@ -276,5 +276,5 @@ def _select(mask: np.ndarray, new: Any, old: Any) -> Any:
     return np.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def _kind(back: Any) -> str:
+def kind_of(back: Any) -> str:
     return f"{len(back)} values" if isinstance(back, tuple) else f"one {type(back).__name__}"
