@@ -1,10 +1,11 @@
 """Bugs planted by rule, one at a time, and whether the tests of the changed module detect them.
 
-    python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--only policies/rmt]
+    python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--passing] [--only policies]
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
 A mutant is killed if a fast test of its module's files (`TESTS`) fails, timed out if they take four times as long as without it.
+With --passing the tests are known to pass without a mutant and do not run without one first; the time limit is 15 minutes.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
 for instance after tests were added, and --slow runs the tests marked as slow, too. The table at the end, also after an
@@ -40,6 +41,8 @@ STORED = RESULTS / "mutants.jsonl"
 PARTS = ("policies", "algos", "rollouts", "envs")
 #: Seconds after which tests without a mutant are ended.
 LONGEST = 3_600
+#: Seconds after which tests with a mutant are ended with --passing.
+PATIENCE = 900
 
 #: Mutants that no test can detect, by file and lines, and why.
 EQUIVALENT: dict[str, str] = {}
@@ -80,7 +83,8 @@ TESTS = {
     "rollouts/dataset": "algos/test_by_hand rollouts/test_dataset algos/test_rate",
     "rollouts/minari": "rollouts/test_dataset test_collect",
     "rollouts/minari_writer": "rollouts/test_own_spaces rollouts/test_dataset test_collect",
-    "rollouts/statistics": "rollouts/test_window rollouts/test_success rollouts/test_evaluation rollouts/test_collector test_train",
+    "rollouts/statistics": "rollouts/test_window rollouts/test_success rollouts/test_evaluation rollouts/test_collector"
+    " test_train",
     "envs/": "envs/test_seeds envs/test_vector_properties contract/test_envs",
     "envs/actions": "envs/test_gym_actions",
     "envs/masks": "envs/test_gym_masks",
@@ -371,8 +375,8 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
 class Bench:
     """A copy of the repository in which one file at a time is changed, and the time that each set of tests takes in it."""
 
-    def __init__(self, copy: Path, slow: bool) -> None:
-        self.copy, self.seconds, self.marked = copy, {}, [] if slow else ["-m", "not slow"]
+    def __init__(self, copy: Path, slow: bool, passing: bool) -> None:
+        self.copy, self.passing, self.seconds, self.marked = copy, passing, {}, [] if slow else ["-m", "not slow"]
         for part in ("rmt_rl", "tests", "experiments", "docs", "README.md", "CHANGELOG.md", "pyproject.toml"):
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -382,6 +386,8 @@ class Bench:
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
         """killed, survived or timed out, and the test that killed it."""
         tests = [[*call, *self.marked] for call in tests_of(mutant.file)]
+        if self.passing:
+            self.seconds[str(tests)] = (PATIENCE - 60) / 4
         if str(tests) not in self.seconds:
             begin = time.monotonic()
             ended, failed = run_tests(self.copy, tests, LONGEST)
@@ -432,6 +438,7 @@ def main() -> None:
     )
     parser.add_argument("--again", action="store_true", help="run the stored survivors again")
     parser.add_argument("--slow", action="store_true", help="run the tests marked as slow, too")
+    parser.add_argument("--passing", action="store_true", help="the tests are known to pass without a mutant")
     parser.add_argument("--only", default="", help="only mutants of files whose path starts with this")
     arguments = parser.parse_args()
     mutants = [m for m in drawn(arguments.count, arguments.seed) if m.file.startswith(arguments.only)]
@@ -439,7 +446,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         with tempfile.TemporaryDirectory() as copy:
-            bench = Bench(Path(copy).resolve(), arguments.slow)
+            bench = Bench(Path(copy).resolve(), arguments.slow, arguments.passing)
             for mutant in [] if arguments.list else mutants:
                 stored = finished.get(mutant.key, {}).get("outcome")
                 if stored and not (arguments.again and stored == "survived" and mutant.name not in EQUIVALENT):
