@@ -53,7 +53,7 @@ GYM = {
 #: has gamma 0.9 and 0.9999, no entropy bonus, and state-dependent noise that is kept for 4 and 8 steps.
 GYM_IDS: dict[str, dict[str, object]] = {
     # every step costs, and only the next second matters
-    "Pendulum-v1": {"algo.gamma": 0.9},
+    "Pendulum-v1": {"algo.gamma": 0.9, "algo.learning_rate": 1e-3},
     # independent noise reaches the goal in one episode of twenty, correlated noise in most; it is some 500 steps away
     "MountainCarContinuous-v0": {"algo.gamma": 0.999, "algo.entropy_coef": 0.0, "algo.noise_correlation": 0.9},
 }
