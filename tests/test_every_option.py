@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+import rmt_rl
 from rmt_rl import config
 from rmt_rl.algos.ppo import PPOLearner
 from rmt_rl.algos.rate import RATELearner
@@ -23,6 +24,26 @@ from rmt_rl.rollouts.dataset import Dataset, Episode
 pytestmark = pytest.mark.thorough
 
 STEPS = 14
+#: Options of every policy.
+COMMON = {
+    "params": 40_000,
+    "previous_action": False,
+    "normalize_observation": True,
+    "encoder": "outside",
+    "encoder_options": ({"scale": 3.0}, {"encoder": "outside"}),
+}
+
+
+@rmt_rl.register_encoder("outside")
+class Outside(torch.nn.Module):
+    def __init__(self, space, width, scale=2.0):
+        super().__init__()
+        self.scale, self.layer = scale, torch.nn.Linear(*space.shape, width)
+
+    def forward(self, obs):
+        return self.scale * self.layer(obs)
+
+
 TRANSFORMER = {
     "width": 24,
     "layers": 3,
@@ -30,11 +51,9 @@ TRANSFORMER = {
     "segment": 5,
     "sharpness": 1.0,
     "dropout": 0.5,
-    "params": 40_000,
-    "previous_action": False,
-    "normalize_observation": True,
+    **COMMON,
 }
-RECURRENT = {"width": 24, "layers": 2, "params": 40_000, "previous_action": False, "normalize_observation": True}
+RECURRENT = {"width": 24, "layers": 2, **COMMON}
 #: Another value for every option of every policy; the options in a tuple's second part make it possible.
 POLICIES = {
     "rmt": {

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.fields import Config, option
+from rmt_rl.config.fields import Config, option, show
+
+#: What a registered name looks like; a file reads null, true and 1 as other values than text.
+CHOICE = r"(?!(?i:null|true|false)$)[^\W\d_][\w.-]*"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,13 @@ class PolicyConfig(Config):
         False,
         "give real numbers without bounds mean 0 and deviation 1, by the moments of all observations of the training",
     )
+    encoder: str = option(
+        "auto",
+        "what turns an observation into a vector: auto = chosen from its space; or the name of an encoder of your own"
+        " (rmt_rl.register_encoder)",
+        form=("auto, or the name of a registered encoder", CHOICE),
+    )
+    encoder_options: dict[str, Any] = option({}, "keyword arguments of the class that policy.encoder names")
 
     def width_multiple(self) -> int:
         """Widths that `params` tries are multiples of this number."""
@@ -48,6 +58,11 @@ class PolicyConfig(Config):
             yield (
                 f"policy.params={self.params}: chooses the width, but policy.width={self.width} is given too;"  # type: ignore[attr-defined]
                 " give only one of them"
+            )
+        if self.encoder_options and self.encoder == "auto":
+            yield (
+                f"policy.encoder_options={show(self.encoder_options)}: has no effect with policy.encoder=auto; expected"
+                " policy.encoder=<the name of an encoder of your own>"
             )
 
     @classmethod

@@ -24,7 +24,7 @@ from rmt_rl.envs.text import TextBytes, to_bytes
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
-from rmt_rl.policies.registry import make_backbone
+from rmt_rl.policies.registry import check_encoder, check_shapes, encoder_maker, make_backbone
 from rmt_rl.policies.rmt import RMT, Attention
 from rmt_rl.policies.spec import PolicySpec
 from rmt_rl.policies.weights import load_weights
@@ -120,7 +120,9 @@ class ActorCritic(
         self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
         seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
-        self.encoder = ObservationEncoder(seen, width, self.config.normalize_observation, spec.rules)
+        self.encoder = ObservationEncoder(
+            seen, width, self.config.normalize_observation, spec.rules, encoder_maker(self.config)
+        )
         self.head = make_head(spec.action_space, width, self.masked, spec.action_scale)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
@@ -131,6 +133,11 @@ class ActorCritic(
             nn.init.normal_(self.action_embedding.weight)
         self.norm = nn.LayerNorm(width, bias=False)
         self.backbone = make_backbone(self.config)
+
+    def check_outside_parts(self) -> None:
+        """Raise ConfigError where a backbone or an encoder from outside returns other things than its contract says."""
+        check_shapes(self.backbone, self.config)
+        check_encoder(self.encoder, self.config, self.device)
 
     def save_pretrained(self, save_directory: Any, *, config: Any = None, **given: Any) -> Any:
         """huggingface_hub's: writes model.safetensors, config.json and a model card."""

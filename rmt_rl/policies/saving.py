@@ -34,7 +34,6 @@ from rmt_rl.envs.objects import as_env_config
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
-from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.spaces import to_json
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv, make_spec
 from rmt_rl.policies.transformer import check_backend
@@ -62,7 +61,7 @@ def make_policy(env: TorchVectorEnv, policy: str = "rmt", seed: int = 0, **given
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(seed, "weights"))
         made = ActorCritic(make_spec(env, task, fit_width(env, task, config))).to(env.device)
-        check_shapes(made.backbone, config)
+        made.check_outside_parts()
     return made
 
 

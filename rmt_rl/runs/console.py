@@ -30,9 +30,11 @@ def banner(
     lines = [("task", (env.task or f"{config.env}") + default_id(config.env))]
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
+    own_rules = policy.spec.rules > 1 and config.policy.encoder == "auto"
     lines += [
-        *(("input", text) for text in describe_pictures(env.single_observation_space) if policy.spec.rules > 1),
+        *(("input", text) for text in describe_pictures(env.single_observation_space) if own_rules),
         ("policy", f"{config.policy.name}, width {config.policy.width}, {parameters:,} parameters"),
+        *([("encoder", config.policy.encoder)] if config.policy.encoder != "auto" else []),
         ("memory", policy.backbone.description),
         ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.summary()}"),
         *([("data", f"{config.data or 'recorded now from the oracle'}: {data}")] if data is not None else []),

@@ -33,7 +33,6 @@ from rmt_rl.envs.registry import make_from_config, wrap
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.moments import ActionScale
-from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
 from rmt_rl.policies.spec import RULES, make_spec
 from rmt_rl.policies.transformer import check_backend
@@ -261,7 +260,7 @@ def make_run_policy(
         torch.manual_seed(rng.seed(config.seed, "weights"))
         spec = make_spec(env, config.env, config.policy, config.memory, returns, scale, rules)
         policy = ActorCritic(spec).to(device)
-        check_shapes(policy.backbone, config.policy)
+        policy.check_outside_parts()
     return policy
 
 
