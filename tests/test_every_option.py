@@ -29,6 +29,7 @@ COMMON = {
     "params": 40_000,
     "previous_action": False,
     "normalize_observation": True,
+    "critic": "separate",
     "encoder": "outside",
     "encoder_options": ({"scale": 3.0}, {"encoder": "outside"}),
 }
@@ -166,9 +167,9 @@ def numbers_of(options):
     action = torch.randint(3, (2, STEPS), generator=generator)
     first = torch.zeros(2, STEPS, dtype=torch.bool)
     first[:, 0] = first[1, 9] = True
-    policy.encoder.add(obs)
+    policy.add_observations(obs)
     torch.manual_seed(2)
-    logits, value, state = policy.unroll(obs, action, policy.initial_state(2), first)
+    logits, value, state = policy.unroll(obs, action, policy.initial_state(2, critic=True), first)
     parameters = list(policy.parameters())
     gradients = torch.autograd.grad(
         logits.sin().sum() + value.sum(), parameters, allow_unused=True, materialize_grads=True

@@ -112,7 +112,7 @@ class PPO:
                     metrics.append({**measured, "gradient_norm": norm})
         check_weights(self.policy)
         self._between_updates(rollout)
-        self.policy.encoder.add(rollout.obs)  # not before: the update must see what acting saw
+        self.policy.add_observations(rollout.obs)  # not before: the update must see what acting saw
         self.updates += 1
         # means over the minibatches, for the log
         means: dict[str, float] = {}
@@ -178,7 +178,7 @@ class PPO:
 
     def _check_policy(self, rollout: Rollout) -> None:
         """Raises ConfigError where the rollout holds the states of a policy of another form."""
-        expected = self.policy.initial_state(len(rollout.first))
+        expected = self.policy.initial_state(len(rollout.first), critic=True)
         try:
             same = all_same_shape(expected, rollout.state)
         except AttributeError:
@@ -257,12 +257,12 @@ class PPOLearner(PPO, Learner):
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:
-        if self.policy.encoder.without_moments():  # one rollout only to learn the scale of the observations
+        if self.policy.without_moments():  # one rollout only to learn the scale of the observations
             first, _ = self.collector.collect(
                 self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
             )
             if first.nonfinite is None:
-                self.policy.encoder.add(first.obs)
+                self.policy.add_observations(first.obs)
         rollout, episodes = self.collector.collect(
             self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
         )

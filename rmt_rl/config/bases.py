@@ -32,7 +32,7 @@ class PolicyConfig(Config):
 
     params: int | None = option(
         None,
-        "choose the width for about this number of parameters in the whole network; null = use width",
+        "choose the width for about this number of parameters in the whole network, a separate critic included; null = use width",
         low=1,
         high=10**10,
     )
@@ -40,6 +40,12 @@ class PolicyConfig(Config):
     normalize_observation: bool = option(
         False,
         "give real numbers without bounds mean 0 and deviation 1, by the moments of all observations of the training",
+    )
+    critic: str = option(
+        "shared",
+        "shared = values are read from the actor's memory; separate = from a second network of the same kind and size with a"
+        " memory of its own, whose gradient does not reach the actor",
+        choices=("shared", "separate"),
     )
     encoder: str = option(
         "auto",

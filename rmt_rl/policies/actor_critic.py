@@ -22,9 +22,9 @@ from rmt_rl.envs.masks import mask_of, without_mask
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.envs.text import TextBytes, to_bytes
 from rmt_rl.policies.base import has_between_updates
-from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
-from rmt_rl.policies.registry import check_encoder, check_shapes, encoder_maker, make_backbone
+from rmt_rl.policies.network import Critic, Memories, Network, memories_in
+from rmt_rl.policies.registry import check_encoder, check_shapes
 from rmt_rl.policies.rmt import RMT, Attention
 from rmt_rl.policies.spec import PolicySpec
 from rmt_rl.policies.weights import load_weights
@@ -34,7 +34,8 @@ from rmt_rl.policies.weights import load_weights
 class PolicyState:
     """Everything that a policy remembers between steps.
 
-    memory: the state of the backbone. action: [B, ...] the previous action.
+    memory: the state of the backbone; with a separate critic, where its values are wanted, `Memories`. action: [B, ...] the
+    previous action.
 
     `state[rows]` selects rows by an index, a slice or a mask, `state.to(device)` moves it, and `policy.state_to_dict(state)`
     makes a dictionary of tensors that `torch.save` and safetensors can write.
@@ -84,20 +85,23 @@ for _ in range(100):
 
 
 class ActorCritic(
-    nn.Module,
+    Network,
     PyTorchModelHubMixin,
     library_name="rmt_rl",
     model_card_template=CARD,
     pipeline_tag="reinforcement-learning",
     tags=["deep-reinforcement-learning", "reinforcement-learning"],
 ):
-    """A policy and its value function on one memory.
+    """A policy and its value function: on one memory, or on one each (`policy.critic=separate`).
 
         state = policy.initial_state(n)
         action, state = policy.act(obs, state, first, deterministic=True)
 
     `first` is true in rows whose episode begins with this observation; the incoming state has no influence there.
     The number of rows is free: a policy that was trained on 64 rows acts on 1.
+
+    `act`, `act_step` and `explain` never use a separate critic. Values do: `step`, `value`, `explore` and `unroll` then need a
+    state with its memory, initial_state(n, critic=True).
 
     spec: everything that the network is built from; `save_pretrained` (huggingface_hub) writes it to config.json.
     """
@@ -120,24 +124,15 @@ class ActorCritic(
         self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
         seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
-        self.encoder = ObservationEncoder(
-            seen, width, self.config.normalize_observation, spec.rules, encoder_maker(self.config)
-        )
+        self.add_encoder(self.config, seen, spec.rules)
         self.head = make_head(spec.action_space, width, self.masked, spec.action_scale)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)
-        if self.config.previous_action:
-            self.action_embedding = nn.Linear(self.head.inputs, width, bias=False)
-            self.no_action = nn.Parameter(torch.randn(width))  # stands for "an episode begins"
-            nn.init.normal_(self.action_embedding.weight)
-        self.norm = nn.LayerNorm(width, bias=False)
-        self.backbone = make_backbone(self.config)
-
-    def check_outside_parts(self) -> None:
-        """Raise ConfigError where a backbone or an encoder from outside returns other things than its contract says."""
-        check_shapes(self.backbone, self.config)
-        check_encoder(self.encoder, self.config, self.device)
+        self.add_memory(self.config, self.head.inputs)
+        # last, so that the actor starts from the same weights with and without it
+        separate = self.config.critic == "separate"
+        self.critic = Critic(self.config, seen, spec.rules, self.head.inputs) if separate else None
 
     def save_pretrained(self, save_directory: Any, *, config: Any = None, **given: Any) -> Any:
         """huggingface_hub's: writes model.safetensors, config.json and a model card."""
@@ -162,11 +157,14 @@ class ActorCritic(
     def device(self) -> torch.device:
         return self.value_head.weight.device
 
-    def initial_state(self, batch: int) -> PolicyState:
-        """The state of `batch` rows before their first step."""
+    def initial_state(self, batch: int, critic: bool = False) -> PolicyState:
+        """The state of `batch` rows before their first step. critic: with the memory of a separate critic, if there is one."""
         if not isinstance(batch, numbers.Integral) or isinstance(batch, bool) or batch < 0:
             raise ValueError(f"initial_state({batch!r}): expected a number of rows, 0 or more")
-        return PolicyState(self.backbone.initial_state(batch), self._no_action(batch))
+        memory = self.backbone.initial_state(batch)
+        if critic and self.critic is not None:
+            memory = Memories(memory, self.critic.backbone.initial_state(batch))
+        return PolicyState(memory, self._no_action(batch))
 
     def state_to_dict(self, state: PolicyState) -> dict[str, Any]:
         """The state as nested dictionaries of tensors."""
@@ -178,7 +176,9 @@ class ActorCritic(
         action = tree.get("action") if isinstance(tree, Mapping) else None
         if not isinstance(action, torch.Tensor) or not action.dim():
             raise ValueError(f"a {type(tree).__name__} without actions was found; expected the result of state_to_dict")
-        return state_from_tree(self.initial_state(len(action)), tree)
+        memory = tree.get("memory")
+        both = isinstance(memory, Mapping) and {*memory} == {field.name for field in dataclasses.fields(Memories)}
+        return state_from_tree(self.initial_state(len(action), critic=both), tree)
 
     @torch.no_grad()
     def act(
@@ -200,14 +200,17 @@ class ActorCritic(
 
         Where observations have an "action_mask", only what it allows is chosen; raises ValueError where it allows nothing.
 
+        The state after it has no memory of a separate critic, which acting does not advance.
+
         numpy arrays in give a numpy array out. With a state of one row, the observation of a single environment is accepted too,
         without the batch axis, with `first` as one bool; the action then has no batch axis either.
         """
         if not isinstance(first, torch.Tensor):
             return self._act_on_arrays(obs, state, first, deterministic, generator)
+        state = self._of_actor(state)
         self._require_own(obs, state)
         self._require_values(obs, state, first)
-        parameters, _, memory = self.step(obs, state, first)  # type: ignore[arg-type]
+        parameters, memory = self.act_step(obs, state, first)  # type: ignore[arg-type]
         if deterministic:
             action = self.head.mode(parameters)
         else:
@@ -276,10 +279,11 @@ class ActorCritic(
 
         Shapes: see `Attention`. The state is only read. Raises TypeError where the policy has no attention.
         """
+        state = self._of_actor(state)
         self._require_shapes(obs, state, first)
         if not isinstance(self.backbone, RMT):
             raise TypeError(f"policy {self.config.name} has no attention to explain; transformer policies have")
-        return self.backbone.explain(self._embed(obs, state.action, first), state.memory, first)
+        return self.backbone.explain(self.embed(obs, self._input(state.action), first), state.memory, first)
 
     def unroll(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor
@@ -291,29 +295,83 @@ class ActorCritic(
     def unroll_with_losses(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, PolicyState, dict[str, torch.Tensor]]:
-        """`unroll`, and the auxiliary losses of the backbone by name: scalars to add to the loss."""
-        x = self._embed_row(obs, action, state, first_BT)
-        y, memory, losses = self.backbone.unroll_with_losses(x, state.memory, first_BT)
-        return self._distribution(y, obs), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
+        """`unroll`, and the auxiliary losses of the backbones by name: scalars to add to the loss."""
+        self._require_critic(state)
+        previous = self._previous(action, state)
+        actor, *critic = memories_in(state.memory)
+        y, memory, losses = self.backbone.unroll_with_losses(self.embed(obs, previous, first_BT), actor, first_BT)
+        parameters, value_y = self._distribution(y, obs), y
+        if self.critic is not None:
+            x = self.critic.embed(obs, previous, first_BT)
+            value_y, after, more = self.critic.backbone.unroll_with_losses(x, critic[0], first_BT)
+            memory, losses = Memories(memory, after), losses | {f"critic_{name}": loss for name, loss in more.items()}
+        return parameters, self.value_head(value_y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
 
     @torch.no_grad()
     def between_updates(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor, generator: torch.Generator
     ) -> None:
-        """Let the backbone change its buffers after an update; arguments as in `unroll`. Free where it has none."""
+        """Let the backbones change their buffers after an update; arguments as in `unroll`. Free where they have none."""
         if has_between_updates(self.backbone):
-            x = self._embed_row(obs, action, state, first_BT)
-            self.backbone.between_updates(x, state.memory, first_BT, generator)
+            self._require_critic(state)
+            previous = self._previous(action, state)
+            for network, memory in zip(self._networks(), memories_in(state.memory), strict=True):
+                network.backbone.between_updates(network.embed(obs, previous, first_BT), memory, first_BT, generator)
+
+    def without_moments(self) -> bool:
+        """Whether moments of the observations are wanted, and none was added yet."""
+        return any(network.encoder.without_moments() for network in self._networks())
+
+    def add_observations(self, obs: Obs) -> None:
+        """Add observations, with any leading axes, to the moments that normalise them."""
+        for network in self._networks():
+            network.encoder.add(obs)
+
+    def check_outside_parts(self) -> None:
+        """Raise ConfigError where a backbone or an encoder from outside returns other things than its contract says."""
+        for network in self._networks():
+            check_shapes(network.backbone, self.config)
+            check_encoder(network.encoder, self.config, self.device)
+
+    def _networks(self) -> list[Network]:
+        """The actor, and a separate critic."""
+        return [self] if self.critic is None else [self, self.critic]
 
     def step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """Distribution parameters [B, ...], values [B] and the memory after one observation; no action is taken.
 
         Raises TypeError or ValueError where obs, state and first are not tensors of the same B rows.
         """
+        self._require_critic(state)
         self._require_shapes(obs, state, first_B)
-        x = self._embed(obs, state.action, first_B)
+        previous, (actor, *critic) = self._input(state.action), memories_in(state.memory)
+        y, memory = self.backbone.step(self.embed(obs, previous, first_B), actor, first_B)
+        parameters, value_y = self._distribution(y, obs), y
+        if self.critic is not None:
+            value_y, after = self.critic.backbone.step(self.critic.embed(obs, previous, first_B), critic[0], first_B)
+            memory = Memories(memory, after)
+        return parameters, self.value_head(value_y).squeeze(-1), memory
+
+    def act_step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """`step` without the value: distribution parameters, and the memory after one observation, which is the actor's."""
+        state = self._of_actor(state)
+        self._require_shapes(obs, state, first_B)
+        x = self.embed(obs, self._input(state.action), first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
-        return self._distribution(y, obs), self.value_head(y).squeeze(-1), memory
+        return self._distribution(y, obs), memory
+
+    def _of_actor(self, state: Any) -> Any:
+        """The state without the memory of a separate critic."""
+        both = isinstance(state, PolicyState) and isinstance(state.memory, Memories) and self.critic is not None
+        return PolicyState(state.memory.actor, state.action) if both else state
+
+    def _require_critic(self, state: Any) -> None:
+        """Raises ValueError where values are wanted and the state lacks the memory of a separate critic."""
+        if self.critic is not None and isinstance(state, PolicyState) and not isinstance(state.memory, Memories):
+            raise ValueError(
+                "state has no memory of the critic, which this policy has for itself (policy.critic=separate); expected the"
+                " result of initial_state(batch, critic=True) or of a step from it"
+            )
 
     def _distribution(self, y: torch.Tensor, obs: Obs) -> torch.Tensor:
         """The parameters of the head, with the action mask of the observation."""
@@ -373,17 +431,13 @@ class ActorCritic(
         if first.dtype != torch.bool:
             raise TypeError(f"first is of type {first.dtype}; expected torch.bool, true where an episode begins")
 
-    def _embed_row(self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor) -> torch.Tensor:
-        """Inputs [B, T, D] of the backbone; the previous action of the first step is in the state."""
-        previous = torch.cat([state.action[:, None], action[:, :-1]], dim=1)
-        return self._embed(obs, previous, first_BT)
+    def _previous(self, action: torch.Tensor, state: PolicyState) -> torch.Tensor | None:
+        """The previous actions of a row of steps as an input; that of the first step is in the state."""
+        return self._input(torch.cat([state.action[:, None], action[:, :-1]], dim=1))
 
-    def _embed(self, obs: Obs, previous: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        x = self.encoder(obs)
-        if self.config.previous_action:
-            embedded = self.action_embedding(self.head.one_hot(previous))
-            x = x + torch.where(first[..., None], self.no_action, embedded)
-        return self.norm(x)
+    def _input(self, action: torch.Tensor) -> torch.Tensor | None:
+        """Previous actions as an input of the network; None where they are none."""
+        return self.head.one_hot(action) if self.config.previous_action else None
 
     def _no_action(self, batch: int) -> torch.Tensor:
         return torch.zeros(batch, *self.head.shape, dtype=self.head.action_dtype, device=self.value_head.weight.device)

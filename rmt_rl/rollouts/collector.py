@@ -28,6 +28,7 @@ from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.encoders import category_sizes
+from rmt_rl.policies.network import memories_in
 from rmt_rl.policies.rmt_state import RMTState
 from rmt_rl.policies.saving import check_fits
 from rmt_rl.rollouts.statistics import Episodes, success_of
@@ -92,7 +93,7 @@ class Collector:
         self._require_inside("observation", self.obs, self.steps, acting=True)
         if found := self._check.unusable("observation", self.obs):
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
-        self.state: PolicyState = detach(self.policy.initial_state(rows))
+        self.state: PolicyState = detach(self.policy.initial_state(rows, critic=True))
         self.first = torch.ones(rows, dtype=torch.bool, device=device)
         self.episode_return = torch.zeros(rows, dtype=torch.float64, device=device)
         self.episode_length = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -194,8 +195,9 @@ class Collector:
             if categories and not all(space.contains(row) for row in shown[name].cpu().numpy()):
                 raise ValueError(f"obs {name} is outside {' '.join(str(space).split())}")
         check_tensor("action", self.state.action, self.state.action, *self.policy.head.ends())
-        if isinstance(self.state.memory, RMTState):
-            check_tensor("age", self.state.memory.age, self.state.memory.age, 0, 2**62)
+        for memory in memories_in(self.state.memory):
+            if isinstance(memory, RMTState):
+                check_tensor("age", memory.age, memory.age, 0, 2**62)
         for name, x in leaves(self.state.memory).items():
             x = x[~self.first]  # nothing of the other rows is used
             if x.is_floating_point() and not bool(x.isfinite().all()):
