@@ -48,7 +48,7 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
 
     state = policy.initial_state(batch)
     names = list(leaves(state))
-    space = policy.spec.observation_space
+    space = policy.acting_space
     keys = list(space) if isinstance(space, gymnasium.spaces.Dict) else None
 
     class Step(nn.Module):

@@ -30,6 +30,7 @@ COMMON = {
     "previous_action": False,
     "normalize_observation": True,
     "critic": "separate",
+    "critic_only": ("b", {"critic": "separate"}),
     "encoder": "outside",
     "encoder_options": ({"scale": 3.0}, {"encoder": "outside"}),
 }
@@ -150,9 +151,14 @@ def test_every_option_of_every_policy_and_algorithm_stands_here():
 # ------------------------------------------------------------------------------------------------------------- policies
 
 
-def numbers_of(options):
-    """Outputs, values, final state and gradients of a policy with fixed inputs, learning with dropout."""
+def numbers_of(options, entries=False):
+    """Outputs, values, final state and gradients of a policy with fixed inputs, learning with dropout.
+
+    entries: the observation has two, "a" and "b".
+    """
     observations = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    if entries:
+        observations = spaces.Dict({name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in "ab"})
     actions, task = spaces.Discrete(3), UnregisteredEnv("outside", {})
     env = types.SimpleNamespace(
         single_observation_space=observations, single_action_space=actions, action_start=0, own_actions=None
@@ -164,6 +170,7 @@ def numbers_of(options):
     for parameter in policy.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     obs = torch.randn(2, STEPS, 2, generator=generator)
+    obs = {"a": obs[..., :1], "b": obs[..., 1:]} if entries else obs
     action = torch.randint(3, (2, STEPS), generator=generator)
     first = torch.zeros(2, STEPS, dtype=torch.bool)
     first[:, 0] = first[1, 9] = True
@@ -203,7 +210,8 @@ def test_every_option_of_a_policy_changes_numbers(name, option):
     before = base_of(name, **needed)
     assert getattr(before, option) != value
     changed = base_of(name, **needed, **({option: value} if option not in needed else {}))
-    assert not same(numbers_of(before), numbers_of(changed))
+    entries = option == "critic_only"
+    assert not same(numbers_of(before, entries), numbers_of(changed, entries))
 
 
 @pytest.mark.parametrize("name", ["rmt", "trxl", "gtrxl", "window"])

@@ -47,6 +47,12 @@ class PolicyConfig(Config):
         " memory of its own, whose gradient does not reach the actor",
         choices=("shared", "separate"),
     )
+    critic_only: str | None = option(
+        None,
+        "entries of the observation that only the critic sees, separated by commas, such as state; acting does not need them"
+        " (policy.critic=separate)",
+        form=("names of entries, separated by commas", r"[^,]+(,[^,]+)*"),
+    )
     encoder: str = option(
         "auto",
         "what turns an observation into a vector: auto = chosen from its space; or the name of an encoder of your own"
@@ -64,6 +70,11 @@ class PolicyConfig(Config):
             yield (
                 f"policy.params={self.params}: chooses the width, but policy.width={self.width} is given too;"  # type: ignore[attr-defined]
                 " give only one of them"
+            )
+        if self.critic_only is not None and self.critic == "shared":
+            yield (
+                f"policy.critic_only={show(self.critic_only)}: a shared critic sees what the actor sees; expected"
+                " policy.critic=separate"
             )
         if self.encoder_options and self.encoder == "auto":
             yield (

@@ -23,7 +23,7 @@ from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.envs.text import TextBytes, to_bytes
 from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.heads import make_head
-from rmt_rl.policies.network import Critic, Memories, Network, memories_in
+from rmt_rl.policies.network import Critic, Memories, Network, critic_only_entries, memories_in
 from rmt_rl.policies.registry import check_encoder, check_shapes
 from rmt_rl.policies.rmt import RMT, Attention
 from rmt_rl.policies.spec import PolicySpec
@@ -112,19 +112,18 @@ class ActorCritic(
         spec = spec if isinstance(spec, PolicySpec) else PolicySpec.from_json(spec)
         self.spec, self.config = spec, spec.policy
         width = self.config.width  # type: ignore[attr-defined]
-        self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
-        self.masked = spec.masked
-        parts = (
-            spec.observation_space.spaces
-            if isinstance(spec.observation_space, gymnasium.spaces.Dict)
-            else {"": spec.observation_space}
-        )
-        self._texts = {name: part for name, part in parts.items() if isinstance(part, TextBytes)}
-        self._check = ObservationCheck(spec.observation_space, spec.action_space if self.masked else None)
+        space, self.masked = spec.observation_space, spec.masked
+        seen = without_mask(space) if self.masked else space
+        self._hidden = critic_only_entries(self.config, space, self.masked)
+        #: The observations that acting needs: without the entries that only the critic sees.
+        self.acting_space = without(space, self._hidden)
+        self._shapes, self._whole = shapes_of(space), whole_numbers_of(self.acting_space)
+        entries = parts_of(self.acting_space)
+        self._texts = {name: part for name, part in entries.items() if isinstance(part, TextBytes)}
+        self._check = ObservationCheck(self.acting_space, spec.action_space if self.masked else None)
         self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
-        seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
-        self.add_encoder(self.config, seen, spec.rules)
+        self.add_encoder(self.config, without(seen, self._hidden), spec.rules)
         self.head = make_head(spec.action_space, width, self.masked, spec.action_scale)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
@@ -198,6 +197,8 @@ class ActorCritic(
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
 
+        Entries of the observation that only the critic sees (`policy.critic_only`) have no influence and may be missing.
+
         Where observations have an "action_mask", only what it allows is chosen; raises ValueError where it allows nothing.
 
         The state after it has no memory of a separate critic, which acting does not advance.
@@ -207,7 +208,7 @@ class ActorCritic(
         """
         if not isinstance(first, torch.Tensor):
             return self._act_on_arrays(obs, state, first, deterministic, generator)
-        state = self._of_actor(state)
+        obs, state = self.for_actor(obs), self._of_actor(state)
         self._require_own(obs, state)
         self._require_values(obs, state, first)
         parameters, memory = self.act_step(obs, state, first)  # type: ignore[arg-type]
@@ -237,6 +238,7 @@ class ActorCritic(
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             return tensor[None] if single else tensor
 
+        obs = self.for_actor(obs)
         if isinstance(obs, Mapping):  # parts that are text and that training left out
             obs = {key: convert(x) for key, x in self._bytes(obs).items() if key in self._shapes or not _is_text(x)}
         else:
@@ -279,8 +281,8 @@ class ActorCritic(
 
         Shapes: see `Attention`. The state is only read. Raises TypeError where the policy has no attention.
         """
-        state = self._of_actor(state)
-        self._require_shapes(obs, state, first)
+        obs, state = self.for_actor(obs), self._of_actor(state)
+        self._require_shapes(obs, state, first, acting=True)
         if not isinstance(self.backbone, RMT):
             raise TypeError(f"policy {self.config.name} has no attention to explain; transformer policies have")
         return self.backbone.explain(self.embed(obs, self._input(state.action), first), state.memory, first)
@@ -354,11 +356,33 @@ class ActorCritic(
 
     def act_step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """`step` without the value: distribution parameters, and the memory after one observation, which is the actor's."""
-        state = self._of_actor(state)
-        self._require_shapes(obs, state, first_B)
+        obs, state = self.for_actor(obs), self._of_actor(state)
+        self._require_shapes(obs, state, first_B, acting=True)
         x = self.embed(obs, self._input(state.action), first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
         return self._distribution(y, obs), memory
+
+    def spaces_to_act_in(self) -> list[gymnasium.Space[Any]]:
+        """The spaces of the observations that `act` takes: the whole one, and those without what only the critic sees."""
+        found = [self.spec.observation_space]
+        if self._hidden:
+            found.append(self.acting_space)
+            if [*parts_of(self.acting_space)] == ["observation"]:
+                found.append(parts_of(self.acting_space)["observation"])
+        return found
+
+    def for_actor(self, obs: Any) -> Any:
+        """The part of an observation that acting needs: without the entries that only the critic sees, if there are any.
+
+        An observation that was made the entry "observation" beside them may come as it is.
+        """
+        if not self._hidden:
+            return obs
+        if not isinstance(obs, Mapping):
+            return {"observation": obs} if [*parts_of(self.acting_space)] == ["observation"] else obs
+        # "state" may be a dictionary, of which the entries are "state.position" and so on
+        hidden = self._hidden | {*str(self.config.critic_only).split(",")}
+        return {name: x for name, x in obs.items() if name not in hidden}
 
     def _of_actor(self, state: Any) -> Any:
         """The state without the memory of a separate critic."""
@@ -398,7 +422,7 @@ class ActorCritic(
         """Raises ValueError where an observation holds a NaN, or a whole number that would stand for another category."""
         if torch.compiler.is_compiling():  # an exported program has no branches that depend on values
             return
-        self._require_shapes(obs, state, first)
+        self._require_shapes(obs, state, first, acting=True)
         if (
             found := self._check.outside("obs", obs)
             or self._check.unusable("obs", obs)
@@ -406,21 +430,25 @@ class ActorCritic(
         ):
             raise ValueError(f"{found}; expected an observation as the task shows it")
 
-    def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
-        """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows."""
+    def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor, acting: bool = False) -> None:
+        """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows.
+
+        acting: the entries that only the critic sees are left out already.
+        """
         if not isinstance(state, PolicyState):
             raise TypeError(
                 f"state is a {type(state).__name__}; expected the result of initial_state(batch) or of the previous step"
             )
         rows = len(state.action)
+        shapes = {name: shape for name, shape in self._shapes.items() if not (acting and name in self._hidden)}
         given = {"first": first, **(obs if isinstance(obs, dict) else {"": obs})}
-        if given.keys() != {"first", *self._shapes}:
-            names = [name for name in self._shapes if name] or "one tensor"
+        if given.keys() != {"first", *shapes}:
+            names = [name for name in shapes if name] or "one tensor"
             found = list(obs) if isinstance(obs, dict) else "one tensor"
             raise ValueError(
                 f"obs is {found}; expected {names}: rmt_rl.make_task(policy) makes an environment that shows it"
             )
-        for name, shape in {"first": (), **self._shapes}.items():
+        for name, shape in {"first": (), **shapes}.items():
             what = "first" if name == "first" else f"obs {name!r}" if name else "obs"
             if not isinstance(given[name], torch.Tensor):
                 raise TypeError(f"{what} is a {type(given[name]).__name__}; expected a torch tensor")
@@ -433,7 +461,8 @@ class ActorCritic(
 
     def _previous(self, action: torch.Tensor, state: PolicyState) -> torch.Tensor | None:
         """The previous actions of a row of steps as an input; that of the first step is in the state."""
-        return self._input(torch.cat([state.action[:, None], action[:, :-1]], dim=1))
+        previous = torch.cat([state.action[:, None], action[:, :-1]], dim=1)
+        return self._input(previous)
 
     def _input(self, action: torch.Tensor) -> torch.Tensor | None:
         """Previous actions as an input of the network; None where they are none."""
@@ -443,16 +472,25 @@ class ActorCritic(
         return torch.zeros(batch, *self.head.shape, dtype=self.head.action_dtype, device=self.value_head.weight.device)
 
 
+def parts_of(space: gymnasium.Space[Any]) -> dict[str, gymnasium.Space[Any]]:
+    """The spaces of an observation's entries; "" where it is one tensor."""
+    return dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+
+
+def without(space: gymnasium.Space[Any], names: set[str]) -> gymnasium.Space[Any]:
+    """The space without some of its entries."""
+    kept = {name: part for name, part in parts_of(space).items() if name not in names}
+    return gymnasium.spaces.Dict(kept) if names else space
+
+
 def shapes_of(space: gymnasium.Space[Any]) -> dict[str, tuple[int, ...]]:
     """The shape of one row's observation by its key; "" where it is one tensor."""
-    parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
-    return {name: tuple(part.shape or ()) for name, part in parts.items()}
+    return {name: tuple(part.shape or ()) for name, part in parts_of(space).items()}
 
 
 def whole_numbers_of(space: gymnasium.Space[Any]) -> set[str]:
     """The keys of one row's observation whose values are whole numbers."""
-    parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
-    return {name for name, part in parts.items() if part.dtype is not None and part.dtype.kind in "iu"}
+    return {name for name, part in parts_of(space).items() if part.dtype is not None and part.dtype.kind in "iu"}
 
 
 def _row_shapes(state: PolicyState) -> dict[str, torch.Size]:

@@ -9,8 +9,11 @@ import gymnasium
 import torch
 from torch import nn
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs
 from rmt_rl.config.bases import PolicyConfig
+from rmt_rl.config.fields import did_you_mean, show
+from rmt_rl.envs.masks import KEY
 from rmt_rl.policies.base import Backbone
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.registry import encoder_maker, make_backbone
@@ -27,6 +30,36 @@ class Memories:
 def memories_in(memory: Any) -> list[Any]:
     """The states of backbones in the memory of a policy."""
     return [memory.actor, memory.critic] if isinstance(memory, Memories) else [memory]
+
+
+def critic_only_entries(config: PolicyConfig, space: gymnasium.Space[Any], masked: bool) -> set[str]:
+    """The entries of an observation that the actor does not see; raises ConfigError where there are no such entries.
+
+    A name stands for an entry, or for all entries of a Dict with that name inside the environment's Dict ("state.position").
+    """
+    if config.critic_only is None:
+        return set()
+    given = f"policy.critic_only={show(config.critic_only)}"
+    if not isinstance(space, gymnasium.spaces.Dict):
+        raise ConfigError(
+            f"{given}: the observation has no entries, it is {' '.join(str(space).split())}; expected a Dict observation"
+            " (env=gym: env.add_info=<name> adds an entry of info)"
+        )
+    chosen: set[str] = set()
+    for name in config.critic_only.split(","):
+        found = {entry for entry in space if entry == name or entry.startswith(f"{name}.")}
+        if not found:
+            raise ConfigError(
+                f"{given}: the observation has no entry {name}, it has {', '.join(space)}{did_you_mean(name, space)}"
+            )
+        chosen |= found
+    if masked and KEY in chosen:
+        raise ConfigError(f"{given}: the actor needs {KEY}; leave it out")
+    if chosen | ({KEY} if masked else set()) == {*space}:
+        raise ConfigError(
+            f"{given}: names all that there is to see; expected at least one entry beside it for the actor"
+        )
+    return chosen
 
 
 class Network(nn.Module):

@@ -81,7 +81,7 @@ class Collector:
             raise ConfigError(
                 f"Collector({type(env).__name__}, {type(policy).__name__}): expected an environment and a policy"
             )
-        check_fits(policy, env)
+        check_fits(policy, env, values=True)
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
         self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator

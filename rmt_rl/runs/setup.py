@@ -161,7 +161,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     rules = initial.spec.rules if initial is not None else RULES if resumed is None else resumed.rules
     policy = make_run_policy(config, env, returns, scale, device, rules)
     if initial is not None:
-        check_fits(initial, env, config.env)
+        check_fits(initial, env, config.env, values=True)
         policy.load_state_dict(initial.state_dict())
     learner = learner_class(config, env, policy, data)
     evaluation_env = make_evaluation_env(config, env, policy, device, stack)
