@@ -17,7 +17,7 @@ from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.process import command_line
 from rmt_rl.common.state import all_same_shape, check_count, map_obs, select_rows
 from rmt_rl.config.algos import PPOConfig
-from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.commands import TrainConfig, metric_names
 from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -252,8 +252,9 @@ class PPOLearner(PPO, Learner):
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
         PPO.__init__(self, policy, run.algo, run.seed)
         acting = rng.generator(run.seed, "act", env.device)
-        self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
-        self.stats = EpisodeStats(run.steps)
+        metrics = metric_names(run.metrics)
+        self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting, metrics)
+        self.stats = EpisodeStats(run.steps, metrics)
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:
@@ -270,7 +271,7 @@ class PPOLearner(PPO, Learner):
         return rollout
 
     def statistics(self) -> dict[str, float | None]:
-        """Success, return and length of the latest episodes."""
+        """Success, return, length and metrics of the latest episodes."""
         return self.stats.means()
 
     def state_dict(self) -> dict[str, Any]:

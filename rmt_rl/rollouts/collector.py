@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ from rmt_rl.common.state import (
     state_from_tree,
     state_to_tree,
 )
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.config.fields import did_you_mean
+from rmt_rl.envs.base import TorchVectorEnv, reported_names
 from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.encoders import category_sizes
 from rmt_rl.policies.network import memories_in
 from rmt_rl.policies.rmt_state import RMTState
 from rmt_rl.policies.saving import check_fits
-from rmt_rl.rollouts.statistics import Episodes, success_of
+from rmt_rl.rollouts.statistics import Episodes, number_of, success_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +72,17 @@ class Rollout:
 class Collector:
     """The environment, the policy, and the state that continues between rollouts: observations, memory, running episodes.
 
-    seed: for the environment's first reset. generator: for the sampled actions.
+    seed: for the environment's first reset. generator: for the sampled actions. metrics: names of numbers in the last infos of
+    episodes, which are returned with them.
     """
 
     def __init__(
-        self, env: TorchVectorEnv, policy: ActorCritic, seed: int = 0, generator: torch.Generator | None = None
+        self,
+        env: TorchVectorEnv,
+        policy: ActorCritic,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        metrics: Sequence[str] = (),
     ) -> None:
         if not (isinstance(env, TorchVectorEnv) and isinstance(policy, ActorCritic)):
             raise ConfigError(
@@ -83,6 +90,8 @@ class Collector:
             )
         check_fits(policy, env, values=True)
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
+        self.metrics = tuple(metrics)
+        self._metrics_seen = not metrics  # whether it is known that the environment reports them
         self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
         self._reset(seed)
@@ -113,6 +122,7 @@ class Collector:
             raise ValueError(f"steps is {steps}; it must be at least 1")
         self.state = start = map_state(torch.Tensor.contiguous, self.state)
         rows, ended = [], []
+        reported: dict[str, None] = {}
         nonfinite: str | None = None
         for step in range(steps):
             between_steps()
@@ -138,6 +148,7 @@ class Collector:
             final_value = self._final_value(info, truncated)
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
             ended.append(self._count(reward, info.get("episode_over", self.first), info))
+            reported |= dict.fromkeys(reported_names(info) if self.metrics else ())
         # stack the steps to [B, T]; the value after the last step is unused in rows whose episode ended
         after = self.policy.value(self.obs, self.state)
         obs_list, *columns = zip(*rows, strict=True)
@@ -150,7 +161,22 @@ class Collector:
         rollout = Rollout(
             obs, action, log_prob, value, next_value, reward, terminated, truncated, first, start, nonfinite
         )
-        return rollout, Episodes(*(torch.cat(column).cpu() for column in zip(*ended, strict=True)))
+        returns, lengths, success, *more = (torch.cat(column).cpu() for column in zip(*ended, strict=True))
+        episodes = Episodes(returns, lengths, success, dict(zip(self.metrics, more, strict=True)))
+        self._require_metrics(episodes, [*reported])
+        return rollout, episodes
+
+    def _require_metrics(self, episodes: Episodes, reported: list[str]) -> None:
+        """Raises RunError where none of the first episodes reports a number that `metrics` names: it may be misspelt."""
+        if self._metrics_seen or not len(episodes.returns):
+            return
+        for name, values in episodes.metrics.items():
+            if bool(values.isnan().all()):
+                raise RunError(
+                    f"metrics={','.join(self.metrics)}: none of the first {len(episodes.returns)} episodes reports a finite"
+                    f" number {name} in its last info; they report {', '.join(reported) or 'none'}{did_you_mean(name, reported)}"
+                )
+        self._metrics_seen = True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next rollout depends on except the policy; "env" is None where the environment cannot be saved."""
@@ -173,6 +199,7 @@ class Collector:
         """Continue where `state_dict` was taken; without the environment's state all rows start new episodes."""
         self.generator.set_state(state["generator"])
         self.steps = check_count("steps", state["steps"])
+        self._metrics_seen = self._metrics_seen or self.steps > 0
         if state["env"] is None:
             return self._reset(rng.seed(self.seed, f"resumed after {self.steps} steps"))
         self.env.load_state_dict(state["env"])
@@ -221,11 +248,12 @@ class Collector:
         return value
 
     def _count(self, reward: torch.Tensor, ended: torch.Tensor, info: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """Return, length and success of the episodes that end with this step."""
+        """Return, length, success and metrics of the episodes that end with this step."""
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
         success = success_of(info, ended, "episode_success" if "episode_over" in info else "success")
-        counted = self.episode_return[ended], self.episode_length[ended], success[ended]
+        more = (number_of(info, ended, name)[ended] for name in self.metrics)
+        counted = self.episode_return[ended], self.episode_length[ended], success[ended], *more
         self.episode_return = torch.where(ended, 0.0, self.episode_return)
         self.episode_length = torch.where(ended, 0, self.episode_length)
         return counted

@@ -21,7 +21,7 @@ from rmt_rl.common.errors import ConfigError, Interrupted, RunError
 from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.common.state import copy_tree
-from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
@@ -293,6 +293,7 @@ class Evaluator:
             seed,
             episode_steps=config.episode_steps,
             between_steps=check_stop,
+            metrics=metric_names(config.metrics),
         )
         if self.best is None or score.rank() > tuple(_rank(self.best)):
             self._keep(run, score)
@@ -340,6 +341,7 @@ def eval_numbers(score: Score) -> dict[str, float | None]:
         "eval_success_high": success_high,
         "eval_return_low": return_low,
         "eval_return_high": return_high,
+        **{f"eval_metrics/{name}": value for name, value in score.metrics.items()},
     }
 
 
@@ -443,11 +445,12 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
     rows = 64 if config.algo.offline else parts.env.num_envs
     env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
     at_end.callback(close_unless_borrowed, config.env, env)
-    final = evaluate(policy, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
+    how: dict[str, Any] = {"episode_steps": config.episode_steps, "metrics": metric_names(config.metrics)}
+    final = evaluate(policy, env, config.evaluate_episodes, config.seed, **how)
     if evaluator.best is None:
         return final, None
     best = load_policy(parts.folder / "best", parts.device)
-    return final, evaluate(best, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
+    return final, evaluate(best, env, config.evaluate_episodes, config.seed, **how)
 
 
 def read_metrics(folder: Path) -> dict[str, np.ndarray]:

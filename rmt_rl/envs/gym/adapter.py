@@ -31,8 +31,9 @@ from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
 from rmt_rl.envs.gym.info import with_info
 from rmt_rl.envs.gym.masks import Source, with_mask
+from rmt_rl.envs.gym.reports import reports_in
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
-from rmt_rl.envs.gym.vector_rows import VectorRows, kind_of, success_in
+from rmt_rl.envs.gym.vector_rows import VectorRows, kind_of
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 from rmt_rl.envs.masks import KEY
 
@@ -59,6 +60,7 @@ class GymAdapter(TorchVectorEnv):
         as in `ProcessVectorEnv`.
     info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info, with
         info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
+    info[<name>], info["_<name>"]: the same for all single numbers in that info, as float64.
     """
 
     _started = False
@@ -128,8 +130,7 @@ class GymAdapter(TorchVectorEnv):
         if ended.any():
             final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
             final_B = self._tensors(_with_rows(obs, final))
-            if "success" in raw["final_info"]:
-                found = {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
+            found = {key: self._tensors(value) for key, value in raw["final_info"].items()}
         info = step_info(final_B, self._tensors(ended), found)
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
@@ -205,7 +206,7 @@ class VectorAdapter(GymAdapter):
 
 
 class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One environment with translated spaces. Its info is reduced to {"success": bool}, or {} where it reports no success.
+    """One environment with translated spaces. Its info is reduced to the success and the numbers of an episode that ended.
 
     The translation comes before gymnasium batches the rows, for two reasons. gymnasium copies the last observation of an episode
     only after it has reset the environment; an environment that reuses its observation array has overwritten it by then, so
@@ -258,8 +259,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(info, dict):
             raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
         # what an info says before the end of an episode is no result yet
-        success = success_in(info, self._name) if terminated or truncated else None
-        kept = {} if success is None else {"success": success}
+        kept = reports_in(info, self._name) if terminated or truncated else {}
         return self._translate(obs, "step"), float(number), terminated, truncated, kept
 
     def _flag(self, name: str, value: Any) -> bool:
