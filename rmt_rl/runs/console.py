@@ -27,7 +27,7 @@ def banner(
     config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path, data: Any
 ) -> str:
     """A summary of the run: task, floor, policy, memory, training, data, device, folder."""
-    parameters = numbers_in(policy)
+    parameters = parameters_of(policy)
     lines = [("task", (env.task or f"{config.env}") + default_id(config.env))]
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
@@ -36,7 +36,7 @@ def banner(
         *(("input", text) for text in describe_pictures(env.single_observation_space) if own_rules),
         ("policy", f"{config.policy.name}, width {config.policy.width}, {parameters:,} parameters"),
         *(
-            [("critic", f"separate, {numbers_in(policy.critic, policy.value_head):,} of the parameters")]
+            [("critic", f"separate, {parameters_of(policy.critic, policy.value_head):,} of the parameters")]
             if policy.critic
             else []
         ),
@@ -50,7 +50,7 @@ def banner(
     return "\n".join(f"{name:>9}  {text}" for name, text in lines)
 
 
-def numbers_in(*modules: nn.Module) -> int:
+def parameters_of(*modules: nn.Module) -> int:
     """The parameters of some modules."""
     return sum(p.numel() for module in modules for p in module.parameters())
 

@@ -65,7 +65,12 @@ class Words(Hidden):
         return {"state": {"bit": 1}}
 
 
-for cls in (Hidden, Shrinks, Stops, Words):
+class Alone(Hidden):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0]
+
+
+for cls in (Hidden, Shrinks, Stops, Words, Alone):
     gymnasium.register(f"rmt-test/{cls.__name__}-v0", entry_point=cls)
 
 
@@ -261,6 +266,11 @@ def test_an_info_that_cannot_be_shown_is_one_sentence(name: str, entry: str, sen
         env = rmt_rl.make_env("gym", 2, id=f"rmt-test/{name}-v0", add_info=entry)
         env.reset(seed=0)
         env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def test_a_reset_without_an_info_is_one_sentence() -> None:
+    with pytest.raises(rmt_rl.ConfigError, match=r"^Alone: reset returned .*; expected \(observation, info\)"):
+        rmt_rl.make_env("gym", 2, id="rmt-test/Alone-v0", add_info="state")
 
 
 @pytest.mark.slow

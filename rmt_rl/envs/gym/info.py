@@ -11,6 +11,7 @@ from gymnasium import spaces
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.gym.translate import plain_array
+from rmt_rl.envs.gym.vector_rows import kind_of
 from rmt_rl.envs.masks import KEY
 
 
@@ -37,7 +38,10 @@ class ShowInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"env.add_info={name}: the observation of {self._class} has the entry {name!r} already; leave the option out"
             )
         self._shape: tuple[int, ...] | None = None
-        self._shape = self._numbers(env.reset(seed=0)[1], "reset").shape
+        back: Any = env.reset(seed=0)
+        if not isinstance(back, tuple) or len(back) != 2:
+            raise ConfigError(f"{self._class}: reset returned {kind_of(back)}; expected (observation, info)")
+        self._shape = self._numbers(back[1], "reset").shape
         self.observation_space = spaces.Dict({**entries, name: spaces.Box(-np.inf, np.inf, self._shape, np.float32)})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
