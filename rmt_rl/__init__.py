@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rmt_rl.config.bases import PolicyConfig as PolicyConfig
     from rmt_rl.config.fields import option as option
     from rmt_rl.config.registry import register_algo as register_algo
+    from rmt_rl.config.registry import register_encoder as register_encoder
     from rmt_rl.config.registry import register_env as register_env
     from rmt_rl.config.registry import register_policy as register_policy
     from rmt_rl.config.resolve import make_config as make_config
@@ -73,6 +74,7 @@ _PUBLIC = {
     "make_task": "rmt_rl.policies.saving",
     "option": "rmt_rl.config.fields",
     "register_algo": "rmt_rl.config.registry",
+    "register_encoder": "rmt_rl.config.registry",
     "register_env": "rmt_rl.config.registry",
     "register_policy": "rmt_rl.config.registry",
     "save_policy": "rmt_rl.policies.saving",

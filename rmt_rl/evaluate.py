@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import CallableModule, configure_process
-from rmt_rl.config.commands import EvaluateConfig
+from rmt_rl.config.commands import EvaluateConfig, metric_names, metrics_problems
 from rmt_rl.config.files import to_dict
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def evaluate(
     episode_steps: int | None = None,
     device: str | torch.device | None = None,
     trust: bool = False,
+    metrics: str | None = None,
     **given: Any,
 ) -> Score:
     """The score of a policy on new episodes.
@@ -41,7 +43,8 @@ def evaluate(
     policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
     an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None = where the
     policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
-    never end. trust: the files of the policy may name a module to import. given: options of the task, such as "env.length".
+    never end. trust: the files of the policy may name a module to import. metrics: numbers in the last infos of episodes to
+    average, such as "distance,collisions". given: options of the task, such as "env.length".
     Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import options, read
@@ -54,13 +57,16 @@ def evaluate(
     known = options(EvaluateConfig)
     episodes, seed, num_envs, deterministic = (read(name, known[name], value) for name, value in arguments.items())
     episode_steps = read("episode_steps", known["episode_steps"], episode_steps)
+    metrics = read("metrics", known["metrics"], metrics)
+    for problem in metrics_problems(metrics):
+        raise ConfigError(problem)
     if not isinstance(policy, ActorCritic):
         policy = load_policy(policy, device or "cpu", trust=trust)
     task = _task(policy, env, given)
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
-        return play(policy, batch, episodes, seed, deterministic, episode_steps)
+        return play(policy, batch, episodes, seed, deterministic, episode_steps, metrics=metric_names(metrics))
     finally:
         close_unless_borrowed(task, batch)
 
@@ -115,7 +121,15 @@ def command(argv: list[str]) -> int:
     begin, cpu = time.monotonic(), time.process_time()
     print(env.task or f"task: {task}", flush=True)
     try:
-        score = play(policy, env, options.episodes, options.seed, options.deterministic, options.episode_steps)
+        score = play(
+            policy,
+            env,
+            options.episodes,
+            options.seed,
+            options.deterministic,
+            options.episode_steps,
+            metrics=metric_names(options.metrics),
+        )
     except KeyboardInterrupt:
         print("stopped; no score was computed", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ numbers in it count from its "start" or "low", and a Tuple or Dict lies side by 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -47,7 +48,7 @@ def step_module(policy: ActorCritic, batch: int) -> tuple[nn.Module, tuple[torch
 
     state = policy.initial_state(batch)
     names = list(leaves(state))
-    space = policy.spec.observation_space
+    space = policy.acting_space
     keys = list(space) if isinstance(space, gymnasium.spaces.Dict) else None
 
     class Step(nn.Module):
@@ -89,7 +90,11 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     from rmt_rl.common.state import leaves
     from rmt_rl.policies.spaces import to_json as space_to_json
 
-    module, inputs, input_names, output_names = step_module(policy.cpu().eval(), batch)
+    policy = policy.cpu().eval()
+    if policy.critic is not None:  # a program that acts needs no values
+        policy = copy.deepcopy(policy)
+        policy.critic = None
+    module, inputs, input_names, output_names = step_module(policy, batch)
     with torch.no_grad(), warnings.catch_warnings():
         # nn.LSTM and nn.GRU reassign a list of their weights on every call; it is not state
         warnings.filterwarnings("ignore", message="The tensor attributes .*_flat_weights")

@@ -60,7 +60,7 @@ def policy_player(policy: ActorCritic, seed: int, deterministic: bool) -> Player
     @torch.no_grad()
     def act(obs: Obs, first: torch.Tensor) -> Choice:
         nonlocal state
-        probabilities = policy.step(obs, state, first)[0].softmax(-1)[0].numpy() if discrete else None
+        probabilities = policy.act_step(obs, state, first)[0].softmax(-1)[0].numpy() if discrete else None
         try:
             attention = policy.explain(obs, state, first)
         except TypeError:  # a policy without attention

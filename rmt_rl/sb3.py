@@ -160,6 +160,7 @@ class SB3Policy:
         state: the second value of the previous call; None = all episodes begin. episode_start: [B] bool, the rows whose episode
         begins with this observation; None = none, after the first call. deterministic: the most likely action; false = sample.
         """
+        observation = self.policy.for_actor(observation)
         single = self._is_single(observation)
         if single:
             observation = (
@@ -187,7 +188,7 @@ class SB3Policy:
         return (action[0] if single else action), tuple(x.cpu().numpy() for x in leaves(memory).values())
 
     def _is_single(self, observation: Arrays) -> bool:
-        space: gymnasium.Space[Any] = self.observation_space
+        space: gymnasium.Space[Any] = self.policy.acting_space
         shown: Any = observation
         if isinstance(space, spaces.Dict) and isinstance(shown, dict):
             key = next(iter(space))

@@ -24,6 +24,8 @@ from rmt_rl.config.policies import RMTConfig
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.config.resolve import validate
 
+#: The options of every policy.
+COMMON = ", ".join(item.name for item in dataclasses.fields(cfg.PolicyConfig))
 PARTS = [entry.config for entries in GROUPS.values() for entry in entries.values()]
 COMMANDS = [TrainConfig, EvaluateConfig, cfg.PlayConfig, cfg.ExportConfig, cfg.CollectConfig, cfg.ReturnConditioning]
 RECIPES = {name: entry.recipe for name, entry in GROUPS["env"].items() if entry.recipe}
@@ -192,11 +194,11 @@ def test_a_misspelling_is_reported_with_the_nearest_name(line: str, meant: str) 
         ("seed.x=3", "no such option"),
         (
             "policy.width.x=3",
-            "policy=rmt has no such option, it has params, previous_action, normalize_observation, width, layers, heads",
+            f"policy=rmt has no such option, it has {COMMON}, width, layers, heads",
         ),
         (
             "policy=lstm policy.segment=4",
-            "policy=lstm has no such option, it has params, previous_action, normalize_observation, width, layers; ",
+            f"policy=lstm has no such option, it has {COMMON}, width, layers; ",
         ),
         ("memory.episodes=3", "memory.episodes=3: has no effect with memory.scope=episode; expected trial or run"),
         *(

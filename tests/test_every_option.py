@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+import rmt_rl
 from rmt_rl import config
 from rmt_rl.algos.ppo import PPOLearner
 from rmt_rl.algos.rate import RATELearner
@@ -23,6 +24,28 @@ from rmt_rl.rollouts.dataset import Dataset, Episode
 pytestmark = pytest.mark.thorough
 
 STEPS = 14
+#: Options of every policy.
+COMMON = {
+    "params": 40_000,
+    "previous_action": False,
+    "normalize_observation": True,
+    "critic": "separate",
+    "critic_only": ("b", {"critic": "separate"}),
+    "encoder": "outside",
+    "encoder_options": ({"scale": 3.0}, {"encoder": "outside"}),
+}
+
+
+@rmt_rl.register_encoder("outside")
+class Outside(torch.nn.Module):
+    def __init__(self, space, width, scale=2.0):
+        super().__init__()
+        self.scale, self.layer = scale, torch.nn.Linear(*space.shape, width)
+
+    def forward(self, obs):
+        return self.scale * self.layer(obs)
+
+
 TRANSFORMER = {
     "width": 24,
     "layers": 3,
@@ -30,11 +53,9 @@ TRANSFORMER = {
     "segment": 5,
     "sharpness": 1.0,
     "dropout": 0.5,
-    "params": 40_000,
-    "previous_action": False,
-    "normalize_observation": True,
+    **COMMON,
 }
-RECURRENT = {"width": 24, "layers": 2, "params": 40_000, "previous_action": False, "normalize_observation": True}
+RECURRENT = {"width": 24, "layers": 2, **COMMON}
 #: Another value for every option of every policy; the options in a tuple's second part make it possible.
 POLICIES = {
     "rmt": {
@@ -131,9 +152,14 @@ def test_every_option_of_every_policy_and_algorithm_stands_here():
 # ------------------------------------------------------------------------------------------------------------- policies
 
 
-def numbers_of(options):
-    """Outputs, values, final state and gradients of a policy with fixed inputs, learning with dropout."""
+def numbers_of(options, entries=False):
+    """Outputs, values, final state and gradients of a policy with fixed inputs, learning with dropout.
+
+    entries: the observation has two, "a" and "b".
+    """
     observations = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    if entries:
+        observations = spaces.Dict({name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in "ab"})
     actions, task = spaces.Discrete(3), UnregisteredEnv("outside", {})
     env = types.SimpleNamespace(
         single_observation_space=observations, single_action_space=actions, action_start=0, own_actions=None
@@ -145,12 +171,13 @@ def numbers_of(options):
     for parameter in policy.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     obs = torch.randn(2, STEPS, 2, generator=generator)
+    obs = {"a": obs[..., :1], "b": obs[..., 1:]} if entries else obs
     action = torch.randint(3, (2, STEPS), generator=generator)
     first = torch.zeros(2, STEPS, dtype=torch.bool)
     first[:, 0] = first[1, 9] = True
-    policy.encoder.add(obs)
+    policy.add_observations(obs)
     torch.manual_seed(2)
-    logits, value, state = policy.unroll(obs, action, policy.initial_state(2), first)
+    logits, value, state = policy.unroll(obs, action, policy.initial_state(2, critic=True), first)
     parameters = list(policy.parameters())
     gradients = torch.autograd.grad(
         logits.sin().sum() + value.sum(), parameters, allow_unused=True, materialize_grads=True
@@ -184,7 +211,8 @@ def test_every_option_of_a_policy_changes_numbers(name, option):
     before = base_of(name, **needed)
     assert getattr(before, option) != value
     changed = base_of(name, **needed, **({option: value} if option not in needed else {}))
-    assert not same(numbers_of(before), numbers_of(changed))
+    entries = option == "critic_only"
+    assert not same(numbers_of(before, entries), numbers_of(changed, entries))
 
 
 @pytest.mark.parametrize("name", ["rmt", "trxl", "gtrxl", "window"])

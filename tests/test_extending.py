@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs/extending.md").read_text(encoding="utf-8")
-MEMORY, ENVIRONMENT, LOOP, CALLBACK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MEMORY, _, ENVIRONMENT, LOOP, CALLBACK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [
     line.partition("#")[0].split()[1:]
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

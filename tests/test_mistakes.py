@@ -32,6 +32,8 @@ TINY = ["policy.width=16", "algo.num_envs=4", "algo.rollout=8", "algo.minibatche
         ("policy.lr=0.1", "did you mean algo.learning_rate?"),
         ("policy.learning_rate=0.1", "did you mean algo.learning_rate?"),
         ("algo.lr=0.1", "did you mean algo.learning_rate?"),
+        ("features_extractor_class=deep", "did you mean policy.encoder?"),
+        ("info_keywords=distance", "did you mean metrics?"),
         ("env.seed=1", "did you mean seed?"),
         ("algo.steps=100", "did you mean steps?"),
         ("policy.gamma=1", "did you mean algo.gamma?"),

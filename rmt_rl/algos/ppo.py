@@ -17,7 +17,7 @@ from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.process import command_line
 from rmt_rl.common.state import all_same_shape, check_count, map_obs, select_rows
 from rmt_rl.config.algos import PPOConfig
-from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.commands import TrainConfig, metric_names
 from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -112,7 +112,7 @@ class PPO:
                     metrics.append({**measured, "gradient_norm": norm})
         check_weights(self.policy)
         self._between_updates(rollout)
-        self.policy.encoder.add(rollout.obs)  # not before: the update must see what acting saw
+        self.policy.add_observations(rollout.obs)  # not before: the update must see what acting saw
         self.updates += 1
         # means over the minibatches, for the log
         means: dict[str, float] = {}
@@ -178,7 +178,7 @@ class PPO:
 
     def _check_policy(self, rollout: Rollout) -> None:
         """Raises ConfigError where the rollout holds the states of a policy of another form."""
-        expected = self.policy.initial_state(len(rollout.first))
+        expected = self.policy.initial_state(len(rollout.first), critic=True)
         try:
             same = all_same_shape(expected, rollout.state)
         except AttributeError:
@@ -252,17 +252,20 @@ class PPOLearner(PPO, Learner):
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
         PPO.__init__(self, policy, run.algo, run.seed)
         acting = rng.generator(run.seed, "act", env.device)
-        self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting, run.algo.noise_correlation)
-        self.stats = EpisodeStats(run.steps)
+        metrics = metric_names(run.metrics)
+        self.collector = Collector(
+            env, policy, rng.seed(run.seed, "env"), acting, metrics, noise_correlation=run.algo.noise_correlation
+        )
+        self.stats = EpisodeStats(run.steps, metrics)
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:
-        if self.policy.encoder.without_moments():  # one rollout only to learn the scale of the observations
+        if self.policy.without_moments():  # one rollout only to learn the scale of the observations
             first, _ = self.collector.collect(
                 self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
             )
             if first.nonfinite is None:
-                self.policy.encoder.add(first.obs)
+                self.policy.add_observations(first.obs)
         rollout, episodes = self.collector.collect(
             self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
         )
@@ -270,7 +273,7 @@ class PPOLearner(PPO, Learner):
         return rollout
 
     def statistics(self) -> dict[str, float | None]:
-        """Success, return and length of the latest episodes."""
+        """Success, return, length and metrics of the latest episodes."""
         return self.stats.means()
 
     def state_dict(self) -> dict[str, Any]:

@@ -73,9 +73,9 @@ class RATELearner(Learner):
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
-        if policy.encoder.without_moments():
+        if policy.without_moments():
             for episodes in self.training.split(VALIDATION_BATCH):
-                policy.encoder.add(data.batch(episodes, None, options.returns, device).obs)
+                policy.add_observations(data.batch(episodes, None, options.returns, device).obs)
         self.best: dict[str, Any] | None = None
         self.best_loss, self._validations = math.inf, 0
 

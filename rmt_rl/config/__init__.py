@@ -47,7 +47,15 @@ from rmt_rl.config.policies import (
     TrXLConfig,
     WindowConfig,
 )
-from rmt_rl.config.registry import GROUPS, choose, entry_of, register_algo, register_env, register_policy
+from rmt_rl.config.registry import (
+    GROUPS,
+    choose,
+    entry_of,
+    register_algo,
+    register_encoder,
+    register_env,
+    register_policy,
+)
 from rmt_rl.config.resolve import make_config, validate
 
 __all__ = [name for name in dir() if not name.startswith("_")]

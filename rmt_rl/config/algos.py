@@ -143,6 +143,8 @@ class RATEConfig(AlgoConfig):
     def problems_with(self, run: TrainConfig) -> Iterator[str]:
         if run.memory.scope != "episode":
             yield f"memory.scope={run.memory.scope}: algo=rate learns from single episodes; expected memory.scope=episode"
+        if run.policy.critic == "separate":
+            yield "policy.critic=separate: algo=rate learns no values; expected policy.critic=shared"
         changed = [
             name
             for name in ("bptt_segments", "cache_gradient")

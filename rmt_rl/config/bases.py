@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.fields import Config, option
+from rmt_rl.config.fields import Config, option, show
+
+#: What a registered name looks like; a file reads null, true and 1 as other values than text.
+CHOICE = r"(?!(?i:null|true|false)$)[^\W\d_][\w.-]*"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class PolicyConfig(Config):
 
     params: int | None = option(
         None,
-        "choose the width for about this number of parameters in the whole network; null = use width",
+        "choose the width for about this number of parameters in the whole network, a separate critic included; null = use width",
         low=1,
         high=10**10,
     )
@@ -38,6 +41,25 @@ class PolicyConfig(Config):
         False,
         "give real numbers without bounds mean 0 and deviation 1, by the moments of all observations of the training",
     )
+    critic: str = option(
+        "shared",
+        "shared = values are read from the actor's memory; separate = from a second network of the same kind and size with a"
+        " memory of its own, whose gradient does not reach the actor",
+        choices=("shared", "separate"),
+    )
+    critic_only: str | None = option(
+        None,
+        "entries of the observation that only the critic sees, separated by commas, such as state; acting does not need them"
+        " (policy.critic=separate)",
+        form=("names of entries, separated by commas", r"[^,]+(,[^,]+)*"),
+    )
+    encoder: str = option(
+        "auto",
+        "what turns an observation into a vector: auto = chosen from its space; or the name of an encoder of your own"
+        " (rmt_rl.register_encoder)",
+        form=("auto, or the name of a registered encoder", CHOICE),
+    )
+    encoder_options: dict[str, Any] = option({}, "keyword arguments of the class that policy.encoder names")
 
     def width_multiple(self) -> int:
         """Widths that `params` tries are multiples of this number."""
@@ -48,6 +70,16 @@ class PolicyConfig(Config):
             yield (
                 f"policy.params={self.params}: chooses the width, but policy.width={self.width} is given too;"  # type: ignore[attr-defined]
                 " give only one of them"
+            )
+        if self.critic_only is not None and self.critic == "shared":
+            yield (
+                f"policy.critic_only={show(self.critic_only)}: a shared critic sees what the actor sees; expected"
+                " policy.critic=separate"
+            )
+        if self.encoder_options and self.encoder == "auto":
+            yield (
+                f"policy.encoder_options={show(self.encoder_options)}: has no effect with policy.encoder=auto; expected"
+                " policy.encoder=<the name of an encoder of your own>"
             )
 
     @classmethod

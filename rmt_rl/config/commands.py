@@ -20,6 +20,28 @@ def _episode_steps() -> Any:
     )
 
 
+def _metrics_option() -> Any:
+    return option(
+        None,
+        "numbers in the last info of episodes to average, such as distance,collisions",
+        form=("names of numbers, separated by commas", r"[^,\[\]]+(,[^,\[\]]+)*"),
+    )
+
+
+def metric_names(metrics: str | None) -> tuple[str, ...]:
+    """The names in the option `metrics`."""
+    return () if metrics is None else tuple(metrics.split(","))
+
+
+def metrics_problems(metrics: str | None) -> Iterator[str]:
+    """One sentence for each name in the option `metrics` that cannot be meant."""
+    names = metric_names(metrics)
+    if known := [name for name in names if name in ("success", "return", "length")]:
+        yield f"metrics={show(metrics)}: {known[0]} is measured anyway; leave it out"
+    if len({*names}) < len(names):
+        yield f"metrics={show(metrics)}: has a name twice; expected each once"
+
+
 @builtin("memory", "memory", "")
 @dataclass(frozen=True)
 class MemoryConfig(Config):
@@ -100,7 +122,7 @@ class TrainConfig(Config):
     )
     init: str | None = option(
         None,
-        "folder of a trained policy whose weights to start from; its policy.* options come with it",
+        "folder of a trained policy to start from; its policy.* options come with it",
         form=("the folder of a trained policy", r".+"),
     )
     resume: str | None = option(
@@ -130,6 +152,7 @@ class TrainConfig(Config):
     )
     validation_episodes: int = option(64, "episodes of each evaluation during training", low=1, high=10_000_000)
     episode_steps: int | None = _episode_steps()
+    metrics: str | None = _metrics_option()
     tensorboard: bool = option(False, "write TensorBoard event files too")
     wandb: bool = option(False, "log to Weights & Biases too (needs the extra: pip install 'rmt_rl[wandb]')")
 
@@ -137,6 +160,7 @@ class TrainConfig(Config):
         if self.data is not None and not self.algo.offline:
             yield f"data={show(self.data)}: has no effect with algo={self.algo.name}; expected algo=rate"
         yield from self.algo.problems_with(self)
+        yield from metrics_problems(self.metrics)
         if isinstance(self.env, NoEnvConfig):
             yield from self._problems_without_env()
         if self.run is not None and len(self.run.encode()) > 200:
@@ -150,7 +174,7 @@ class TrainConfig(Config):
             yield f"env=none: algo={self.algo.name} acts in an environment; expected algo=rate with data=<a Minari dataset>"
         if self.data is None:
             yield "env=none: there are no episodes to learn from; expected data=<the id or the folder of a Minari dataset>"
-        without = {"evaluate_episodes": 0, "evaluate_every": None, "episode_steps": None}
+        without = {"evaluate_episodes": 0, "evaluate_every": None, "episode_steps": None, "metrics": None}
         for name, value in without.items():
             if getattr(self, name) != value:
                 yield (
@@ -199,6 +223,10 @@ class EvaluateConfig(Config):
     target_return: float | None = _target_return()
     deterministic: bool = option(True, "take the most likely action; false = sample")
     episode_steps: int | None = _episode_steps()
+    metrics: str | None = _metrics_option()
+
+    def problems(self) -> Iterator[str]:
+        yield from metrics_problems(self.metrics)
 
 
 @dataclass(frozen=True)

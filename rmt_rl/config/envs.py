@@ -295,6 +295,11 @@ class GymConfig(EnvConfig):
         choices=("method", "info", "none"),
         absent="none",
     )
+    add_info: str | None = option(
+        None,
+        "an entry of info, numbers of one shape, that becomes an entry of the observation, such as state for policy.critic_only",
+        form=("the name of an entry", r".+"),
+    )
     text: bool = option(True, "shows text in the observation to the policy; false = it is left out", absent=False)
     workers: str = option(
         "sync", "sync = all rows in this process, async = one process per row", choices=("sync", "async")

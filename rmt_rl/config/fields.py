@@ -36,6 +36,9 @@ OTHER_NAMES = {
     "clip_range": "clip",
     "total_timesteps": "steps",
     "hidden_size": "width",
+    "features_extractor_class": "encoder",
+    "features_extractor_kwargs": "encoder_options",
+    "info_keywords": "metrics",
 }
 
 DEVICE = ("cpu, cuda, cuda:N or auto", r"auto|cpu|cuda(:[0-9]{1,3})?")

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.bases import AlgoConfig, EnvConfig, PolicyConfig
+from rmt_rl.config.bases import CHOICE, AlgoConfig, EnvConfig, PolicyConfig
 from rmt_rl.config.fields import Config, did_you_mean, document, is_gymnasium_id, options, read, show
 
 ClassT = TypeVar("ClassT", bound=type)
@@ -57,6 +57,9 @@ BASES: dict[str, type[Config]] = {"env": EnvConfig, "policy": PolicyConfig, "alg
 
 GROUPS: dict[str, dict[str, Entry]] = {"env": {}, "algo": {}, "policy": {}, "memory": {}, "until": {}}
 
+#: What `policy.encoder` chooses from, beside auto.
+ENCODERS: dict[str, Any] = {}
+
 #: Environments that are in no list: Python objects, by names with a colon, which no registered name has; and `none`.
 OBJECTS: dict[str, Entry] = {}
 
@@ -89,6 +92,43 @@ def register_algo(name: str, config: type[Config]) -> Callable[[ClassT], ClassT]
     return _decorator("algo", name, config)
 
 
+def register_encoder(name: str) -> Callable[[ClassT], ClassT]:
+    """Decorator: make a torch module class known as `policy.encoder=<name>`.
+
+    It is called as cls(space, width, **options) with the observation space that the policy sees and the options of
+    `policy.encoder_options`, and turns observations [N, *space.shape] (a dictionary of them where the space is a Dict) into
+    vectors [N, width].
+    """
+    _check_name("policy.encoder", name)
+    if name == "auto":
+        raise ConfigError("policy.encoder=auto: is the choice by the observation space; choose another name")
+
+    def register(target: ClassT) -> ClassT:
+        if not callable(target):
+            raise ConfigError(
+                f"policy.encoder={name}: {show(target)} is registered; expected the class that it stands for"
+            )
+        _require_free("policy.encoder", name, ENCODERS.get(name), target)
+        ENCODERS[name] = target
+        return target
+
+    return register
+
+
+def find_encoder(name: str) -> Any:
+    """The class that is registered as `policy.encoder=<name>`; None for auto. Raises ConfigError where there is none."""
+    if name == "auto":
+        return None
+    if name not in ENCODERS:
+        load_entry_points()
+    if name in ENCODERS:
+        return ENCODERS[name]
+    raise ConfigError(
+        f"policy.encoder={show(name)}: expected one of {', '.join(['auto', *ENCODERS])}, or one that plugins=<module> registers"
+        f"{did_you_mean(name, ENCODERS)}"
+    )
+
+
 def _decorator(
     group: str, name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
 ) -> Callable[[ClassT], ClassT]:
@@ -107,13 +147,17 @@ def _decorator(
     return register
 
 
-def _check_registration(group: str, name: Any, config: Any) -> None:
-    """Raise ConfigError where a registration from outside cannot work, with what to write instead."""
-    # a file reads null, true and 1 as other values than text
-    if not isinstance(name, str) or not re.fullmatch(r"(?!(?i:null|true|false)$)[^\W\d_][\w.-]*", name):
+def _check_name(group: str, name: Any) -> None:
+    """Raise ConfigError where `name` cannot be typed as a choice."""
+    if not isinstance(name, str) or not re.fullmatch(CHOICE, name):
         raise ConfigError(
             f"{group}={show(name)}: expected a name of letters, digits and - . _ that starts with a letter"
         )
+
+
+def _check_registration(group: str, name: Any, config: Any) -> None:
+    """Raise ConfigError where a registration from outside cannot work, with what to write instead."""
+    _check_name(group, name)
     base, owner = BASES[group], getattr(config, "__name__", show(config))
     # a subclass without the decorator would inherit the options of its parent
     own = isinstance(config, type) and "__dataclass_fields__" in vars(config)
@@ -166,13 +210,18 @@ def add(
 ) -> type[Config]:
     """Register `name`; raises ConfigError where another class has it."""
     known = GROUPS[group].get(name) or (OBJECTS.get(name) if group == "env" else None)
-    if known is not None and not _same_class(known.config, config):
-        owner = f"{known.config.__module__}.{known.config.__qualname__}"
-        raise ConfigError(f"{group}={name}: is registered already, by {owner}; choose another name")
+    _require_free(group, name, None if known is None else known.config, config)
     config.name = name
     document(config)
     GROUPS[group][name] = Entry(config, target, dict(recipe or {}))
     return config
+
+
+def _require_free(group: str, name: str, known: Any, new: Any) -> None:
+    """Raise ConfigError where another class than `new` has the name."""
+    if known is not None and not _same_class(known, new):
+        owner = f"{known.__module__}.{known.__qualname__}"
+        raise ConfigError(f"{group}={name}: is registered already, by {owner}; choose another name")
 
 
 def _same_class(one: type, other: type) -> bool:

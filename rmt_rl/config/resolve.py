@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.fields import OTHER_NAMES, Config, Option, did_you_mean, groups, options, read, show
 from rmt_rl.config.recipes import GYM_IDS
-from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of
+from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of, find_encoder
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -131,6 +132,8 @@ def validate(config: ConfigT, prefix: str = "") -> ConfigT:
     if isinstance(config, EvaluateConfig):
         values["num_envs"] = min(values["num_envs"], values["episodes"])
     config = dataclasses.replace(config, **values)
+    if isinstance(config, PolicyConfig):
+        find_encoder(config.encoder)
     for problem in config.problems():
         raise ConfigError(problem)
     return config

@@ -31,6 +31,13 @@ from rmt_rl.config.fields import show
 Obs = torch.Tensor | dict[str, torch.Tensor]
 
 
+#: Keys of an info that have a meaning here; all other [B] tensors are numbers that rows report.
+OWN_KEYS = (
+    *("success", "final_obs", "final_info"),
+    *("episode_over", "episode_success", "inner_start", "inner_success"),
+)
+
+
 class TorchVectorEnv(VectorEnv):
     """A batch of environments whose whole state is a few torch tensors.
 
@@ -42,6 +49,8 @@ class TorchVectorEnv(VectorEnv):
         info["_final_obs"]: [B] bool, the rows whose episode ended at this step
         info["success"]: [B] bool, the episode ended and reached the goal; only where `measure` is "success"
         info["_success"]: [B] bool, the rows that report their success at this step; where it is missing, all that ended do
+        info[<name>]: [B] any number that describes an episode, at its last step, for `metrics=<name>`; info["_<name>"]: [B] bool,
+            the rows that report it; where it is missing, all that ended do
         info["final_info"], info["_final_info"]: the same reports for the rows whose episode ended, as gymnasium's SAME_STEP has
             them; with masks (`step_info` makes them)
         info["episode_over"], info["episode_success"], info["_episode_success"]: [B] bool, the same of the inner episodes,
@@ -141,6 +150,15 @@ class TorchVectorEnv(VectorEnv):
         if lowest.item() < 0 or highest.item() >= num_actions:
             raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
         return action_B
+
+
+def reported_names(info: dict[str, Any]) -> list[str]:
+    """The numbers that rows report in an info, beside their success."""
+    return [
+        name
+        for name, x in info.items()
+        if not name.startswith("_") and name not in OWN_KEYS and isinstance(x, torch.Tensor) and x.dim() == 1
+    ]
 
 
 def step_info(final_obs: Obs, ended_B: torch.Tensor, reports: dict[str, torch.Tensor]) -> dict[str, Any]:

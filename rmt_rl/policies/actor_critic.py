@@ -22,9 +22,9 @@ from rmt_rl.envs.masks import mask_of, without_mask
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.envs.text import TextBytes, to_bytes
 from rmt_rl.policies.base import has_between_updates
-from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.heads import make_head
-from rmt_rl.policies.registry import make_backbone
+from rmt_rl.policies.network import Critic, Memories, Network, critic_only_entries, memories_in
+from rmt_rl.policies.registry import check_encoder, check_shapes
 from rmt_rl.policies.rmt import RMT, Attention
 from rmt_rl.policies.spec import PolicySpec
 from rmt_rl.policies.weights import load_weights
@@ -34,7 +34,8 @@ from rmt_rl.policies.weights import load_weights
 class PolicyState:
     """Everything that a policy remembers between steps.
 
-    memory: the state of the backbone. action: [B, ...] the previous action.
+    memory: the state of the backbone; with a separate critic, where its values are wanted, `Memories`. action: [B, ...] the
+    previous action.
 
     `state[rows]` selects rows by an index, a slice or a mask, `state.to(device)` moves it, and `policy.state_to_dict(state)`
     makes a dictionary of tensors that `torch.save` and safetensors can write.
@@ -84,20 +85,23 @@ for _ in range(100):
 
 
 class ActorCritic(
-    nn.Module,
+    Network,
     PyTorchModelHubMixin,
     library_name="rmt_rl",
     model_card_template=CARD,
     pipeline_tag="reinforcement-learning",
     tags=["deep-reinforcement-learning", "reinforcement-learning"],
 ):
-    """A policy and its value function on one memory.
+    """A policy and its value function: on one memory, or on one each (`policy.critic=separate`).
 
         state = policy.initial_state(n)
         action, state = policy.act(obs, state, first, deterministic=True)
 
     `first` is true in rows whose episode begins with this observation; the incoming state has no influence there.
     The number of rows is free: a policy that was trained on 64 rows acts on 1.
+
+    `act`, `act_step` and `explain` never use a separate critic. Values do: `step`, `value`, `explore` and `unroll` then need a
+    state with its memory, initial_state(n, critic=True).
 
     spec: everything that the network is built from; `save_pretrained` (huggingface_hub) writes it to config.json.
     """
@@ -108,29 +112,26 @@ class ActorCritic(
         spec = spec if isinstance(spec, PolicySpec) else PolicySpec.from_json(spec)
         self.spec, self.config = spec, spec.policy
         width = self.config.width  # type: ignore[attr-defined]
-        self._shapes, self._whole = shapes_of(spec.observation_space), whole_numbers_of(spec.observation_space)
-        self.masked = spec.masked
-        parts = (
-            spec.observation_space.spaces
-            if isinstance(spec.observation_space, gymnasium.spaces.Dict)
-            else {"": spec.observation_space}
-        )
-        self._texts = {name: part for name, part in parts.items() if isinstance(part, TextBytes)}
-        self._check = ObservationCheck(spec.observation_space, spec.action_space if self.masked else None)
+        space, self.masked = spec.observation_space, spec.masked
+        seen = without_mask(space) if self.masked else space
+        self._hidden = critic_only_entries(self.config, space, self.masked)
+        #: The observations that acting needs: without the entries that only the critic sees.
+        self.acting_space = without(space, self._hidden)
+        self._shapes, self._whole = shapes_of(space), whole_numbers_of(self.acting_space)
+        entries = parts_of(self.acting_space)
+        self._texts = {name: part for name, part in entries.items() if isinstance(part, TextBytes)}
+        self._check = ObservationCheck(self.acting_space, spec.action_space if self.masked else None)
         self._own_actions = None if spec.own_actions is None else ActionTranslation(spec.own_actions)
         self._state_shapes: dict[str, torch.Size] | None = None  # of one row; known at the first action
-        seen = without_mask(spec.observation_space) if self.masked else spec.observation_space
-        self.encoder = ObservationEncoder(seen, width, self.config.normalize_observation, spec.rules)
+        self.add_encoder(self.config, without(seen, self._hidden), spec.rules)
         self.head = make_head(spec.action_space, width, self.masked, spec.action_scale)
         self.value_head = nn.Linear(width, 1)
         nn.init.normal_(self.value_head.weight, std=0.01)
         nn.init.zeros_(self.value_head.bias)
-        if self.config.previous_action:
-            self.action_embedding = nn.Linear(self.head.inputs, width, bias=False)
-            self.no_action = nn.Parameter(torch.randn(width))  # stands for "an episode begins"
-            nn.init.normal_(self.action_embedding.weight)
-        self.norm = nn.LayerNorm(width, bias=False)
-        self.backbone = make_backbone(self.config)
+        self.add_memory(self.config, self.head.inputs)
+        # last, so that the actor starts from the same weights with and without it
+        separate = self.config.critic == "separate"
+        self.critic = Critic(self.config, seen, spec.rules, self.head.inputs) if separate else None
 
     def save_pretrained(self, save_directory: Any, *, config: Any = None, **given: Any) -> Any:
         """huggingface_hub's: writes model.safetensors, config.json and a model card."""
@@ -155,11 +156,14 @@ class ActorCritic(
     def device(self) -> torch.device:
         return self.value_head.weight.device
 
-    def initial_state(self, batch: int) -> PolicyState:
-        """The state of `batch` rows before their first step."""
+    def initial_state(self, batch: int, critic: bool = False) -> PolicyState:
+        """The state of `batch` rows before their first step. critic: with the memory of a separate critic, if there is one."""
         if not isinstance(batch, numbers.Integral) or isinstance(batch, bool) or batch < 0:
             raise ValueError(f"initial_state({batch!r}): expected a number of rows, 0 or more")
-        return PolicyState(self.backbone.initial_state(batch), self._no_action(batch))
+        memory = self.backbone.initial_state(batch)
+        if critic and self.critic is not None:
+            memory = Memories(memory, self.critic.backbone.initial_state(batch))
+        return PolicyState(memory, self._no_action(batch))
 
     def state_to_dict(self, state: PolicyState) -> dict[str, Any]:
         """The state as nested dictionaries of tensors."""
@@ -171,7 +175,9 @@ class ActorCritic(
         action = tree.get("action") if isinstance(tree, Mapping) else None
         if not isinstance(action, torch.Tensor) or not action.dim():
             raise ValueError(f"a {type(tree).__name__} without actions was found; expected the result of state_to_dict")
-        return state_from_tree(self.initial_state(len(action)), tree)
+        memory = tree.get("memory")
+        both = isinstance(memory, Mapping) and {*memory} == {field.name for field in dataclasses.fields(Memories)}
+        return state_from_tree(self.initial_state(len(action), critic=both), tree)
 
     @torch.no_grad()
     def act(
@@ -191,16 +197,21 @@ class ActorCritic(
         first: [B] bool. deterministic: the most likely action; otherwise a sample, drawn from `generator`, or from torch's
         global stream where none is given.
 
+        Entries of the observation that only the critic sees (`policy.critic_only`) have no influence and may be missing.
+
         Where observations have an "action_mask", only what it allows is chosen; raises ValueError where it allows nothing.
+
+        The state after it has no memory of a separate critic, which acting does not advance.
 
         numpy arrays in give a numpy array out. With a state of one row, the observation of a single environment is accepted too,
         without the batch axis, with `first` as one bool; the action then has no batch axis either.
         """
         if not isinstance(first, torch.Tensor):
             return self._act_on_arrays(obs, state, first, deterministic, generator)
+        obs, state = self.for_actor(obs), self._of_actor(state)
         self._require_own(obs, state)
         self._require_values(obs, state, first)
-        parameters, _, memory = self.step(obs, state, first)  # type: ignore[arg-type]
+        parameters, memory = self.act_step(obs, state, first)  # type: ignore[arg-type]
         if deterministic:
             action = self.head.mode(parameters)
         else:
@@ -227,6 +238,7 @@ class ActorCritic(
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             return tensor[None] if single else tensor
 
+        obs = self.for_actor(obs)
         if isinstance(obs, Mapping):  # parts that are text and that training left out
             obs = {key: convert(x) for key, x in self._bytes(obs).items() if key in self._shapes or not _is_text(x)}
         else:
@@ -277,10 +289,11 @@ class ActorCritic(
 
         Shapes: see `Attention`. The state is only read. Raises TypeError where the policy has no attention.
         """
-        self._require_shapes(obs, state, first)
+        obs, state = self.for_actor(obs), self._of_actor(state)
+        self._require_shapes(obs, state, first, acting=True)
         if not isinstance(self.backbone, RMT):
             raise TypeError(f"policy {self.config.name} has no attention to explain; transformer policies have")
-        return self.backbone.explain(self._embed(obs, state.action, first), state.memory, first)
+        return self.backbone.explain(self.embed(obs, self._input(state.action), first), state.memory, first)
 
     def unroll(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor
@@ -292,29 +305,105 @@ class ActorCritic(
     def unroll_with_losses(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, PolicyState, dict[str, torch.Tensor]]:
-        """`unroll`, and the auxiliary losses of the backbone by name: scalars to add to the loss."""
-        x = self._embed_row(obs, action, state, first_BT)
-        y, memory, losses = self.backbone.unroll_with_losses(x, state.memory, first_BT)
-        return self._distribution(y, obs), self.value_head(y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
+        """`unroll`, and the auxiliary losses of the backbones by name: scalars to add to the loss."""
+        self._require_critic(state)
+        previous = self._previous(action, state)
+        actor, *critic = memories_in(state.memory)
+        y, memory, losses = self.backbone.unroll_with_losses(self.embed(obs, previous, first_BT), actor, first_BT)
+        parameters, value_y = self._distribution(y, obs), y
+        if self.critic is not None:
+            x = self.critic.embed(obs, previous, first_BT)
+            value_y, after, more = self.critic.backbone.unroll_with_losses(x, critic[0], first_BT)
+            memory, losses = Memories(memory, after), losses | {f"critic_{name}": loss for name, loss in more.items()}
+        return parameters, self.value_head(value_y).squeeze(-1), PolicyState(memory, action[:, -1]), losses
 
     @torch.no_grad()
     def between_updates(
         self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor, generator: torch.Generator
     ) -> None:
-        """Let the backbone change its buffers after an update; arguments as in `unroll`. Free where it has none."""
+        """Let the backbones change their buffers after an update; arguments as in `unroll`. Free where they have none."""
         if has_between_updates(self.backbone):
-            x = self._embed_row(obs, action, state, first_BT)
-            self.backbone.between_updates(x, state.memory, first_BT, generator)
+            self._require_critic(state)
+            previous = self._previous(action, state)
+            for network, memory in zip(self._networks(), memories_in(state.memory), strict=True):
+                network.backbone.between_updates(network.embed(obs, previous, first_BT), memory, first_BT, generator)
+
+    def without_moments(self) -> bool:
+        """Whether moments of the observations are wanted, and none was added yet."""
+        return any(network.encoder.without_moments() for network in self._networks())
+
+    def add_observations(self, obs: Obs) -> None:
+        """Add observations, with any leading axes, to the moments that normalise them."""
+        for network in self._networks():
+            network.encoder.add(obs)
+
+    def check_outside_parts(self) -> None:
+        """Raise ConfigError where a backbone or an encoder from outside returns other things than its contract says."""
+        for network in self._networks():
+            check_shapes(network.backbone, self.config)
+            check_encoder(network.encoder, self.config, self.device)
+
+    def _networks(self) -> list[Network]:
+        """The actor, and a separate critic."""
+        return [self] if self.critic is None else [self, self.critic]
 
     def step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """Distribution parameters [B, ...], values [B] and the memory after one observation; no action is taken.
 
         Raises TypeError or ValueError where obs, state and first are not tensors of the same B rows.
         """
+        self._require_critic(state)
         self._require_shapes(obs, state, first_B)
-        x = self._embed(obs, state.action, first_B)
+        previous, (actor, *critic) = self._input(state.action), memories_in(state.memory)
+        y, memory = self.backbone.step(self.embed(obs, previous, first_B), actor, first_B)
+        parameters, value_y = self._distribution(y, obs), y
+        if self.critic is not None:
+            value_y, after = self.critic.backbone.step(self.critic.embed(obs, previous, first_B), critic[0], first_B)
+            memory = Memories(memory, after)
+        return parameters, self.value_head(value_y).squeeze(-1), memory
+
+    def act_step(self, obs: Obs, state: PolicyState, first_B: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """`step` without the value: distribution parameters, and the memory after one observation, which is the actor's."""
+        obs, state = self.for_actor(obs), self._of_actor(state)
+        self._require_shapes(obs, state, first_B, acting=True)
+        x = self.embed(obs, self._input(state.action), first_B)
         y, memory = self.backbone.step(x, state.memory, first_B)
-        return self._distribution(y, obs), self.value_head(y).squeeze(-1), memory
+        return self._distribution(y, obs), memory
+
+    def spaces_to_act_in(self) -> list[gymnasium.Space[Any]]:
+        """The spaces of the observations that `act` takes: the whole one, and those without what only the critic sees."""
+        found = [self.spec.observation_space]
+        if self._hidden:
+            found.append(self.acting_space)
+            if [*parts_of(self.acting_space)] == ["observation"]:
+                found.append(parts_of(self.acting_space)["observation"])
+        return found
+
+    def for_actor(self, obs: Any) -> Any:
+        """The part of an observation that acting needs: without the entries that only the critic sees, if there are any.
+
+        An observation that was made the entry "observation" beside them may come as it is.
+        """
+        if not self._hidden:
+            return obs
+        if not isinstance(obs, Mapping):
+            return {"observation": obs} if [*parts_of(self.acting_space)] == ["observation"] else obs
+        # "state" may be a dictionary, of which the entries are "state.position" and so on
+        hidden = self._hidden | {*str(self.config.critic_only).split(",")}
+        return {name: x for name, x in obs.items() if name not in hidden}
+
+    def _of_actor(self, state: Any) -> Any:
+        """The state without the memory of a separate critic."""
+        both = isinstance(state, PolicyState) and isinstance(state.memory, Memories) and self.critic is not None
+        return PolicyState(state.memory.actor, state.action) if both else state
+
+    def _require_critic(self, state: Any) -> None:
+        """Raises ValueError where values are wanted and the state lacks the memory of a separate critic."""
+        if self.critic is not None and isinstance(state, PolicyState) and not isinstance(state.memory, Memories):
+            raise ValueError(
+                "state has no memory of the critic, which this policy has for itself (policy.critic=separate); expected the"
+                " result of initial_state(batch, critic=True) or of a step from it"
+            )
 
     def _distribution(self, y: torch.Tensor, obs: Obs) -> torch.Tensor:
         """The parameters of the head, with the action mask of the observation."""
@@ -341,7 +430,7 @@ class ActorCritic(
         """Raises ValueError where an observation holds a NaN, or a whole number that would stand for another category."""
         if torch.compiler.is_compiling():  # an exported program has no branches that depend on values
             return
-        self._require_shapes(obs, state, first)
+        self._require_shapes(obs, state, first, acting=True)
         if (
             found := self._check.outside("obs", obs)
             or self._check.unusable("obs", obs)
@@ -349,21 +438,25 @@ class ActorCritic(
         ):
             raise ValueError(f"{found}; expected an observation as the task shows it")
 
-    def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor) -> None:
-        """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows."""
+    def _require_shapes(self, obs: Obs, state: PolicyState, first: torch.Tensor, acting: bool = False) -> None:
+        """Raises where shapes differ: broadcasting would reset only part of the memory, or act on the memory of other rows.
+
+        acting: the entries that only the critic sees are left out already.
+        """
         if not isinstance(state, PolicyState):
             raise TypeError(
                 f"state is a {type(state).__name__}; expected the result of initial_state(batch) or of the previous step"
             )
         rows = len(state.action)
+        shapes = {name: shape for name, shape in self._shapes.items() if not (acting and name in self._hidden)}
         given = {"first": first, **(obs if isinstance(obs, dict) else {"": obs})}
-        if given.keys() != {"first", *self._shapes}:
-            names = [name for name in self._shapes if name] or "one tensor"
+        if given.keys() != {"first", *shapes}:
+            names = [name for name in shapes if name] or "one tensor"
             found = list(obs) if isinstance(obs, dict) else "one tensor"
             raise ValueError(
                 f"obs is {found}; expected {names}: rmt_rl.make_task(policy) makes an environment that shows it"
             )
-        for name, shape in {"first": (), **self._shapes}.items():
+        for name, shape in {"first": (), **shapes}.items():
             what = "first" if name == "first" else f"obs {name!r}" if name else "obs"
             if not isinstance(given[name], torch.Tensor):
                 raise TypeError(f"{what} is a {type(given[name]).__name__}; expected a torch tensor")
@@ -374,32 +467,38 @@ class ActorCritic(
         if first.dtype != torch.bool:
             raise TypeError(f"first is of type {first.dtype}; expected torch.bool, true where an episode begins")
 
-    def _embed_row(self, obs: Obs, action: torch.Tensor, state: PolicyState, first_BT: torch.Tensor) -> torch.Tensor:
-        """Inputs [B, T, D] of the backbone; the previous action of the first step is in the state."""
+    def _previous(self, action: torch.Tensor, state: PolicyState) -> torch.Tensor | None:
+        """The previous actions of a row of steps as an input; that of the first step is in the state."""
         previous = torch.cat([state.action[:, None], action[:, :-1]], dim=1)
-        return self._embed(obs, previous, first_BT)
+        return self._input(previous)
 
-    def _embed(self, obs: Obs, previous: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        x = self.encoder(obs)
-        if self.config.previous_action:
-            embedded = self.action_embedding(self.head.one_hot(previous))
-            x = x + torch.where(first[..., None], self.no_action, embedded)
-        return self.norm(x)
+    def _input(self, action: torch.Tensor) -> torch.Tensor | None:
+        """Previous actions as an input of the network; None where they are none."""
+        return self.head.one_hot(action) if self.config.previous_action else None
 
     def _no_action(self, batch: int) -> torch.Tensor:
         return torch.zeros(batch, *self.head.shape, dtype=self.head.action_dtype, device=self.value_head.weight.device)
 
 
+def parts_of(space: gymnasium.Space[Any]) -> dict[str, gymnasium.Space[Any]]:
+    """The spaces of an observation's entries; "" where it is one tensor."""
+    return dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+
+
+def without(space: gymnasium.Space[Any], names: set[str]) -> gymnasium.Space[Any]:
+    """The space without some of its entries."""
+    kept = {name: part for name, part in parts_of(space).items() if name not in names}
+    return gymnasium.spaces.Dict(kept) if names else space
+
+
 def shapes_of(space: gymnasium.Space[Any]) -> dict[str, tuple[int, ...]]:
     """The shape of one row's observation by its key; "" where it is one tensor."""
-    parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
-    return {name: tuple(part.shape or ()) for name, part in parts.items()}
+    return {name: tuple(part.shape or ()) for name, part in parts_of(space).items()}
 
 
 def whole_numbers_of(space: gymnasium.Space[Any]) -> set[str]:
     """The keys of one row's observation whose values are whole numbers."""
-    parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
-    return {name for name, part in parts.items() if part.dtype is not None and part.dtype.kind in "iu"}
+    return {name for name, part in parts_of(space).items() if part.dtype is not None and part.dtype.kind in "iu"}
 
 
 def _row_shapes(state: PolicyState) -> dict[str, torch.Size]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
@@ -200,6 +201,12 @@ class CategoryPicture(Categories):
         return self.linear(one_hot) + self.anywhere(present)
 
 
+def bounds_of(space: spaces.Box) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower and upper bound of every element, and whether they say where its numbers lie."""
+    low, high = (torch.from_numpy(np.asarray(b, np.float64).flatten()) for b in (space.low, space.high))
+    return low, high, (high > low) & (high - low <= WIDEST_BOUNDS)
+
+
 class Vector(nn.Module):
     """Real numbers, scaled to [-1, 1] by their bounds where they have any; small uint8 pictures are standardised."""
 
@@ -208,8 +215,7 @@ class Vector(nn.Module):
 
     def __init__(self, space: spaces.Box, width: int, normalize: bool = False) -> None:
         super().__init__()
-        low, high = (torch.from_numpy(np.asarray(b, np.float64).flatten()) for b in (space.low, space.high))
-        bounded = (high > low) & (high - low <= WIDEST_BOUNDS)
+        low, high, bounded = bounds_of(space)
         self.register_buffer("middle", torch.where(bounded, (low + high) / 2, 0.0).float(), persistent=False)
         self.register_buffer("scale", torch.where(bounded, 2 / (high - low), 1.0).float(), persistent=False)
         # symbolic pictures use a small part of 0..255, in which scaling by the bounds would leave next to nothing
@@ -261,12 +267,69 @@ class Sum(nn.Module):
         return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
 
 
+class Normalizer(nn.Module):
+    """Real numbers in their own shape, of which those without bounds get mean 0 and deviation 1."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        unbounded = ~bounds_of(space)[2]
+        self.size, self.moments = len(unbounded), RunningMoments(unbounded)
+
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, size], as they are."""
+        return x.reshape(-1, self.size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.moments(self.scaled(x)).view(x.shape)
+
+
+class Outside(nn.Module):
+    """An encoder from outside (`register_encoder`): observations [N, *shape], or a dictionary of them, to [N, width].
+
+    Normalisation, where it is asked for, comes before it.
+    """
+
+    def __init__(self, encoder: nn.Module, space: gymnasium.Space[Any], normalize: bool) -> None:
+        super().__init__()
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        self.encoder, self.shapes = encoder, {key: tuple(part.shape or ()) for key, part in parts.items()}
+        self.normalizers = nn.ModuleList(
+            Normalizer(part) if normalize and _has_unbounded(part) else nn.Identity() for part in parts.values()
+        )
+
+    def forward(self, obs: Obs) -> torch.Tensor:
+        shown = obs if isinstance(obs, dict) else {"": obs}
+        flat = {
+            key: normalize(shown[key].reshape(-1, *shape))
+            for (key, shape), normalize in zip(self.shapes.items(), self.normalizers, strict=True)
+        }
+        return self.encoder(flat if isinstance(obs, dict) else flat[""])
+
+
+def _has_unbounded(space: gymnasium.Space[Any]) -> bool:
+    """Whether a space has real numbers without bounds."""
+    return isinstance(space, spaces.Box) and space.dtype.kind == "f" and not bool(bounds_of(space)[2].all())
+
+
 class ObservationEncoder(nn.Module):
     """Encodes the observations of a space, any leading axes kept: [..., *shape] -> [..., width]."""
 
-    def __init__(self, space: gymnasium.Space[Any], width: int, normalize: bool = False, rules: int = RULES) -> None:
+    def __init__(
+        self,
+        space: gymnasium.Space[Any],
+        width: int,
+        normalize: bool = False,
+        rules: int = RULES,
+        make_own: Callable[[gymnasium.Space[Any], int], nn.Module] | None = None,
+    ) -> None:
+        """make_own: makes an encoder from outside; None = it is chosen from the space."""
         super().__init__()
-        self.encoder = make_encoder(space, width, normalize, rules)
+        self.space = space
+        self.encoder = (
+            make_encoder(space, width, normalize, rules)
+            if make_own is None
+            else Outside(make_own(space, width), space, normalize)
+        )
         entry = next(iter(space.items())) if isinstance(space, spaces.Dict) else ("", space)
         self.key, self.event_axes = entry[0], len(entry[1].shape or ())
 
@@ -285,9 +348,11 @@ class ObservationEncoder(nn.Module):
             vector.moments.add(vector.scaled(obs[key] if isinstance(obs, dict) else obs))
 
     def _normalized(self) -> list[tuple[str, Any]]:
-        parts = (
-            zip(self.encoder.keys, self.encoder.encoders, strict=True)
-            if isinstance(self.encoder, Sum)
-            else [("", self.encoder)]
-        )
-        return [(key, part) for key, part in parts if isinstance(part, Vector) and part.moments is not None]
+        parts: Iterable[tuple[str, nn.Module]] = [("", self.encoder)]
+        if isinstance(self.encoder, Sum):
+            parts = zip(self.encoder.keys, self.encoder.encoders, strict=True)
+        if isinstance(self.encoder, Outside):
+            parts = zip(self.encoder.shapes, self.encoder.normalizers, strict=True)
+        return [
+            (key, part) for key, part in parts if isinstance(part, Vector | Normalizer) and part.moments is not None
+        ]

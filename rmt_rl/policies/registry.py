@@ -1,23 +1,84 @@
-"""From the options of a policy to its backbone."""
+"""From the options of a policy to its backbone, and to an encoder from outside."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+from collections.abc import Callable
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
+from torch import nn
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.bases import PolicyConfig
-from rmt_rl.config.registry import entry_of
+from rmt_rl.config.fields import show
+from rmt_rl.config.registry import entry_of, find_encoder
 from rmt_rl.policies.base import Backbone
+from rmt_rl.policies.encoders import ObservationEncoder
 
 
 def make_backbone(config: PolicyConfig) -> Backbone[Any]:
     """The backbone that the options describe, with new weights from torch's global stream."""
     backbone: Backbone[Any] = entry_of(config).load()(config)
     return backbone
+
+
+def encoder_maker(config: PolicyConfig) -> Callable[[gymnasium.Space[Any], int], nn.Module] | None:
+    """What makes the encoder of the user that the options name; None where the observation space chooses one of ours."""
+    own = find_encoder(config.encoder)
+    if own is None:
+        return None
+
+    def make(space: gymnasium.Space[Any], width: int) -> nn.Module:
+        try:
+            inspect.signature(own).bind(space, width, **config.encoder_options)
+        except TypeError as error:
+            raise ConfigError(
+                f"policy.encoder_options={show(config.encoder_options)}: the encoder {config.encoder} is called as"
+                f" cls(space, width, **options) and does not take them ({error})"
+            ) from None
+        made = own(space, width, **config.encoder_options)
+        if not isinstance(made, nn.Module):
+            raise ConfigError(
+                f"policy.encoder={config.encoder}: a {type(made).__name__} was made; expected a torch.nn.Module"
+            )
+        return made
+
+    return make
+
+
+@torch.no_grad()
+def check_encoder(encoder: ObservationEncoder, config: PolicyConfig, device: torch.device) -> None:
+    """Raise ConfigError where an encoder from outside returns other things than vectors [N, width], before a run starts.
+
+    Draws from torch's global stream where the encoder does.
+    """
+    if config.encoder == "auto":
+        return
+    rows, width, learning = 2, config.width, encoder.training  # type: ignore[attr-defined]
+    space = copy.deepcopy(encoder.space)
+
+    def example(part: gymnasium.Space[Any]) -> torch.Tensor:
+        part.seed(0)
+        return torch.as_tensor(np.stack([part.sample() for _ in range(rows)]), device=device)
+
+    parts = dict(space.items()) if isinstance(space, gymnasium.spaces.Dict) else None
+    obs: Any = example(space) if parts is None else {key: example(part) for key, part in parts.items()}
+    encoder.eval()
+    found = encoder.encoder(obs)
+    encoder.train(learning)
+    if isinstance(found, torch.Tensor) and found.shape == (rows, width) and found.dtype == torch.float32:
+        return
+    what = f"{list(found.shape)} of {found.dtype}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+    raise ConfigError(
+        f"policy.encoder={config.encoder}: its class returned {what} for {rows} observations; expected {[rows, width]} of"
+        " torch.float32, one vector of the policy's width for each"
+    )
 
 
 @torch.no_grad()

@@ -34,7 +34,6 @@ from rmt_rl.envs.objects import as_env_config
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
-from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.spaces import to_json
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv, make_spec
 from rmt_rl.policies.transformer import check_backend
@@ -62,7 +61,7 @@ def make_policy(env: TorchVectorEnv, policy: str = "rmt", seed: int = 0, **given
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(seed, "weights"))
         made = ActorCritic(make_spec(env, task, fit_width(env, task, config))).to(env.device)
-        check_shapes(made.backbone, config)
+        made.check_outside_parts()
     return made
 
 
@@ -234,8 +233,11 @@ def conditioned_on(policy: ActorCritic, target_return: float | None) -> ReturnCo
     return dataclasses.replace(returns, target=float(target_return))
 
 
-def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None) -> None:
-    """Raises ConfigError where the environment's spaces are not those that the policy was built for, or its device is another."""
+def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None, values: bool = False) -> None:
+    """Raises ConfigError where the environment's spaces are not those that the policy was built for, or its device is another.
+
+    values: the critic is used, too, so that entries of the observation that only the critic sees may not be missing.
+    """
     if policy.device.type != env.device.type:
         raise ConfigError(
             f"device={env.device}: the policy is on {policy.device}; move it with policy.to({str(env.device)!r}), or make the"
@@ -245,8 +247,12 @@ def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None) -> No
     if isinstance(policy.spec.env, NoEnvConfig):
         like = "with the spaces of the data that it learned from"
     name = f"env={task.name}" if task is not None else type(env).__name__
-    for kind in ("observation_space", "action_space"):
-        if to_json(getattr(env, f"single_{kind}")) != to_json(getattr(policy.spec, kind)):
+    fitting = {
+        "observation_space": [policy.spec.observation_space] if values else policy.spaces_to_act_in(),
+        "action_space": [policy.spec.action_space],
+    }
+    for kind, known in fitting.items():
+        if to_json(getattr(env, f"single_{kind}")) not in map(to_json, known):
             raise ConfigError(
                 f"{name}: its {kind.replace('_', ' ')} differs from the one that the policy was trained on; expected an"
                 f" environment {like}"

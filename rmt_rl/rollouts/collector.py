@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +25,15 @@ from rmt_rl.common.state import (
     state_from_tree,
     state_to_tree,
 )
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.config.fields import did_you_mean
+from rmt_rl.envs.base import TorchVectorEnv, reported_names
 from rmt_rl.envs.observations import ObservationCheck, usable
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.encoders import category_sizes
+from rmt_rl.policies.network import memories_in
 from rmt_rl.policies.rmt_state import RMTState
 from rmt_rl.policies.saving import check_fits
-from rmt_rl.rollouts.statistics import Episodes, success_of
+from rmt_rl.rollouts.statistics import Episodes, number_of, success_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,9 @@ def next_noise(
 class Collector:
     """The environment, the policy, and the state that continues between rollouts: observations, memory, running episodes.
 
-    seed: for the environment's first reset. generator: for the sampled actions. noise_correlation: of the noise of continuous
-    actions between neighbouring steps of an episode.
+    seed: for the environment's first reset. generator: for the sampled actions. metrics: names of numbers in the last infos of
+    episodes, which are returned with them. noise_correlation: of the noise of continuous actions between
+    neighbouring steps of an episode.
     """
 
     def __init__(
@@ -92,19 +95,22 @@ class Collector:
         policy: ActorCritic,
         seed: int = 0,
         generator: torch.Generator | None = None,
+        metrics: Sequence[str] = (),
         noise_correlation: float = 0.0,
     ) -> None:
         if not (isinstance(env, TorchVectorEnv) and isinstance(policy, ActorCritic)):
             raise ConfigError(
                 f"Collector({type(env).__name__}, {type(policy).__name__}): expected an environment and a policy"
             )
-        check_fits(policy, env)
+        check_fits(policy, env, values=True)
         if noise_correlation and not policy.head.noise_size:
             raise ConfigError(
                 f"algo.noise_correlation={noise_correlation:g}: applies to continuous actions, and this environment has choices"
                 " only; leave it out"
             )
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
+        self.metrics = tuple(metrics)
+        self._metrics_seen = not metrics  # whether it is known that the environment reports them
         self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
         self.noise_correlation = noise_correlation
@@ -116,7 +122,7 @@ class Collector:
         self._require_inside("observation", self.obs, self.steps, acting=True)
         if found := self._check.unusable("observation", self.obs):
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
-        self.state: PolicyState = detach(self.policy.initial_state(rows))
+        self.state: PolicyState = detach(self.policy.initial_state(rows, critic=True))
         self.first = torch.ones(rows, dtype=torch.bool, device=device)
         self.noise: torch.Tensor | None = None
         if self.noise_correlation:
@@ -139,6 +145,7 @@ class Collector:
             raise ValueError(f"steps is {steps}; it must be at least 1")
         self.state = start = map_state(torch.Tensor.contiguous, self.state)
         rows, ended = [], []
+        reported: dict[str, None] = {}
         nonfinite: str | None = None
         for step in range(steps):
             between_steps()
@@ -168,6 +175,7 @@ class Collector:
             final_value = self._final_value(info, truncated)
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
             ended.append(self._count(reward, info.get("episode_over", self.first), info))
+            reported |= dict.fromkeys(reported_names(info) if self.metrics else ())
         # stack the steps to [B, T]; the value after the last step is unused in rows whose episode ended
         after = self.policy.value(self.obs, self.state)
         obs_list, *columns = zip(*rows, strict=True)
@@ -180,7 +188,22 @@ class Collector:
         rollout = Rollout(
             obs, action, log_prob, value, next_value, reward, terminated, truncated, first, start, nonfinite
         )
-        return rollout, Episodes(*(torch.cat(column).cpu() for column in zip(*ended, strict=True)))
+        returns, lengths, success, *more = (torch.cat(column).cpu() for column in zip(*ended, strict=True))
+        episodes = Episodes(returns, lengths, success, dict(zip(self.metrics, more, strict=True)))
+        self._require_metrics(episodes, [*reported])
+        return rollout, episodes
+
+    def _require_metrics(self, episodes: Episodes, reported: list[str]) -> None:
+        """Raises RunError where none of the first episodes reports a number that `metrics` names: it may be misspelt."""
+        if self._metrics_seen or not len(episodes.returns):
+            return
+        for name, values in episodes.metrics.items():
+            if bool(values.isnan().all()):
+                raise RunError(
+                    f"metrics={','.join(self.metrics)}: none of the first {len(episodes.returns)} episodes reports a finite"
+                    f" number {name} in its last info; they report {', '.join(reported) or 'none'}{did_you_mean(name, reported)}"
+                )
+        self._metrics_seen = True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next rollout depends on except the policy; "env" is None where the environment cannot be saved."""
@@ -204,6 +227,7 @@ class Collector:
         """Continue where `state_dict` was taken; without the environment's state all rows start new episodes."""
         self.generator.set_state(state["generator"])
         self.steps = check_count("steps", state["steps"])
+        self._metrics_seen = self._metrics_seen or self.steps > 0
         if state["env"] is None:
             return self._reset(rng.seed(self.seed, f"resumed after {self.steps} steps"))
         self.env.load_state_dict(state["env"])
@@ -228,8 +252,9 @@ class Collector:
             if categories and not all(space.contains(row) for row in shown[name].cpu().numpy()):
                 raise ValueError(f"obs {name} is outside {' '.join(str(space).split())}")
         check_tensor("action", self.state.action, self.state.action, *self.policy.head.ends())
-        if isinstance(self.state.memory, RMTState):
-            check_tensor("age", self.state.memory.age, self.state.memory.age, 0, 2**62)
+        for memory in memories_in(self.state.memory):
+            if isinstance(memory, RMTState):
+                check_tensor("age", memory.age, memory.age, 0, 2**62)
         for name, x in leaves(self.state.memory).items():
             x = x[~self.first]  # nothing of the other rows is used
             if x.is_floating_point() and not bool(x.isfinite().all()):
@@ -253,11 +278,12 @@ class Collector:
         return value
 
     def _count(self, reward: torch.Tensor, ended: torch.Tensor, info: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """Return, length and success of the episodes that end with this step."""
+        """Return, length, success and metrics of the episodes that end with this step."""
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
         success = success_of(info, ended, "episode_success" if "episode_over" in info else "success")
-        counted = self.episode_return[ended], self.episode_length[ended], success[ended]
+        more = (number_of(info, ended, name)[ended] for name in self.metrics)
+        counted = self.episode_return[ended], self.episode_length[ended], success[ended], *more
         self.episode_return = torch.where(ended, 0.0, self.episode_return)
         self.episode_length = torch.where(ended, 0, self.episode_length)
         return counted

@@ -11,7 +11,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.masks import has_mask, mask_of, sample_allowed
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.rollouts.statistics import Episodes, Score, score, success_of
+from rmt_rl.rollouts.statistics import Episodes, Score, number_of, score, success_of
 
 #: (observation, first) -> action [B, ...]; an actor keeps its own memory.
 Actor = Callable[[Obs, torch.Tensor], torch.Tensor]
@@ -121,46 +121,50 @@ def evaluate(
     deterministic: bool = True,
     episode_steps: int | None = None,
     between_steps: Callable[[], None] = lambda: None,
+    metrics: Sequence[str] = (),
 ) -> Score:
     """The score of `episodes` new episodes, played with frozen weights on the rows of `env`.
 
     episode_steps: steps after which an episode is cut; None = as the environment says. between_steps: is called after every step,
-    and may raise to leave the evaluation.
+    and may raise to leave the evaluation. metrics: names of numbers in the last infos of episodes to average.
     """
     generator = rng.generator(seed, "evaluate-act", env.device)
     base = rng.seed(seed, "evaluate")
     waves = []
     for begin in range(0, episodes, env.num_envs):
         actor = remember(policy, env.num_envs, deterministic, generator)
-        wave = _totals(first_episodes(env, actor, base + begin, episode_steps), env, between_steps)
+        wave = _totals(first_episodes(env, actor, base + begin, episode_steps), env, between_steps, metrics)
         n = min(env.num_envs, episodes - begin)
         waves.append([column[:n].cpu() for column in wave])
-    returns, lengths, success, cut = (torch.cat(column) for column in zip(*waves, strict=True))
+    returns, lengths, success, cut, *more = (torch.cat(column) for column in zip(*waves, strict=True))
     if not bool(success[~cut].isnan().any()) and not bool(cut.all()):
         success = torch.where(
             cut & success.isnan(), 0.0, success
         )  # the others report it: an episode that was cut has none
-    return score(Episodes(returns, lengths, success), int(cut.sum()))
+    return score(Episodes(returns, lengths, success, dict(zip(metrics, more, strict=True))), int(cut.sum()))
 
 
 def _totals(
-    steps: Iterator[Step], env: TorchVectorEnv, between_steps: Callable[[], None]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return, length, success (NaN = not reported) and whether it was cut, of the first episode of every row."""
+    steps: Iterator[Step], env: TorchVectorEnv, between_steps: Callable[[], None], metrics: Sequence[str]
+) -> tuple[torch.Tensor, ...]:
+    """Return, length, success, whether it was cut, and metrics of the first episode of every row; NaN = not reported."""
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths, success = torch.zeros_like(returns, dtype=torch.int64), torch.full_like(returns, math.nan)
     cut = torch.zeros_like(returns, dtype=torch.bool)
+    more = [torch.full_like(returns, math.nan) for _ in metrics]
     last_report = time.monotonic()
     for step in steps:
         returns += torch.where(step.running, step.reward, 0.0)
         lengths += step.running
         success = torch.where(step.running & step.ended, success_of(step.info, step.ended), success)
+        last = step.running & step.ended
+        more = [torch.where(last, number_of(step.info, last, n), x) for n, x in zip(metrics, more, strict=True)]
         cut |= step.cut
         between_steps()
         if time.monotonic() - last_report > PATIENCE:  # episodes may be long
             last_report = time.monotonic()
             _report_running(step, int(lengths.max()))
-    return returns, lengths, success, cut
+    return returns, lengths, success, cut, *more
 
 
 def _report_running(step: Step, steps: int) -> None:

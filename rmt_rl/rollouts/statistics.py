@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.base import TorchVectorEnv, reported_names
 
 #: Success and return on screen and in metrics.jsonl are means over the latest episodes whose steps together are this share of the
 #: run's, but over no fewer and no more episodes than these. Long episodes would otherwise be averaged over nearly the whole run.
@@ -21,11 +22,13 @@ class Episodes:
     """One number for each finished episode, in the order in which they ended.
 
     returns, lengths, success: [E] float64, int64, float64; success is NaN where the environment does not report it.
+    metrics: [E] float64 by name, the numbers that `metrics=` names; NaN where an episode does not report a finite one.
     """
 
     returns: torch.Tensor
     lengths: torch.Tensor
     success: torch.Tensor
+    metrics: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
 
 def success_of(info: dict[str, Any], ended_B: torch.Tensor, key: str = "success") -> torch.Tensor:
@@ -33,6 +36,20 @@ def success_of(info: dict[str, Any], ended_B: torch.Tensor, key: str = "success"
     if key not in info:
         return torch.full(ended_B.shape, math.nan, dtype=torch.float64, device=ended_B.device)
     return torch.where(info.get(f"_{key}", ended_B), info[key].double(), math.nan)
+
+
+def number_of(info: dict[str, Any], ended_B: torch.Tensor, name: str) -> torch.Tensor:
+    """[B] float64: a number that the rows whose episode ended with a step report; NaN where there is none, or no finite one."""
+    if name not in reported_names(info):
+        return torch.full(ended_B.shape, math.nan, dtype=torch.float64, device=ended_B.device)
+    value = info[name].double()
+    return torch.where(ended_B & info.get(f"_{name}", ended_B) & value.isfinite(), value, math.nan)
+
+
+def mean_of_reported(values: Sequence[float]) -> float | None:
+    """The mean of the numbers that are not NaN; None where there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else None
 
 
 def missing_is_failure(success: torch.Tensor) -> torch.Tensor:
@@ -46,36 +63,37 @@ def missing_is_failure(success: torch.Tensor) -> torch.Tensor:
 class EpisodeStats:
     """Means over the latest episodes. As soon as one reports its success, all without a report count as failures.
 
-    steps: environment steps of the whole run, of which the window is a share.
+    steps: environment steps of the whole run, of which the window is a share. metrics: names of further numbers.
     """
 
-    def __init__(self, steps: int) -> None:
-        self._window = SHARE * steps
-        self._episodes: deque[tuple[float, float, float]] = deque(maxlen=MOST)
+    def __init__(self, steps: int, metrics: Sequence[str] = ()) -> None:
+        self._window, self._metrics = SHARE * steps, tuple(metrics)
+        #: success, return, length, and the metrics of every episode
+        self._episodes: deque[tuple[float, ...]] = deque(maxlen=MOST)
 
     def add(self, episodes: Episodes) -> None:
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
-        latest = [*self._episodes, *zip(*columns, strict=True)]
-        success = missing_is_failure(torch.tensor([own for own, _, _ in latest], dtype=torch.float64)).tolist()
-        rest = ((returns, length) for _, returns, length in latest)
+        more = (episodes.metrics[name].tolist() for name in self._metrics)
+        latest = [*self._episodes, *zip(*columns, *more, strict=True)]
+        success = missing_is_failure(torch.tensor([own for own, *_ in latest], dtype=torch.float64)).tolist()
         self._episodes.clear()
-        self._episodes.extend((own, *others) for own, others in zip(success, rest, strict=True))
+        self._episodes.extend((own, *others) for own, (_, *others) in zip(success, latest, strict=True))
         self._forget()
 
     def _forget(self) -> None:
         """Remove the oldest episodes, as long as the others fill the window."""
-        steps = sum(length for _, _, length in self._episodes)
+        steps = sum(episode[2] for episode in self._episodes)
         while len(self._episodes) > FEWEST and steps - self._episodes[0][2] >= self._window:
             steps -= self._episodes.popleft()[2]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3)}
+        return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3 + len(self._metrics))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        episodes = state["episodes"]
-        if episodes.shape != (min(len(episodes), MOST), 3):
-            raise ValueError(f"episodes has shape {tuple(episodes.shape)}; expected [at most {MOST}, 3]")
-        if not bool(episodes[:, 1:].isfinite().all()):
+        episodes, columns = state["episodes"], 3 + len(self._metrics)
+        if episodes.shape != (min(len(episodes), MOST), columns):
+            raise ValueError(f"episodes has shape {tuple(episodes.shape)}; expected [at most {MOST}, {columns}]")
+        if not bool(episodes[:, 1:3].isfinite().all()):
             raise ValueError("episodes has returns or lengths that are not finite")
         self._episodes.clear()
         self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
@@ -83,11 +101,12 @@ class EpisodeStats:
 
     def means(self) -> dict[str, float | None]:
         n = len(self._episodes)
-        success, returns, lengths = (
-            (sum(column) / n for column in zip(*self._episodes, strict=True)) if n else (None,) * 3
-        )
+        columns = [*zip(*self._episodes, strict=True)] if n else [()] * (3 + len(self._metrics))
+        success, returns, lengths = (sum(column) / n if n else None for column in columns[:3])
         reported = success is not None and not math.isnan(success)
-        return {"success": success if reported else None, "return": returns, "length": lengths}
+        means = {"success": success if reported else None, "return": returns, "length": lengths}
+        more = zip(self._metrics, columns[3:], strict=True)
+        return means | {f"metrics/{name}": mean_of_reported(column) for name, column in more}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +118,8 @@ class Score:
     mean_return, return_ci95: mean of the undiscounted returns and its 95 % interval (normal; None with one episode)
     mean_length: steps per episode
     episodes: number of episodes
-    each: return, length and success of every episode
+    each: return, length, success and metrics of every episode
+    metrics: the means of the numbers that `metrics=` names, over the episodes that report them; None where none does
     cut: number of episodes that had not ended after `episode_steps` steps; they count as they were until then
     """
 
@@ -111,6 +131,7 @@ class Score:
     episodes: int
     each: Episodes = dataclasses.field(repr=False, compare=False)
     cut: int = 0
+    metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def to_json(self, each: bool = False) -> dict[str, Any]:
         """Plain values. each: with the return, length and success of every episode."""
@@ -122,8 +143,12 @@ class Score:
             "mean_length": self.mean_length,
             "episodes": self.episodes,
             "cut": self.cut,
+            "metrics": dict(self.metrics),
         }
         if each:
+            values |= (
+                {"each_metrics": {name: _plain(x) for name, x in self.each.metrics.items()}} if self.metrics else {}
+            )
             values["returns"] = self.each.returns.tolist()
             values["lengths"] = [int(length) for length in self.each.lengths.tolist()]
             if self.success is not None:
@@ -133,6 +158,10 @@ class Score:
     def rank(self) -> tuple[float, float]:
         """For comparisons: by success, then by mean return; without reported success by mean return alone."""
         return (-math.inf if self.success is None else self.success, self.mean_return)
+
+
+def _plain(values_E: torch.Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values_E.tolist()]
 
 
 def score(episodes: Episodes, cut: int = 0) -> Score:
@@ -146,7 +175,9 @@ def score(episodes: Episodes, cut: int = 0) -> Score:
     mean = float(episodes.returns.mean())
     half = 1.96 * float(episodes.returns.std()) / math.sqrt(n) if n > 1 else None
     return_interval = None if half is None else (mean - half, mean + half)
-    return Score(rate, interval, mean, return_interval, float(episodes.lengths.double().mean()), n, episodes, cut)
+    metrics = {name: mean_of_reported(x.tolist()) for name, x in episodes.metrics.items()}
+    length = float(episodes.lengths.double().mean())
+    return Score(rate, interval, mean, return_interval, length, n, episodes, cut, metrics)
 
 
 def success_interval(successes: int, episodes: int) -> tuple[float, float]:
@@ -166,6 +197,8 @@ def format_score(score: Score, env: TorchVectorEnv) -> str:
         line += f" [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
     if score.success is not None and score.ci95 is not None:
         line = f"success {score.success:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]  {line}"
+    for name, value in score.metrics.items():
+        line += f"  {name} not reported" if value is None else f"  {name} {value:.4g}"
     known = [
         f"{name} {value:.3f}" for name, value in (("floor", env.floor), ("ceiling", env.ceiling)) if value is not None
     ]

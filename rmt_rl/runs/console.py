@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rmt_rl.common.process import command_line
 from rmt_rl.config.bases import EnvConfig
@@ -26,13 +27,20 @@ def banner(
     config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path, data: Any
 ) -> str:
     """A summary of the run: task, floor, policy, memory, training, data, device, folder."""
-    parameters = sum(p.numel() for p in policy.parameters())
+    parameters = parameters_of(policy)
     lines = [("task", (env.task or f"{config.env}") + default_id(config.env))]
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
+    own_rules = policy.spec.rules > 1 and config.policy.encoder == "auto"
     lines += [
-        *(("input", text) for text in describe_pictures(env.single_observation_space) if policy.spec.rules > 1),
+        *(("input", text) for text in describe_pictures(env.single_observation_space) if own_rules),
         ("policy", f"{config.policy.name}, width {config.policy.width}, {parameters:,} parameters"),
+        *(
+            [("critic", f"separate, {parameters_of(policy.critic, policy.value_head):,} of the parameters")]
+            if policy.critic
+            else []
+        ),
+        *([("encoder", config.policy.encoder)] if config.policy.encoder != "auto" else []),
         ("memory", policy.backbone.description),
         ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.summary()}"),
         *([("data", f"{config.data or 'recorded now from the oracle'}: {data}")] if data is not None else []),
@@ -40,6 +48,11 @@ def banner(
         ("folder", str(folder)),
     ]
     return "\n".join(f"{name:>9}  {text}" for name, text in lines)
+
+
+def parameters_of(*modules: nn.Module) -> int:
+    """The parameters of some modules."""
+    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def default_id(env: EnvConfig) -> str:

@@ -74,6 +74,7 @@ class Metrics:
         self._exit_code = 128 + result["signal"] if result["interrupted"] else 0
         score = result["eval"] or {}
         final = {f"final_{name}": score[name] for name in ("success", "return") if score.get(name) is not None}
+        final |= {f"final_metrics/{name}": x for name, x in score.get("metrics", {}).items() if x is not None}
         if self._tensorboard is not None:
             # "." keeps them in the same folder as the curves; the default is a folder of its own
             self._tensorboard.add_hparams(_flat(self._config), final, run_name=".", global_step=result["steps"])

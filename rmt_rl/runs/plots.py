@@ -23,12 +23,17 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
     """Draw the learning curve to report/learning_curve.png; returns its path, or None where metrics.jsonl has nothing to draw.
 
     Success or return of the latest training episodes, and of the evaluations during training with their 95 % intervals; for
-    recorded episodes, the held-out ones. measure: the quantity, success or return, of floor and ceiling.
+    recorded episodes, the held-out ones. Every number of `metrics=` has a panel of its own. measure: the quantity, success or
+    return, of floor and ceiling.
     """
     rows = read_rows(folder / "metrics.jsonl")
     quantities = [
         *[name for name in TASK if _points(rows, name) or _points(rows, f"eval_{name}")][:1],
         *[name for name in RECORDED if _points(rows, name)][:1],
+    ]
+    names = dict.fromkeys(name.removeprefix("eval_") for row in rows for name in row)
+    quantities += [
+        name for name in names if name.startswith("metrics/") and (_points(rows, name) or _points(rows, f"eval_{name}"))
     ]
     if not quantities:
         return None
@@ -48,7 +53,7 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
         if quantity in ("success", "validation_accuracy"):
             axes.set_ylim(-0.02, 1.05)
         axes.set_xlim(left=0)
-        axes.set_ylabel(quantity.replace("_", " "))
+        axes.set_ylabel(_name(quantity).replace("_", " "))
         axes.grid(alpha=0.3)
         axes.legend(loc="best", framealpha=0.5)
     panels[-1].set_xlabel("steps")
@@ -65,7 +70,7 @@ def _draw(axes: Any, rows: Sequence[Row], quantity: str) -> None:
     """The curve of one quantity, and the evaluations of it with their intervals."""
     if points := _points(rows, quantity):
         marker = "o" if len(points) == 1 else None
-        axes.plot(*zip(*points, strict=True), color="tab:blue", marker=marker, label=(TASK | RECORDED)[quantity])
+        axes.plot(*zip(*points, strict=True), color="tab:blue", marker=marker, label=_label(quantity))
     name = f"eval_{quantity}"
     if points := _points(rows, name):
         ends = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for row in rows if row.get(name) is not None]
@@ -78,9 +83,20 @@ def _draw(axes: Any, rows: Sequence[Row], quantity: str) -> None:
         axes.errorbar(
             *zip(*points, strict=True),
             yerr=list(zip(*bars, strict=True)),
-            label="evaluations, with 95 % intervals",
+            label="evaluations" if quantity.startswith("metrics/") else "evaluations, with 95 % intervals",
             **style,
         )
+
+
+def _label(quantity: str) -> str:
+    """What the curve of a quantity shows."""
+    known = TASK | RECORDED
+    return known.get(quantity, f"{_name(quantity)} of the latest training episodes")
+
+
+def _name(quantity: str) -> str:
+    """The name of a quantity, in which $ is no beginning of a formula."""
+    return quantity.removeprefix("metrics/").replace("$", r"\$")
 
 
 def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:

@@ -21,7 +21,7 @@ from rmt_rl.common.errors import ConfigError, Interrupted, RunError
 from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.common.state import copy_tree
-from rmt_rl.config.commands import ReturnConditioning, TrainConfig
+from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
 from rmt_rl.config.registry import entry_of
@@ -33,7 +33,6 @@ from rmt_rl.envs.registry import make_from_config, wrap
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.moments import ActionScale
-from rmt_rl.policies.registry import check_shapes
 from rmt_rl.policies.saving import check_fits, load_policy, make_task, memory_config, save_policy
 from rmt_rl.policies.spec import RULES, make_spec
 from rmt_rl.policies.transformer import check_backend
@@ -162,7 +161,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     rules = initial.spec.rules if initial is not None else RULES if resumed is None else resumed.rules
     policy = make_run_policy(config, env, returns, scale, device, rules)
     if initial is not None:
-        check_fits(initial, env, config.env)
+        check_fits(initial, env, config.env, values=True)
         policy.load_state_dict(initial.state_dict())
     learner = learner_class(config, env, policy, data)
     evaluation_env = make_evaluation_env(config, env, policy, device, stack)
@@ -261,7 +260,7 @@ def make_run_policy(
         torch.manual_seed(rng.seed(config.seed, "weights"))
         spec = make_spec(env, config.env, config.policy, config.memory, returns, scale, rules)
         policy = ActorCritic(spec).to(device)
-        check_shapes(policy.backbone, config.policy)
+        policy.check_outside_parts()
     return policy
 
 
@@ -294,6 +293,7 @@ class Evaluator:
             seed,
             episode_steps=config.episode_steps,
             between_steps=check_stop,
+            metrics=metric_names(config.metrics),
         )
         if self.best is None or score.rank() > tuple(_rank(self.best)):
             self._keep(run, score)
@@ -341,6 +341,7 @@ def eval_numbers(score: Score) -> dict[str, float | None]:
         "eval_success_high": success_high,
         "eval_return_low": return_low,
         "eval_return_high": return_high,
+        **{f"eval_metrics/{name}": value for name, value in score.metrics.items()},
     }
 
 
@@ -444,11 +445,12 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
     rows = 64 if config.algo.offline else parts.env.num_envs
     env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
     at_end.callback(close_unless_borrowed, config.env, env)
-    final = evaluate(policy, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
+    how: dict[str, Any] = {"episode_steps": config.episode_steps, "metrics": metric_names(config.metrics)}
+    final = evaluate(policy, env, config.evaluate_episodes, config.seed, **how)
     if evaluator.best is None:
         return final, None
     best = load_policy(parts.folder / "best", parts.device)
-    return final, evaluate(best, env, config.evaluate_episodes, config.seed, episode_steps=config.episode_steps)
+    return final, evaluate(best, env, config.evaluate_episodes, config.seed, **how)
 
 
 def read_metrics(folder: Path) -> dict[str, np.ndarray]:

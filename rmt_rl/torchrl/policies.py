@@ -39,8 +39,8 @@ class TorchRLPolicy(TensorDictModuleBase):
     has_memory: [..., 1] bool, false before the first step of an episode. There the policy's own initial memory is used, and
         learned, whatever "memory" holds. This does not depend on is_init, so it is right in every mode.
     previous_action: [..., *action], without influence before the first step of an episode
-    memory: the tensors of the backbone's state, numbered. The name has no underscore, because worker processes of collectors drop
-        such keys before `postproc` is called
+    memory: the tensors of the backbone's state, with a separate critic those of both states, numbered. The name has no
+        underscore, because worker processes of collectors drop such keys before `postproc` is called
     memory_at_start: the memory that `keep_start` keeps
 
     One step at a time, any batch axes: the memory is read, and written under "next". Under `set_recurrent_mode(True)` time is
@@ -185,7 +185,7 @@ class TorchRLPolicy(TensorDictModuleBase):
                 "no memory in the tensordict for rows that begin inside an episode, or in the 'next' half of a batch; give the "
                 "collector postproc=module.postproc(estimator), or postproc=module.keep_start where nothing is estimated"
             )
-        return self.policy.backbone.initial_state(len(given))
+        return self.policy.initial_state(len(given), critic=True).memory
 
     def _unpacked(self, laid: torch.Tensor) -> list[torch.Tensor]:
         """The memory that `keep_start` stored along the time axis: laid [B, T, 1 + bytes]."""
@@ -204,7 +204,7 @@ class TorchRLPolicy(TensorDictModuleBase):
         return map_state(lambda _: next(remaining), self._example())
 
     def _example(self) -> Any:
-        return self.policy.backbone.initial_state(1)
+        return self.policy.initial_state(1, critic=True).memory
 
     def _written(self, parameters: torch.Tensor, value: torch.Tensor) -> dict[str, torch.Tensor]:
         return {**_named(self.policy.head, parameters), "state_value": value[..., None]}

@@ -126,4 +126,4 @@ def test_the_backbones_input_is_the_normed_sum_of_observation_and_previous_actio
         x[1:] += shown @ policy.action_embedding.weight.T
     centred = x - x.mean(1, keepdim=True)
     expected = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * policy.norm.weight
-    torch.testing.assert_close(policy._embed_row(obs, action, policy.initial_state(1), first)[0], expected)
+    torch.testing.assert_close(policy.embed(obs, policy._previous(action, policy.initial_state(1)), first)[0], expected)

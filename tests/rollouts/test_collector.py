@@ -324,7 +324,7 @@ def collector_of_noise(correlation, rows=8):
     policy = make_policy(env, UnregisteredEnv("push", {}), POLICIES["lstm"])
     for parameter in policy.head.parameters():
         parameter.data.zero_()
-    return Collector(env, policy, 3, torch.Generator().manual_seed(7), correlation)
+    return Collector(env, policy, 3, torch.Generator().manual_seed(7), noise_correlation=correlation)
 
 
 def test_the_noise_of_the_next_step_by_hand():

@@ -29,9 +29,11 @@ from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
+from rmt_rl.envs.gym.info import with_info
 from rmt_rl.envs.gym.masks import Source, with_mask
+from rmt_rl.envs.gym.reports import reports_in
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
-from rmt_rl.envs.gym.vector_rows import VectorRows, kind_of, success_in
+from rmt_rl.envs.gym.vector_rows import VectorRows, kind_of
 from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
 from rmt_rl.envs.masks import KEY
 
@@ -51,12 +53,14 @@ class GymAdapter(TorchVectorEnv):
     action_mask: where masks of the actions come from if the observation has no entry "action_mask": "method" = the method
         action_masks() of the environment, if it has one; "info" = info["action_mask"]. They are added to the observation under
         that name; an observation that is no Dict becomes its entry "observation".
+    add_info: an entry of info that is added to the observation under its name, as masks are.
     text: text in observations becomes its UTF-8 bytes, a `TextBytes`; false = it is left out, with a warning.
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
     info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info, with
         info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
+    info[<name>], info["_<name>"]: the same for all single numbers in that info, as float64.
     """
 
     _started = False
@@ -70,6 +74,7 @@ class GymAdapter(TorchVectorEnv):
         id: str,
         options: dict[str, Any] | None = None,
         action_mask: Source = "method",
+        add_info: str | None = None,
         text: bool = True,
         workers: Literal["sync", "async"] = "sync",
         deadline: float = 60.0,
@@ -79,7 +84,8 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         if workers not in ("sync", "async"):
             raise ConfigError(f"env.workers={workers}: expected one of sync, async")
-        make_row = functools.partial(_SyncRow if workers == "sync" else _Row, action_mask=action_mask, text=text)
+        row_class = _SyncRow if workers == "sync" else _Row
+        make_row = functools.partial(row_class, action_mask=action_mask, add_info=add_info, text=text)
         made = _make(id, num_envs, dict(options or {}), make_row, workers, deadline, on_fault)
         self._connect(made, num_envs, device, id, f"{id} of gymnasium" + (f" with {options}" if options else ""), text)
 
@@ -124,8 +130,7 @@ class GymAdapter(TorchVectorEnv):
         if ended.any():
             final = {int(row): raw["final_obs"][row] for row in np.flatnonzero(ended)}
             final_B = self._tensors(_with_rows(obs, final))
-            if "success" in raw["final_info"]:
-                found = {key: self._tensors(raw["final_info"][key]) for key in ("success", "_success")}
+            found = {key: self._tensors(value) for key, value in raw["final_info"].items()}
         info = step_info(final_B, self._tensors(ended), found)
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
 
@@ -201,21 +206,21 @@ class VectorAdapter(GymAdapter):
 
 
 class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One environment with translated spaces. Its info is reduced to {"success": bool}, or {} where it reports no success.
+    """One environment with translated spaces. Its info is reduced to the success and the numbers of an episode that ended.
 
     The translation comes before gymnasium batches the rows, for two reasons. gymnasium copies the last observation of an episode
     only after it has reset the environment; an environment that reuses its observation array has overwritten it by then, so
     every observation is copied here. And gymnasium fails on infos whose shapes differ between rows.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], action_mask: Source, text: bool) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], action_mask: Source, add_info: str | None, text: bool) -> None:
         self._name = type(env.unwrapped).__name__
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), spaces.Space):
                 raise ConfigError(
                     f"{self._name}: has no {name}; expected a gymnasium.Space, set in the class or in __init__"
                 )
-        env = with_mask(env, action_mask)
+        env = with_info(with_mask(env, action_mask), add_info)
         super().__init__(env)
         self._translated = Translation(env.observation_space, text)
         self._warned = isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces
@@ -254,8 +259,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(info, dict):
             raise ConfigError(f"{self._name}: step returned the info {info!r}; expected a dictionary")
         # what an info says before the end of an episode is no result yet
-        success = success_in(info, self._name) if terminated or truncated else None
-        kept = {} if success is None else {"success": success}
+        kept = reports_in(info, self._name) if terminated or truncated else {}
         return self._translate(obs, "step"), float(number), terminated, truncated, kept
 
     def _flag(self, name: str, value: Any) -> bool:
@@ -348,6 +352,11 @@ def _make(
             if make_row.keywords["action_mask"] == "info":
                 raise ConfigError(
                     f"env.action_mask=info: {id} makes all its rows itself; expected a Dict observation with the entry {KEY!r}"
+                )
+            if make_row.keywords["add_info"] is not None:
+                raise ConfigError(
+                    f"env.add_info={make_row.keywords['add_info']}: {id} makes all its rows itself; expected a Dict observation"
+                    " that has the entry"
                 )
             rows = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **options)
             return _require_rows(VectorRows(rows), num_envs)

@@ -24,12 +24,12 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.gym.masks import METHOD
+from rmt_rl.envs.gym.reports import batched, reports_in
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
 from rmt_rl.envs.masks import KEY, has_mask, mask_of
 
 #: Names of the last observation of an episode: of gymnasium from 1.1 and before, and of Stable-Baselines3 and SuperSuit.
 FINAL = ("final_obs", "final_observation", "terminal_observation")
-SUCCESS = ("is_success", "success")
 FLAGS = ("terminations", "truncations")
 
 
@@ -66,7 +66,7 @@ class VectorRows:
         self._obs: Arrays = {}
         # terminated and truncated: the next step restarts these rows
         self._ending = np.zeros((2, self.num_envs), dtype=bool)
-        self._success: dict[int, bool] = {}  # of the rows that are ending
+        self._reports: dict[int, dict[str, Any]] = {}  # of the rows that are ending
 
     def reset(self, *, seed: list[int | None] | None, options: dict[str, Any] | None) -> tuple[Arrays, dict[str, Any]]:
         mask = None if options is None else options.get("reset_mask")
@@ -84,7 +84,7 @@ class VectorRows:
             raise ConfigError(f"{self._name}: reset returned {kind_of(back)}; expected (observations, infos)")
         self._obs = self._observations(back[0], "reset")
         if mask is None:
-            self._ending, self._success = np.zeros_like(self._ending), {}
+            self._ending, self._reports = np.zeros_like(self._ending), {}
         self._warn_of_unused_mask(back[1])
         return self._obs, {}
 
@@ -97,25 +97,22 @@ class VectorRows:
         flags: Any = np.stack([self._flags(name, flag) for name, flag in zip(FLAGS, back[2:4], strict=True)])
         if self._mode is AutoresetMode.NEXT_STEP and not self._resets_rows:
             # rows whose episode ended with the step before are restarted by this one
-            ended, success = np.asarray(self._ending.any(axis=0)), self._success
+            ended, reports = np.asarray(self._ending.any(axis=0)), self._reports
             last = {row: _row_of(self._obs, row) for row in np.flatnonzero(ended).tolist()}
             flags, self._ending = self._ending, flags & ~ended
             rewards = np.where(ended, 0.0, rewards)
-            self._success = self._successes(infos, np.asarray(self._ending.any(axis=0)))
+            self._reports = self._reported(infos, np.asarray(self._ending.any(axis=0)))
             obs = self._allowing(np.asarray(self._ending.any(axis=0)), obs)
         else:
             ended = np.asarray(flags.any(axis=0))
-            rows, success = np.flatnonzero(ended).tolist(), self._successes(infos, ended)
+            rows, reports = np.flatnonzero(ended).tolist(), self._reported(infos, ended)
             if self._mode is AutoresetMode.SAME_STEP:
                 last = {row: self._last(infos, row, flags[:, row]) for row in rows}
             else:
                 last = {row: _row_of(obs, row) for row in rows}
                 obs = self._restarted(ended, obs) if rows else obs
         self._obs = obs
-        found: dict[str, Any] = {}
-        if success:
-            found["success"] = np.array([success.get(row, False) for row in range(self.num_envs)])
-            found["_success"] = np.array([row in success for row in range(self.num_envs)])
+        found = batched(reports, self.num_envs)
         final = [last.get(row) for row in range(self.num_envs)]
         return obs, rewards, flags[0], flags[1], {"final_obs": final, "final_info": found}
 
@@ -190,14 +187,13 @@ class VectorRows:
             )
         return np.broadcast_to(array, (self.num_envs,))
 
-    def _successes(self, infos: Any, ended: np.ndarray) -> dict[int, bool]:
-        """The success of the rows that ended and report it."""
+    def _reported(self, infos: Any, ended: np.ndarray) -> dict[int, dict[str, Any]]:
+        """What the rows that ended report."""
         final = infos.get("final_info", infos) if isinstance(infos, dict) else infos
         found = {}
         for row in np.flatnonzero(ended).tolist():
-            reports = {key: _of_row(final, key, row) for key in SUCCESS}
-            if (value := success_in(reports, self._name)) is not None:
-                found[row] = value
+            own = final if isinstance(final, dict) else final[row] or {}
+            found[row] = reports_in({key: _of_row(final, key, row) for key in own}, self._name)
         return found
 
     def _last(self, infos: Any, row: int, flags: np.ndarray) -> Arrays:
@@ -230,17 +226,6 @@ class VectorRows:
         if text not in self._warned:
             self._warned.add(text)
             print(f"warning: {self._name}: {text}", file=sys.stderr, flush=True)
-
-
-def success_in(info: dict[str, Any], name: str) -> bool | None:
-    """The success that the last info of an episode reports; of several values, as of several agents, all must be true."""
-    key = next((key for key in SUCCESS if info.get(key) is not None), None)
-    if key is None:
-        return None
-    values = plain_array(info[key])
-    if values.size and values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
-        return bool(values.all())
-    raise ConfigError(f"{name}: step returned the info {key!r} = {show(repr(info[key]))}; expected True or False")
 
 
 def _of_row(infos: Any, key: str, row: int) -> Any:

@@ -25,6 +25,7 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space, concatenate,
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.rng import counter_seed
+from rmt_rl.envs.gym.reports import batched
 from rmt_rl.envs.observations import whole_number_ends
 
 #: Number of restarts of a row without a step in between, after which the environment fails.
@@ -105,7 +106,7 @@ class ProcessVectorEnv:
         answers = self._ask([("step", action) for action in action_B])
         rewards, flags = np.zeros(len(answers)), np.zeros((2, len(answers)), dtype=bool)
         final_obs: list[Any] = [None] * len(answers)
-        success: dict[int, bool] = {}
+        reports: dict[int, dict[str, Any]] = {}
         for i, (row, answer) in enumerate(zip(self._rows, answers, strict=True)):
             if isinstance(answer, _Fault):
                 final_obs[i], flags[:, i] = row.last, (False, True)
@@ -115,12 +116,8 @@ class ProcessVectorEnv:
             row.restarts = 0
             flags[:, i] = terminated, truncated
             if final is not None:
-                final_obs[i], final_info = final
-                success |= {i: final_info["success"]} if "success" in final_info else {}
-        info: dict[str, Any] = {"final_obs": final_obs, "final_info": {}}
-        if success:
-            info["final_info"]["success"] = np.array([success.get(i, False) for i in range(len(answers))])
-            info["final_info"]["_success"] = np.array([i in success for i in range(len(answers))])
+                final_obs[i], reports[i] = final
+        info = {"final_obs": final_obs, "final_info": batched(reports, len(answers))}
         return self._batch(), rewards, flags[0], flags[1], info
 
     def get_attr(self, name: str) -> tuple[Any, ...]:

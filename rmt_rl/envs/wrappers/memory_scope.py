@@ -18,7 +18,7 @@ import torch
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import check_tensor, map_obs, where_rows
-from rmt_rl.envs.base import Obs, TorchVectorEnv, reset_rows, step_info
+from rmt_rl.envs.base import Obs, TorchVectorEnv, reported_names, reset_rows, step_info
 
 NEW_KEYS = ("previous_reward", "episode_start")
 
@@ -81,6 +81,8 @@ class MemoryScope(TorchVectorEnv):
         last = map_obs(lambda final, new: where_rows(over, final, new), info["final_obs"], obs)
         found: dict[str, torch.Tensor] = {"episode_over": ended}
         found |= {key: info[key] for key in ("inner_start", "inner_success") if key in info}
+        for name in reported_names(info):
+            found |= {name: info[name], f"_{name}": info.get(f"_{name}", ended) & ended}
         if "success" in info:
             reported = info.get("_success", ended)
             found |= {"success": info["success"] & over, "_success": reported & over}
