@@ -42,6 +42,7 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     # a dataclass is complete; an environment that is a Python object has no options of its own, but it may have a recipe
     entry = vars(type(bases["env"])).get("entry") if "env" in bases else choose("env", names["env"])
     values = {} if entry is None else _recipe(names["env"], entry.recipe, bases, classes)
+    recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
         nested |= _dictionaries(group, bases[group] if group in bases else cls())
@@ -51,7 +52,8 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     parts: dict[str, Any] = {}
     for group, cls in classes.items():
         changed = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
-        parts[group] = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
+        made: Config = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
+        parts[group] = made.fitted([name for name in changed if f"{group}.{name}" in recommended])
     top = {key: value for key, value in values.items() if "." not in key}
     return validate(TrainConfig(**parts, **top))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import copy
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -24,6 +23,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.gymnasium_ids import near_ids
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
@@ -420,7 +420,7 @@ def register_package(id: str, name: str) -> None:
 
 
 def _hint(name: str) -> str:
-    close = difflib.get_close_matches(name, gymnasium.registry, n=3)
+    close = near_ids(name)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return (
