@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import meant_id
@@ -102,7 +102,7 @@ class Config:
         """One sentence for each pair of options that do not fit each other; single options are checked before."""
         return iter(())
 
-    def fitted(self, recommended: Collection[str]) -> Self:
+    def fitted(self, recommended: Collection[str]) -> Config:
         """These options without those of the task's recipe, `recommended`, that contradict what the user gave."""
         return self
 
