@@ -22,13 +22,13 @@ RESULTS = Path(__file__).parent / "results"
 PEERS = Path(__file__).parent / "peers"
 
 
-def mean_and_interval(rates: Sequence[float]) -> str:
-    """The mean of success rates over seeds, with its 95 % interval (Student's t over seeds) inside 0 to 1."""
-    mean = statistics.mean(rates)
-    if len(rates) < 2:
-        return f"{mean:.3f}"
-    half = stats.t.ppf(0.975, len(rates) - 1) * statistics.stdev(rates) / len(rates) ** 0.5
-    return f"{mean:.3f} [{max(0, mean - half):.3f}, {min(1, mean + half):.3f}]"
+def mean_and_interval(values: Sequence[float], low: float = 0, high: float = 1, digits: int = 3) -> str:
+    """The mean over seeds with its 95 % interval (Student's t) inside `low` to `high`, those of a success rate by default."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.{digits}f} [{max(low, mean - half):.{digits}f}, {min(high, mean + half):.{digits}f}]"
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

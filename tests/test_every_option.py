@@ -88,6 +88,7 @@ ALGOS = {
         "value_coef": 2.0,
         "entropy_coef": 0.5,
         "barrier_coef": 0.5,
+        "noise_correlation": 0.5,
         "max_grad_norm": 1e-3,
         "skip_nonfinite": 3,
         "kl_coef": 5.0,
@@ -201,16 +202,18 @@ def test_every_choice_differs_from_every_other(name, option):
 # ----------------------------------------------------------------------------------------------------------- algorithms
 
 TASK = config.TMazeConfig(length=5, min_length=2)
+#: Options of continuous actions.
+CONTINUOUS = {"noise_correlation"}
 
 
-def numbers_of_ppo(**options):
+def numbers_of_ppo(task=TASK, **options):
     """Weights and metrics after two updates at different progress."""
     algo = config.PPOConfig(**{"num_envs": 4, "rollout": 8, "epochs": 2, "minibatches": 2, **options})
     assert not list(algo.problems())
-    run = make_config(env=TASK, algo=algo, policy=config.RMTConfig(width=16, segment=4, memory_tokens=2))
-    env = make_from_config(TASK, algo.num_envs)
+    run = make_config(env=task, algo=algo, policy=config.RMTConfig(width=16, segment=4, memory_tokens=2))
+    env = make_from_config(task, algo.num_envs)
     torch.manual_seed(0)
-    policy = ActorCritic(PolicySpec(run.policy, env.single_observation_space, env.single_action_space, TASK))
+    policy = ActorCritic(PolicySpec(run.policy, env.single_observation_space, env.single_action_space, task))
     learner = PPOLearner(run, env, policy)
     rows = [learner.update(learner.collect(progress), progress) for progress in (0.0, 0.3)]
     return rows, [p.detach() for p in policy.parameters()]
@@ -246,10 +249,12 @@ USUAL = {}
 
 @pytest.mark.parametrize("name, option", [(name, option) for name in ALGOS for option in ALGOS[name]])
 def test_every_option_of_an_algorithm_changes_numbers(name, option):
-    if name not in USUAL:
-        USUAL[name] = NUMBERS[name]()
-    rows, weights = NUMBERS[name](**{option: ALGOS[name][option]})
-    assert rows != USUAL[name][0] or not same(weights, USUAL[name][1])
+    task = {"task": config.GymConfig(id="Pendulum-v1")} if option in CONTINUOUS else {}
+    usual = f"{name} {task}"
+    if usual not in USUAL:
+        USUAL[usual] = NUMBERS[name](**task)
+    rows, weights = NUMBERS[name](**task, **{option: ALGOS[name][option]})
+    assert rows != USUAL[usual][0] or not same(weights, USUAL[usual][1])
 
 
 @pytest.mark.parametrize("name", ALGOS)

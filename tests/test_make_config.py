@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from rmt_rl.config.cli import parse
 from rmt_rl.config.envs import BanditConfig, GymConfig, TMazeConfig
 from rmt_rl.config.fields import Option
 from rmt_rl.config.policies import LSTMConfig, RMTConfig
+from rmt_rl.config.recipes import GYM_IDS
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import resolve
 
@@ -297,3 +299,20 @@ def test_minibatches_that_were_given_and_do_not_divide_the_rows_are_an_error(tmp
 def test_the_number_of_minibatches_is_as_before_where_no_rows_are_given(env: str) -> None:
     algo: Any = cfg.make_config(env=env).algo
     assert algo.minibatch_count() == {"tmaze": 4, "minigrid-memory": 8}[env]
+
+
+def test_a_gymnasium_id_may_have_a_recipe_of_its_own() -> None:
+    pendulum: dict[str, Any] = {"env.id": "Pendulum-v1"}
+    assert cfg.make_config(env="gym", **pendulum).algo.gamma == 0.9
+    assert cfg.make_config(env={"name": "gym", "id": "Pendulum-v1"}).algo.gamma == 0.9
+    assert cfg.make_config({"env": "gym", **pendulum}).algo.gamma == 0.9
+    assert cfg.make_config(env="gym", **pendulum, **{"algo.gamma": 0.95}).algo.gamma == 0.95
+    assert cfg.make_config({"env": "gym", **pendulum}, **{"env.id": "CartPole-v1"}).algo.gamma == 0.99
+    assert cfg.make_config(env="gym", **pendulum).algo.num_envs == cfg.make_config(env="gym").algo.num_envs == 16
+    assert cfg.make_config(env=cfg.GymConfig(id="Pendulum-v1")).algo == cfg.PPOConfig()  # a dataclass is complete
+
+
+def test_every_recipe_of_a_gymnasium_id_belongs_to_a_known_id() -> None:
+    assert set(GYM_IDS) <= set(gymnasium.registry)
+    for name in GYM_IDS:
+        cfg.make_config(env="gym", **{"env.id": name})

@@ -1,8 +1,8 @@
 """Classic control without velocities, with the settings of `env=gym`.
 
 CartPole, Pendulum and MountainCarContinuous show positions only, as the NoVel tasks of rl-baselines3-zoo do: a policy has to
-remember to estimate the rest. Mean return of the final policy in 64 new episodes. A finished run is kept in the results file
-and not repeated.
+remember to estimate the rest. The settings are those of the task with velocities. Mean return of the final policy in 64 new
+episodes. A finished run is kept in the results file and not repeated.
 
     python experiments/learning/no_velocities.py [name=value ...] [--tasks CartPoleNoVel] [--policies rmt lstm] [--seeds 0 1 2]
 """
@@ -10,6 +10,7 @@ and not repeated.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import gymnasium
 import numpy as np
-from common import RESULTS, measure_once, read_results, with_overrides
+from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
 
 import rmt_rl
 from rmt_rl.config.cli import parse
+from rmt_rl.config.recipes import GYM_IDS
 
 #: Task -> (gymnasium id, the elements of its observation that are shown, steps of training).
 TASKS = {
@@ -28,6 +30,9 @@ TASKS = {
     "PendulumNoVel": ("Pendulum-v1", [0, 1], 100_000),
     "MountainCarContinuousNoVel": ("MountainCarContinuous-v0", [0], 300_000),
 }
+
+#: No episode can return more.
+BEST = {"CartPoleNoVel": 500.0, "PendulumNoVel": 0.0, "MountainCarContinuousNoVel": 100.0}
 
 
 def without_velocities(of: str, shown: list[int], **given: Any) -> gymnasium.Env[Any, Any]:
@@ -41,6 +46,7 @@ def without_velocities(of: str, shown: list[int], **given: Any) -> gymnasium.Env
 def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     usual = ["env=gym", f"env.id=rmt_rl_experiments/{run['task']}-v0", f"policy={run['policy']}", f"seed={run['seed']}"]
     usual += [f"steps={TASKS[run['task']][2]}", "evaluate_episodes=64"]
+    usual += [f"{name}={value}" for name, value in GYM_IDS.get(TASKS[run["task"]][0], {}).items()]
     summary = rmt_rl.train(parse(with_overrides(usual, run["options"])), root=folder).summary
     return {"return": summary["eval"]["return"], "cpu_s": summary["cpu_s"]}
 
@@ -69,7 +75,9 @@ def main() -> None:
     for run in runs:
         measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
     stored = read_results(arguments.results)
-    print("\n| task | policy | mean return by seed | CPU s |\n|---|---|---|---|")
+    print(
+        "\n| task | policy | mean of the seeds (95 % interval) | mean return by seed | CPU s |\n|---|---|---|---|---|"
+    )
     for task in arguments.tasks:
         for policy in arguments.policies:
             cell = [
@@ -77,8 +85,11 @@ def main() -> None:
                 for run in runs
                 if (run["task"], run["policy"]) == (task, policy)
             ]
-            returns = ", ".join(f"{m['return']:.1f}" for m in cell)
-            print(f"| {task} | {policy} | {returns} | {sum(m['cpu_s'] for m in cell) / len(cell):.0f} |")
+            returns = [m["return"] for m in cell]
+            mean = mean_and_interval(returns, -math.inf, BEST[task], digits=1)
+            by_seed = ", ".join(f"{value:.1f}" for value in returns)
+            cpu = sum(m["cpu_s"] for m in cell) / len(cell)
+            print(f"| {task} | {policy} | {mean} | {by_seed} | {cpu:.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Bugs planted by rule, one at a time, and whether the tests of the changed module detect them.
 
-    python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--only policies/rmt]
+    python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--passing] [--only policies]
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
 A mutant is killed if a fast test of its module's files (`TESTS`) fails, timed out if they take four times as long as without it.
+With --passing the tests are known to pass without a mutant and do not run without one first; the time limit is 15 minutes.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
 for instance after tests were added, and --slow runs the tests marked as slow, too. The table at the end, also after an
@@ -40,6 +41,8 @@ STORED = RESULTS / "mutants.jsonl"
 PARTS = ("policies", "algos", "rollouts", "envs")
 #: Seconds after which tests without a mutant are ended.
 LONGEST = 3_600
+#: Seconds after which tests with a mutant are ended with --passing.
+PATIENCE = 900
 
 #: Mutants that no test can detect, by file and lines, and why.
 EQUIVALENT: dict[str, str] = {}
@@ -61,6 +64,10 @@ TESTS = {
     "policies/linear": "policies/test_linear",
     "policies/heads": "policies/test_by_differences policies/test_heads",
     "policies/encoders": "policies/test_inputs_by_hand policies/test_encoders",
+    "policies/moments": "policies/test_moments algos/test_units",
+    "policies/pictures": "policies/test_encoders policies/test_inputs_by_hand",
+    "policies/words": "policies/test_encoders envs/test_gym_text",
+    "policies/weights": "policies/test_saving faults/test_untrusted",
     "policies/actor_critic": "policies/test_inputs_by_hand policies/test_actor_critic policies/test_acting policies/test_saving",
     "policies/budget": "policies/test_budget",
     "policies/saving": "policies/test_saving test_old_files",
@@ -71,17 +78,26 @@ TESTS = {
     " faults/test_resume",
     "algos/losses": "algos/test_losses algos/test_by_hand",
     "algos/returns": "algos/test_returns algos/test_by_hand algos/test_ppo faults/test_resume",
-    "rollouts/": "rollouts/test_evaluation rollouts/test_collector rollouts/test_dataset test_collect",
-    "rollouts/collector": "rollouts/test_collector faults/test_poison faults/test_resume",
+    "rollouts/": "rollouts/test_evaluation rollouts/test_success faults/test_wrong_numbers test_collect",
+    "rollouts/collector": "rollouts/test_collector faults/test_poison faults/test_wrong_numbers faults/test_resume",
     "rollouts/dataset": "algos/test_by_hand rollouts/test_dataset algos/test_rate",
     "rollouts/minari": "rollouts/test_dataset test_collect",
-    "rollouts/statistics": "rollouts/test_evaluation rollouts/test_collector test_train",
-    "envs/": "envs/test_seeds contract/test_envs",
-    "envs/check": "envs/test_check contract/test_envs",
+    "rollouts/minari_writer": "rollouts/test_own_spaces rollouts/test_dataset test_collect",
+    "rollouts/statistics": "rollouts/test_window rollouts/test_success rollouts/test_evaluation rollouts/test_collector"
+    " test_train",
+    "envs/": "envs/test_seeds envs/test_vector_properties contract/test_envs",
+    "envs/actions": "envs/test_gym_actions",
+    "envs/masks": "envs/test_gym_masks",
+    "envs/text": "envs/test_gym_text",
+    "envs/observations": "faults/test_wrong_numbers envs/test_gym_mistakes envs/test_gym_masks",
+    "envs/single": "envs/test_single envs/test_vector_properties",
+    "envs/recorded": "rollouts/test_without_environment",
+    "envs/check": "envs/test_check envs/test_check_and_gymnasiums contract/test_envs",
     "envs/drawing": "test_play",
     "envs/objects": "runs/test_python_api",
     "envs/registry": "contract/test_envs test_plugins",
-    "envs/gym/": "envs/test_gym_adapter contract/test_envs[cartpole]",
+    "envs/gym/": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks contract/test_envs[cartpole]",
+    "envs/gym/vector_rows": "envs/test_vector_envs",
     "envs/gym/workers": "faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
     "envs/minigrid/direct": "envs/test_minigrid_direct contract/test_envs[minigrid]",
@@ -359,8 +375,8 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
 class Bench:
     """A copy of the repository in which one file at a time is changed, and the time that each set of tests takes in it."""
 
-    def __init__(self, copy: Path, slow: bool) -> None:
-        self.copy, self.seconds, self.marked = copy, {}, [] if slow else ["-m", "not slow"]
+    def __init__(self, copy: Path, slow: bool, passing: bool) -> None:
+        self.copy, self.passing, self.seconds, self.marked = copy, passing, {}, [] if slow else ["-m", "not slow"]
         for part in ("rmt_rl", "tests", "experiments", "docs", "README.md", "CHANGELOG.md", "pyproject.toml"):
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -370,6 +386,8 @@ class Bench:
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
         """killed, survived or timed out, and the test that killed it."""
         tests = [[*call, *self.marked] for call in tests_of(mutant.file)]
+        if self.passing:
+            self.seconds[str(tests)] = (PATIENCE - 60) / 4
         if str(tests) not in self.seconds:
             begin = time.monotonic()
             ended, failed = run_tests(self.copy, tests, LONGEST)
@@ -420,6 +438,7 @@ def main() -> None:
     )
     parser.add_argument("--again", action="store_true", help="run the stored survivors again")
     parser.add_argument("--slow", action="store_true", help="run the tests marked as slow, too")
+    parser.add_argument("--passing", action="store_true", help="the tests are known to pass without a mutant")
     parser.add_argument("--only", default="", help="only mutants of files whose path starts with this")
     arguments = parser.parse_args()
     mutants = [m for m in drawn(arguments.count, arguments.seed) if m.file.startswith(arguments.only)]
@@ -427,7 +446,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         with tempfile.TemporaryDirectory() as copy:
-            bench = Bench(Path(copy).resolve(), arguments.slow)
+            bench = Bench(Path(copy).resolve(), arguments.slow, arguments.passing)
             for mutant in [] if arguments.list else mutants:
                 stored = finished.get(mutant.key, {}).get("outcome")
                 if stored and not (arguments.again and stored == "survived" and mutant.name not in EQUIVALENT):

@@ -252,7 +252,7 @@ class PPOLearner(PPO, Learner):
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
         PPO.__init__(self, policy, run.algo, run.seed)
         acting = rng.generator(run.seed, "act", env.device)
-        self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting)
+        self.collector = Collector(env, policy, rng.seed(run.seed, "env"), acting, run.algo.noise_correlation)
         self.stats = EpisodeStats(run.steps)
         self.resumes_exactly = self.collector.state_dict()["env"] is not None
 

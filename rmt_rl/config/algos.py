@@ -52,6 +52,13 @@ class PPOConfig(AlgoConfig):
         high=1_000,
         absent=0.0,  # runs from before it was added
     )
+    noise_correlation: float = option(
+        0.0,
+        "correlation of the exploration noise of continuous actions between neighbouring steps: it pushes in one direction for"
+        " about 1 / (1 - correlation) steps",
+        low=0,
+        below=1,
+    )
     max_grad_norm: float = option(0.5, "gradients are scaled down to this norm", above=0, high=1_000_000)
     skip_nonfinite: int = option(
         0,

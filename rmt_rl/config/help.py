@@ -13,6 +13,7 @@ from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
+from rmt_rl.config.recipes import GYM_IDS
 from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
 from rmt_rl.config.resolve import make_config
 
@@ -160,6 +161,9 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             changes = " ".join(f"{key}={show(value)}" for key, value in entry.recipe.items())
             parts += [*_option_lines(TrainConfig, config=config, only=("steps",))]
             parts += _wrap(f"  recipe of this task: {changes}" if changes else "", 4)
+            for id, recipe in GYM_IDS.items() if name == "gym" else ():
+                changes = " ".join(f"{key}={show(value)}" for key, value in recipe.items())
+                parts += _wrap(f"  and with env.id={id}: {changes}", 4)
     if command is TrainConfig and "env" not in chosen:
         usual, words = groups(command)["env"], " ".join(f"{group}={name}" for group, name in chosen.items())
         parts += [

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.fields import OTHER_NAMES, Config, Option, did_you_mean, groups, options, read, show
+from rmt_rl.config.recipes import GYM_IDS
 from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -42,6 +43,9 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     # a dataclass is complete; an environment that is a Python object has no options of its own, but it may have a recipe
     entry = vars(type(bases["env"])).get("entry") if "env" in bases else choose("env", names["env"])
     values = {} if entry is None else _recipe(names["env"], entry.recipe, bases, classes)
+    given_id = next((layer.values["env.id"] for layer in reversed(layers) if "env.id" in layer.values), None)
+    if names["env"] == "gym" and "env" not in bases and str(given_id) in GYM_IDS:
+        values |= _recipe(f"gym env.id={given_id}", GYM_IDS[str(given_id)], bases, classes)
     recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():

@@ -250,11 +250,19 @@ class ActorCritic(
 
     @torch.no_grad()
     def explore(
-        self, obs: Obs, state: PolicyState, first: torch.Tensor, generator: torch.Generator
+        self,
+        obs: Obs,
+        state: PolicyState,
+        first: torch.Tensor,
+        generator: torch.Generator,
+        noise: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, PolicyState]:
-        """What PPO collects: sampled actions, their log-probabilities [B], values [B], and the state after them."""
+        """What PPO collects: sampled actions, their log-probabilities [B], values [B], and the state after them.
+
+        noise: [B, head.noise_size] standard normal numbers for continuous actions, instead of new ones from `generator`.
+        """
         parameters, value, memory = self.step(obs, state, first)
-        action = self.head.sample(parameters, generator)
+        action = self.head.sample(parameters, generator, noise)
         return action, self.head.log_prob(parameters, action), value, PolicyState(memory, action)
 
     @torch.no_grad()

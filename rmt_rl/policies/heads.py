@@ -2,6 +2,9 @@
 
 A head turns vectors into *parameters* of a distribution (one tensor) and has four pure functions of them: `sample`, `mode`,
 `log_prob`, `entropy`. Torch's own distributions are not used because they draw from the global random stream.
+
+`noise_size` real numbers of an action are mean + deviation * noise; `sample` draws this noise, [..., noise_size] standard normal
+numbers, unless it is given.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class CategoricalHead(nn.Module):
     """
 
     action_dtype = torch.int64
+    noise_size = 0
 
     def __init__(self, sizes: list[int], shape: tuple[int, ...], width: int, masked: bool = False) -> None:
         super().__init__()
@@ -75,12 +79,15 @@ class CategoricalHead(nn.Module):
         """
         return torch.where(allowed.reshape(logits.shape) != 0, logits, _lowest(logits))
 
-    def sample(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sample(
+        self, logits: torch.Tensor, generator: torch.Generator, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """noise: none of it is needed; every head accepts it."""
         # the largest of p / Exp(1) is a draw from p, and takes one pass on any device
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-        if self.masked:  # noise of exactly 0 would choose an action that is not allowed
-            noise = noise.clamp(min=torch.finfo(noise.dtype).tiny)
-        return self._best(logits - noise.log())
+        waiting = torch.empty_like(logits).exponential_(generator=generator)
+        if self.masked:  # exactly 0 would choose an action that is not allowed
+            waiting = waiting.clamp(min=torch.finfo(waiting.dtype).tiny)
+        return self._best(logits - waiting.log())
 
     def mode(self, logits: torch.Tensor) -> torch.Tensor:
         return self._best(logits)
@@ -153,7 +160,7 @@ class GaussianHead(nn.Module):
     def __init__(self, space: spaces.Box, width: int, scale: ActionScale | None = None) -> None:
         super().__init__()
         self.shape, self.size = space.shape, math.prod(space.shape)
-        self.inputs = self.size
+        self.inputs = self.noise_size = self.size
         self.linear = nn.Linear(width, self.size)
         self.log_deviation = nn.Parameter(torch.zeros(self.size))
         _start_small(self.linear)
@@ -171,9 +178,11 @@ class GaussianHead(nn.Module):
         mean = self.middle + self.unit * self.linear(y)
         return torch.cat([mean, (self.log_deviation + self.unit.log()).expand_as(mean)], dim=-1)
 
-    def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sample(
+        self, parameters: torch.Tensor, generator: torch.Generator, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         mean, log_deviation = parameters.chunk(2, dim=-1)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        noise = torch.empty_like(mean).normal_(generator=generator) if noise is None else noise
         return self._shaped(mean + log_deviation.exp() * noise)
 
     def mode(self, parameters: torch.Tensor) -> torch.Tensor:
@@ -242,6 +251,7 @@ class MixedHead(nn.Module):
         self.choices = CategoricalHead(space.sizes, (self.count,), width, masked)
         self.reals = GaussianHead(space.reals, width, scale and scale.of_last(len(space.low) - self.count))
         self.inputs, self.bounded = self.choices.inputs + self.reals.inputs, self.reals.bounded
+        self.noise_size = self.reals.noise_size
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.choices(y), self.reals(y)], dim=-1)
@@ -251,9 +261,11 @@ class MixedHead(nn.Module):
         logits, reals = self._logits_and_reals(parameters)
         return torch.cat([self.choices.mask(logits, allowed), reals], dim=-1)
 
-    def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def sample(
+        self, parameters: torch.Tensor, generator: torch.Generator, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         logits, reals = self._logits_and_reals(parameters)
-        return self._joined(self.choices.sample(logits, generator), self.reals.sample(reals, generator))
+        return self._joined(self.choices.sample(logits, generator), self.reals.sample(reals, generator, noise))
 
     def mode(self, parameters: torch.Tensor) -> torch.Tensor:
         logits, reals = self._logits_and_reals(parameters)

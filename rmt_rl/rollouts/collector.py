@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -67,23 +68,46 @@ class Rollout:
         return self.reward.numel()
 
 
+def next_noise(
+    noise: torch.Tensor, first: torch.Tensor, correlation: float, generator: torch.Generator
+) -> torch.Tensor:
+    """The noise [B, n] of the next step: c * noise + sqrt(1 - c^2) * new, and new where an episode begins (`first`, [B]).
+
+    Every step on its own has standard normal noise, so log-probabilities stay those of the policy.
+    """
+    new = torch.empty_like(noise).normal_(generator=generator)
+    return torch.where(first[:, None], new, correlation * noise + math.sqrt(1 - correlation**2) * new)
+
+
 class Collector:
     """The environment, the policy, and the state that continues between rollouts: observations, memory, running episodes.
 
-    seed: for the environment's first reset. generator: for the sampled actions.
+    seed: for the environment's first reset. generator: for the sampled actions. noise_correlation: of the noise of continuous
+    actions between neighbouring steps of an episode.
     """
 
     def __init__(
-        self, env: TorchVectorEnv, policy: ActorCritic, seed: int = 0, generator: torch.Generator | None = None
+        self,
+        env: TorchVectorEnv,
+        policy: ActorCritic,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        noise_correlation: float = 0.0,
     ) -> None:
         if not (isinstance(env, TorchVectorEnv) and isinstance(policy, ActorCritic)):
             raise ConfigError(
                 f"Collector({type(env).__name__}, {type(policy).__name__}): expected an environment and a policy"
             )
         check_fits(policy, env)
+        if noise_correlation and not policy.head.noise_size:
+            raise ConfigError(
+                f"algo.noise_correlation={noise_correlation:g}: applies to continuous actions, and this environment has choices"
+                " only; leave it out"
+            )
         self.env, self.policy, self.seed, self.steps = env, policy, seed, 0
         self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
+        self.noise_correlation = noise_correlation
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
@@ -94,6 +118,9 @@ class Collector:
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
         self.state: PolicyState = detach(self.policy.initial_state(rows))
         self.first = torch.ones(rows, dtype=torch.bool, device=device)
+        self.noise: torch.Tensor | None = None
+        if self.noise_correlation:
+            self.noise = torch.zeros(rows, self.policy.head.noise_size, device=device)
         self.episode_return = torch.zeros(rows, dtype=torch.float64, device=device)
         self.episode_length = torch.zeros(rows, dtype=torch.int64, device=device)
 
@@ -117,7 +144,11 @@ class Collector:
             between_steps()
             # act
             obs, first = self.obs, self.first
-            action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.generator)
+            if self.noise is not None:
+                self.noise = next_noise(self.noise, first, self.noise_correlation, self.generator)
+            action, log_prob, value, self.state = self.policy.explore(
+                obs, self.state, first, self.generator, self.noise
+            )
             self.obs, reward, terminated, truncated, info = self.env.step(action)
             # check what the environment returned
             steps_now = self.steps + (step + 1) * len(reward)
@@ -164,6 +195,7 @@ class Collector:
             "obs": self.obs,
             "state": state_to_tree(self.state),
             "first": self.first,
+            "noise": self.noise,
             "episode_return": self.episode_return,
             "episode_length": self.episode_length,
         }
@@ -178,6 +210,8 @@ class Collector:
         self.obs = map_obs(lambda saved, now: state_from_tree(now, saved), state["obs"], self.obs)
         self.state = state_from_tree(self.state, state["state"])
         self.first = check_tensor("first", state["first"], self.first)
+        if self.noise is not None:
+            self.noise = check_tensor("noise", state["noise"], self.noise)
         self.episode_return = check_tensor("episode_return", state["episode_return"], self.episode_return)
         self.episode_length = check_tensor("episode_length", state["episode_length"], self.episode_length, low=0)
         self._check_loaded()

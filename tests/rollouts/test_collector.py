@@ -3,16 +3,19 @@
 import dataclasses
 import random
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from rmt_rl import config
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import map_obs, map_state, select_rows
+from rmt_rl.envs.episodic import EpisodicEnv
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.spec import make_spec
-from rmt_rl.rollouts.collector import Collector
+from rmt_rl.policies.spec import UnregisteredEnv, make_spec
+from rmt_rl.rollouts.collector import Collector, next_noise
 
 ROWS, STEPS = 6, 24
 POLICIES = {
@@ -290,3 +293,67 @@ def test_a_rollout_is_determined_by_seed_and_generator():
     policy = make_policy(env, TRUNCATING, POLICIES["rmt"])
     other = Collector(env, policy, 3, torch.Generator().manual_seed(8)).collect(STEPS)[0]
     assert not torch.equal(other.action, rollouts[0].action)
+
+
+# ------------------------------------------------------------------------------------------- noise of continuous actions
+
+
+class Push(EpisodicEnv):
+    """An action moves a point; episodes of 50 steps."""
+
+    def __init__(self, rows):
+        super().__init__(rows, "cpu", gymnasium.spaces.Box(-1e4, 1e4, (1,), np.float32), num_actions=1)
+        self.single_action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def _read_action(self, action, count):
+        return action.clamp(-1, 1)[:, 0].double()
+
+    def _begin(self, key):
+        return {"x": torch.zeros(len(key), dtype=torch.float64)}
+
+    def _advance(self, state, action):
+        return {"x": state["x"] + action}, -state["x"].abs(), state["t"] == 49, {}
+
+    def _observe(self, state):
+        return state["x"].float()[:, None]
+
+
+def collector_of_noise(correlation, rows=8):
+    """Its actions are the noise itself: mean 0 and deviation 1."""
+    env = Push(rows)
+    policy = make_policy(env, UnregisteredEnv("push", {}), POLICIES["lstm"])
+    for parameter in policy.head.parameters():
+        parameter.data.zero_()
+    return Collector(env, policy, 3, torch.Generator().manual_seed(7), correlation)
+
+
+def test_the_noise_of_the_next_step_by_hand():
+    noise, first = torch.tensor([[1.0], [2.0], [-3.0]]), torch.tensor([False, True, False])
+    new = torch.empty_like(noise).normal_(generator=torch.Generator().manual_seed(5))
+    expected = torch.stack([0.6 + 0.8 * new[0], new[1], -1.8 + 0.8 * new[2]])
+    torch.testing.assert_close(next_noise(noise, first, 0.6, torch.Generator().manual_seed(5)), expected)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_noise_is_correlated_within_an_episode_and_new_in_the_next(correlation):
+    rollout, _ = collector_of_noise(correlation, rows=32).collect(500)
+    now, before, first = rollout.action[:, 1:, 0], rollout.action[:, :-1, 0], rollout.first[:, 1:]
+    assert float((now * before)[~first].mean()) == pytest.approx(correlation, abs=0.06)
+    assert float((now * before)[first].mean()) == pytest.approx(0.0, abs=0.2)
+    assert float(now.std()) == pytest.approx(1.0, abs=0.05) and float(now.mean()) == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_saved_collector_continues_with_the_same_noise():
+    whole, begun = (collector_of_noise(0.9) for _ in range(2))
+    whole.collect(7)
+    begun.collect(7)
+    resumed = collector_of_noise(0.9)
+    resumed.load_state_dict(begun.state_dict())
+    assert torch.equal(resumed.collect(9)[0].action, whole.collect(9)[0].action)
+
+
+def test_correlated_noise_for_choices_is_rejected():
+    env = make_from_config(TRUNCATING, 2)
+    policy = make_policy(env, TRUNCATING, POLICIES["lstm"])
+    with pytest.raises(ConfigError, match=r"algo\.noise_correlation=0\.5: applies to continuous actions"):
+        Collector(env, policy, noise_correlation=0.5)
