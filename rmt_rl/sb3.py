@@ -9,6 +9,7 @@ stable_baselines3.common.evaluation.evaluate_policy(policy, env)
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -20,6 +21,7 @@ from rmt_rl.common import rng
 from rmt_rl.common.state import Obs, leaves, rebuild
 from rmt_rl.config.commands import MemoryConfig
 from rmt_rl.envs.base import TorchVectorEnv
+from rmt_rl.envs.masks import has_mask, mask_of
 from rmt_rl.envs.registry import make_env
 from rmt_rl.policies.actor_critic import ActorCritic
 
@@ -29,6 +31,9 @@ except ModuleNotFoundError as error:
     raise ImportError("rmt_rl.sb3 needs stable-baselines3; pip install 'rmt_rl[sb3]'") from error
 
 Arrays = np.ndarray | dict[str, np.ndarray]
+
+#: The method with which sb3-contrib's MaskablePPO asks an environment for its mask.
+MASKS = "action_masks"
 
 
 def make_vec_env(
@@ -60,6 +65,7 @@ class SB3VecEnv(VecEnv):
         TimeLimit.truncated: whether it was truncated and not terminated
         is_success: whether it reached its goal, where the environment reports that
     The rows share one object: an attribute is the same for all rows, and cannot be set for some of them.
+    Where the observation has an action mask, every row has the method `action_masks()` of sb3-contrib's MaskablePPO, too.
     """
 
     def __init__(self, env: TorchVectorEnv, seed: int | None = None) -> None:
@@ -67,6 +73,8 @@ class SB3VecEnv(VecEnv):
             raise TypeError(f"{type(env).__name__} was given; expected a TorchVectorEnv, as rmt_rl.make_env returns")
         self.env = env
         self._actions: torch.Tensor | None = None
+        self._obs: Obs | None = None  # the latest one: its mask is that of the next step
+        self._masked = has_mask(env.single_observation_space, env.single_action_space)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         if seed is not None:
             self.seed(seed)
@@ -79,6 +87,7 @@ class SB3VecEnv(VecEnv):
         if seed is not None and seed == [*range(seed[0], seed[0] + len(seed))]:
             seed = seed[0]  # not every environment takes a list
         obs, _ = self.env.reset(seed=seed, options=options or None)
+        self._obs = obs
         self._reset_seeds()
         self._reset_options()
         return _arrays(obs)
@@ -90,7 +99,7 @@ class SB3VecEnv(VecEnv):
         if self._actions is None:
             raise RuntimeError("step_wait was called before step_async; call step_async(actions) first")
         obs, reward, terminated, truncated, info = self.env.step(self._actions)
-        self._actions = None
+        self._actions, self._obs = None, obs
         done = (terminated | truncated).cpu().numpy()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
@@ -111,7 +120,10 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+        rows = self._get_indices(indices)
+        if attr_name == MASKS and self._masked:
+            return [functools.partial(self._mask, row) for row in rows]
+        return [getattr(self.env, attr_name) for _ in rows]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         if {*self._get_indices(indices)} != {*range(self.num_envs)}:
@@ -121,6 +133,12 @@ class SB3VecEnv(VecEnv):
         setattr(self.env, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **options: Any) -> list[Any]:
+        if method_name == MASKS:
+            if not self._masked:
+                raise AttributeError(
+                    f"env_method({MASKS!r}): the observation of this environment has no action mask; use PPO without masks"
+                )
+            return [method(*args, **options) for method in self.get_attr(MASKS, indices)]
         raise NotImplementedError(
             f"env_method({method_name!r}): the rows share one object; call its method once, as .env.{method_name}(...)"
         )
@@ -129,6 +147,13 @@ class SB3VecEnv(VecEnv):
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None
     ) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
+
+    def _mask(self, row: int) -> np.ndarray:
+        """[choices] bool: what row `row` may do in its next step, with the choices of several elements side by side."""
+        if self._obs is None:
+            raise RuntimeError(f"{MASKS} was called before reset; call reset first")
+        mask: torch.Tensor = mask_of(self._obs)[row]
+        return (mask != 0).flatten().cpu().numpy()
 
     def get_images(self) -> list[np.ndarray | None]:
         frames: Any = self.env.render()

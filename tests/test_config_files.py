@@ -73,7 +73,7 @@ def test_a_dictionary_with_an_unknown_option_or_a_wrong_value_is_rejected() -> N
 
 OLD = {
     "minigrid-memory-rmt-ppo.yaml": ["algo.barrier_coef=0"],  # younger than the file
-    "tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7", "algo.barrier_coef=0"],
+    "tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7", "algo.barrier_coef=0", "algo.minibatches=4"],
     "gym-mlp-rate.yaml": [
         *["env=gym", "env.options.a=1", "algo=rate", "policy=mlp", "data=x/y-v0"],
         "policy.normalize_observation=false",  # the recipe of env=gym is younger

@@ -277,6 +277,30 @@ def test_the_folder_of_a_run_that_cannot_be_looked_at_is_named() -> None:
         parse(["resume=" + "a" * 5_000])
 
 
+@pytest.mark.parametrize("env", ["tmaze", "minigrid-memory", "bandit"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 6, 7, 64, 128])
+def test_the_minibatches_fit_any_number_of_rows_where_only_the_rows_are_given(env: str, rows: int) -> None:
+    algo: Any = cfg.make_config(env=env, **{"algo.num_envs": rows}).algo
+    recommended = RECIPES.get(env, {}).get("algo.minibatches", 4)
+    wanted = recommended if rows % recommended == 0 else {1: 1, 2: 2, 3: 3, 6: 3, 7: 1}[rows]
+    assert algo.minibatch_count() == wanted
+    assert parse([f"env={env}", f"algo.num_envs={rows}"]).algo == algo == dataclasses.replace(algo)
+
+
+def test_minibatches_that_were_given_and_do_not_divide_the_rows_are_an_error(tmp_path: Path) -> None:
+    message = r"^algo\.minibatches=8: expected a divisor of algo\.num_envs=2, such as 2$"
+    with pytest.raises(ConfigError, match=message):
+        cfg.make_config(env="tmaze", **{"algo.num_envs": 2, "algo.minibatches": 8})
+    with pytest.raises(ConfigError, match=message):
+        from_file(tmp_path, {"algo": {"minibatches": 8}}, "algo.num_envs=2")
+
+
+@pytest.mark.parametrize("env", ["tmaze", "minigrid-memory"])
+def test_the_number_of_minibatches_is_as_before_where_no_rows_are_given(env: str) -> None:
+    algo: Any = cfg.make_config(env=env).algo
+    assert algo.minibatch_count() == {"tmaze": 4, "minigrid-memory": 8}[env]
+
+
 def test_a_gymnasium_id_may_have_a_recipe_of_its_own() -> None:
     pendulum: dict[str, Any] = {"env.id": "Pendulum-v1"}
     assert cfg.make_config(env="gym", **pendulum).algo.gamma == 0.9
@@ -292,3 +316,7 @@ def test_every_recipe_of_a_gymnasium_id_belongs_to_a_known_id() -> None:
     assert set(GYM_IDS) <= set(gymnasium.registry)
     for name in GYM_IDS:
         cfg.make_config(env="gym", **{"env.id": name})
+
+
+def test_a_recipe_says_nothing_about_learning_from_recorded_episodes() -> None:
+    assert cfg.make_config(env="gym", algo="rate").algo == cfg.RATEConfig()

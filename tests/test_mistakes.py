@@ -25,6 +25,9 @@ TINY = ["policy.width=16", "algo.num_envs=4", "algo.rollout=8", "algo.minibatche
     ("argument", "hint"),
     [
         ("env=CartPole-v1", "did you mean env=gym env.id=CartPole-v1?"),
+        ("env=CartPol-v1", "did you mean env=gym env.id=CartPole-v1?"),
+        ("env.id=CartPol-v1", "did you mean env=gym env.id=CartPole-v1?"),
+        ("env=Unheard-v1", "did you mean env=gym env.id=Unheard-v1?"),
         ("env=my_module:Mine-v3", "did you mean env=gym env.id=my_module:Mine-v3?"),
         ("env=MiniGrid-DoorKey-8x8-v0", "did you mean env=gym env.id=MiniGrid-DoorKey-8x8-v0?"),
         ("env.id=CartPole-v1", "did you mean env=gym env.id=CartPole-v1?"),

@@ -30,7 +30,7 @@ PARSERS = {
 OUTPUTS = {
     "README.md 0": r".*\nruns/tmaze-rmt-ppo-s0(-\d+)? [\d.]+ -?[\d.]+\n",
     "README.md 1": r"\d+ of 20 episodes solved\n",
-    "README.md 2": r".*\nmlp: success [\d.]+ \([\d., ]+\), \d+ steps/CPU-s\n",
+    "README.md 2": r".*\nmlp: success [\d.]+ \[[\d., ]+\]  return .* steps, \d+ steps/CPU-s\n",
     "torchrl.md 0": r"([^\n]*'loss_critic'[^\n]*\n){2}",
     "using.md 0": r"tensor\(\[\d, \d, \d, \d\]\)\n",
     "tasks.md 0": "",

@@ -183,3 +183,63 @@ def test_predict_gives_the_actions_that_the_vec_env_takes(own: Any, monkeypatch:
     action, _ = policy.predict(env.reset())
     assert all(policy.action_space.contains(row) for row in action)
     assert evaluate_policy(policy, env, 4)[0] == 3.0
+
+
+class Masked(gymnasium.Env[Any, Any]):
+    """Every step forbids other actions, and raises where one of them is taken. Row 0 and row 1 begin with other masks."""
+
+    observation_space: Any = gymnasium.spaces.Dict(
+        seen=gymnasium.spaces.Box(-1, 1, (2,), np.float32), action_mask=gymnasium.spaces.MultiBinary(5)
+    )
+    action_space: Any = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.show(), {}
+
+    def show(self) -> Any:
+        one, other = self.np_random.integers([2, 3])
+        self.mask = np.array([one != 0, one != 1, other != 0, other != 1, True], np.int8)
+        return {"seen": np.full(2, one, np.float32), "action_mask": self.mask}
+
+    def step(self, action: Any) -> Any:
+        assert self.mask[action[0]] and self.mask[2 + action[1]]
+        self.t += 1
+        return self.show(), 1.0, self.t == 5, False, {}
+
+
+@pytest.fixture
+def masked(monkeypatch: pytest.MonkeyPatch) -> SB3VecEnv:
+    spec = gymnasium.envs.registration.EnvSpec("SB3Masked-v0", Masked)
+    monkeypatch.setitem(gymnasium.registry, "SB3Masked-v0", spec)
+    return make_vec_env("gym", 3, seed=0, id="SB3Masked-v0")
+
+
+def test_every_row_has_the_masks_of_the_observation_that_was_shown_last(masked: SB3VecEnv) -> None:
+    env = VecMonitor(masked)
+    assert env.has_attr("action_masks") and not make_vec_env("tmaze", 2).has_attr("action_masks")
+    with pytest.raises(RuntimeError, match="action_masks was called before reset"):
+        env.env_method("action_masks")
+    obs, random = env.reset(), np.random.default_rng(0)
+    for _ in range(12):
+        masks = np.stack(env.env_method("action_masks"))
+        assert masks.dtype == bool and isinstance(obs, dict) and np.array_equal(masks, obs["action_mask"] != 0)
+        assert [method().tolist() for method in env.get_attr("action_masks", [2, 0])] == masks[[2, 0]].tolist()
+        allowed = [[random.choice(np.flatnonzero(part)) for part in (row[:2], row[2:])] for row in masks]
+        obs = env.step(np.array(allowed))[0]
+    with pytest.raises(AttributeError, match=r"^env_method\('action_masks'\): the observation .* has no action mask"):
+        make_vec_env("tmaze", 2).env_method("action_masks")
+
+
+@pytest.mark.slow
+def test_maskable_ppo_takes_only_what_our_masks_allow(masked: SB3VecEnv) -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked
+    from sb3_contrib.common.maskable.utils import is_masking_supported
+
+    env = VecMonitor(masked)
+    assert is_masking_supported(env)
+    kind = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "device": "cpu"}
+    model = contrib.MaskablePPO("MultiInputPolicy", env, policy_kwargs={"net_arch": [8]}, **kind).learn(96)
+    assert evaluate_masked(model, env, 6)[0] == 5.0

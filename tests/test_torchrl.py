@@ -27,7 +27,16 @@ pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rm
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torchrl import data
-from torchrl.envs import ExplorationType, GymEnv, SerialEnv, TransformedEnv, check_env_specs, set_exploration_type
+from torchrl.envs import (
+    ExplorationType,
+    GymEnv,
+    SerialEnv,
+    StepCounter,
+    TransformedEnv,
+    check_env_specs,
+    set_exploration_type,
+    step_mdp,
+)
 from torchrl.modules import set_recurrent_mode
 from torchrl.modules.utils import get_env_transforms_from_module
 from torchrl.objectives.value import GAE
@@ -217,11 +226,41 @@ def test_a_reset_of_all_rows_begins_new_episodes():
         assert torch.equal(env.reset()["observation"], own.reset()[0])
 
 
-def test_some_rows_inside_an_episode_cannot_be_reset():
-    env = TorchRLEnv(make_env("tmaze", 3, length=9))
-    env.rand_step(env.reset())
-    with pytest.raises(ValueError, match=r"rows \[1\] cannot be reset inside an episode"):
-        env.reset(TensorDict({"_reset": torch.tensor([[False], [True], [False]])}, [3]))
+@every_task
+def test_some_rows_are_reset_inside_their_episodes_and_the_others_go_on(task):
+    name, options = TASKS[task]
+    env, own = TorchRLEnv(make_env(name, 3, **options)), make_env(name, 3, **options)
+    env.set_seed(5)
+    own.reset(seed=5)
+    stepped = env.rand_step(env.reset())
+    shown = own.step(stepped["action"])[0]
+    mask = torch.tensor([False, True, False])
+    found = env.reset(step_mdp(stepped).set("_reset", mask[:, None]))["observation"]
+    expected = own.reset(options={"reset_mask": mask})[0]
+    assert_equal(found, expected)
+    map_obs(lambda a, b: None if torch.equal(a[::2], b[::2]) else pytest.fail("a row was reset"), expected, shown)
+    assert_equal(env.reset()["observation"], own.reset()[0])
+
+
+def test_a_time_limit_of_a_transform_cuts_the_episodes_of_each_row():
+    env = TransformedEnv(TorchRLEnv(make_env("tmaze", 4, length=6, min_length=2)), StepCounter(max_steps=5))
+    env.set_seed(0)
+    batch = env.rollout(40, break_when_any_done=False)
+    cut, ended = batch["next", "truncated"][..., 0], batch["next", "terminated"][..., 0]
+    assert bool(cut.any()) and bool(ended.any()) and bool((cut | ended).any(0).logical_not().any())
+    after = batch[:, 1:]["observation"][(cut | ended)[:, :-1]]
+    assert bool((after[:, 0] == 0).all()) and bool((after[:, 1] != 0).all())  # the first observation: the cue
+
+
+def test_rows_of_an_environment_of_torchrl_are_reset_by_a_mask():
+    env = from_torchrl(3)
+    with pytest.raises(ValueError, match="reset_mask was given before the first reset"):
+        env.reset(options={"reset_mask": [True, False, False]})
+    first = env.reset(seed=0)[0]
+    shown = env.step(torch.zeros(3, dtype=torch.int64))[0]
+    new = env.reset(options={"reset_mask": [False, True, False]})[0]
+    assert torch.equal(new[::2], shown[::2]) and not torch.equal(new[1], shown[1]) and not torch.equal(first[1], new[1])
+    assert not torch.equal(env.step(torch.zeros(3, dtype=torch.int64))[0], new)
 
 
 # ---------------------------------------------------------------------------------------------------------- policies

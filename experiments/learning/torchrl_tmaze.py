@@ -79,7 +79,7 @@ def main() -> None:
         # the loss's own normalize_advantage=True has no lower bound on the deviation, which a T-maze needs (docs/tmaze.md)
         batch["advantage"] = standardise(batch["advantage"], ppo.advantage_floor)
         for _ in range(ppo.epochs):
-            for part in torch.randperm(len(batch)).chunk(ppo.minibatches):
+            for part in torch.randperm(len(batch)).chunk(ppo.minibatch_count()):
                 losses = loss(batch[part])
                 optimizer.zero_grad()
                 (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()

@@ -73,7 +73,7 @@ def describe(name: str, options: list[str], folder: Path, stack: contextlib.Exit
     norm = torch.tensor(1.0)
     norms = cost(lambda: math.isfinite(float(norm)), 200)
     weights = cost(lambda: check_weights(learner.policy), 50)
-    checks = looks * run.algo.rollout + norms * run.algo.epochs * run.algo.minibatches + weights
+    checks = looks * run.algo.rollout + norms * run.algo.epochs * run.algo.minibatch_count() + weights
     saving, wall, size = checkpoint_cost(learner, folder / "checkpoints-of-this-benchmark")
     between = TrainConfig.checkpoint_steps / (env.num_envs * run.algo.rollout) * iteration
     return (

@@ -101,7 +101,7 @@ class PPO:
         metrics: list[dict[str, torch.Tensor]] = []
         for _ in range(o.epochs):
             order = torch.randperm(rows_B, generator=self.shuffle, device=advantage.device)
-            for rows in order.chunk(o.minibatches):
+            for rows in order.chunk(o.minibatch_count()):
                 self.check_stop()
                 with rng.as_global(self.dropout):
                     loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale)

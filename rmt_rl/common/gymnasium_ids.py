@@ -6,6 +6,9 @@ them with the registered tasks.
 
 from __future__ import annotations
 
+import difflib
+import re
+
 import gymnasium
 
 #: The name of the task, as in env=<name>, by its id.
@@ -42,3 +45,31 @@ def register_with_gymnasium() -> None:
                 vector_entry_point="rmt_rl.envs.registry:make_env",
                 kwargs={"name": name},
             )
+
+
+def near_ids(wanted: str) -> list[str]:
+    """The registered ids whose names are like that of `wanted`, nearest first, at most three; of each the newest version."""
+    newest: dict[tuple[str, str], str] = {}
+    for id in sorted(gymnasium.registry, key=lambda id: gymnasium.registry[id].version or 0):
+        newest[_parts(id)] = id
+    namespace, name = _parts(wanted)
+    # without the version: two characters in common would make a short name similar to any other
+    close = difflib.get_close_matches(name, dict.fromkeys(known for _, known in newest), n=3, cutoff=0.75)
+    found = [(close.index(key[1]), key[0] != namespace, id) for key, id in newest.items() if key[1] in close]
+    return [id for *_, id in sorted(found)][:3]
+
+
+def meant_id(text: str) -> str:
+    """The id of gymnasium's registry that the text probably is, or the text: another package may have it."""
+    if ":" in text or text in gymnasium.registry:
+        return text
+    # not our own tasks, whose names env= takes, and not less similar ones: ids of one package share long prefixes
+    name = _parts(text)[1]
+    near = [id for id in near_ids(text) if id not in GYMNASIUM_IDS]
+    return near[0] if near and difflib.SequenceMatcher(None, name, _parts(near[0])[1]).ratio() > 0.85 else text
+
+
+def _parts(id: str) -> tuple[str, str]:
+    """(namespace, name without its version), in small letters."""
+    namespace, _, name = id.rpartition(":")[2].lower().rpartition("/")
+    return namespace, re.sub(r"-v[0-9]+$", "", name)

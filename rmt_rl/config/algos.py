@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from rmt_rl.config.commands import TrainConfig
 
 
+#: Minibatches per epoch, where as many divide the rows and nobody chose another number.
+MOST_MINIBATCHES = 4
+
+
 @builtin("algo", "ppo", "rmt_rl.algos.ppo:PPOLearner")
 @dataclass(frozen=True)
 class PPOConfig(AlgoConfig):
@@ -22,7 +27,12 @@ class PPOConfig(AlgoConfig):
     num_envs: int = option(64, "rows B: environments stepped together", low=1, high=2**20)
     rollout: int = option(32, "steps T of every row between two updates", low=1, high=1_000_000)
     epochs: int = option(4, "passes over each rollout", low=1, high=10_000)
-    minibatches: int = option(4, "minibatches per epoch; must divide num_envs", low=1, high=2**20)
+    minibatches: int | None = option(
+        None,
+        f"minibatches per epoch; must divide num_envs; null = the largest divisor up to {MOST_MINIBATCHES}",
+        low=1,
+        high=2**20,
+    )
     learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
     schedule: str = option(
         "linear",
@@ -75,8 +85,18 @@ class PPOConfig(AlgoConfig):
     def summary(self) -> str:
         return f"{self.num_envs} rows x {self.rollout} steps per update"
 
+    def minibatch_count(self) -> int:
+        """Minibatches per epoch."""
+        if self.minibatches is not None:
+            return self.minibatches
+        return max(count for count in range(1, MOST_MINIBATCHES + 1) if self.num_envs % count == 0)
+
+    def fitted(self, recommended: Collection[str]) -> PPOConfig:
+        unfit = "minibatches" in recommended and self.minibatches is not None and self.num_envs % self.minibatches
+        return dataclasses.replace(self, minibatches=None) if unfit else self
+
     def problems(self) -> Iterator[str]:
-        if self.num_envs % self.minibatches:
+        if self.minibatches is not None and self.num_envs % self.minibatches:
             yield (
                 f"algo.minibatches={self.minibatches}: expected a divisor of algo.num_envs={self.num_envs},"
                 f" such as {nearest_divisor(self.num_envs, self.minibatches)}"

@@ -15,12 +15,13 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import meant_id
 
 #: The network sees returns in float32, in which larger ones lose their differences.
 LARGEST_RETURN = 1e12
@@ -103,6 +104,10 @@ class Config:
     def problems(self) -> Iterator[str]:
         """One sentence for each pair of options that do not fit each other; single options are checked before."""
         return iter(())
+
+    def fitted(self, recommended: Collection[str]) -> Config:
+        """These options without those of the task's recipe, `recommended`, that contradict what the user gave."""
+        return self
 
     @classmethod
     def complete(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -229,7 +234,7 @@ def read(key: str, allowed: Option, value: Any, shown: Any = None) -> Any:
         pass
     hint = did_you_mean(value, allowed.choices) if isinstance(value, str) and allowed.kind is str else ""
     if key == "env.id" and isinstance(value, str) and is_gymnasium_id(value) and not hint:
-        hint = f"; did you mean env=gym env.id={show(value)}?"
+        hint = f"; did you mean env=gym env.id={show(meant_id(value))}?"
     raise ConfigError(f"{show(key)}={show(value if shown is None else shown)}: expected {allowed.expected}{hint}")
 
 

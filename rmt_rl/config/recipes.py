@@ -1,7 +1,7 @@
 """Recipes: training options that a task changes unless the user gives them.
 
 A task has one where the defaults were measured to fail (docs/benchmarks.md). Options that the chosen policy or algorithm does
-not have are left out.
+not have are left out, and those of the algorithm where it learns from recorded episodes.
 """
 
 MINIGRID_MEMORY = {

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import meant_id
 from rmt_rl.config.bases import CHOICE, AlgoConfig, EnvConfig, PolicyConfig
 from rmt_rl.config.fields import Config, did_you_mean, document, is_gymnasium_id, options, read, show
 
@@ -260,7 +261,7 @@ def choose(group: str, name: Any) -> Entry:
             return OBJECTS[name]
     hint = did_you_mean(name, GROUPS[group]) if isinstance(name, str) else ""
     if group == "env" and isinstance(name, str) and is_gymnasium_id(name):
-        hint = f"; did you mean env=gym env.id={show(name)}?"
+        hint = f"; did you mean env=gym env.id={show(meant_id(name))}?"
     elif group == "env" and isinstance(name, str) and ":" in name:
         hint = (
             "; a class, function or object is given in Python, as rmt_rl.train(env=<it>), also beside resume=; on the command"

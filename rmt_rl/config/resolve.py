@@ -47,6 +47,7 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     given_id = next((layer.values["env.id"] for layer in reversed(layers) if "env.id" in layer.values), None)
     if names["env"] == "gym" and "env" not in bases and str(given_id) in GYM_IDS:
         values |= _recipe(f"gym env.id={given_id}", GYM_IDS[str(given_id)], bases, classes)
+    recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
         nested |= _dictionaries(group, bases[group] if group in bases else cls())
@@ -56,7 +57,8 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     parts: dict[str, Any] = {}
     for group, cls in classes.items():
         changed = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
-        parts[group] = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
+        made: Config = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
+        parts[group] = made.fitted([name for name in changed if f"{group}.{name}" in recommended])
     top = {key: value for key, value in values.items() if "." not in key}
     return validate(TrainConfig(**parts, **top))
 
@@ -176,12 +178,16 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
 def _recipe(
     env: str, recipe: Mapping[str, Any], bases: Mapping[str, Any], classes: Mapping[str, type]
 ) -> dict[str, Any]:
-    """The training options that the task recommends, of the choices that are made and are not complete already."""
+    """The training options that the task recommends, of the choices that are made and are not complete already.
+
+    Recipes are measured with algo=ppo: what they say of the algorithm is not for learning from recorded episodes.
+    """
     values, top = {}, options(TrainConfig)
+    complete = {*bases, *(["algo"] if getattr(classes["algo"], "offline", False) else [])}
     for key, value in recipe.items():
         group, _, name = key.partition(".")
         if allowed := find_option(key, top, classes):
-            if group not in bases:
+            if group not in complete:
                 values[key] = read(f"recipe of env={env}: {key}", allowed, value)
         elif not any(name in options(entry.config) for entry in GROUPS.get(group, {}).values()):
             raise ConfigError(f"recipe of env={env}: {show(key)}: {unknown_option(key, top, classes)}")

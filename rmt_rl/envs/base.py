@@ -113,6 +113,44 @@ class TorchVectorEnv(VectorEnv):
             " or a trained policy"
         )
 
+    @property
+    def np_random_seed(self) -> Any:
+        """The seeds of the rows, as gymnasium's SyncVectorEnv has them; -1 = not known, after `load_state_dict`."""
+        inner = self._inside()
+        return super().np_random_seed if inner is None else inner.np_random_seed
+
+    def call(self, name: str, *args: Any, **options: Any) -> tuple[Any, ...]:
+        """What the method `name` returns for each row; where it is no method, `get_attr`.
+
+        Raises NotImplementedError where the rows are not objects: here, but not with `env=gym`.
+        """
+        if (inner := self._inside()) is not None:
+            return inner.call(name, *args, **options)
+        if callable(getattr(self, name)):
+            raise NotImplementedError(
+                f"call({name!r}): the rows of {type(self).__name__} share one object; call its own method once, .{name}(...)"
+            )
+        return self.get_attr(name)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute `name` of each row; that of this object for every row, where they are not objects."""
+        inner = self._inside()
+        return (getattr(self, name),) * self.num_envs if inner is None else inner.get_attr(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set the attribute `name` of each row. Raises NotImplementedError where the rows are not objects."""
+        if (inner := self._inside()) is None:
+            raise NotImplementedError(
+                f"set_attr({name!r}): the rows of {type(self).__name__} share one object, whose options are fixed; make another"
+                " environment with other options"
+            )
+        inner.set_attr(name, values)
+
+    def _inside(self) -> TorchVectorEnv | None:
+        """The environment that this one wraps."""
+        inner = getattr(self, "env", None)
+        return inner if isinstance(inner, TorchVectorEnv) else None
+
     def own_spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """The observation and action space of one row before they were translated for policies."""
         return self.single_observation_space, self.single_action_space
@@ -214,10 +252,22 @@ def _whole_seed(seed: Any) -> int:
         raise ValueError(f"seed is {show(repr(seed))}; expected a whole number, or one for each row") from error
 
 
-def reset_rows(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
-    """[B] bool: the rows that `reset` restarts, from gymnasium's options["reset_mask"]; all where there is none."""
+def task_rows(options: dict[str, Any] | None, env: TorchVectorEnv, started: bool) -> torch.Tensor:
+    """[B] bool: the rows that a task's `reset` restarts; see `reset_rows`. Raises ValueError for any other option."""
+    if others := sorted(set(options or {}) - {"reset_mask"}):
+        raise ValueError(f"options {others} are not supported by {type(env).__name__}; pass none, or reset_mask")
+    return torch.from_numpy(reset_rows(options, env.num_envs, started)).to(env.device)
+
+
+def reset_rows(options: dict[str, Any] | None, num_envs: int, started: bool = True) -> np.ndarray:
+    """[B] bool: the rows that `reset` restarts, from gymnasium's options["reset_mask"]; all where there is none.
+
+    started: whether there was a reset before this one; without it no row could go on.
+    """
     if options is None or "reset_mask" not in options:
         return np.ones(num_envs, dtype=bool)
+    if not started:
+        raise ValueError("reset_mask was given before the first reset; reset all rows first")
     mask = options["reset_mask"]
     array = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if array.dtype != np.bool_ or array.shape != (num_envs,) or not array.any():

@@ -28,6 +28,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import near_ids
 from rmt_rl.config import cli
 from rmt_rl.config.fields import did_you_mean
 from rmt_rl.config.files import plain_value
@@ -94,7 +95,7 @@ def maker(name: str, given: dict[str, Any]) -> tuple[Make, Callable[[], gymnasiu
         )
     register_package(name, name.split(":")[-1])
     if name.split(":")[-1] not in gymnasium.registry:
-        hint = did_you_mean(name, [*GROUPS["env"], *gymnasium.registry])
+        hint = did_you_mean(name, [*GROUPS["env"], *near_ids(name)])
         raise ConfigError(f"{name}: expected a task of rmt_rl, an id of gymnasium, or module:Class{hint}")
     single_env = gymnasium.registry[name.split(":")[-1]].entry_point is not None
     raw = functools.partial(gymnasium.make, name, disable_env_checker=True, **given) if single_env else None

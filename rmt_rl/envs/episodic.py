@@ -13,7 +13,7 @@ import torch
 
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import check_tensor, where_rows
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info, task_rows
 
 State = dict[str, torch.Tensor]
 
@@ -54,13 +54,13 @@ class EpisodicEnv(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        if options:
-            raise ValueError(f"options {sorted(options)} are not supported by {type(self).__name__}; pass none")
+        rows = task_rows(options, self, started=bool(self._state))
         if seed is not None or not self._state:
             seed_B = torch.tensor(row_seeds(seed, self.num_envs), device=self.device)
-            self._state = self._first(seed_B, torch.zeros_like(seed_B))
+            first = self._first(seed_B, torch.zeros_like(seed_B))
         else:
-            self._state = self._first(self._state["seed"], self._state["episode"] + 1)
+            first = self._first(self._state["seed"], self._state["episode"] + 1)
+        self._state = {name: where_rows(rows, new, self._state.get(name, new)) for name, new in first.items()}
         return self._observe(self._state), {}
 
     def step(
@@ -84,6 +84,10 @@ class EpisodicEnv(TorchVectorEnv):
         if not self._state:
             raise RuntimeError("oracle was called before reset; call reset first")
         return self._answer(self._state)
+
+    @property
+    def np_random_seed(self) -> Any:
+        return tuple(self._state["seed"].tolist()) if self._state else None
 
     def in_words(self, row: int) -> str:
         if not self._state:

@@ -10,6 +10,8 @@ from gymnasium import spaces
 
 #: Bytes of the longest text where its space does not say how long it may be, as minigrid's missions.
 LONGEST = 256
+#: Bytes that end a word.
+SEPARATORS = b'\0\t\n\r ,.;:!?"()'
 #: Bytes of the longest text that is supported.
 MOST_BYTES = 4096
 
@@ -33,20 +35,33 @@ def is_text(space: spaces.Space[Any]) -> bool:
 
 
 def text_bytes(space: spaces.Space[Any]) -> TextBytes:
-    """The translated space of a text. Where blanks may occur it consists of words."""
+    """The translated space of a text. Where blanks may occur it consists of words, if its alphabet has letters for them."""
     if not isinstance(space, spaces.Text):
         return TextBytes(LONGEST, characters=False)
-    if " " in space.character_set and space.max_length <= LONGEST:
+    words = " " in space.character_set and any(c.encode() not in SEPARATORS for c in space.character_set)
+    if words and space.max_length <= LONGEST:
         return TextBytes(LONGEST, characters=False)
     longest = max((len(character.encode()) for character in space.character_set), default=1)
-    return TextBytes(min(int(space.max_length) * longest, MOST_BYTES), characters=" " not in space.character_set)
+    return TextBytes(min(int(space.max_length) * longest, MOST_BYTES), characters=not words)
+
+
+def unreadable(space: spaces.Space[Any]) -> list[str]:
+    """The characters of an alphabet that no text in bytes can keep: those that UTF-8 does not have, and that of the number 0."""
+    return sorted(c for c in space.character_set if not _kept(c)) if isinstance(space, spaces.Text) else []
+
+
+def _kept(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def to_bytes(text: Any, space: TextBytes) -> np.ndarray | None:
-    """Text, or nested lists of texts, as bytes [..., length]; None where it is none, or too long."""
+    """Text, or nested lists of texts, as bytes [..., length]; None where it is none, too long, or cannot be kept."""
     if isinstance(text, str):
-        length, encoded = space.shape[0], text.encode(errors="replace")
-        if len(encoded) > length:
+        length, encoded = space.shape[0], text.encode() if _kept(text) else None
+        if encoded is None or len(encoded) > length:
             return None
         return np.frombuffer(encoded.ljust(length, b"\0"), np.uint8).copy()
     if not isinstance(text, list | tuple | np.ndarray) or not np.ndim(text):

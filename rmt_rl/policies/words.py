@@ -10,15 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rmt_rl.envs.text import TextBytes
+from rmt_rl.envs.text import SEPARATORS, TextBytes
 from rmt_rl.policies.linear import Linear
 
 #: Vectors for words, and as many for pairs of words; and how long each is.
 BUCKETS, SIZE = 4096, 32
 #: A text of single characters up to this long has a vector for every character at every place instead.
 SHORT = 64
-#: Bytes that end a word.
-SEPARATORS = b'\0\t\n\r ,.;:!?"()'
 #: An odd number, by whose powers the bytes of a word are weighted.
 FACTOR = 0x9E3779B97F4A7C15
 #: The same 64 bits as a signed number, for products that wrap around.

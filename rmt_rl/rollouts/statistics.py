@@ -121,6 +121,8 @@ class Score:
     each: return, length, success and metrics of every episode
     metrics: the means of the numbers that `metrics=` names, over the episodes that report them; None where none does
     cut: number of episodes that had not ended after `episode_steps` steps; they count as they were until then
+
+    Printed it is one line with rounded numbers.
     """
 
     success: float | None
@@ -132,6 +134,21 @@ class Score:
     each: Episodes = dataclasses.field(repr=False, compare=False)
     cut: int = 0
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        cut = f", {self.cut} of them cut" if self.cut else ""
+        return f"{self.means()}  over {self.episodes} episodes of {self.mean_length:.1f} steps{cut}"
+
+    def means(self) -> str:
+        """Success and return with their intervals, and metrics, rounded for people."""
+        line = f"return {self.mean_return:.3f}"
+        if self.return_ci95 is not None:
+            line += f" [{self.return_ci95[0]:.3f}, {self.return_ci95[1]:.3f}]"
+        if self.success is not None and self.ci95 is not None:
+            line = f"success {self.success:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]  {line}"
+        for name, value in self.metrics.items():
+            line += f"  {name} not reported" if value is None else f"  {name} {value:.4g}"
+        return line
 
     def to_json(self, each: bool = False) -> dict[str, Any]:
         """Plain values. each: with the return, length and success of every episode."""
@@ -192,13 +209,6 @@ def format_score(score: Score, env: TorchVectorEnv) -> str:
     """One line for people: the score together with floor and ceiling."""
     from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 
-    line = f"return {score.mean_return:.3f}"
-    if score.return_ci95 is not None:
-        line += f" [{score.return_ci95[0]:.3f}, {score.return_ci95[1]:.3f}]"
-    if score.success is not None and score.ci95 is not None:
-        line = f"success {score.success:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}]  {line}"
-    for name, value in score.metrics.items():
-        line += f"  {name} not reported" if value is None else f"  {name} {value:.4g}"
     known = [
         f"{name} {value:.3f}" for name, value in (("floor", env.floor), ("ceiling", env.ceiling)) if value is not None
     ]
@@ -207,4 +217,4 @@ def format_score(score: Score, env: TorchVectorEnv) -> str:
     if score.cut:
         longest = int(score.each.lengths.max())
         beside += f"; {score.cut} of {score.episodes} {word} had not ended after {longest:,} steps and were cut (episode_steps)"
-    return f"{line}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"
+    return f"{score.means()}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds
+from rmt_rl.envs.base import TorchVectorEnv, reset_rows, row_seeds
 from rmt_rl.envs.wrappers.return_to_go import KEY
 
 try:
@@ -34,8 +34,8 @@ class TorchRLEnv(EnvBase):
 
     ("next", "observation") of the step that ends an episode is the last observation of that episode. Our environments have
     already drawn the first one of the next episode; resetting the rows that ended, as collectors do, returns it.
-    `set_seed` takes effect at the next reset of all rows; row i gets seed + i. Resetting some rows inside their episodes raises
-    ValueError.
+    `set_seed` takes effect at the next reset of all rows; row i gets seed + i. Rows that are reset inside their episodes, as a
+    time limit by a transform does it, start their next ones; ValueError where the environment cannot reset single rows.
     """
 
     def __init__(self, env: TorchVectorEnv) -> None:
@@ -64,15 +64,15 @@ class TorchRLEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         requested = None if tensordict is None else tensordict.get("_reset", None)
-        if requested is None or bool((requested & ~self._ended).any()):
-            if requested is not None and not bool(requested.all()):
-                rows = (requested & ~self._ended).flatten().nonzero().flatten().tolist()
-                raise ValueError(
-                    f"rows {rows[:8]} cannot be reset inside an episode: this environment resets all rows or those that ended; "
-                    "set a time limit in the environment, not by a transform or the collector"
-                )
+        everyone = requested is None
+        requested = torch.ones_like(self._ended) if requested is None else requested
+        inside = requested & ~self._ended
+        if everyone or (bool(inside.any()) and bool(requested.all())):
             self._obs, _ = self._env.reset(seed=self._seed, **kwargs)
-            self._seed, requested = None, torch.ones_like(self._ended)
+            self._seed = None
+        elif bool(inside.any()):  # those that ended show their next episodes already
+            options = {**(kwargs.pop("options", None) or {}), "reset_mask": inside.flatten()}
+            self._obs, _ = self._env.reset(options=options, **kwargs)
         self._ended = self._ended & ~requested
         return self._tensordict(self._obs, success=torch.zeros_like(requested))
 
@@ -122,9 +122,13 @@ class FromTorchRL(TorchVectorEnv):
     ) -> tuple[Obs, dict[str, Any]]:
         if isinstance(seed, (list, tuple)) or np.ndim(seed) > 0:  # type: ignore[arg-type]
             raise ValueError("a list of seeds was given; torchrl seeds its rows from one number")
+        rows = torch.from_numpy(reset_rows(options, self.num_envs, self._root is not None)).to(self.device)
+        given = {name: value for name, value in (options or {}).items() if name != "reset_mask"}
         if seed is not None:
             self._env.set_seed(row_seeds(seed, 1)[0])
-        self._root = self._env.reset(**(options or {}))
+        # all rows without "_reset": an environment may not read it
+        before = None if self._root is None or bool(rows.all()) else self._root.copy().set("_reset", rows[:, None])
+        self._root = self._env.reset(before, **given)
         return self._observation(self._root), {}
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:

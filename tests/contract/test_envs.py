@@ -242,6 +242,57 @@ def test_options_of_reset_are_rejected(case: str) -> None:
 
 
 @every
+@pytest.mark.parametrize("seed", [None, 70], ids=["next", "seeded"])
+def test_a_mask_restarts_its_rows_and_the_others_go_on(case: str, seed: int | None) -> None:
+    rows, mask = 3, np.array([True, False, True])
+    together, alone = make(case, rows), [make(case, 1) for _ in range(rows)]
+    with pytest.raises(ValueError, match=r"^reset_mask was given before the first reset; reset all rows first"):
+        together.reset(options={"reset_mask": mask})
+    together.reset(seed=5)
+    for row, env in enumerate(alone):
+        env.reset(seed=5 + row)
+    acts = list(actions(together, 24))
+    for action in acts[:3]:
+        shown, expected = (
+            together.step(action)[0],
+            [env.step(action[row : row + 1])[0] for row, env in enumerate(alone)],
+        )
+    obs, info = together.reset(seed=seed, options={"reset_mask": mask})
+    for row in (0, 2):
+        expected[row] = alone[row].reset(seed=None if seed is None else seed + row)[0]
+    assert info == {} and same(_rows(obs), expected) and same(_rows(obs)[1], _rows(shown)[1])
+    for action in acts[3:]:
+        stepped = together.step(action)[:4]
+        assert same(
+            [_rows(part) for part in stepped],
+            [
+                list(parts)
+                for parts in zip(*(env.step(action[row : row + 1])[:4] for row, env in enumerate(alone)), strict=True)
+            ],
+        )
+
+
+def _rows(value: Any) -> list[Any]:
+    """A batch as one batch for every row."""
+    if isinstance(value, dict):
+        return [dict(zip(value, row, strict=True)) for row in zip(*map(_rows, value.values()), strict=True)]
+    return list(value.split(1))
+
+
+@every
+def test_np_random_seed_is_a_tuple_of_the_seeds_of_the_rows(case: str) -> None:
+    env = make(case, 2)
+    env.reset(seed=5)
+    assert env.np_random_seed == (5, 6)
+    env.reset()
+    assert env.np_random_seed == (5, 6)
+    env.reset(seed=20, options={"reset_mask": np.array([False, True])})
+    assert env.np_random_seed == (5, 21)
+    env.reset(seed=[3, 9])
+    assert env.np_random_seed == (3, 9)
+
+
+@every
 def test_zero_rows_are_rejected(case: str) -> None:
     with pytest.raises(ValueError, match="num_envs is 0"):
         make(case, 0)

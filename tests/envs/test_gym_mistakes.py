@@ -11,6 +11,7 @@ from gymnasium import spaces
 import rmt_rl
 from rmt_rl import play
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.check import maker
 from rmt_rl.envs.gym.translate import UnsupportedSpace
 from rmt_rl.train import main
 
@@ -179,3 +180,25 @@ def test_observations_too_large_for_float32_are_named(value, register, capsys) -
     err = capsys.readouterr().err
     assert "step` and `unroll" not in err and (status == 0 or f"{value:.3g}" in err)
     assert status == (1 if value > 1e20 else status)
+
+
+@pytest.mark.parametrize(
+    "id, hint",
+    [
+        ("CartPol-v1", r"did you mean CartPole-v1 or phys2d/CartPole-v1\?$"),
+        ("cartpole", r"did you mean CartPole-v1 or phys2d/CartPole-v1\?$"),
+        ("phys2d/CartPol-v1", r"did you mean phys2d/CartPole-v1 or CartPole-v1\?$"),
+        ("CartPole-v9", r"did you mean CartPole-v1 or phys2d/CartPole-v1\?$"),
+        ("rmt_rl/TMaz-v0", r"did you mean rmt_rl/TMaze-v0"),
+        ("Foo-v1", r"for an id of another package, install it and use module:id"),
+        ("Unheard-v0", r"for an id of another package, install it and use module:id"),
+    ],
+)
+def test_an_unknown_id_gets_ids_of_a_similar_name_or_none(id: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^env\.id={id}: is not registered with gymnasium; {hint}"):
+        rmt_rl.make_env("gym", 1, id=id)
+    with pytest.raises(
+        ConfigError, match=rf"^{id}: expected a task of rmt_rl, an id of gymnasium, or module:Class"
+    ) as caught:
+        maker(id, {})
+    assert ("did you mean" in str(caught.value)) == hint.startswith("did you mean")

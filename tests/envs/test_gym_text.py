@@ -201,3 +201,41 @@ def test_a_dataset_whose_texts_are_none_keeps_its_numbers(saved: Any) -> None:
     assert with_texts(space, saved) == space
     assert with_texts(space, {"mission": False})["mission"] == TextBytes(8, False)  # type: ignore[index]
     assert texts_of(with_texts(space, {"mission": True})) == {"mission": True}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    "charset, lost", [("a\0b", r"'\\x00'"), ("a\ud800", r"'\\ud800'"), ("\ud800\0ab", r"'\\x00', '\\ud800'")]
+)
+def test_an_alphabet_that_no_policy_can_read_is_an_error_when_the_environment_is_made(
+    charset: str, lost: str, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = spaces.Text(6, charset=charset)
+    space = text if alone else spaces.Dict(number=spaces.Box(-1, 1, (1,), np.float32), mission=text)
+    monkeypatch.setattr(Env, "observation_space", space)
+    where = "" if alone else " 'mission'"
+    with pytest.raises(
+        ConfigError, match=rf"observation{where}: its alphabet has {lost}, which .*; leave .* env\.text=false$"
+    ):
+        make_env("gym", 2, id="Text-v0")
+    if not alone:
+        with pytest.warns(UserWarning, match="text is left out"):
+            assert make_env("gym", 2, id="Text-v0", text=False).single_observation_space["number"].shape == (1,)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("text", ["a\0", "\0", "a\ud800"])
+def test_text_that_cannot_be_kept_is_an_error_and_no_other_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env("gym", 1, id="Text-v0")
+    monkeypatch.setitem(globals(), "MISSIONS", [text])
+    with pytest.raises(
+        ConfigError,
+        match=r"^Env: reset returned an observation 'mission' that is .*; expected text of at most 256 bytes",
+    ):
+        env.reset(seed=0)
+
+
+def test_an_alphabet_without_letters_is_seen_character_by_character() -> None:
+    space = text_bytes(spaces.Text(4, charset=" .,"))
+    assert space.characters and space.shape == (4,)
+    texts = [". ", " .", "..", ",.", ""]
+    assert len(vectors(make_encoder(space, 16), space, texts).unique(dim=0)) == len(texts)

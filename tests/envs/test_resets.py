@@ -121,12 +121,17 @@ def test_a_mask_restarts_its_rows_only(counters: Any, workers: str) -> None:
             env.step(torch.zeros(3, dtype=torch.int64))
         options = {"reset_mask": mask}
         assert env.reset(options=options)[0].tolist() == [2, 0, 2]
-        assert list(options) == ["reset_mask"]
+        assert list(options) == ["reset_mask"] and env.np_random_seed == (0, 1, 2)
         assert env.step(torch.zeros(3, dtype=torch.int64))[0].tolist() == [3, 1, 3]
     for bad in (np.zeros(3, bool), np.ones(2, bool), np.ones(3), "x", None):
         with pytest.raises(ValueError, match=r"^reset_mask is .*; expected 3 values True or False"):
             env.reset(options={"reset_mask": bad})
     assert env.step(torch.zeros(3, dtype=torch.int64))[1].tolist() == [4.0, 2.0, 4.0]
+    if workers == "async":
+        with pytest.raises(
+            NotImplementedError, match=r"^get_attr\('n'\): rows of env.workers=async .* use env.workers=sync"
+        ):
+            env.get_attr("n")
     env.close()
 
 

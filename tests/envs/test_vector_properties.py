@@ -94,18 +94,48 @@ def test_closing_twice_is_allowed_and_is_remembered(env: TorchVectorEnv) -> None
     assert env.closed
 
 
-@pytest.mark.parametrize("mode", ["gym", "other"])
-def test_rows_are_reset_by_a_mask_or_the_error_says_that_they_cannot_be(mode: str) -> None:
-    env = KINDS["gym" if mode == "gym" else "tmaze"]()
-    first, _ = env.reset(seed=0)
-    stepped, *_ = env.step(env.action_space.sample())
+@pytest.mark.parametrize("kind", ["gym", "tmaze", "minigrid-doorkey", "trials", "returns"])
+def test_rows_that_a_mask_does_not_name_go_on(kind: str) -> None:
+    env = KINDS[kind]()
+    first = _arrays(env.reset(seed=0)[0])
+    stepped = _arrays(env.step(env.action_space.sample())[0])
     mask = {"reset_mask": np.array([True, True, False])}
-    if mode == "gym":
-        again, _ = env.reset(seed=[0, 1, 0], options=mask)  # type: ignore[arg-type]
-        assert torch.equal(again[:2], first[:2]) and torch.equal(again[2], stepped[2])  # type: ignore[index]
-    else:
-        with pytest.raises(ValueError, match=r"options \['reset_mask'\] are not supported"):
-            env.reset(options=mask)
+    again = _arrays(env.reset(seed=[0, 1, 0], options=mask)[0])  # type: ignore[arg-type]
+    assert all(np.array_equal(new[:2], old[:2]) for new, old in zip(again, first, strict=True))
+    assert all(np.array_equal(new[2], old[2]) for new, old in zip(again, stepped, strict=True))
+    assert env.np_random_seed == (0, 1, 2)
+
+
+def test_the_rows_of_a_gymnasium_environment_are_asked_and_set_one_by_one() -> None:
+    env = make_env("gym", ROWS, memory=MemoryConfig(scope="trial", episodes=2), id="CartPole-v1")
+    env.set_attr("length", [0.5, 0.6, 0.7])
+    assert env.get_attr("length") == (0.5, 0.6, 0.7) == env.call("length")
+    assert [space.n for space in env.get_attr("action_space")] == [2] * ROWS
+    assert env.call("has_wrapper_attr", "gravity") == (True,) * ROWS
+    with pytest.raises(AttributeError, match="no_such"):
+        env.get_attr("no_such")
+
+
+def test_rows_that_are_no_objects_say_what_to_do_instead() -> None:
+    env = KINDS["trials"]()
+    assert env.get_attr("longest") == (3,) * ROWS == env.call("longest")
+    with pytest.raises(
+        NotImplementedError, match=r"^call\('oracle'\): the rows of TMaze share one object; call .*\.oracle\(\.\.\.\)"
+    ):
+        env.call("oracle")
+    with pytest.raises(NotImplementedError, match=r"^set_attr\('longest'\): the rows of TMaze .* with other options$"):
+        env.set_attr("longest", 4)
+    with pytest.raises(AttributeError, match="no_such"):
+        env.get_attr("no_such")
+
+
+@pytest.mark.parametrize("kind", ["tmaze", "bandit", "minigrid-doorkey"])
+def test_a_seed_is_not_known_before_the_first_reset_and_in_worlds_that_save_generators_only(kind: str) -> None:
+    env, other = KINDS[kind](), KINDS[kind]()
+    assert env.np_random_seed is None
+    env.reset(seed=4)
+    other.load_state_dict(env.state_dict())
+    assert other.np_random_seed == ((-1,) * ROWS if kind == "minigrid-doorkey" else (4, 5, 6))
 
 
 def test_a_batch_knows_its_spec() -> None:

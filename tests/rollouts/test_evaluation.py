@@ -268,6 +268,19 @@ def test_success_is_none_where_the_environment_does_not_report_it():
     assert format_score(score, env) == "return 4.000 [4.000, 4.000]  over 3 episodes of 4.0 steps"
 
 
+def test_a_printed_score_is_one_line_of_rounded_numbers():
+    each = Episodes(*(torch.zeros(3, dtype=torch.float64) for _ in range(3)))
+    score = Score(2 / 3, (1 / 7, 0.99), 1 / 3, (-1 / 9, 2.0), 4.0, 3, each)
+    assert (
+        str(score)
+        == f"{score}"
+        == "success 0.667 [0.143, 0.990]  return 0.333 [-0.111, 2.000]  over 3 episodes of 4.0 steps"
+    )
+    assert score.ci95 == (1 / 7, 0.99) and "0.14285714" in repr(score)
+    bare = Score(None, None, 1 / 3, None, 4.0, 3, each, cut=2)
+    assert str(bare) == "return 0.333  over 3 episodes of 4.0 steps, 2 of them cut"
+
+
 def test_the_text_has_floor_and_ceiling_beside_the_score():
     none = Episodes(*torch.empty(3, 0))
     score = Score(0.5, (0.25, 0.75), 0.5, (0.2, 0.8), 11.0, 20, none)

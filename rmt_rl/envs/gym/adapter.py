@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import copy
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -24,6 +23,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.gymnasium_ids import near_ids
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
@@ -112,11 +112,9 @@ class GymAdapter(TorchVectorEnv):
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         # checked before any row is reset; a copy, because gymnasium removes "reset_mask" from the dict
-        seeds, rows = checked_seeds(seed, self.num_envs), reset_rows(options, self.num_envs)
+        seeds, rows = checked_seeds(seed, self.num_envs), reset_rows(options, self.num_envs, self._started)
         given = None if options is None else dict(options)
         if given is not None and "reset_mask" in given:
-            if not self._started:
-                raise ValueError("reset_mask was given before the first reset; reset all rows first")
             given["reset_mask"] = rows
         obs, _ = self._env.reset(seed=seeds, options=given)
         self._started = True
@@ -133,6 +131,28 @@ class GymAdapter(TorchVectorEnv):
             found = {key: self._tensors(value) for key, value in raw["final_info"].items()}
         info = step_info(final_B, self._tensors(ended), found)
         return obs_B, self._tensors(reward), self._tensors(terminated), self._tensors(truncated), info
+
+    @property
+    def np_random_seed(self) -> Any:
+        return self._env.np_random_seed
+
+    def call(self, name: str, *args: Any, **options: Any) -> tuple[Any, ...]:
+        return tuple(self._rows(f"call({name!r})").call(name, *args, **options))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        return tuple(self._rows(f"get_attr({name!r})").get_attr(name))
+
+    def set_attr(self, name: str, values: Any) -> None:
+        self._rows(f"set_attr({name!r})").set_attr(name, values)
+
+    def _rows(self, call: str) -> Any:
+        """The vector environment inside, whose rows are objects."""
+        rows = self._env.inner if isinstance(self._env, VectorRows) else self._env
+        if not all(hasattr(rows, name) for name in ("call", "get_attr", "set_attr")):
+            where = "rows of env.workers=async run in other processes; use env.workers=sync"
+            no = f"{type(rows).__name__} has no call, get_attr and set_attr"
+            raise NotImplementedError(f"{call}: {where if isinstance(rows, ProcessVectorEnv) else no}")
+        return rows
 
     def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
         return self._translation.own, self._actions.own
@@ -409,7 +429,7 @@ def register_package(id: str, name: str) -> None:
 
 
 def _hint(name: str) -> str:
-    close = difflib.get_close_matches(name, gymnasium.registry, n=3)
+    close = near_ids(name)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return (

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.actions import UnsupportedSpace, refuse_empty
-from rmt_rl.envs.text import TextBytes, is_text, text_bytes, to_bytes
+from rmt_rl.envs.text import TextBytes, is_text, text_bytes, to_bytes, unreadable
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 Path = tuple[Any, ...]  # keys of dictionaries, indices of tuples
@@ -146,6 +146,11 @@ def _observation_space(space: spaces.Space[Any], name: str) -> tuple[spaces.Spac
     """The translated space, and the offset to subtract from its values (None = 0)."""
     where = f"observation {name!r}" if name else "observation"
     if is_text(space):
+        if lost := unreadable(space):
+            raise UnsupportedSpace(
+                f"{where}: its alphabet has {', '.join(map(ascii, lost[:5]))}, which text in UTF-8 cannot keep; leave such"
+                " characters out of charset, or the text out with env.text=false"
+            )
         return text_bytes(space), None
     refuse_empty(space, where)
     if isinstance(space, spaces.Discrete):

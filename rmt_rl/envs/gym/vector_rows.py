@@ -40,7 +40,7 @@ class VectorRows:
     """
 
     def __init__(self, env: Any) -> None:
-        self._env, self._name = env, type(env).__name__
+        self.inner, self._name = env, type(env).__name__
         rows = env.num_envs
         if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
             raise ConfigError(f"{self._name}: num_envs is {show(rows)}; expected a whole number, at least 1")
@@ -79,7 +79,7 @@ class VectorRows:
             given["seed"] = seed[0] if counted and seed is not None else seed
         elif seed is not None:
             self._warn("reset has no argument seed; its episodes are not reproducible unless it was made with a seed")
-        back: Any = self._env.reset(**given)
+        back: Any = self.inner.reset(**given)
         if not isinstance(back, tuple) or len(back) != 2:
             raise ConfigError(f"{self._name}: reset returned {kind_of(back)}; expected (observations, infos)")
         self._obs = self._observations(back[0], "reset")
@@ -89,7 +89,7 @@ class VectorRows:
         return self._obs, {}
 
     def step(self, action_B: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        back: Any = self._env.step(self._actions.to_own(action_B))
+        back: Any = self.inner.step(self._actions.to_own(action_B))
         if not isinstance(back, tuple) or len(back) != 5:
             wanted = "expected (observations, rewards, terminations, truncations, infos)"
             raise ConfigError(f"{self._name}: step returned {kind_of(back)}; {wanted}")
@@ -118,7 +118,7 @@ class VectorRows:
 
     def _restarted(self, ended: np.ndarray, obs: Arrays) -> Arrays:
         """The observations after the rows that ended were reset."""
-        back = self._env.reset(options={"reset_mask": ended})
+        back = self.inner.reset(options={"reset_mask": ended})
         fresh: Arrays = _select(ended, self._observations(back[0], "reset"), obs)
         return fresh
 
@@ -130,17 +130,21 @@ class VectorRows:
         masks = mask_of(obs)  # type: ignore[arg-type]
         return {**obs, KEY: _select(ending, np.ones_like(masks), masks)}  # type: ignore[dict-item]
 
+    @property
+    def np_random_seed(self) -> Any:
+        return getattr(self.inner, "np_random_seed", None)
+
     def get_attr(self, name: str) -> tuple[Any, ...]:
         return (getattr(self, name),)
 
     def render(self) -> Any:
-        return self._env.render()
+        return self.inner.render()
 
     def close(self, **options: Any) -> None:
-        self._env.close(**options)
+        self.inner.close(**options)
 
     def _autoreset_mode(self) -> AutoresetMode:
-        mode = (getattr(self._env, "metadata", None) or {}).get("autoreset_mode")
+        mode = (getattr(self.inner, "metadata", None) or {}).get("autoreset_mode")
         try:
             return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
         except ValueError:
@@ -214,7 +218,7 @@ class VectorRows:
     def _warn_of_unused_mask(self, infos: Any) -> None:
         if isinstance(self.own[0], spaces.Dict) and KEY in self.own[0].spaces:
             return
-        rows = getattr(self._env, "envs", None) or [self._env]
+        rows = getattr(self.inner, "envs", None) or [self.inner]
         method = any(hasattr(row, METHOD) or (isinstance(row, Env) and row.has_wrapper_attr(METHOD)) for row in rows)
         if method or any(_of_row(infos, KEY, row) is not None for row in range(self.num_envs)):
             where = f"{METHOD}()" if method else f"info[{KEY!r}]"

@@ -120,6 +120,11 @@ class ProcessVectorEnv:
         info = {"final_obs": final_obs, "final_info": batched(reports, len(answers))}
         return self._batch(), rewards, flags[0], flags[1], info
 
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """The seeds of the rows; -1 = it was never given one."""
+        return tuple(-1 if row.seed is None else row.seed for row in self._rows)
+
     def get_attr(self, name: str) -> tuple[Any, ...]:
         return (getattr(self, name),)
 

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info, task_rows
 
 #: MiniGrid's actions 0..6.
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -98,6 +98,7 @@ class MiniGridDirect(TorchVectorEnv):
         reward = [0.0] + [1 - 0.9 * (t / self.max_steps) for t in range(1, self.max_steps + 1)]
         self._reward = torch.tensor(reward, dtype=torch.float64, device=self.device)
         self._generators: list[np.random.Generator] = []
+        self._seeds: list[int] = []  # empty before the first reset, like the generators
 
     def _draw(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, int], int]:
         """The start of an episode: grid [width, height], the agent's (x, y), its direction. Draws in MiniGrid's order."""
@@ -110,20 +111,29 @@ class MiniGridDirect(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start a new episode in every row; without a seed the generators of the rows continue, or get random seeds."""
-        if options:
-            raise ValueError(f"options {sorted(options)} are not supported by {type(self).__name__}; pass none")
-        if seed is not None or not self._generators:
-            # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
-            self._generators = [np.random.Generator(np.random.PCG64(s)) for s in row_seeds(seed, self.num_envs)]
-        self._grid = torch.empty(self.num_envs, self._size, dtype=torch.uint8, device=self.device)
-        self._position, self._direction, self._carrying, self._steps = (
-            torch.empty(self.num_envs, dtype=dtype, device=self.device)
-            for dtype in (torch.int64, torch.int64, torch.uint8, torch.int64)
-        )
-        rows = torch.arange(self.num_envs, device=self.device)
+        """Start a new episode in every row, or in those of options["reset_mask"].
+
+        Without a seed the generators of the rows continue, or get random seeds.
+        """
+        started = bool(self._generators)
+        rows = task_rows(options, self, started).nonzero().squeeze(1)
+        if seed is not None or not started:
+            new = dict(enumerate(row_seeds(seed, self.num_envs)))
+            if not started:
+                self._generators, self._seeds = [row_generator(0)] * self.num_envs, [-1] * self.num_envs
+                self._grid = torch.empty(self.num_envs, self._size, dtype=torch.uint8, device=self.device)
+                self._position, self._direction, self._carrying, self._steps = (
+                    torch.empty(self.num_envs, dtype=dtype, device=self.device)
+                    for dtype in (torch.int64, torch.int64, torch.uint8, torch.int64)
+                )
+            for row in rows.tolist():
+                self._generators[row], self._seeds[row] = row_generator(new[row]), new[row]
         self._begin(rows)
-        return self._observe(rows), {}
+        return self._observe(torch.arange(self.num_envs, device=self.device)), {}
+
+    @property
+    def np_random_seed(self) -> Any:
+        return tuple(self._seeds) if self._seeds else None
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """One step of every row; see `TorchVectorEnv` for the results."""
@@ -220,7 +230,7 @@ class MiniGridDirect(TorchVectorEnv):
                 f"the state has {rows} rows of {size} cells; expected {self.num_envs} rows of {self._size} cells"
             )
         read = self._checked(state)
-        self._generators = [np.random.Generator(np.random.PCG64(0)) for _ in range(self.num_envs)]
+        self._generators, self._seeds = [row_generator(0) for _ in range(self.num_envs)], [-1] * self.num_envs
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
         for name, tensor in read.items():
@@ -247,6 +257,12 @@ class MiniGridDirect(TorchVectorEnv):
 
     def _to_device(self, table: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(table).to(self.device)
+
+
+def row_generator(seed: int) -> np.random.Generator:
+    """The random numbers of a row."""
+    # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
+    return np.random.Generator(np.random.PCG64(seed))
 
 
 def empty_room(width: int, height: int) -> np.ndarray:

@@ -19,8 +19,9 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import check_count, check_tensor
-from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info, task_rows
 from rmt_rl.envs.minigrid.direct import ACTIONS as NAMES
+from rmt_rl.envs.minigrid.direct import row_generator
 
 SIZES = (7, 9, 11, 13, 17)
 RANDOM_SIZES = (13, 17)
@@ -127,23 +128,29 @@ class MiniGridMemory(TorchVectorEnv):
         self._generators: list[np.random.Generator] = []
         # The next starts of row b are _queue[_cursor[b]:] up to the end of its two blocks.
         self._queue_begin = torch.arange(num_envs, device=self.device) * (2 * BLOCK)
+        self._queue = torch.zeros(num_envs * 2 * BLOCK, dtype=torch.int64, device=self.device)
+        self._cursor, self._until_refill = self._queue_begin.clone(), BLOCK
+        self._state, self._steps, self._known = self._queue_begin, torch.zeros_like(self._cursor), self._unknown()
+        self._seeds: list[int] = []  # empty before the first reset
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start a new episode in every row; without a seed the generators of the rows continue, or get random seeds."""
-        if options:
-            raise ValueError(f"options {sorted(options)} are not supported by MiniGridMemory; pass none")
+        """Start a new episode in every row, or in those of options["reset_mask"].
+
+        Without a seed the generators of the rows continue, or get random seeds.
+        """
+        rows = task_rows(options, self, started=bool(self._generators))
         if seed is not None or not self._generators:
-            self._generators = [_generator(s) for s in row_seeds(seed, self.num_envs)]
-            starts = self._draw_starts(range(self.num_envs), 2 * BLOCK)
-            self._queue = torch.from_numpy(starts).flatten().to(self.device)
-            self._cursor = self._queue_begin.clone()
-            self._until_refill = BLOCK
-        self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._known = self._unknown()
-        self._state = self._take_starts(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+            self._seed_rows(rows.nonzero().squeeze(1), row_seeds(seed, self.num_envs))
+        self._steps = torch.where(rows, 0, self._steps)
+        self._known = self._known & ~rows
+        self._state = torch.where(rows, self._take_starts(rows), self._state)
         return self._observe(self._state), {}
+
+    @property
+    def np_random_seed(self) -> Any:
+        return tuple(self._seeds) if self._seeds else None
 
     def step(self, action_B: torch.Tensor) -> tuple[Obs, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """One step of every row; see `TorchVectorEnv` for the results."""
@@ -184,7 +191,7 @@ class MiniGridMemory(TorchVectorEnv):
             raise ValueError(f"the state has the configuration {state['config']}; expected {self._config}")
         if len(state["generators"]) != self.num_envs:
             raise ValueError(f"the state has {len(state['generators'])} rows; expected {self.num_envs} rows")
-        generators = [_generator(0) for _ in range(self.num_envs)]
+        generators = [row_generator(0) for _ in range(self.num_envs)]
         for generator, saved in zip(generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
         # an index out of range would be an error of torch, many steps later
@@ -203,7 +210,7 @@ class MiniGridMemory(TorchVectorEnv):
         for name, tensor in read.items():
             setattr(self, f"_{name}", tensor)
         self._until_refill = refill
-        self._generators = generators
+        self._generators, self._seeds = generators, [-1] * self.num_envs
 
     def oracle(self) -> torch.Tensor:
         """[B] actions of an expert that uses only what it has observed: it walks to the nearest state whose view reveals the cue,
@@ -233,6 +240,15 @@ class MiniGridMemory(TorchVectorEnv):
 
     def _observe(self, state_B: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"image": self._image.index_select(0, state_B), "direction": state_B & 3}
+
+    def _seed_rows(self, rows: torch.Tensor, seeds: list[int]) -> None:
+        """New generators for the rows with these numbers, and the first two blocks of their queues."""
+        new, old = {row: seeds[row] for row in rows.tolist()}, (self._generators, self._seeds)
+        self._generators = [row_generator(new[row]) if row in new else old[0][row] for row in range(self.num_envs)]
+        self._seeds = [new[row] if row in new else old[1][row] for row in range(self.num_envs)]
+        drawn = torch.from_numpy(self._draw_starts(list(new), 2 * BLOCK)).to(self.device)
+        self._queue.view(self.num_envs, 2 * BLOCK)[rows] = drawn
+        self._cursor[rows] = self._queue_begin[rows]
 
     def _take_starts(self, taken_B: torch.Tensor) -> torch.Tensor:
         """[B] the next start of every row; only the rows of `taken_B` consume theirs."""
@@ -286,11 +302,6 @@ class MiniGridMemory(TorchVectorEnv):
             return product >> 32
 
         return [int(self._tables.start(below)) for _ in range(count)]
-
-
-def _generator(seed: int) -> np.random.Generator:
-    # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
-    return np.random.Generator(np.random.PCG64(seed))
 
 
 @dataclass(frozen=True)

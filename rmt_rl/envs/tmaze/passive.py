@@ -15,7 +15,7 @@ import torch
 
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info
+from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info, task_rows
 
 RIGHT, UP, LEFT, DOWN = range(4)
 
@@ -74,18 +74,21 @@ class TMaze(TorchVectorEnv):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        if options:
-            raise ValueError(f"options {sorted(options)} are not supported by T-maze's reset; pass none")
+        rows = task_rows(options, self, started=self._seed is not None)
         if seed is not None or self._seed is None:
-            self._seed = torch.tensor(row_seeds(seed, self.num_envs), device=self.device)
-            self._episode = torch.zeros_like(self._seed)
-        else:
-            self._episode = self._episode + 1
-        self._goal, self._length = self._draw()
-        self._x = torch.zeros_like(self._seed)
-        self._y = torch.zeros_like(self._seed)
-        self._t = torch.zeros_like(self._seed)
-        return self._observe(), {}
+            seeds = torch.tensor(row_seeds(seed, self.num_envs), device=self.device)
+            if self._seed is None:
+                self._seed = seeds
+                self._episode, self._goal, self._length, self._x, self._y, self._t = torch.zeros_like(seeds).expand(
+                    6, -1
+                )
+            self._seed = torch.where(rows, seeds, self._seed)
+            self._episode = torch.where(rows, -1, self._episode)  # `_begin` counts on
+        return self._begin(rows, self._observe()), {}
+
+    @property
+    def np_random_seed(self) -> Any:
+        return None if self._seed is None else tuple(self._seed.tolist())
 
     def step(
         self, action_B: torch.Tensor
