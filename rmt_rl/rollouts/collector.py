@@ -199,9 +199,10 @@ class Collector:
             return
         for name, values in episodes.metrics.items():
             if bool(values.isnan().all()):
+                hint = "" if name in reported else did_you_mean(name, reported)
                 raise RunError(
                     f"metrics={','.join(self.metrics)}: none of the first {len(episodes.returns)} episodes reports a finite"
-                    f" number {name} in its last info; they report {', '.join(reported) or 'none'}{did_you_mean(name, reported)}"
+                    f" number {name} in its last info; they report {', '.join(reported) or 'none'}{hint}"
                 )
         self._metrics_seen = True
 

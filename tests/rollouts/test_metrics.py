@@ -154,7 +154,7 @@ def test_the_means_are_over_the_latest_episodes_that_report_a_number() -> None:
     [
         ("distanc", "finite number distanc in its last info; they report distance, half, .*; did you mean distance"),
         ("word", "finite number word in its last info; they report distance"),
-        ("nothing", "finite number nothing in its last info"),
+        ("nothing", "finite number nothing in its last info; they report .*nothing[^;]*$"),
     ],
 )
 def test_a_name_that_no_first_episode_reports_is_one_sentence(name: str, sentence: str) -> None:
@@ -171,6 +171,7 @@ def test_a_name_that_no_first_episode_reports_is_one_sentence(name: str, sentenc
         ("a,b,a", "metrics=a,b,a: has a name twice"),
         ("[a]", r"metrics=\[a\]: expected names of numbers, separated by commas"),
         ("a,,b", "metrics=a,,b: expected names of numbers"),
+        ("a, b", "metrics=a, b: expected names of numbers, separated by commas without spaces"),
     ],
 )
 def test_names_that_cannot_be_meant_are_one_sentence(metrics: str, sentence: str) -> None:
