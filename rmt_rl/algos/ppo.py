@@ -209,8 +209,8 @@ class PPO:
             if (own := self.policy.config.encoder) != "auto":
                 part = (
                     f"policy disagree: the encoder {own} must return the same vector for the same observation, alone and in any"
-                    " batch, while it learns and while it acts (no dropout, no batch normalisation, no state); or the backbone does"
-                    f" not, {check}"
+                    " batch, while it learns and while it acts (no dropout, no batch normalisation, no state); or the backbone"
+                    f" does not, {check}"
                 )
             raise RuntimeError(
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "

@@ -236,7 +236,7 @@ class Collector:
         self.state = state_from_tree(self.state, state["state"])
         self.first = check_tensor("first", state["first"], self.first)
         if self.noise is not None:
-            self.noise = check_tensor("noise", state["noise"], self.noise)
+            self.noise = check_tensor("noise", state["noise"], self.noise, -20, 20)  # standard normal
         self.episode_return = check_tensor("episode_return", state["episode_return"], self.episode_return)
         self.episode_length = check_tensor("episode_length", state["episode_length"], self.episode_length, low=0)
         self._check_loaded()

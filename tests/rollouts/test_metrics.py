@@ -147,6 +147,9 @@ def test_the_means_are_over_the_latest_episodes_that_report_a_number() -> None:
     assert again.means() == stats.means()
     with pytest.raises(ValueError, match="episodes has shape"):
         EpisodeStats(10**6).load_state_dict(stats.state_dict())
+    endless = {"episodes": torch.tensor([[0.0, 1.0, 2.0, math.inf]], dtype=torch.float64)}
+    with pytest.raises(ValueError, match="episodes has metrics that are infinite"):
+        again.load_state_dict(endless)
 
 
 @pytest.mark.parametrize(
