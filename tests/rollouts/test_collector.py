@@ -1,7 +1,7 @@
 """The columns of a rollout against a slow recomputation from the same steps."""
 
-import math
 import dataclasses
+import math
 import random
 
 import gymnasium
@@ -358,7 +358,7 @@ def test_noise_that_no_run_writes_is_rejected(number):
     collector = collector_of_noise(0.9)
     collector.collect(3)
     state = collector.state_dict()
-    with pytest.raises(ValueError, match="^noise (is not finite|has values out of range)"):
+    with pytest.raises(ValueError, match=r"^noise (is not finite|has values out of range)"):
         collector.load_state_dict({**state, "noise": torch.full_like(state["noise"], number)})
 
 
