@@ -204,10 +204,18 @@ class PPO:
                 f" their order of computation; scale them to about 1, at most to {LARGE:g}"
             )
         if not worst <= RATIO_TOLERANCE:
+            check = f"check it with {command_line('rmt_rl.policies.check')}"
+            part = f"backbone disagree; {check}"
+            if (own := self.policy.config.encoder) != "auto":
+                part = (
+                    f"policy disagree: the encoder {own} must return the same vector for the same observation, alone and in any"
+                    " batch, while it learns and while it acts (no dropout, no batch normalisation, no state); or the backbone"
+                    f" does not, {check}"
+                )
             raise RuntimeError(
                 f"before the first update the log-probabilities of `unroll` differ from those of `step` by {worst:.1e}; "
-                f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the backbone disagree; check it with"
-                f" {command_line('rmt_rl.policies.check')}. In a loop of your own, the rollout may be that of another policy"
+                f"allowed is {RATIO_TOLERANCE:.0e}. `step` and `unroll` of the {part}. In a loop of your own, the rollout may be"
+                " that of another policy"
             )
 
 

@@ -164,7 +164,8 @@ class RATEConfig(AlgoConfig):
         if run.memory.scope != "episode":
             yield f"memory.scope={run.memory.scope}: algo=rate learns from single episodes; expected memory.scope=episode"
         if run.policy.critic == "separate":
-            yield "policy.critic=separate: algo=rate learns no values; expected policy.critic=shared"
+            expected = "policy.critic=shared" if run.init is None else "init=<a policy with policy.critic=shared>"
+            yield f"policy.critic=separate: algo=rate learns no values; expected {expected}"
         changed = [
             name
             for name in ("bptt_segments", "cache_gradient")

@@ -13,6 +13,9 @@ from rmt_rl.config.fields import Config, option, show
 #: What a registered name looks like; a file reads null, true and 1 as other values than text.
 CHOICE = r"(?!(?i:null|true|false)$)[^\W\d_][\w.-]*"
 
+#: Names in a list begin and end without a space.
+NO_SPACES = r"(?!\s|.*(,\s|\s,|\s$))"
+
 
 @dataclass(frozen=True)
 class EnvConfig(Config):
@@ -51,7 +54,7 @@ class PolicyConfig(Config):
         None,
         "entries of the observation that only the critic sees, separated by commas, such as state; acting does not need them"
         " (policy.critic=separate)",
-        form=("names of entries, separated by commas", r"[^,]+(,[^,]+)*"),
+        form=("names of entries, separated by commas without spaces", NO_SPACES + r"[^,]+(,[^,]+)*"),
     )
     encoder: str = option(
         "auto",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rmt_rl.config.bases import NO_SPACES
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
 from rmt_rl.config.registry import builtin, names
@@ -24,7 +25,7 @@ def _metrics_option() -> Any:
     return option(
         None,
         "numbers in the last info of episodes to average, such as distance,collisions",
-        form=("names of numbers, separated by commas", r"[^,\[\]]+(,[^,\[\]]+)*"),
+        form=("names of numbers, separated by commas without spaces", NO_SPACES + r"[^,\[\]]+(,[^,\[\]]+)*"),
     )
 
 

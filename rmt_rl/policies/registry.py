@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
@@ -19,7 +20,7 @@ from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.fields import show
 from rmt_rl.config.registry import entry_of, find_encoder
 from rmt_rl.policies.base import Backbone
-from rmt_rl.policies.encoders import ObservationEncoder
+from rmt_rl.policies.encoders import WIDEST_BOUNDS, ObservationEncoder
 
 
 def make_backbone(config: PolicyConfig) -> Backbone[Any]:
@@ -47,6 +48,12 @@ def encoder_maker(config: PolicyConfig) -> Callable[[gymnasium.Space[Any], int],
             raise ConfigError(
                 f"policy.encoder={config.encoder}: a {type(made).__name__} was made; expected a torch.nn.Module"
             )
+        for name, tensor in (*made.named_parameters(), *made.named_buffers()):
+            if is_lazy(tensor):
+                raise ConfigError(
+                    f"policy.encoder={config.encoder}: its class has {name}, whose shape is not known before its first call, so"
+                    " that no saved policy could be loaded; expected layers whose sizes are computed from the space"
+                )
         return made
 
     return make
@@ -73,6 +80,13 @@ def check_encoder(encoder: ObservationEncoder, config: PolicyConfig, device: tor
     found = encoder.encoder(obs)
     encoder.train(learning)
     if isinstance(found, torch.Tensor) and found.shape == (rows, width) and found.dtype == torch.float32:
+        # a space whose bounds are those of float32 has samples that overflow in any network
+        small = all(bool((x.abs() <= WIDEST_BOUNDS).all()) for x in ([obs] if parts is None else obs.values()))
+        if small and not bool(found.isfinite().all()):
+            number = float(found[~found.isfinite()][0])
+            raise ConfigError(
+                f"policy.encoder={config.encoder}: its class returned {number} for a sample of its space; expected finite numbers"
+            )
         return
     what = f"{list(found.shape)} of {found.dtype}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
     raise ConfigError(

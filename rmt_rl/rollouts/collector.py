@@ -199,9 +199,10 @@ class Collector:
             return
         for name, values in episodes.metrics.items():
             if bool(values.isnan().all()):
+                hint = "" if name in reported else did_you_mean(name, reported)
                 raise RunError(
                     f"metrics={','.join(self.metrics)}: none of the first {len(episodes.returns)} episodes reports a finite"
-                    f" number {name} in its last info; they report {', '.join(reported) or 'none'}{did_you_mean(name, reported)}"
+                    f" number {name} in its last info; they report {', '.join(reported) or 'none'}{hint}"
                 )
         self._metrics_seen = True
 
@@ -235,7 +236,7 @@ class Collector:
         self.state = state_from_tree(self.state, state["state"])
         self.first = check_tensor("first", state["first"], self.first)
         if self.noise is not None:
-            self.noise = check_tensor("noise", state["noise"], self.noise)
+            self.noise = check_tensor("noise", state["noise"], self.noise, -20, 20)  # standard normal
         self.episode_return = check_tensor("episode_return", state["episode_return"], self.episode_return)
         self.episode_length = check_tensor("episode_length", state["episode_length"], self.episode_length, low=0)
         self._check_loaded()

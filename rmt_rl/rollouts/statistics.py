@@ -95,6 +95,8 @@ class EpisodeStats:
             raise ValueError(f"episodes has shape {tuple(episodes.shape)}; expected [at most {MOST}, {columns}]")
         if not bool(episodes[:, 1:3].isfinite().all()):
             raise ValueError("episodes has returns or lengths that are not finite")
+        if bool(episodes[:, 3:].isinf().any()):
+            raise ValueError("episodes has metrics that are infinite")
         self._episodes.clear()
         self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
         self._forget()  # the end of the run may have moved, and earlier versions kept more episodes

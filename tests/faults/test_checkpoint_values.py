@@ -27,6 +27,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "dark": {"env": "dark-room"},
     "trial": {"env": "tmaze", "memory.scope": "trial"},
     "scaled": {"env": "bandit", "algo.normalize_reward": True},
+    "critic": {"env": "tmaze", "env.length": 3, "policy.critic": "separate"},
 }
 
 
@@ -90,6 +91,9 @@ LIES = [
     ("tmaze", put("collector", "episode_length", value=constant(-1))),
     ("tmaze", put("collector", "steps", value=-1)),
     ("tmaze", put("collector", "steps", value=10**40)),
+    ("critic", put("collector", "state", "memory", "critic", "age", value=constant(-5))),
+    ("critic", put("collector", "state", "memory", "critic", "memory", value=constant(math.nan))),
+    ("critic", put("collector", "state", "memory", value=lambda x: x["actor"])),
     ("scaled", put("deviation", "squares", value=-1.0)),
     ("scaled", put("deviation", "mean", value=math.nan)),
     ("scaled", put("deviation", "steps", value=-1)),

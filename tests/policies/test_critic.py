@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,8 @@ def test_rate_which_learns_no_values_refuses_a_separate_critic() -> None:
         rmt_rl.ConfigError, match=r"^policy\.critic=separate: algo=rate learns no values; expected policy\.crit"
     ):
         make_config(env="tmaze", algo="rate", **{"policy.critic": "separate"})
+    run = dataclasses.replace(make_config(env="tmaze", algo="rate"), init="runs/x", policy=make("lstm").config)
+    assert "expected init=<a policy with policy.critic=shared>" in next(run.problems())
 
 
 @pytest.mark.slow

@@ -175,6 +175,11 @@ def test_entries_that_cannot_be_hidden_are_one_sentence(given: dict[str, Any], s
         make(space=space, **given)
 
 
+def test_a_space_beside_a_comma_is_one_sentence() -> None:
+    with pytest.raises(rmt_rl.ConfigError, match=r"names of entries, separated by commas without spaces"):
+        make(critic_only="seen, state")
+
+
 def test_an_exported_program_has_no_input_for_the_state(tmp_path: Path) -> None:
     policy = make()
     _, inputs, names, _ = step_module(policy, 2)

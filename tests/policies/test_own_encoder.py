@@ -144,10 +144,33 @@ class Pairs(Short):
         return self.layer(obs), None
 
 
+class NotANumber(Short):
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.layer(obs)[:, :-1] * torch.nan
+
+
+class Lazy(nn.Module):
+    def __init__(self, space: Any, width: int) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(width)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.layer(obs)
+
+
+class Drops(Short):
+    """Other vectors at every call while it learns."""
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.layer(obs)[:, :-1], 0.5, self.training)
+
+
 WRONG = {
     Short: r"returned \[2, 9\] of torch.float32 for 2 observations; expected \[2, 8\] of torch.float32",
     Doubles: r"returned \[2, 8\] of torch.float64 for 2",
     Pairs: r"returned a tuple for 2",
+    NotANumber: "returned nan for a sample of its space",
+    Lazy: "has layer.weight, whose shape is not known before its first call, so that no saved policy could be loaded",
 }
 
 
@@ -162,6 +185,15 @@ def test_a_wrong_result_is_one_sentence_before_the_run(
     assert not Path("runs").exists()
     with pytest.raises(rmt_rl.ConfigError, match=r"^policy.encoder=wrong: its class"):
         rmt_rl.make_policy(rmt_rl.make_env("tmaze", 2), "gru", width=8, encoder="wrong")
+
+
+def test_an_encoder_that_differs_between_acting_and_learning_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rmt_rl.register_encoder("drops")(Drops)
+    with pytest.raises(RuntimeError, match=r"of the policy disagree: the encoder drops .*no dropout"):
+        rmt_rl.train(**TINY, **SMALL, **{"policy.encoder": "drops"})
 
 
 @pytest.mark.parametrize(

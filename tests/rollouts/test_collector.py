@@ -1,6 +1,7 @@
 """The columns of a rollout against a slow recomputation from the same steps."""
 
 import dataclasses
+import math
 import random
 
 import gymnasium
@@ -350,6 +351,15 @@ def test_a_saved_collector_continues_with_the_same_noise():
     resumed = collector_of_noise(0.9)
     resumed.load_state_dict(begun.state_dict())
     assert torch.equal(resumed.collect(9)[0].action, whole.collect(9)[0].action)
+
+
+@pytest.mark.parametrize("number", [math.nan, 1e30])
+def test_noise_that_no_run_writes_is_rejected(number):
+    collector = collector_of_noise(0.9)
+    collector.collect(3)
+    state = collector.state_dict()
+    with pytest.raises(ValueError, match=r"^noise (is not finite|has values out of range)"):
+        collector.load_state_dict({**state, "noise": torch.full_like(state["noise"], number)})
 
 
 def test_correlated_noise_for_choices_is_rejected():

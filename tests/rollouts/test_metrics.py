@@ -147,6 +147,9 @@ def test_the_means_are_over_the_latest_episodes_that_report_a_number() -> None:
     assert again.means() == stats.means()
     with pytest.raises(ValueError, match="episodes has shape"):
         EpisodeStats(10**6).load_state_dict(stats.state_dict())
+    endless = {"episodes": torch.tensor([[0.0, 1.0, 2.0, math.inf]], dtype=torch.float64)}
+    with pytest.raises(ValueError, match="episodes has metrics that are infinite"):
+        again.load_state_dict(endless)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_the_means_are_over_the_latest_episodes_that_report_a_number() -> None:
     [
         ("distanc", "finite number distanc in its last info; they report distance, half, .*; did you mean distance"),
         ("word", "finite number word in its last info; they report distance"),
-        ("nothing", "finite number nothing in its last info"),
+        ("nothing", "finite number nothing in its last info; they report .*nothing[^;]*$"),
     ],
 )
 def test_a_name_that_no_first_episode_reports_is_one_sentence(name: str, sentence: str) -> None:
@@ -171,6 +174,7 @@ def test_a_name_that_no_first_episode_reports_is_one_sentence(name: str, sentenc
         ("a,b,a", "metrics=a,b,a: has a name twice"),
         ("[a]", r"metrics=\[a\]: expected names of numbers, separated by commas"),
         ("a,,b", "metrics=a,,b: expected names of numbers"),
+        ("a, b", "metrics=a, b: expected names of numbers, separated by commas without spaces"),
     ],
 )
 def test_names_that_cannot_be_meant_are_one_sentence(metrics: str, sentence: str) -> None:
