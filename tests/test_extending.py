@@ -64,8 +64,14 @@ def test_the_check_of_a_memory_reports_a_planted_off_by_one(folder):
 
 
 @pytest.mark.slow
-def test_the_own_loop_learns(folder):
-    assert run(["-c", LOOP], folder).splitlines()[-1] == "success 1.00 in 100 new episodes"
+def test_the_own_loop_runs(folder):
+    """With few updates; tests/learning shows that PPO learns."""
+    short = LOOP.replace("updates = 30", "updates = 3").replace("update % 10 == 9", "update % 3 == 2")
+    assert short.count("3") > LOOP.count("3")
+    printed = run(["-c", short], folder).splitlines()
+    assert printed[-2].startswith("6144 steps, success ") and re.fullmatch(
+        r"success 0\.\d\d in 100 new episodes", printed[-1]
+    )
 
 
 @pytest.mark.slow

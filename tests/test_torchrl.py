@@ -502,9 +502,8 @@ def from_torchrl(rows, id="CartPole-v1", **options):
     return FromTorchRL(SerialEnv(rows, lambda: GymEnv(id, **options)))
 
 
-@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1"])
-def test_an_environment_of_torchrl_keeps_our_contract_except_for_a_seed_per_row(id):
-    wrong = {r.claim: r.found for r in check(lambda rows: from_torchrl(rows, id)) if r.verdict == "wrong"}
+def test_an_environment_of_torchrl_keeps_our_contract_except_for_a_seed_per_row():
+    wrong = {r.claim: r.found for r in check(lambda rows: from_torchrl(rows, "CartPole-v1")) if r.verdict == "wrong"}
     claim = "a row depends only on its own seed, not on the number of rows"
     assert list(wrong) == [claim] and "torchrl seeds its rows from one number" in wrong[claim]
 

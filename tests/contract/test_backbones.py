@@ -16,7 +16,7 @@ from rmt_rl.policies.registry import make_backbone
 
 WIDTH = 8
 #: `make check` runs one; `make contract` runs 300 of each, from experiments/reliability/contract.py.
-CASES = int(os.environ.get("RMT_RL_CASES", "3"))
+CASES = int(os.environ.get("RMT_RL_CASES", "2"))
 
 
 def rmt(**options):
