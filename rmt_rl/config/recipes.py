@@ -49,11 +49,10 @@ GYM = {
     "algo.normalize_reward": True,
     "policy.normalize_observation": True,
 }
-#: What single ids of gymnasium change besides. gamma, entropy and correlated noise are those of rl-baselines3-zoo in spirit: it
-#: has gamma 0.9 and 0.9999, no entropy bonus, and state-dependent noise that is kept for 4 and 8 steps.
+#: What single ids of gymnasium change besides (docs/log.md has what was tried).
 GYM_IDS: dict[str, dict[str, object]] = {
     # every step costs, and only the next second matters
     "Pendulum-v1": {"algo.gamma": 0.9, "algo.learning_rate": 1e-3},
-    # independent noise reaches the goal in one episode of twenty, correlated noise in most; it is some 500 steps away
+    # every action costs and the goal is far away, so independent noise teaches to stop pushing
     "MountainCarContinuous-v0": {"algo.gamma": 0.999, "algo.entropy_coef": 0.0, "algo.noise_correlation": 0.9},
 }
