@@ -43,6 +43,16 @@ def without_velocities(of: str, shown: list[int], **given: Any) -> gymnasium.Env
     return gymnasium.wrappers.TransformObservation(env, lambda obs: obs[shown], box)
 
 
+def register() -> None:
+    for task, (of, shown, _) in TASKS.items():
+        gymnasium.register(
+            f"rmt_rl_experiments/{task}-v0",
+            without_velocities,
+            kwargs={"of": of, "shown": shown},
+            disable_env_checker=True,
+        )
+
+
 def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     usual = ["env=gym", f"env.id=rmt_rl_experiments/{run['task']}-v0", f"policy={run['policy']}", f"seed={run['seed']}"]
     usual += [f"steps={TASKS[run['task']][2]}", "evaluate_episodes=64"]
@@ -59,13 +69,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--results", type=Path, default=RESULTS / "no_velocities.jsonl")
     arguments = parser.parse_args()
-    for task, (of, shown, _) in TASKS.items():
-        gymnasium.register(
-            f"rmt_rl_experiments/{task}-v0",
-            without_velocities,
-            kwargs={"of": of, "shown": shown},
-            disable_env_checker=True,
-        )
+    register()
     runs = [
         {"task": task, "policy": policy, "seed": seed, "options": arguments.options}
         for task in arguments.tasks

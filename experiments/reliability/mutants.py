@@ -1,11 +1,13 @@
 """Bugs planted by rule, one at a time, and whether the tests of the changed module detect them.
 
     python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--passing] [--only policies]
+        [--workers 1] [--deselect <file>]
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
 A mutant is killed if a fast test of its module's files (`TESTS`) fails, timed out if they take four times as long as without it.
 With --passing the tests are known to pass without a mutant and do not run without one first; the time limit is 15 minutes.
+--workers runs so many mutants at a time. --deselect names a file with one test per line that fails without a mutant.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
 for instance after tests were added, and --slow runs the tests marked as slow, too. The table at the end, also after an
@@ -30,7 +32,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -348,7 +352,7 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
         # no compiled files: two mutants of one size, written in one second, would share them
         env={
             **os.environ,
-            "PYTHONPATH": str(copy),
+            "PYTHONPATH": os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "RMT_RL_CASES": "1",
@@ -375,8 +379,10 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
 class Bench:
     """A copy of the repository in which one file at a time is changed, and the time that each set of tests takes in it."""
 
-    def __init__(self, copy: Path, slow: bool, passing: bool) -> None:
+    def __init__(self, copy: Path, slow: bool, passing: bool, deselected: list[str]) -> None:
         self.copy, self.passing, self.seconds, self.marked = copy, passing, {}, [] if slow else ["-m", "not slow"]
+        self.marked += [f"--deselect={test}" for test in deselected]
+        copy.mkdir()
         for part in ("rmt_rl", "tests", "experiments", "docs", "README.md", "CHANGELOG.md", "pyproject.toml"):
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -425,6 +431,28 @@ def print_table(mutants: list[Mutant], finished: dict[str, dict[str, Any]]) -> N
     )
 
 
+def is_due(mutant: Mutant, finished: dict[str, dict[str, Any]], again: bool) -> bool:
+    """Whether a mutant has to run: it has not yet, or it survived and is to run again."""
+    stored = finished.get(mutant.key, {}).get("outcome")
+    return not stored or (again and stored == "survived" and mutant.name not in EQUIVALENT)
+
+
+def judge(mutant: Mutant, benches: SimpleQueue[Bench]) -> dict[str, Any]:
+    """The row of a mutant in the results file, after its tests ran in a free copy."""
+    bench = benches.get()
+    try:
+        begin = time.monotonic()
+        outcome, by = bench.outcome(mutant)
+    finally:
+        benches.put(bench)
+    row = {"key": mutant.key, **mutant._asdict(), "outcome": outcome, "by": by}
+    row["seconds"] = round(time.monotonic() - begin)
+    del row["source"]
+    add_result(STORED, row)
+    print(f"{outcome:9} {mutant.file}:{mutant.line} {mutant.rule}: {mutant.before} -> {mutant.after}", flush=True)
+    return row
+
+
 def stop(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -440,28 +468,26 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="run the tests marked as slow, too")
     parser.add_argument("--passing", action="store_true", help="the tests are known to pass without a mutant")
     parser.add_argument("--only", default="", help="only mutants of files whose path starts with this")
+    parser.add_argument("--workers", type=int, default=1, help="mutants that run at a time")
+    parser.add_argument("--deselect", type=Path, help="file with the tests that fail without a mutant, one per line")
     arguments = parser.parse_args()
     mutants = [m for m in drawn(arguments.count, arguments.seed) if m.file.startswith(arguments.only)]
     finished = {row["key"]: row for row in read_results(STORED)}  # the newest of a mutant counts
+    deselected = arguments.deselect.read_text().split("\n") if arguments.deselect else []
+    todo = [] if arguments.list else [m for m in mutants if is_due(m, finished, arguments.again)]
     signal.signal(signal.SIGTERM, stop)
     try:
-        with tempfile.TemporaryDirectory() as copy:
-            bench = Bench(Path(copy).resolve(), arguments.slow, arguments.passing)
-            for mutant in [] if arguments.list else mutants:
-                stored = finished.get(mutant.key, {}).get("outcome")
-                if stored and not (arguments.again and stored == "survived" and mutant.name not in EQUIVALENT):
-                    continue
-                begin = time.monotonic()
-                outcome, by = bench.outcome(mutant)
-                row = {"key": mutant.key, **mutant._asdict(), "outcome": outcome, "by": by}
-                row["seconds"] = round(time.monotonic() - begin)
-                del row["source"]
-                add_result(STORED, row)
-                finished[mutant.key] = row
-                print(
-                    f"{outcome:9} {mutant.file}:{mutant.line} {mutant.rule}: {mutant.before} -> {mutant.after}",
-                    flush=True,
-                )
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.workers) as pool:
+            benches: SimpleQueue[Bench] = SimpleQueue()
+            for worker in range(arguments.workers):
+                copy = Path(folder).resolve() / str(worker)
+                benches.put(Bench(copy, arguments.slow, arguments.passing, list(filter(None, deselected))))
+            try:
+                for row in pool.map(lambda mutant: judge(mutant, benches), todo):
+                    finished[row["key"]] = row
+            except BaseException:  # no further mutant starts; those that run end first
+                pool.shutdown(cancel_futures=True)
+                raise
     except KeyboardInterrupt:
         print("interrupted; what has finished is stored")
     if arguments.list:
