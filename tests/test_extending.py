@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs/extending.md").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def run(arguments, folder, status=0):
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = commands.run(*arguments, cwd=folder, timeout=300)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
@@ -80,7 +81,7 @@ def test_the_callback_stops_the_run(folder):
 
 
 def test_an_unregistered_class_is_rejected_with_what_to_do(folder):
-    done = subprocess.run(
+    done = subprocess.run(  # a new Python
         [sys.executable, "-m", "rmt_rl.policies.check", "collections:OrderedDict"],
         cwd=folder,
         capture_output=True,

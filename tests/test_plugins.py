@@ -1,6 +1,6 @@
 """Claims about registration from outside: a user's own environment, policy and algorithm work like the built-in ones.
 
-The module of the user lies in a folder of its own and is used from fresh processes, as a user would.
+The module of the user lies in a folder of its own and is used from other processes, as a user would.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import run
 
 import rmt_rl
 from rmt_rl import config as cfg
@@ -177,7 +178,8 @@ def python(folder: Path, *arguments: str, path: Path | None = None) -> subproces
 
 
 def train(folder: Path, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    done = python(folder, "-m", "rmt_rl.train", *arguments, path=path)
+    """Forked, see commands.py; PYTHONPATH as for `python`."""
+    done = run("-m", "rmt_rl.train", *arguments, cwd=folder, env=None if path is None else {"PYTHONPATH": str(path)})
     assert done.returncode == 0, done.stderr
     return done
 
@@ -204,7 +206,7 @@ def runs(folder: Path) -> Path:
     own = ["policy=leaky", "policy.params=2000", "algo=reinforce", "env.length=4"]
     train(folder, "plugins=mine", "env=echo", *own, "steps=64", "checkpoint_steps=32", "evaluate_episodes=8", "run=own")
     program = "import mine, rmt_rl; rmt_rl.train(env='echo', policy='gru', evaluate_episodes=8, run='echo')"
-    done = python(folder, "-c", program)
+    done = run("-c", program, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs"
 
@@ -257,7 +259,7 @@ def test_the_recipe_of_a_task_from_outside_is_used(runs: Path) -> None:
 @pytest.mark.slow
 def test_a_policy_from_outside_is_evaluated_with_other_options_of_its_task(runs: Path) -> None:
     options = ["plugins=mine", "policy=runs/own", "env.length=5", "episodes=4"]
-    done = python(runs.parent, "-m", "rmt_rl.evaluate", *options)
+    done = run("-m", "rmt_rl.evaluate", *options, cwd=runs.parent)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["env"] == {"name": "echo", "length": 5, "loud": False}
 

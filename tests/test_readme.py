@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run
 
 from rmt_rl import export
 from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play
@@ -81,7 +82,7 @@ def test_every_python_example_runs(name, folder):
     if name.startswith("torchrl"):
         pytest.importorskip("torchrl", reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
     example = re.sub(r"steps=[\d_]+", "steps=512, evaluate_episodes=4", blocks("python")[name])
-    done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=240)
+    done = run("-c", example, cwd=folder, timeout=240)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(OUTPUTS[name], done.stdout, re.DOTALL), done.stdout
 

@@ -1,4 +1,4 @@
-"""The command line from end to end, in processes of its own, as a user types it."""
+"""The command line from end to end, in processes of its own, as a user types it; most are forked (commands.py)."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import commands
 import gymnasium
 import pytest
 
@@ -20,7 +21,8 @@ from rmt_rl.train import train
 TINY = ["env=tmaze", "env.length=3", "algo.num_envs=8", "algo.rollout=12", "steps=200", "evaluate_episodes=20"]
 
 
-def command(name, *arguments, cwd, env=None, **options):
+def new_python(name, *arguments, cwd, env=None):
+    """Not forked, unlike most commands here: a Python that starts and imports as a user's does."""
     return subprocess.Popen(
         [sys.executable, "-m", f"rmt_rl.{name}", *arguments],
         cwd=cwd,
@@ -28,21 +30,20 @@ def command(name, *arguments, cwd, env=None, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        **options,
     )
 
 
-def run(name, *arguments, cwd, timeout=120):
-    process = command(name, *arguments, cwd=cwd)
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
+def run(name, *arguments, cwd):
+    done = commands.run("-m", f"rmt_rl.{name}", *arguments, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
-    code, out, err = run("train", *TINY, "run=first", cwd=folder)
-    assert code == 0, err
+    process = new_python("train", *TINY, "run=first", cwd=folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     return folder, out, err
 
 
@@ -129,8 +130,9 @@ def test_without_a_name_the_next_free_name_is_used(tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_plays_the_trained_policy_on_a_longer_task(trained):
-    code, out, err = run("evaluate", "policy=runs/first", "env.length=40", "episodes=10", cwd=trained[0])
-    assert code == 0, err
+    process = new_python("evaluate", "policy=runs/first", "env.length=40", "episodes=10", cwd=trained[0])
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     result = json.loads(out.splitlines()[-1])
     assert result["eval"]["mean_length"] == 41
     assert result["env"]["length"] == 40
@@ -207,7 +209,7 @@ def test_training_does_not_change_global_random_streams(tmp_path):
 def test_another_process_with_another_order_of_sets_gives_the_same_bits(tmp_path):
     train(parse([*TINY, "run=here"]), root=tmp_path)
     order = {"PYTHONHASHSEED": "1"}  # this process has a random one
-    process = command("train", *TINY, "run=there", cwd=tmp_path, env=order)
+    process = new_python("train", *TINY, "run=there", cwd=tmp_path, env=order)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     files = [path / "policy/model.safetensors" for path in (tmp_path / "here", tmp_path / "runs/there")]
@@ -218,7 +220,9 @@ def test_another_process_with_another_order_of_sets_gives_the_same_bits(tmp_path
 def test_a_signal_while_data_are_copied_leaves_no_temporary_files(tmp_path):
     copies = tmp_path / "copies"
     copies.mkdir()
-    process = command("train", "env=tmaze-rate", "algo=rate", cwd=tmp_path, env={"TMPDIR": str(copies)})
+    process = commands.Command(
+        "-m", "rmt_rl.train", "env=tmaze-rate", "algo=rate", cwd=tmp_path, env={"TMPDIR": str(copies)}
+    )
     deadline = time.monotonic() + 60
     while not list(copies.glob("rmt_rl-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -231,7 +235,7 @@ def test_a_signal_while_data_are_copied_leaves_no_temporary_files(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_one_signal_stops_after_the_update_and_saves(tmp_path, name, code):
-    process = command("train", "env=tmaze", "algo.num_envs=8", "run=stopped", cwd=tmp_path)
+    process = commands.Command("-m", "rmt_rl.train", "env=tmaze", "algo.num_envs=8", "run=stopped", cwd=tmp_path)
     metrics = tmp_path / "runs/stopped/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:

@@ -9,13 +9,12 @@ import re
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from commands import Command
 from test_checkpoints import forge
 
 from rmt_rl.algos.ppo import PPOLearner
@@ -323,14 +322,7 @@ def test_a_checkpoint_of_another_form_with_a_valid_checksum_is_rejected_in_one_l
 
 
 def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, "-m", "rmt_rl.train", *arguments],
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return Command("-m", "rmt_rl.train", *arguments, cwd=cwd)
 
 
 def count(run: Path) -> int:
