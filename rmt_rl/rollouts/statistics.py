@@ -16,6 +16,9 @@ from rmt_rl.envs.base import TorchVectorEnv, reported_names
 #: run's, but over no fewer and no more episodes than these. Long episodes would otherwise be averaged over nearly the whole run.
 SHARE, FEWEST, MOST = 0.05, 20, 500
 
+#: A standard normal number lies between -_Z and _Z with probability 0.95.
+_Z = 1.959963984540054
+
 
 @dataclasses.dataclass(frozen=True)
 class Episodes:
@@ -200,11 +203,15 @@ def score(episodes: Episodes, cut: int = 0) -> Score:
 
 
 def success_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson 1927), from scipy."""
-    from scipy.stats import binomtest
+    """95 % interval of a success rate (Wilson 1927), to the same bits as scipy, whose import takes a second.
 
-    interval = binomtest(successes, episodes).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    (p + z^2 / 2n  -+  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+    """
+    n, p, z2 = episodes, successes / episodes, _Z**2
+    middle = (2 * n * p + z2) / (2 * (n + z2))
+    half = _Z / (2 * (n + z2)) * math.sqrt(4 * n * p * (1 - p) + z2)
+    # without rounding these are the ends of the interval
+    return 0.0 if successes == 0 else middle - half, 1.0 if successes == episodes else middle + half
 
 
 def format_score(score: Score, env: TorchVectorEnv) -> str:

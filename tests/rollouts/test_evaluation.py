@@ -202,6 +202,15 @@ def test_the_interval_of_a_success_rate_is_wilsons(successes, episodes):
     assert success_interval(successes, episodes) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_interval_of_a_success_rate_has_the_bits_of_scipy():
+    from scipy.stats import binomtest
+
+    for n in (1, 2, 3, 20, 100, 1000):
+        for k in {*range(0, n, max(1, n // 10)), n}:
+            interval = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
+            assert success_interval(k, n) == (interval.low, interval.high)
+
+
 def test_the_interval_in_the_score_is_that_of_its_successes():
     score = evaluate(Player(), make_from_config(MIXED, 8), 30)
     assert 0 < score.success < 1
