@@ -104,7 +104,7 @@ class Command:
             part.close()
 
 
-def run(*arguments: str, cwd: os.PathLike, env: dict[str, str] | None = None, timeout: float = 120):
+def run(*arguments: str, cwd: os.PathLike, env: dict[str, str] | None = None, timeout: float = 300):
     """What `subprocess.run([sys.executable, *arguments], capture_output=True, text=True)` returns."""
     command = Command(*map(str, arguments), cwd=cwd, env=env)
     try:

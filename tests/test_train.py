@@ -22,14 +22,14 @@ TINY = ["env=tmaze", "env.length=3", "algo.num_envs=8", "algo.rollout=12", "step
 
 
 def new_python(name, *arguments, cwd, env=None):
-    """Not forked, unlike most commands here: a Python that starts and imports as a user's does."""
-    return subprocess.Popen(
+    """Not forked: a Python that starts and imports as a user's does."""
+    return subprocess.run(
         [sys.executable, "-m", f"rmt_rl.{name}", *arguments],
         cwd=cwd,
+        capture_output=True,
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        timeout=300,
     )
 
 
@@ -41,10 +41,9 @@ def run(name, *arguments, cwd):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
-    process = new_python("train", *TINY, "run=first", cwd=folder)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return folder, out, err
+    done = new_python("train", *TINY, "run=first", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -130,10 +129,9 @@ def test_without_a_name_the_next_free_name_is_used(tmp_path):
 
 @pytest.mark.slow
 def test_evaluate_plays_the_trained_policy_on_a_longer_task(trained):
-    process = new_python("evaluate", "policy=runs/first", "env.length=40", "episodes=10", cwd=trained[0])
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    result = json.loads(out.splitlines()[-1])
+    done = new_python("evaluate", "policy=runs/first", "env.length=40", "episodes=10", cwd=trained[0])
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
     assert result["eval"]["mean_length"] == 41
     assert result["env"]["length"] == 40
 
@@ -209,9 +207,8 @@ def test_training_does_not_change_global_random_streams(tmp_path):
 def test_another_process_with_another_order_of_sets_gives_the_same_bits(tmp_path):
     train(parse([*TINY, "run=here"]), root=tmp_path)
     order = {"PYTHONHASHSEED": "1"}  # this process has a random one
-    process = new_python("train", *TINY, "run=there", cwd=tmp_path, env=order)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    done = new_python("train", *TINY, "run=there", cwd=tmp_path, env=order)
+    assert done.returncode == 0, done.stderr
     files = [path / "policy/model.safetensors" for path in (tmp_path / "here", tmp_path / "runs/there")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
