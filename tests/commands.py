@@ -116,7 +116,7 @@ def run(*arguments: str, cwd: os.PathLike, env: dict[str, str] | None = None, ti
 
 @functools.cache
 def _server() -> tuple[socket.socket, subprocess.Popen]:
-    """The process that forks, and the connection to it. It ends when this process ends, which closes the connection."""
+    """The connection to the process that forks, and that process, which ends with the connection."""
     ours, theirs = socket.socketpair()
     with theirs:
         server = subprocess.Popen(
@@ -126,6 +126,7 @@ def _server() -> tuple[socket.socket, subprocess.Popen]:
             stdout=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+    atexit.register(lambda: (ours.close(), server.wait()))
     return ours, server
 
 
@@ -136,6 +137,9 @@ def serve(control: socket.socket) -> dict:
     """The request of a command, in the process that is forked for it; the caller itself never returns."""
     while True:
         _, files, _, _ = socket.recv_fds(control, 1, 4)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         if not files:
             os._exit(0)  # the tests have ended
         if os.fork() == 0:
@@ -143,9 +147,6 @@ def serve(control: socket.socket) -> dict:
             return watch(files)
         for file in files:
             os.close(file)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
 
 
 def watch(files: list[int]) -> dict:
