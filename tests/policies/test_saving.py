@@ -472,6 +472,12 @@ def test_a_file_larger_than_the_memory_is_one_sentence(folder, monkeypatch):
     assert "this machine has 1,000 bytes of memory" in rejection(folder)
 
 
+def test_a_file_as_large_as_the_memory_is_read(folder, monkeypatch):
+    size = (folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr("rmt_rl.policies.weights.machine_memory", lambda: size)
+    load_policy(folder)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_a_full_memory_is_one_line_of_a_command(error, capsys):
     def command(argv):
