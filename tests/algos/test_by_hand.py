@@ -333,6 +333,15 @@ def test_the_norm_of_an_update_is_the_mean_over_its_optimizer_steps():
     assert learner.update(batch, 0.0)["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
 
 
+def test_between_updates_of_rate_gets_other_noise_in_every_update(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ActorCritic, "between_updates", lambda *given: drawn.append(torch.rand(1, generator=given[-1])))
+    learner, _ = learner_of()
+    for progress in (0.0, 1e-6, 0.5):
+        learner.update(learner.collect(progress), progress)
+    assert len({float(x) for x in drawn}) == 3
+
+
 def test_the_step_size_of_rate_follows_its_schedule():
     learner, _ = learner_of(learning_rate=1e-3)
     assert learner.update(learner.collect(0.0), 0.25)["learning_rate"] == pytest.approx(7.5e-4)

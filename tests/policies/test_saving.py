@@ -467,6 +467,22 @@ def test_a_sparse_file_is_not_read(name, folder):
     assert "has 8,589,934,592 bytes; at most" in rejection(folder)
 
 
+def test_every_file_is_flushed_before_it_replaces_the_old_one_and_the_folder_at_the_end(folder, tmp_path, monkeypatch):
+    policy, calls, replace = load_policy(folder), [], os.replace
+
+    def replaced(source, target):
+        calls.append(("replace", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr("rmt_rl.policies.saving.os.replace", replaced)
+    monkeypatch.setattr("rmt_rl.policies.saving.fsync", lambda path: calls.append(("flush", path.name)))
+    save_policy(policy, tmp_path / "new")
+    files = sorted(path.name for path in (tmp_path / "new").iterdir())
+    expected = [(what, name) for name in files for what in ("flush", "replace")] + [("flush", "new")]
+    assert sorted(calls[:-1], key=lambda call: call[1]) == expected[:-1] and calls[-1] == expected[-1]
+    assert {"config.json", "model.safetensors", "sha256.json"} <= set(files)
+
+
 def test_a_file_larger_than_the_memory_is_one_sentence(folder, monkeypatch):
     monkeypatch.setattr("rmt_rl.policies.weights.machine_memory", lambda: 1_000)
     assert "this machine has 1,000 bytes of memory" in rejection(folder)

@@ -176,7 +176,7 @@ def test_a_number_that_the_first_episodes_reported_may_be_missing_later() -> Non
     resumed = Collector(env, collector.policy, metrics=["distance"])
     resumed.load_state_dict(collector.state_dict())
     resumed._require_metrics(nothing, ["half"])
-    with pytest.raises(rmt_rl.RunError, match="^metrics=distance: none of the first 2 episodes"):
+    with pytest.raises(rmt_rl.RunError, match=r"^metrics=distance: none of the first 2 episodes"):
         Collector(env, collector.policy, metrics=["distance"])._require_metrics(nothing, ["half"])
 
 
