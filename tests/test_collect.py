@@ -77,6 +77,10 @@ def test_nothing_is_overwritten_and_a_failed_recording_leaves_no_files(
         assert "expected a Minari id such as tmaze/oracle-v0" in capsys.readouterr().err
     assert collect.main([*TASK, "out=tmaze/oracle-v0/inner-v0"]) == 2
     assert "is not a folder for datasets" in capsys.readouterr().err
+    (datasets / "file").write_text("")
+    assert collect.main([*TASK, "out=file/oracle-v0"]) == 2
+    assert f"{datasets / 'file'} is not a folder for datasets" in capsys.readouterr().err
+    (datasets / "file").unlink()
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -8,6 +8,11 @@ from pathlib import Path
 import commands
 import pytest
 
+from rmt_rl import config
+from rmt_rl.envs.checks.runner import Result
+from rmt_rl.policies import check
+from rmt_rl.policies.checks.contract import Check
+
 PAGE = (Path(__file__).parent.parent / "docs/extending.md").read_text(encoding="utf-8")
 MEMORY, _, ENVIRONMENT, LOOP, CALLBACK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [
@@ -49,6 +54,46 @@ def test_every_command_of_the_page_runs_from_outside_the_package(folder):
             assert float(re.findall(r"^success (\S+)", output, re.MULTILINE)[-1]) > 0.95
         checked += 1
     assert checked == 6
+
+
+def test_the_check_of_a_memory_runs_every_claim_in_so_many_cases(monkeypatch):
+    numbers = []
+    monkeypatch.setattr("rmt_rl.policies.checks.contract.CHECKS", [Check("a claim", lambda make, n: numbers.append(n))])
+    monkeypatch.setattr("rmt_rl.export.export", lambda policy, folder, rows, onnx: numbers.append((rows, onnx)))
+    results = list(check.check(config.MLPConfig(width=8), cases=3))
+    assert numbers == [0, 1, 2, (2, False)]
+    assert [result.verdict for result in results] == ["ok"] * 3, results
+
+
+@pytest.mark.parametrize(("verdicts", "status"), [([], 0), (["not checked"], 0), (["wrong"], 1), (["wrong", "ok"], 1)])
+def test_the_check_of_a_memory_counts_its_results_and_fails_where_one_is_wrong(verdicts, status, monkeypatch, capsys):
+    given = {}
+
+    def results(policy, cases):
+        given.update(policy=policy, cases=cases)
+        return [Result(f"claim {n}", verdict, "" if verdict == "ok" else "found") for n, verdict in enumerate(verdicts)]
+
+    monkeypatch.setattr(check, "check", results)
+    assert check.main(["mlp", "width=8", "policy.layers=1", "params=null", "cases=2"]) == status
+    assert given == {"policy": config.MLPConfig(width=8, layers=1), "cases": 2}
+    *lines, last = capsys.readouterr().out.splitlines()
+    count = {verdict: verdicts.count(verdict) for verdict in ("ok", "not checked", "wrong")}
+    assert last == f"mlp: {count['ok']} ok, {count['not checked']} not checked, {count['wrong']} wrong"
+    expected = [
+        line
+        for n, verdict in enumerate(verdicts)
+        for line in [f"{verdict:>11}  claim {n}", *([] if verdict == "ok" else [" " * 13 + "found"])]
+    ]
+    assert lines == expected
+
+
+def test_the_check_of_a_memory_is_asked_for_with_the_name_of_one(capsys):
+    for arguments, status in (([], 2), (["--help"], 0), (["mlp", "-h"], 0)):
+        assert check.main(arguments) == status
+        assert "python -m rmt_rl.policies.check rmt segment=4" in capsys.readouterr().out
+    for cases in ("0", "x", "-1", "100001"):
+        assert check.main(["mlp", f"cases={cases}"]) == 2
+        assert "expected a whole number, at least 1 and at most 100000" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         if averages.keys() != {"step", "exp_avg", "exp_avg_sq"}:
             raise ValueError(f"parameter {number} has {sorted(averages)}; expected step, exp_avg and exp_avg_sq")
         check_tensor(f"step of parameter {number}", averages["step"], torch.zeros(()), low=0)
-        check_tensor(f"exp_avg of parameter {number}", averages["exp_avg"], parameter.detach())
-        check_tensor(f"exp_avg_sq of parameter {number}", averages["exp_avg_sq"], parameter.detach(), low=0)
+        check_tensor(f"exp_avg of parameter {number}", averages["exp_avg"], parameter)
+        check_tensor(f"exp_avg_sq of parameter {number}", averages["exp_avg_sq"], parameter, low=0)
     numbered = {int(number): averages for number, averages in state.items()}
     optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -226,7 +226,7 @@ class RATELearner(Learner):
     ) -> tuple[torch.Tensor, torch.Tensor, Any, dict[str, torch.Tensor]]:
         """[B, T] loss, [B, T] whether the action is the recorded one, the state afterwards, and the auxiliary losses by name."""
         parameters, _, state, auxiliary = self.policy.unroll_with_losses(obs, action, state, first)
-        mode = self.policy.head.mode(parameters.detach())
+        mode = self.policy.head.mode(parameters)
         same = (mode == action).flatten(first.dim()).all(-1) if mode.dim() > first.dim() else mode == action
         return self.policy.head.imitation_loss(parameters, action), same.float(), state, auxiliary
 

@@ -262,7 +262,7 @@ class RMT(Backbone[RMTState]):
         if young:
             exists = young.take(self.columns.cache_mask(age // S, age % S))[:, None, :C, None]
             xl_cache = young.put(xl_cache, torch.where(exists, young.take(xl_cache), zero))
-        if begins and self.shift:
+        if self.shift:
             shifted = begins.put(shifted, zero)
         if begins and M:
             read = begins.put(read, self._read(begins.take(memory), dropout))

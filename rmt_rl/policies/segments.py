@@ -27,7 +27,7 @@ class Group:
     length: steps of the longest piece
     writes_memory: whether a later piece, or the final state, needs the memory after the segment of these pieces. All pieces of
         such a group end with their segment, except in a carried group, where some may not
-    sources: begin and end of the pieces from which these continue (continued pieces only)
+    sources: begin and end of numbers among which are those of the pieces from which these continue (continued pieces only)
     ends: pieces of the group with which a row ends, counted from `begin`
     """
 
@@ -111,8 +111,7 @@ def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor) -> l
         here = slice(begin, begin + n)
         kind: Kind = "carried" if value == 0 else "fresh" if value in (1, _LAST) else "continued"
         # level k continues from level k - 1; the pieces at the end continue from any level
-        first_source = begins.get(value - 1, 0) if 2 < value < _LAST else 0
-        last_source = begin if value < _LAST else begins.get(_LAST, begin)
+        first_source = begins[value - 1] if 2 < value < _LAST else 0
         groups.append(
             Group(
                 kind=kind,
@@ -120,7 +119,7 @@ def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor) -> l
                 end=begin + n,
                 length=int(length[here].max()),
                 writes_memory=value < _LAST,
-                sources=(first_source, last_source),
+                sources=(first_source, begin),
                 ends=row_ends[here].nonzero().squeeze(1),
             )
         )

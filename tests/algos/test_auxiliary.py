@@ -2,14 +2,21 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import rmt_rl
+from rmt_rl import config
+from rmt_rl.algos.rate import RATELearner
 from rmt_rl.config.registry import GROUPS
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.base import Backbone, NoState
 from rmt_rl.policies.saving import load_policy
+from rmt_rl.policies.spec import make_spec
+from rmt_rl.rollouts.dataset import Dataset, Episode
 
 PPO = {"env": "tmaze", "steps": 500, "evaluate_episodes": 4, "env.length": 3}
 PPO |= {"algo.num_envs": 8, "algo.rollout": 12, "algo.minibatches": 2}
@@ -79,6 +86,38 @@ def test_auxiliary_losses_are_added_to_the_loss_and_logged_by_name(options, tmp_
     assert column[0] == pytest.approx(90, rel=0.2)  # 10 (0 - 3)^2
     assert column[-1] < column[0] and "auxiliary/bias" not in without.metrics
     assert bias(with_loss) > bias(without) + 1e-3
+
+
+def logged_by_rate(losses, **options):
+    """The row of one update of `algo=rate` on episodes of 7, 6, 5 and 4 steps; `losses`: of the parts of the batch in turn."""
+    run = config.make_config(env=config.TMazeRATEConfig(length=6, min_length=3), algo="rate", **options)
+    env = make_from_config(run.env, 1)
+    size = env.single_observation_space.shape[0]
+    episodes = [Episode(np.ones((n, size), np.float32), np.zeros(n, np.int64), np.ones(n)) for n in (7, 6, 5, 4)]
+    data = Dataset(episodes, 22, env.single_observation_space, env.single_action_space)
+    policy = ActorCritic(make_spec(env, run.env, config.RMTConfig(width=8, heads=1, segment=3, memory_tokens=1)))
+    learner = RATELearner(run, env, policy, data)
+    losses = iter(losses)
+    unroll = policy.backbone.unroll
+
+    def unroll_with_losses(x, state, first):
+        return *unroll(x, state, first), {"extra": policy.head.linear.bias.sum() * 0 + next(losses)}
+
+    policy.backbone.unroll_with_losses = unroll_with_losses
+    row = learner.update(data.batch(torch.arange(4), None, False, torch.device("cpu")), 0.5)
+    assert next(losses, None) is None, "not every loss was used"
+    return row
+
+
+def test_the_logged_auxiliary_loss_of_segments_is_their_mean_by_steps():
+    """Of the segments of 3 steps, 12 steps are in the first ones, 9 in the second and 1 in the third."""
+    options = {"algo.detach_memory": True, "algo.returns": False, "algo.validation": 0}
+    assert logged_by_rate([1.0, 2.0, 5.0], **options)["auxiliary/extra"] == pytest.approx((12 + 2 * 9 + 5) / 22)
+
+
+def test_the_logged_auxiliary_loss_of_whole_episodes_is_that_of_the_batch():
+    options = {"algo.returns": False, "algo.validation": 0}
+    assert logged_by_rate([3.0], **options)["auxiliary/extra"] == pytest.approx(3.0)
 
 
 @pytest.mark.slow

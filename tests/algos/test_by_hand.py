@@ -1,5 +1,6 @@
 """The loss of PPO, its rewards and RATE's losses, computed by hand from what the policy returns for one step at a time."""
 
+import copy
 import dataclasses
 import math
 import types
@@ -331,6 +332,35 @@ def test_the_norm_of_an_update_is_the_mean_over_its_optimizer_steps():
         gradients = torch.autograd.grad(part.objective, list(learner.policy.parameters()), allow_unused=True)
         norms.append(math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None)))
     assert learner.update(batch, 0.0)["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+
+
+def test_a_learner_that_loads_a_state_goes_on_as_the_one_that_saved_it():
+    """Batches, dropout, the best weights so far and when to validate next."""
+
+    def learner():
+        options = {"learning_rate": 0.01, "cut": "varied"}
+        return learner_of(policy=policy_of(dropout=0.3), **options)[0]
+
+    one, other = learner(), learner()
+    for progress in (0.0, 0.3):
+        one.update(one.collect(progress), progress)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for progress in (0.31, 0.6):
+        rows = [each.update(each.collect(progress), progress) for each in (one, other)]
+        assert rows[0] == rows[1]
+    for name, value in one.policy.state_dict().items():
+        assert torch.equal(value, other.policy.state_dict()[name]), name
+    assert one.select_weights() == other.select_weights()
+    assert all(map(torch.equal, one.policy.parameters(), other.policy.parameters()))
+
+
+def test_between_updates_of_rate_gets_other_noise_in_every_update(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ActorCritic, "between_updates", lambda *given: drawn.append(torch.rand(1, generator=given[-1])))
+    learner, _ = learner_of()
+    for progress in (0.0, 1e-6, 0.5):
+        learner.update(learner.collect(progress), progress)
+    assert len({float(x) for x in drawn}) == 3
 
 
 def test_the_step_size_of_rate_follows_its_schedule():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from rmt_rl import config
 from rmt_rl.algos import ppo as ppo_module
 from rmt_rl.algos.ppo import PPO, RATIO_TOLERANCE, barrier_weight, schedule
 from rmt_rl.common import rng
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.finite import NotFinite
 from rmt_rl.common.state import map_state, select_rows
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -139,6 +141,41 @@ def test_a_mismatch_between_acting_and_learning_raises_before_any_weight_changes
     assert same(weights(ppo.policy), before)
     assert not ppo.optimizer.state
     assert ppo.updates == 0
+
+
+@pytest.mark.parametrize(("number", "error"), [(-20_000.0, RunError), (-10_000.0, RuntimeError)])
+def test_a_mismatch_at_large_observations_is_blamed_on_them(number, error):
+    ppo, collector = start()
+    rollout = corrupt_log_prob(collector.collect(7)[0])
+    rollout.obs[0, 0, 0] = number
+    with pytest.raises(error) as caught:
+        ppo.update(rollout, 0.0)
+    assert type(caught.value) is error
+    sentence = (
+        "observation: numbers up to 2e+04 are too large for the network, whose float32 results then depend on their"
+    )
+    assert str(caught.value).startswith(sentence) == (error is RunError)
+
+
+@pytest.mark.parametrize(
+    ("column", "name"), [("log_prob", "log-probability"), ("value", "value"), ("next_value", "next value")]
+)
+def test_outputs_that_are_not_finite_at_large_observations_are_blamed_on_them(column, name):
+    ppo, collector = start()
+    rollout = collector.collect(7)[0]
+    getattr(rollout, column)[0, 0] = math.inf
+    assert ppo_module._too_large(rollout) is None
+    rollout.obs[0, 0, 0] = -20_000
+    with pytest.raises(
+        NotFinite, match=f"^observation: with numbers up to 2e\\+04 the {name} of the policy is not finite; "
+    ):
+        ppo.update(rollout, 0.0)
+
+
+def test_the_largest_number_of_an_observation_is_that_of_its_real_numbers():
+    obs = {"a": torch.tensor([[2.0, -3.0]]), "b": torch.tensor([99]), "c": torch.zeros(1, 0)}
+    assert ppo_module._largest(obs) == ppo_module._largest(obs["a"]) == 3
+    assert ppo_module._largest(obs["b"]) == 0
 
 
 def test_after_a_rejected_rollout_the_next_one_is_still_checked_and_learned_from():
@@ -401,6 +438,23 @@ def test_metrics_are_finite_and_explained_variance_is_one_minus_the_unexplained_
     )
     expected = 1 - float(advantage.var()) / float((advantage + rollout.value).var())
     assert measured["explained_variance"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_numbers_to_log_keep_no_graph():
+    ppo, collector = start()
+    rollout, _ = collector.collect(7)
+    loss, measured = ppo._loss(rollout, rollout.value, rollout.value, torch.arange(ROWS), 1.0)
+    assert loss.requires_grad and not any(value.requires_grad for value in measured.values())
+
+
+def test_between_updates_gets_other_noise_in_every_update_and_for_every_seed(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ActorCritic, "between_updates", lambda *given: drawn.append(torch.rand(1, generator=given[-1])))
+    for seed in (0, 1):
+        ppo, collector = start(seed=seed)
+        for _ in range(2):
+            ppo.update(collector.collect(7)[0], 0.0)
+    assert len({float(x) for x in drawn}) == 4
 
 
 def test_the_optimizer_sees_gradients_of_at_most_max_grad_norm(monkeypatch):

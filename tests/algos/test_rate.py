@@ -140,6 +140,11 @@ def test_batches_are_cut_at_segments_according_to_the_options(data) -> None:
     assert make(data, length=6)._limit(episodes, 0.0) == 6
     growing = make(data, cut="growing")
     assert [growing._limit(episodes, p) for p in (0.0, 0.25, 0.5, 1.0)] == [SEGMENT, 12, longest, longest]
+    growing = make(data, cut="growing", length=6)
+    assert [growing._limit(episodes, p) for p in (0.0, 0.3, 1.0)] == [SEGMENT, 6, 6]
+    assert make(data, cut="growing", length=99)._limit(episodes, 1.0) == longest
+    short = int(data.length.argmin())
+    assert make(data, cut="growing")._limit(torch.tensor([short]), 1.0) == int(data.length[short]) < longest
     varied = make(data, cut="varied")
     drawn = {varied._limit(episodes, 0.0) for _ in range(200)}
     assert drawn == {4, 8, 12, 16, 20, longest}

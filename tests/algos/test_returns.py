@@ -163,6 +163,14 @@ def test_deviation_is_the_same_in_one_part_and_in_many():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+def test_deviation_has_the_unit_of_the_rewards_however_small_they_are():
+    reward, _, _, first, _ = random_batch(5, torch.float64)
+    unit = 2.0**-60  # a power of two, so that nothing is rounded
+    ours, theirs = ReturnDeviation(0.9), ReturnDeviation(0.9)
+    for part, starts in zip(reward.split(6, dim=1), first.split(6, dim=1), strict=True):
+        assert ours.add(part * unit, starts) == theirs.add(part, starts) * unit
+
+
 def test_deviation_is_one_until_returns_differ():
     assert ReturnDeviation(0.9).add(row([0.0] * 5), ends(0)) == 1.0
 

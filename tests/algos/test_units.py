@@ -114,6 +114,11 @@ def test_an_action_that_never_changes_has_deviation_1():
     assert scale_of(np.full((3, 2), 0.1)).deviation == (1.0, 1.0)
 
 
+def test_an_action_that_changes_by_rounding_only_has_deviation_1_and_one_around_zero_its_own():
+    found = scale_of(np.array([[1e6, 3e-7], [1e6 + 0.1, -3e-7]]))
+    assert found.deviation == pytest.approx((1.0, 3e-7), rel=1e-3)
+
+
 def test_actions_with_bounds_keep_the_units_of_their_bounds():
     assert scale_of(np.ones((3, 2)), spaces.Box(-1000, 1000, (2,), np.float32)) is None
 

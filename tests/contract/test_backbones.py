@@ -1,16 +1,18 @@
 """The backbone contract (`rmt_rl.policies.checks.contract`) on every registered policy, in many variants."""
 
 import functools
+import itertools
 import os
 
 import pytest
 import torch
 
 from rmt_rl import config
+from rmt_rl.common.state import where_rows
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.checks.runner import Broken
 from rmt_rl.policies.base import Backbone
-from rmt_rl.policies.checks.contract import CHECKS, Make, at_once, make_case
+from rmt_rl.policies.checks.contract import CHECKS, Make, at_once, expect_close, make_case
 from rmt_rl.policies.recurrent import Recurrent
 from rmt_rl.policies.registry import make_backbone
 
@@ -175,11 +177,126 @@ class VectorLoss(Recurrent):
         return y, after, {"extra": y.mean((1, 2))}
 
 
+class OtherOutputsWithLosses(Recurrent):
+    """Gives other outputs where losses are asked for."""
+
+    def unroll_with_losses(self, x, state, first):
+        y, after = self.unroll(x, state, first)
+        return y + 1e-6, after, {}
+
+
+class OtherStateWithLosses(Recurrent):
+    """Gives another state where losses are asked for."""
+
+    def unroll_with_losses(self, x, state, first):
+        y, after = self.unroll(x, state, first)
+        return y, type(after)(after.hidden + 1e-6, after.cell), {}
+
+
+class EndlessLoss(Recurrent):
+    """Reports an infinite auxiliary loss."""
+
+    def unroll_with_losses(self, x, state, first):
+        return *self.unroll(x, state, first), {"extra": torch.tensor(torch.inf)}
+
+
 class TrainsBetweenUpdates(Recurrent):
     """Changes a parameter in between_updates."""
 
     def between_updates(self, x, state, first, generator):
         self.norm.weight += 0.1
+
+
+class SlightlyOff(Recurrent):
+    """One number of the outputs of unroll is off by a millionth."""
+
+    def unroll(self, x, state, first):
+        y, after = super().unroll(x, state, first)
+        error = torch.zeros_like(y)
+        error[-1, -1, -1] = 1e-6
+        return y + error, after
+
+
+class SeesALaterStep(Recurrent):
+    """A thousandth of a millionth of the next step is added to every step from the seventh on."""
+
+    def unroll(self, x, state, first):
+        following = torch.cat([x[:, 7:], x[:, -1:]], dim=1) if x.shape[1] > 6 else x[:, :0]
+        return super().unroll(torch.cat([x[:, :6], x[:, 6:] + 1e-9 * following[:, : x.shape[1] - 6]], 1), state, first)
+
+
+class MixesRowsSlightly(Recurrent):
+    """Adds a thousandth of a millionth of the row before."""
+
+    def unroll(self, x, state, first):
+        return super().unroll(x + 1e-9 * x.roll(1, 0), state, first)
+
+
+class Recorded(Recurrent):
+    """Correct, with one number per row in the state that counts the steps and has no influence on outputs."""
+
+    def initial_state(self, batch):
+        start = super().initial_state(batch)
+        return type(start)(start.hidden, start.hidden[:, :, :1])
+
+    def step(self, x, state, first):
+        y, after = super().step(x, state, first)
+        return y, type(after)(after.hidden, after.cell + 1)
+
+    def unroll(self, x, state, first):
+        y, after = super().unroll(x, state, first)
+        steps = torch.arange(1, 1 + x.shape[1])
+        begin = torch.where(first, steps, 0).amax(1)[
+            :, None, None
+        ]  # of the row's last episode, counted from 1; 0 = earlier
+        return y, type(after)(after.hidden, torch.where(begin == 0, state.cell, 1 - begin) + x.shape[1])
+
+
+class LeaksIntoTheState(Recorded):
+    """The number of a discarded state is kept."""
+
+    def step(self, x, state, first):
+        y, after = super().step(x, state, first)
+        return y, type(after)(after.hidden, state.cell + 1)
+
+
+class LeaksInUnroll(Recorded):
+    """`unroll` multiplies the number of a discarded state by zero and adds it to the outputs."""
+
+    def unroll(self, x, state, first):
+        y, after = super().unroll(x, state, first)
+        return y + 0 * state.cell[:, :1], after
+
+
+class MixesRowsInTheState(Recorded):
+    """The number counts the rows, too."""
+
+    def unroll(self, x, state, first):
+        y, after = super().unroll(x, state, first)
+        return y, type(after)(after.hidden, after.cell + torch.arange(len(x))[:, None, None])
+
+
+class LearnsItsStart(Recurrent):
+    """Correct; the state of an episode starts at a function of a parameter."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.start = torch.nn.Parameter(torch.zeros(config.layers, config.width))
+
+    def initial_state(self, batch):
+        start = super().initial_state(batch)
+        return type(start)(self.start.tanh().expand_as(start.hidden), start.cell)
+
+    def step(self, x, state, first):
+        start = self.initial_state(len(x))
+        return super().step(x, type(state)(where_rows(first, start.hidden, state.hidden), state.cell), first & False)
+
+    def unroll(self, x, state, first):
+        outputs = []
+        for t in range(x.shape[1]):
+            y, state = self.step(x[:, t], state, first[:, t])
+            outputs.append(y)
+        return torch.stack(outputs, 1), state
 
 
 @pytest.mark.parametrize(
@@ -194,11 +311,68 @@ class TrainsBetweenUpdates(Recurrent):
         (LearnsWhileActing, "module holds"),
         (VectorLoss, "auxiliary"),
         (TrainsBetweenUpdates, "between_updates"),
+        (OtherOutputsWithLosses, "auxiliary"),
+        (OtherStateWithLosses, "auxiliary"),
+        (EndlessLoss, "auxiliary"),
+        (SlightlyOff, "unroll equals"),
+        (SeesALaterStep, "future"),
+        (MixesRowsSlightly, "rows are independent"),
+        (LeaksIntoTheState, "discards"),
+        (LeaksInUnroll, "discards"),
+        (MixesRowsInTheState, "rows are independent"),
     ],
 )
 def test_a_planted_mistake_is_found(planted: type[Backbone], claim):
     make = Make(lambda: planted(config.GRUConfig(width=WIDTH, layers=2)), WIDTH)
     (check, *_) = [check for check in CHECKS if claim in check.claim]
     with pytest.raises(Broken):
-        for number in range(6):
+        for number in range(10):
             check.run(make, number)
+
+
+def test_a_number_of_the_state_that_has_no_influence_on_outputs_is_allowed():
+    make = Make(lambda: Recorded(config.GRUConfig(width=WIDTH, layers=2)), WIDTH)
+    for check, number in itertools.product(CHECKS, range(4)):
+        check.run(make, number)
+
+
+def test_episodes_may_start_at_a_function_of_a_parameter():
+    make = Make(lambda: LearnsItsStart(config.GRUConfig(width=WIDTH, layers=2)), WIDTH)
+    new = next(number for number in range(100) if make_case(make, number).state.hidden.requires_grad)  # no step before
+    for check, number in itertools.product(CHECKS, (0, 1, new)):
+        check.run(make, number)
+
+
+def test_the_cases_have_all_sizes_all_kinds_of_resets_and_any_phase():
+    make = Make(lambda: Recorded(config.GRUConfig(width=2, layers=1)), 2)
+    cases = [make_case(make, number) for number in range(120)]
+    assert {case.x.shape[0] for case in cases} == {1, 2, 3, 4}
+    assert {case.x.shape[1] for case in cases} == set(range(1, 20))
+    assert {int(n) for case in cases for n in case.state.cell} == set(range(12))
+    inner = [torch.cat([c.first[:, 1:-1].flatten() for c in cases[kind::4]]).double().mean() for kind in range(4)]
+    assert inner == pytest.approx([0, 0.1, 0.5, 1], abs=0.05)
+    without = cases[::4]  # but for those that begin or end with a reset
+    for at in (0, -1):
+        assert {bool(case.first[:, at].all()) for case in without if case.x.shape[1] > 1} == {True, False}
+
+
+def test_every_number_is_compared_relative_to_the_largest_of_its_tensor():
+    expected = [torch.tensor([0.0, 3.0]).double(), torch.zeros(0), torch.tensor([0.0, -7.0]).double()]
+
+    def off(tensor, element, error, together=False):
+        found = [x.clone() for x in expected]
+        found[tensor][element] += error
+        expect_close(found, expected, 0.5, "x", together)
+
+    for element in (0, 1):
+        for tensor, most in ((0, 2.0), (2, 4.0)):
+            for error in (most, -most):
+                off(tensor, element, error)
+                with pytest.raises(Broken) as caught:
+                    off(tensor, element, 1.1 * error)
+                assert str(caught.value) == f"x differ by {1.1 * most:.1e}; allowed is {most:.1e}"
+            off(tensor, element, 4.0, together=True)
+            with pytest.raises(Broken, match=r"allowed is 4\.0e\+00$"):
+                off(tensor, element, 4.1, together=True)
+    with pytest.raises(Broken, match=r"^x: shape \(1,\); expected \(2,\)$"):
+        expect_close([torch.zeros(1)], [torch.zeros(2)], 0.5, "x")

@@ -20,7 +20,7 @@ from rmt_rl.evaluate import main as evaluate
 from rmt_rl.export import step_module
 from rmt_rl.policies.encoders import make_encoder
 from rmt_rl.policies.saving import load_policy, make_policy, save_policy
-from rmt_rl.policies.words import Words
+from rmt_rl.policies.words import SIZE, Words
 from rmt_rl.train import main as train
 
 SMALL = ["policy.width=8", "algo.num_envs=2", "algo.rollout=8", "algo.minibatches=2", "steps=32", "evaluate_episodes=2"]
@@ -106,6 +106,17 @@ def test_a_text_without_blanks_is_seen_character_by_character(length: int) -> No
     assert space.shape == (length,) and space.characters
     texts = [f"{i:06b}" for i in range(64 if length == 6 else 4)]
     assert len(vectors(make_encoder(space, 16), space, texts).unique(dim=0)) == len(texts)
+
+
+def test_words_and_pairs_of_neighbours_are_added_and_divided_by_the_root_of_their_number() -> None:
+    space = TextBytes(20, characters=False)
+    encoder = Words(space, 1)
+    with torch.no_grad():
+        for parameter, value in zip(encoder.parameters(), (1.0, 1.0, 1 / SIZE, 0.0), strict=True):
+            parameter.fill_(value)
+    # of n words, n and n - 1 vectors of ones
+    found = vectors(encoder, space, ["", "a", "a b", "a b c d e"])
+    assert found.flatten().tolist() == pytest.approx([0.0, 1.0, 3**0.5, 3.0])
 
 
 @pytest.mark.parametrize("space", [TextBytes(30, False), TextBytes(6, True), TextBytes(100, True)])

@@ -244,7 +244,10 @@ def test_an_action_out_of_range_is_refused_on_a_gpu_too(name: str) -> None:
 
 
 class Own(TorchVectorEnv):
-    """A batch of a user's own, not of gymnasium, that returns `value` from its second step on."""
+    """A batch of a user's own, not of gymnasium, that returns `value` from its second step on.
+
+    truncates: its episodes are truncated instead, and return `value` as their last observations only.
+    """
 
     def __init__(self, value: torch.Tensor, space: Any, truncates: bool = False) -> None:
         super().__init__(2, "cpu", space, spaces.Discrete(2))
@@ -261,7 +264,8 @@ class Own(TorchVectorEnv):
         flags = torch.full((2,), self.t == 4)
         obs = value.expand(2, -1)
         info = {"final_obs": obs, "_final_obs": flags}
-        return obs, torch.ones(2, dtype=torch.float64), flags, torch.zeros_like(flags), info
+        ends = (torch.zeros_like(flags), flags) if self.truncates else (flags, torch.zeros_like(flags))
+        return torch.zeros_like(obs) if self.truncates else obs, torch.ones(2, dtype=torch.float64), *ends, info
 
 
 @pytest.mark.parametrize(
@@ -284,6 +288,23 @@ def test_environments_that_are_not_of_gymnasium_are_checked_too(space: Any, valu
         Collector(env, policy).collect(8)
     with pytest.raises(error, match=rf"^{says}.*, 2 steps after reset\(seed=\d+\): the environment returned it$"):
         play_episodes(policy, env, 2)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "error", "says"),
+    [
+        (spaces.Box(0, 5, (3,), np.int64), torch.tensor([0, 0, 7]), RunError, "is 7, outside Box"),
+        (NUMBERS, torch.tensor([0.0, math.nan]), NotFinite, "is nan"),
+    ],
+)
+def test_the_last_observations_of_truncated_episodes_are_checked_too(
+    space: Any, value: Any, error: Any, says: str
+) -> None:
+    env = Own(value, space, truncates=True)
+    collector = Collector(env, make_policy(env, "mlp", width=16))
+    collector.collect(3)
+    with pytest.raises(error, match=f"^last observation of row 0 {says}.*, 8 steps into the run: the environment"):
+        collector.collect(1)
 
 
 # --------------------------------------------------------------------------------------------------------- NaN, everywhere

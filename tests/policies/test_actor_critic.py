@@ -10,8 +10,9 @@ from gymnasium import spaces
 from rmt_rl import config
 from rmt_rl.common.state import map_obs, map_state, select_rows
 from rmt_rl.envs.actions import MixedActions
+from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.spec import PolicySpec
+from rmt_rl.policies.spec import PolicySpec, make_spec
 
 POLICIES = {
     "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
@@ -397,3 +398,12 @@ def test_unroll_equals_step_with_masks(policy_name):
     torch.testing.assert_close(values, value, rtol=0, atol=1e-10)
     torch.testing.assert_close(policy.head.log_prob(along, action), log_prob, rtol=0, atol=1e-10)
     assert bool((along == torch.finfo(torch.float64).min).eq(masks == 0).all())
+
+
+def test_values_start_near_zero():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        env = make_from_config(config.TMazeConfig(), 1)
+        head = ActorCritic(make_spec(env, config.TMazeConfig(), config.MLPConfig(width=1024))).value_head
+    assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+    assert float(head.bias.detach()) == 0

@@ -44,6 +44,7 @@ SPACES = {
     "few whole numbers": (box(-3, 3, (4,), np.int64), Categories),
     "64 whole numbers": (box(0, 63, (2,), np.int64), Categories),
     "65 whole numbers": (box(0, 64, (2,), np.int64), Vector),
+    "few and many whole numbers": (spaces.Box(np.zeros(2), np.array([3, 64]), dtype=np.int64), Vector),
     "few whole numbers per channel": (PER_CHANNEL, CategoryPicture),
     "a grid of digits": (box(0, 9, (2, 3, 1), np.int64), CategoryPicture),
     "cells that differ": (spaces.Box(0, np.arange(1, 9).reshape(2, 2, 2), dtype=np.uint8), Categories),

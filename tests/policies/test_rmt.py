@@ -117,6 +117,16 @@ def test_without_memory_tokens_an_rmt_is_the_baseline_of_equal_weights(known, op
     assert torch.equal(*outputs)
 
 
+def test_memory_tokens_start_apart_positions_small_and_blocks_near_the_identity():
+    torch.manual_seed(0)
+    backbone = make_backbone(config.RMTConfig(width=64, layers=4, segment=32, memory_tokens=32))
+    expected = {"initial_memory": 1.0, "read_position": 0.1, "write_position": 0.1, "position": 0.1}
+    for layer in range(4):
+        expected |= {f"blocks.{layer}.output.weight": 0.05, f"blocks.{layer}.down.weight": 0.05}
+    found = {name: float(backbone.get_parameter(name).detach().std()) for name in expected}
+    assert found == pytest.approx(expected, rel=0.1)
+
+
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 

@@ -20,6 +20,7 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import env_config, load_policy, policy_folder, save_policy
 from rmt_rl.policies.spaces import from_json, to_json
 from rmt_rl.policies.spec import PolicySpec, make_spec
+from rmt_rl.policies.weights import BESIDE, BadWeights, Sized
 
 POLICIES = {
     "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
@@ -467,9 +468,49 @@ def test_a_sparse_file_is_not_read(name, folder):
     assert "has 8,589,934,592 bytes; at most" in rejection(folder)
 
 
+def test_every_file_is_flushed_before_it_replaces_the_old_one_and_the_folder_at_the_end(folder, tmp_path, monkeypatch):
+    policy, calls, replace = load_policy(folder), [], os.replace
+
+    def replaced(source, target):
+        calls.append(("replace", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr("rmt_rl.policies.saving.os.replace", replaced)
+    monkeypatch.setattr("rmt_rl.policies.saving.fsync", lambda path: calls.append(("flush", path.name)))
+    save_policy(policy, tmp_path / "new")
+    files = sorted(path.name for path in (tmp_path / "new").iterdir())
+    expected = [(what, name) for name in files for what in ("flush", "replace")] + [("flush", "new")]
+    assert sorted(calls[:-1], key=lambda call: call[1]) == expected[:-1] and calls[-1] == expected[-1]
+    assert {"config.json", "model.safetensors", "sha256.json"} <= set(files)
+
+
+def test_the_numbers_of_a_new_network_are_counted_however_their_size_is_given():
+    with Sized(0) as sized:
+        sized.made = -100
+        for made, make in enumerate(
+            [lambda: torch.empty(2, 5), lambda: torch.zeros((2, 5)), lambda: torch.ones(size=(2, 5))]
+            + [lambda: torch.full((2, 5), 1.0), lambda: torch.randn(torch.Size([10]), dtype=torch.float64)]
+            + [lambda: torch.rand(10), lambda: torch.zeros(2, 5, device="cpu")]
+        ):
+            assert make().numel() == 10
+            assert sized.made == -100 + 10 * (made + 1)
+        torch.zeros(())
+        assert sized.made == -29
+        sized.made = BESIDE - 10
+        torch.zeros(10)
+        with pytest.raises(BadWeights, match=r"^the network needs more than the 0 numbers of the file$"):
+            torch.zeros(1)
+
+
 def test_a_file_larger_than_the_memory_is_one_sentence(folder, monkeypatch):
     monkeypatch.setattr("rmt_rl.policies.weights.machine_memory", lambda: 1_000)
     assert "this machine has 1,000 bytes of memory" in rejection(folder)
+
+
+def test_a_file_as_large_as_the_memory_is_read(folder, monkeypatch):
+    size = (folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr("rmt_rl.policies.weights.machine_memory", lambda: size)
+    load_policy(folder)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

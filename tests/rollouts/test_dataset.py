@@ -197,6 +197,7 @@ def with_nan(array: np.ndarray) -> np.ndarray:
     [
         (change_of("rewards", with_nan), "episode 1: rewards: step 2 is nan; expected finite numbers"),
         (change_of("rewards", lambda x: x + 1j), "episode 1: rewards are of type complex128; expected real numbers"),
+        (change_of("rewards", lambda x: x[:, None]), "episode 1: rewards have shape"),
         (change_of("observations", with_nan), "episode 1: observations: step 2 is not finite"),
         (change_of("observations", lambda x: x[:-1]), "episode 1: observations have shape"),
         (change_of("actions", lambda x: x[:-1]), "episode 1: actions have shape"),
@@ -249,6 +250,13 @@ def episode_elsewhere(path: Path) -> None:
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
         del file["episode_1"]
         file["episode_1"] = h5py.ExternalLink(str(path / "other.hdf5"), "/episode_1")
+
+
+def test_an_episode_without_steps_is_named(datasets: Path) -> None:
+    broken(lambda episodes: None)
+    replaced(lambda group: group.create_dataset("rewards", data=np.zeros(0)))(datasets / "cartpole" / "broken-v0")
+    with pytest.raises(ConfigError, match=r"episode 1: rewards have shape \(0,\); expected .*, and at least one step$"):
+        read_minari("cartpole/broken-v0")
 
 
 @pytest.mark.slow

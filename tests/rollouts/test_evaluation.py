@@ -1,9 +1,11 @@
 """Evaluation: a score counts every new episode once, whatever the number of rows."""
 
 import dataclasses
+import itertools
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -368,6 +370,34 @@ def test_an_evaluation_of_an_agent_that_never_ends_its_episode_ends(endless) -> 
     policy.head.mode = lambda parameters: torch.zeros(2, dtype=torch.int64)
     score = evaluate(policy, env, 3)
     assert (score.cut, score.mean_length, score.success) == (3, 30.0, None)
+
+
+def test_a_long_evaluation_reports_that_it_is_still_running(endless, monkeypatch, capsys) -> None:
+    """Of a clock that shows 12 seconds more at every step, and with 20 seconds of patience."""
+    now = itertools.count(0)
+    clock = SimpleNamespace(monotonic=lambda: 12 * next(now) + 1000)
+    monkeypatch.setattr("rmt_rl.rollouts.episodes.time", clock)
+    length = config.TMazeConfig(length=6)
+    evaluate(Player(), make_from_config(length, 2), 2)
+    none = "no episode has ended yet; episode_steps=<steps> sets a limit"
+    # every report reads the clock once more
+    assert capsys.readouterr().out == (
+        f"still playing: 2 steps, {none}\nstill playing: 4 steps, {none}\nstill playing: 6 steps, {none}\n"
+    )
+    score = evaluate(Never(), rmt_rl.make_env("gym", 4, id=endless), 4, episode_steps=3)
+    ended = score.each.lengths.tolist().count(1)
+    assert 0 < ended < 4
+    assert capsys.readouterr().out == f"still playing: 2 steps, {ended} of 4 episodes have ended\n"
+
+
+def test_scores_are_compared_by_success_and_then_by_return() -> None:
+    none = Episodes(*torch.empty(3, 0))
+
+    def rank(success, mean_return):
+        return Score(success, None, mean_return, None, 1.0, 1, none).rank()
+
+    assert rank(None, 9.0) < rank(0.0, -1.0) < rank(0.5, -2.0) < rank(0.5, 1.0)
+    assert rank(None, 1.0) < rank(None, 2.0)
 
 
 def test_a_recorded_episode_that_is_cut_is_truncated(endless) -> None:

@@ -167,6 +167,19 @@ def test_a_name_that_no_first_episode_reports_is_one_sentence(name: str, sentenc
         Collector(env, policy, metrics=[name]).collect(8)
 
 
+def test_a_number_that_the_first_episodes_reported_may_be_missing_later() -> None:
+    env = make()
+    collector = Collector(env, rmt_rl.make_policy(env, "mlp", width=8), metrics=["distance"])
+    nothing = Episodes(*torch.zeros(3, 2).double(), {"distance": torch.full((2,), math.nan).double()})
+    assert len(collector.collect(4)[1].returns)
+    collector._require_metrics(nothing, ["half"])
+    resumed = Collector(env, collector.policy, metrics=["distance"])
+    resumed.load_state_dict(collector.state_dict())
+    resumed._require_metrics(nothing, ["half"])
+    with pytest.raises(rmt_rl.RunError, match=r"^metrics=distance: none of the first 2 episodes"):
+        Collector(env, collector.policy, metrics=["distance"])._require_metrics(nothing, ["half"])
+
+
 @pytest.mark.parametrize(
     "metrics, sentence",
     [
