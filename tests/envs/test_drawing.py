@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from minigrid.envs import DoorKeyEnv, MemoryEnv
 from pure_python import bits
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.drawing import draw, picture, snapshot, text
@@ -157,6 +158,26 @@ def test_a_picture_of_minigrid_is_its_own_with_the_cells_that_the_agent_sees_lit
         obs, _, terminated, truncated, _ = ours.step(torch.tensor([action]))
         theirs.step(action)
         assert not bool(terminated | truncated)
+
+
+def test_an_agent_at_the_wall_sees_no_cell_outside_of_the_world() -> None:
+    ours, theirs = DoorKey(1, size=5, view=11), DoorKeyEnv(size=5, agent_view_size=11)
+    obs, _ = ours.reset(seed=4)
+    theirs.reset(seed=4)
+    for action in (2, 2, 0, 2, 0, 2, 2, 0, 2):
+        np.testing.assert_array_equal(
+            drawn(ours, obs).images[0].get_array(), theirs.get_frame(highlight=True, tile_size=24)
+        )
+        obs, *_ = ours.step(torch.tensor([action]))
+        theirs.step(action)
+
+
+def test_a_missing_minigrid_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = MiniGridMemory(1)
+    obs, _ = env.reset(seed=0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"drawing this task: the package minigrid is not installed; pip install"):
+        drawn(env, obs)
 
 
 class Shows(TorchVectorEnv):
@@ -304,7 +325,7 @@ def test_a_snapshot_shows_the_state_in_which_it_was_taken_and_leaves_the_present
     assert text(kept, "a title").splitlines() == before
     np.testing.assert_array_equal(picture(kept, "a title", (320, 240)), early)
     assert not np.array_equal(picture(snapshot(env, obs), "a title", (320, 240)), early)
-    assert not np.array_equal(picture(kept, "$other$", (320, 240)), early)
+    assert not np.array_equal(picture(kept, r"\no {$ formula$", (320, 240)), early)
     assert all(torch.equal(present[name], value) for name, value in env.state_dict().items())
     maze = TMaze(1, length=3)  # has no words
     obs, _ = maze.reset(seed=1)
