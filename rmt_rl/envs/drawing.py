@@ -142,9 +142,8 @@ def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> Non
         + (view - 1 - j)[:, None] * STEP[direction]
         + (i - view // 2)[:, None] * STEP[(direction + 1) % 4]
     )
-    inside = ((cells >= 0) & (cells < world.shape[:2])).all(axis=1)
     lit = np.zeros(world.shape[:2], dtype=bool)
-    lit[tuple(cells[inside].T)] = True
+    lit[tuple(cells.T)] = True  # no cell outside is seen: there are walls around the world
     grid, _ = Grid.decode(world)
     axes.imshow(grid.render(24, (x, y), direction, lit))
     axes.axis("off")

@@ -47,6 +47,11 @@ class Game:
         return (1 / self.queries if action == answer else 0.0), over, over and not self.errors
 
 
+@pytest.mark.parametrize("case", ["delay", "rewrite, many queries"])
+def test_the_first_episodes_follow_the_rules(case):
+    follow(AssociativeRetrieval(8, **CASES[case]), lambda draw: Game(draw, **CASES[case]), steps=600)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):

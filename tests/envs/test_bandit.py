@@ -32,6 +32,11 @@ class Game:
         return (1 / self.length if paid else 0.0), self.time == self.length, None
 
 
+@pytest.mark.parametrize("case", ["two", "one pull"])
+def test_the_first_episodes_follow_the_rules(case):
+    follow(Bandit(8, **CASES[case]), lambda draw: Game(draw, **CASES[case]), steps=300)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):

@@ -188,7 +188,6 @@ class Fails(Sound):
         raise KeyError("nothing here")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planted", "claim", "found"),
     [

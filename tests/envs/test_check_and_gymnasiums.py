@@ -17,6 +17,8 @@ from gymnasium.utils.env_checker import check_env
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.check import _require_constructible, check, maker
+from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS, SINGLE_CHECKS, equal_actions_equal_steps, reset_uses_its_seed
+from rmt_rl.envs.checks.runner import Result, run_check
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
@@ -256,6 +258,238 @@ def test_no_check_finds_a_fault_in_a_right_environment() -> None:
 
 def test_both_find_nothing_in_a_right_environment() -> None:
     assert (gymnasiums_verdict(made("")), our_verdict(made(""))) == ("passes", "ok")
+
+
+#: The finding of every fault that the checks of the single environment see; those of a space follow its name.
+SENTENCES = {
+    "text": "is 'error'; expected a gymnasium.Space, set in the class or __init__",
+    "Box with another shape of low": ": Box has shape (2,) and bounds of shape (3,) and (2,); expected one shape",
+    "Box with another shape of high": ": Box has shape (2,) and bounds of shape (2,) and (3,); expected one shape",
+    "Box with low > high": ": Box(2.0, 1.0, (2,), float32) has a low above its high",
+    "Discrete(-1)": ": Discrete has n = -1; expected at least 1",
+    "MultiDiscrete with nvec -1": ": MultiDiscrete has nvec = [2, -1]; expected at least 1",
+    "MultiDiscrete of another shape": ": MultiDiscrete has shape (2, 1, 2) and nvec of shape (2,); expected one shape",
+    "MultiBinary of a shape below 1": ": MultiBinary has shape (2, -1); expected at least 1",
+    "empty Tuple": ": Tuple has no parts; expected at least one",
+    "empty Dict": ": Dict has no parts; expected at least one",
+    "reset: no argument seed": "got an unexpected keyword argument 'seed'",
+    "reset: no argument options": "reset has no argument options; expected reset(self, *, seed=None, options=None)",
+    "reset: seed=23 by default": "the argument seed of reset has the default 23; expected None",
+    "reset: an argument return_info": "reset has an argument return_info, which nothing gives",
+    "reset: np_random is never made": "reset(seed=123) does not seed self.np_random",
+    "reset: np_random is not seeded": "reset(seed=123) leaves self.np_random in two states",
+    "reset: np_random always has one seed": "reset(seed=123) and reset(seed=456) leave self.np_random in one state",
+    "reset: observations ignore the seed": "reset(seed=123) gives [",
+    "reset: a list": "reset returned a list of 2 values; expected (observation, info)",
+    "reset: three values": "reset returned a tuple of 3 values; expected (observation, info)",
+    "reset: an info that is a list": "reset returned a tuple of 2 values; expected (observation, info)",
+    "reset: an observation outside its space": "reset returned an observation outside its space Box(0.0, 1.0, (2,), float32): [",
+    "a method seed": "it has a method seed, which nothing calls",
+    "step: text": "step returned str error; expected (observation, reward, terminated, truncated, info)",
+    "step: three values": "step returned a tuple of 3 values; expected",
+    "step: four values, the old form": "step returned a tuple of 4 values; expected",
+    "step: random observations": "the first step after reset(seed=123) returns the observation [",
+    "step: random rewards": "the first step after reset(seed=123) returns the reward",
+    "step: random infos": "the first step after reset(seed=123) returns the info {'value': ",
+    "step: terminated is text": "terminated is str error; expected True or False",
+    "step: truncated is text": "truncated is str error; expected True or False",
+    "step: truncated at the first step": "the first step truncates the episode",
+    "step: the reward is text": "the reward is str error; expected a number",
+    "step: the info is text": "info is str error; expected a dictionary",
+    "step: changes an observation that it returned": "modified the previously returned observation; return a copy",
+    "observation: outside its Discrete": "reset returned an observation outside its space Discrete(2): 3",
+    "observation: uint8 for a Discrete": "an observation of Discrete(2) is uint8 0; expected int or np.int64",
+    "observation: a list for a Tuple": "an observation that is a list of 2 values; the space is Tuple(",
+    "observation: too long for a Tuple": "an observation with the parts [0, 1, 2]; the space has [0, 1]",
+    "observation: a set for a Dict": "an observation that is set {1, 2}; the space is Dict(",
+    "observation: another key of a Dict": "an observation with the parts ['a', 'c']; the space has ['a', 'b']",
+    "observation: float64 for float32": "an observation of float64 (2,); the space has float32 (2,)",
+    "observation: a list for a Box": "an observation that is a list of 2 values; the space has numpy arrays float32 (2,)",
+    "render: render_modes is None": "render_mode is 'rgb_array'; metadata[\"render_modes\"] has []",
+    "render: render_modes is text": "metadata[\"render_modes\"] is 'rgb_array'; expected a list of names",
+    "render: a mode that is no text": "metadata[\"render_modes\"] is ['ansi', 1]; expected a list of names",
+    "render: no frames per second": 'metadata["render_fps"] is None; expected a number of frames per second',
+    "render: frames per second as text": "metadata[\"render_fps\"] is 'fps'; expected a number of frames per second",
+    "render: a mode although there are none": "render_mode is 'ansi'; metadata[\"render_modes\"] has []",
+    "render: a mode that is not declared": "render_mode is 'ansi'; metadata[\"render_modes\"] has ['rgb_array']",
+    "render: a picture of floats": "render returns an array float64 (4, 4, 3); expected an array uint8 [height, width, 3]",
+    "close: a second time raises": "the second close raises RuntimeError: closed already",
+    "no observation space": "observation_space is None; expected a gymnasium.Space, set in the class or __init__",
+    "no action space": "action_space is None; expected a gymnasium.Space, set in the class or __init__",
+    "observation space: Box with low = high": "reset returned an observation outside its space Box(0.0, 0.0, (2,), float32)",
+    "action space: Box with low = high": "Box(0.0, 0.0, (2,), float32) has elements whose low is their high",
+    "action space: Box without bounds": "action_space Box(-inf, inf, (2,), float32) has no bounds",
+    **dict.fromkeys(("step: the reward is NaN", "step: the reward is infinite"), "ok"),  # found in a batch
+    **dict.fromkeys(("observation space: Box without bounds", "action space: Box from -2 to 2"), "ok"),
+}
+#: Those that are advice.
+ADVICE = (
+    "method seed",
+    "return_info",
+    "step truncates",
+    "uint8 0",
+    "of names",
+    "per second",
+    "low is their",
+    "no bounds",
+)
+
+
+def findings(cls: Any) -> list[Any]:
+    """The findings of the checks of the single environment, with "ok" where there are none."""
+    checks = (*RAW_CHECKS, *SINGLE_CHECKS)
+    results = [run_check(claim, lambda run=run: run(cls())) for claim, run in checks]  # type: ignore[misc]
+    return [result for result in results if result.verdict != "ok"] or [Result("", "ok", "ok")]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_has_a_finding_that_names_it(name: str) -> None:
+    expected = SENTENCES.get(name) or SENTENCES[name.split(": ")[1]]
+    first = findings(made(name))[0]
+    advice = any(words in expected for words in ADVICE)
+    assert expected in first.found
+    assert first.verdict == ("ok" if expected == "ok" else "warning" if advice else "wrong")
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "is_equal"),
+    [
+        (np.nan, np.nan, True),  # an info may say that a number is not known
+        (np.array([np.nan, 1.0]), np.array([np.nan, 1.0]), True),
+        ([np.array(["a"]), {"x": (1, None)}], [np.array(["a"]), {"x": (1, None)}], True),
+        (np.array([{"a": np.nan}, None]), np.array([{"a": np.nan}, None]), True),
+        (np.array([np.nan, 1.0]), np.array([1.0, np.nan]), False),
+        (1.0, np.nan, False),
+        (np.nan, 1.0, False),
+        (1, 1.0, False),
+        (np.zeros(2), np.zeros(3), False),
+        (np.zeros(2), np.zeros(2, np.float32), False),
+        (np.array([{"a": 1}, None]), np.array([{"a": 2}, None]), False),
+        (np.float32(1.0), np.float32(1.0 + 1e-6), False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, False),
+        ([1, 2], [1], False),
+        ([1, 2], [1, 3], False),
+    ],
+)
+def test_equal_steps_are_equal_in_every_number_and_nan_equals_nan(value: Any, other: Any, is_equal: bool) -> None:
+    answers = iter([value, other])
+    step = returning(info=lambda: {"value": next(answers)})
+    cls: Any = type("Reports", (Right,), {"step": step})
+    result = run_check("", lambda: equal_actions_equal_steps(cls()))
+    assert result.verdict == ("ok" if is_equal else "wrong"), result
+    assert is_equal or "returns the info {'value': " in result.found
+
+
+def nested(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    return [spaces.Dict(a=spaces.Discrete(2), b=space), spaces.Tuple([spaces.Discrete(2), spaces.Dict(b=space)])]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_faults_of_a_part_of_a_dict_or_a_tuple_are_found(index: int) -> None:
+    def first(**attributes: Any) -> str:
+        return str(findings(type("Parts", (Right,), attributes))[0].found)
+
+    for space, found in (
+        (changed(spaces.Discrete(5), n=0), "Discrete has n = 0; expected at least 1"),
+        (changed(box(), low=np.full(2, 2, np.float32)), "has a low above its high"),
+        (spaces.Dict(), "Dict has no parts"),
+    ):
+        for name in ("observation_space", "action_space"):
+            assert first(**{name: nested(space)[index]}).startswith(f"{name}: ") and found in first(
+                **{name: nested(space)[index]}
+            )
+    for bounds, found in (((-np.inf, np.inf), "has no bounds"), ((0, 0), "elements whose low is their high")):
+        assert found in first(action_space=nested(box(*bounds))[index])
+    for low, high in ((-np.inf, 1), (0, np.inf)):
+        assert "has no bounds" in first(action_space=nested(box(low, high))[index])
+    assert first(action_space=nested(spaces.Box(-2.0, 2.0, (2,), np.float32))[index]) == "ok"
+    one_wrong = spaces.Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32))
+    seen = {"a": 0, "b": np.ones(2, np.float32)}
+    values = [seen, (0, {"b": seen["b"]})]
+    found_bounds = first(observation_space=nested(one_wrong)[index], seen=lambda self: copy.deepcopy(values[index]))
+    assert "elements whose low is their high" in found_bounds
+    whole = [{"a": 0, "b": np.uint8(1)}, (0, {"b": np.uint8(1)})]
+    shown_as = first(observation_space=nested(spaces.Discrete(3))[index], seen=lambda self: whole[index])
+    assert shown_as == "an observation of Discrete(3) is uint8 1; expected int or np.int64"
+    right = [{"a": np.int64(0), "b": 1}, (0, {"b": np.int64(1)})]
+    assert first(observation_space=nested(spaces.Discrete(3))[index], seen=lambda self: right[index]) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "found"),
+    [
+        ({"metadata": {"render_modes": ["ansi"], "render_fps": True}}, 'metadata["render_fps"] is True'),
+        ({"metadata": {"render_modes": ["ansi"], "render_fps": 29.97}}, "ok"),
+        ({"metadata": {"render_modes": ("ansi",), "render_fps": 4}}, "ok"),
+        ({"metadata": {"render_modes": [], "render_fps": "none"}}, "ok"),  # nothing is rendered
+        (shown("rgb_array", ["rgb_array"], 4, np.zeros((4, 5, 3), np.uint8)), "ok"),
+        (
+            shown("rgb_array", ["rgb_array"], 4, np.zeros((4, 5, 4), np.uint8)),
+            "render returns an array uint8 (4, 5, 4)",
+        ),
+        (shown("rgb_array", ["rgb_array"], 4, np.zeros((4, 5), np.uint8)), "render returns an array uint8 (4, 5)"),
+        (
+            shown("rgb_array", ["rgb_array"], 4, np.zeros((4, 5, 3), np.int64)),
+            "render returns an array int64 (4, 5, 3)",
+        ),
+        (shown("rgb_array", ["rgb_array"], 4, [1]), "render returns a list of 1 values"),
+        (shown("ansi", ["rgb_array", "ansi"], 4, "text"), "ok"),
+        ({"step": returning(reward=np.int64(1), terminated=np.bool_(False))}, "ok"),
+        ({"step": returning(reward=2)}, "ok"),
+        ({"step": returning(reward=np.ones(1))}, "the reward is an array float64 (1,); expected a number"),
+        ({"step": returning(terminated=0)}, "terminated is int 0; expected True or False"),
+        (
+            {"reset": lambda self, seed, options=None: Right.reset(self, seed=seed)},
+            "the argument seed of reset has no default; expected None",
+        ),
+        (
+            {"reset": lambda self, seed=None, options=1: Right.reset(self, seed=seed)},
+            "the argument options of reset has the default 1; expected None",
+        ),
+        ({"reset": lambda self, seed=None, **more: Right.reset(self, seed=seed)}, "ok"),
+        ({"reset": lambda self, **given: Right.reset(self, **given)}, "ok"),
+        (
+            {"seen": lambda self: np.array([self.np_random.random(), np.nan], np.float32)},
+            "reset returned an observation with NaN",
+        ),
+        (
+            {"seen": lambda self: np.full(2, 0.5 + 9 * (self.t == 15), np.float32)},
+            "step 15 returned an observation outside its space",
+        ),
+    ],
+)
+def test_a_form_is_right_or_named(attributes: dict[str, Any], found: str) -> None:
+    assert found in findings(type("Form", (Right,), attributes))[0].found
+
+
+def test_several_pieces_of_advice_are_one_warning() -> None:
+    cls = type("Two", (Right,), {"seed": lambda self: None, "metadata": {}})
+    (result,) = findings(cls)
+    assert result.found == (
+        'metadata["render_modes"] is None; expected a list of names, empty where nothing is rendered; it has a method seed,'
+        " which nothing calls; seeds come with reset(seed=...)"
+    )
+
+
+def test_a_reset_that_forgets_its_seed_afterwards_is_found() -> None:
+    class Forgets(Right):
+        """The first episode follows the seed, the next one does not."""
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return (np.random.random(2).astype(np.float32) if seed is None else self.seen()), {}
+
+    assert findings(Forgets)[0].found.startswith("reset() after reset(seed=123) gives [")
+
+
+def test_what_a_nondeterministic_environment_says_of_itself_is_believed() -> None:
+    for fault_name, says in (("step: random infos", "its spec says that it is nondeterministic"), ("", "ok")):
+        env = made(fault_name or "reset: observations ignore the seed")()
+        env.spec = EnvSpec("rmt-test/Random-v0", entry_point="x:y", nondeterministic=True)
+        checked = equal_actions_equal_steps if fault_name else reset_uses_its_seed
+        result = run_check("", lambda checked=checked, env=env: checked(env))  # type: ignore[misc]
+        assert (result.verdict, result.found) == (("not checked", says) if fault_name else ("ok", ""))
 
 
 @pytest.mark.slow

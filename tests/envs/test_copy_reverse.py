@@ -39,6 +39,11 @@ class Game:
         return (1 / self.length if action == right else 0.0), over, over and not self.errors
 
 
+@pytest.mark.parametrize("case", ["usual", "reverse", "delay"])
+def test_the_first_episodes_follow_the_rules(case):
+    follow(Copy(8, **CASES[case]), lambda draw: Game(draw, **CASES[case]), steps=400)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):

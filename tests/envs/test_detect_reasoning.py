@@ -51,6 +51,12 @@ def game(cls, options):
     return lambda draw: Game(draw, facts=1 if cls is Detect else 2, **values)
 
 
+@pytest.mark.parametrize("case", ["detect", "detect, one step", "reasoning", "reasoning, two steps"])
+def test_the_first_episodes_follow_the_rules(case):
+    cls, options = CASES[case]
+    follow(cls(8, **options), game(cls, options), steps=400)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):

@@ -210,3 +210,61 @@ def test_a_choice_beyond_its_bounds_reaches_the_environment_as_the_nearest_one()
     own = spaces.Tuple([spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 4]), spaces.Box(-1, 1, (1,), np.float32)])
     move, pair, real = ActionTranslation(own).to_own(np.array([7.2, -1.0, 2.6, 3.0], np.float32))
     assert (move, pair.tolist(), real.tolist()) == (7, [0, 3], [1.0])
+
+
+class Takes(gymnasium.Env[Any, Any]):
+    observation_space: Any = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, space: Any) -> None:
+        self.action_space, self.taken = space, None
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.taken = action
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+def takes(space: Any) -> Any:
+    gymnasium.register("rmt-test/Takes-v0", entry_point=Takes, kwargs={"space": space})
+    try:
+        env = make_env("gym", 2, id="rmt-test/Takes-v0")
+    finally:
+        gymnasium.registry.pop("rmt-test/Takes-v0")
+    env.reset(seed=0)
+    return env
+
+
+def test_actions_of_a_network_that_learns_are_taken_as_numbers() -> None:
+    env = takes(spaces.Box(-1, 1, (2,), np.float64))
+    env.step(torch.tensor([[0.5, -3.0], [2.0, 0.25]], requires_grad=True))
+    assert [taken.tolist() for taken in env.get_attr("taken")] == [[0.5, -1.0], [1.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "says"),
+    [
+        (spaces.Discrete(3, start=5), [0, 3], r"action \[0, 3\] is outside 0..2"),
+        (spaces.Discrete(3, start=5), [-1, 0], r"action \[-1, 0\] is outside 0..2"),
+        (spaces.Discrete(3), [0.0, 1.0], r"action has dtype torch.float32; expected integers, for Discrete\(3\)"),
+        (spaces.Discrete(3), [0], r"action has shape \(1,\); expected \(2,\)"),
+        (spaces.MultiDiscrete([2, 3]), [[0, 2], [1, 3]], r"is outside 0..\[1, 2\]"),
+        (spaces.MultiDiscrete([2, 3]), [[2, 0], [0, 0]], r"is outside 0..\[1, 2\]"),
+        (spaces.MultiDiscrete([2, 3]), [[0, 0], [0, -1]], r"is outside 0..\[1, 2\]"),
+        (spaces.Box(-1, 1, (1,)), [[0.0], [float("nan")]], "action is NaN; expected numbers, which are clipped"),
+    ],
+)
+def test_an_action_outside_the_space_is_one_sentence_and_reaches_no_row(space: Any, action: Any, says: str) -> None:
+    env = takes(space)
+    with pytest.raises(ValueError, match=says):
+        env.step(torch.tensor(action))
+    assert env.get_attr("taken") == (None, None)
+
+
+def test_the_highest_and_the_lowest_actions_are_taken() -> None:
+    for space, action in ((spaces.Discrete(3, start=5), [0, 2]), (spaces.MultiDiscrete([2, 3]), [[0, 2], [1, 0]])):
+        env = takes(space)
+        env.step(torch.tensor(action))
+        start = 5 if isinstance(space, spaces.Discrete) else 0
+        assert [np.asarray(taken).tolist() for taken in env.get_attr("taken")] == (np.array(action) + start).tolist()

@@ -15,7 +15,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import GymConfig
 from rmt_rl.config.files import part_from_dict
 from rmt_rl.envs.registry import make_env
-from rmt_rl.envs.text import TextBytes, text_bytes, texts_of, to_bytes, with_texts
+from rmt_rl.envs.text import TextBytes, from_bytes, text_bytes, texts_of, to_bytes, with_texts
 from rmt_rl.evaluate import main as evaluate
 from rmt_rl.export import step_module
 from rmt_rl.policies.encoders import make_encoder
@@ -243,6 +243,43 @@ def test_text_that_cannot_be_kept_is_an_error_and_no_other_text(text: str, monke
         match=r"^Env: reset returned an observation 'mission' that is .*; expected text of at most 256 bytes",
     ):
         env.reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "characters"),
+    [
+        (spaces.Text(6, charset="ab"), 6, True),
+        (spaces.Text(6, charset="aé"), 12, True),  # as many bytes as its longest character has
+        (spaces.Text(6, charset="a€b"), 18, True),
+        (spaces.Text(2000, charset="aé"), 4000, True),
+        (spaces.Text(4000, charset="aé"), 4096, True),  # no more than can be read
+        (spaces.Text(256, charset="ab "), 256, False),
+        (spaces.Text(3, charset="ab "), 256, False),
+        (spaces.Text(257, charset="ab "), 257, False),
+        (spaces.Text(6, charset=" ."), 6, True),
+        (Mission(), 256, False),
+    ],
+)
+def test_the_longest_text_of_a_space_has_room(text: Any, length: int, characters: bool) -> None:
+    space = text_bytes(text)
+    assert (space.shape, space.characters) == ((length,), characters)
+    if isinstance(text, spaces.Text):
+        longest = max(text.character_set, key=lambda c: len(c.encode())) * min(text.max_length, length // 3)
+        assert from_bytes(to_bytes(longest, space)) == longest  # type: ignore[arg-type]
+
+
+def test_bytes_end_with_the_text_and_nothing_else_is_text() -> None:
+    space = TextBytes(4, True)
+    for text, found in (("abcd", b"abcd"), ("ab", b"ab\0\0"), ("", b"\0\0\0\0"), ("é", b"\xc3\xa9\0\0")):
+        array = to_bytes(text, space)
+        assert array is not None and array.tobytes() == found and array.flags.writeable
+        assert from_bytes(array) == text
+    rows = to_bytes([["a", "b"], ["c", ""]], space)
+    assert rows is not None and rows.shape == (2, 2, 4)
+    for none in ("abcde", "éé1", ["a", "abcde"], ["a", 1], [], 3, np.array("a")):
+        assert to_bytes(none, space) is None
+    assert space == TextBytes(4, True) != TextBytes(4, False) and space != TextBytes(5, True)
+    assert space != spaces.Box(0, 255, (4,), np.uint8)
 
 
 def test_an_alphabet_without_letters_is_seen_character_by_character() -> None:

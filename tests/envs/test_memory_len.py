@@ -52,6 +52,11 @@ class Game:
         return (1.0 if right else -1.0), True, right
 
 
+@pytest.mark.parametrize("case", ["usual", "2, five bits"])
+def test_the_first_episodes_follow_the_rules(case):
+    follow(MemoryLen(8, **CASES[case]), lambda draw: Game(draw, **CASES[case]), steps=400)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_follows_the_rules(case):

@@ -156,6 +156,20 @@ def test_a_scope_keeps_the_info_about_inner_episodes():
         assert torch.equal(info["inner_success"], expected["inner_success"])
 
 
+def test_a_scope_is_described_by_its_environment_and_its_episodes():
+    env = make_env("gym", 2, id="CartPole-v1")
+    env.episode_steps, env.action_start, env.action_names = 7, 3, ("left", "right")
+    env.floor, env.ceiling, env.measure = 9.0, 500.0, "return"
+    for episodes, steps, span in ((None, 7, "the whole run"), (1, 7, "an episode"), (3, 21, "trials of 3 episodes")):
+        scope = MemoryScope(env, episodes)
+        assert scope.episode_steps == steps and scope.task == f"{env.task}; memory is kept for {span}"
+        assert (scope.floor, scope.ceiling, scope.measure) == (9.0, 500.0, "return")
+        assert (scope.action_start, scope.action_names, scope.own_actions) == (3, ("left", "right"), env.own_actions)
+    env.episode_steps, env.reward_reveals_cue = None, True
+    scope = MemoryScope(env, 3)
+    assert scope.episode_steps is None and scope.floor is None
+
+
 def test_a_scope_renders_its_environment():
     env = make_env("gym", 2, id="CartPole-v1", options={"render_mode": "rgb_array"}, memory=MemoryConfig(scope="run"))
     env.reset(seed=0)

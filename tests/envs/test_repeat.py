@@ -123,6 +123,12 @@ def test_repeat_previous_equals_that_of_the_popgym_package(level):
     follow(RepeatPrevious(16, **options), lambda draw: Package(package, Previous(draw, **options), **options))
 
 
+def test_the_first_episodes_follow_the_rules():
+    first, previous = FIRST["easy"], PREVIOUS["easy"]
+    follow(RepeatFirst(4, **first), lambda draw: First(draw, **first), steps=500)
+    follow(RepeatPrevious(4, **previous), lambda draw: Previous(draw, **previous), steps=500)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", FIRST)
 def test_every_step_of_repeat_first_follows_the_rules(level):

@@ -169,6 +169,62 @@ def test_metadata_belongs_to_one_environment() -> None:
     assert make_env("tmaze").metadata["render_modes"] == type(batch).metadata["render_modes"] == []
 
 
+def test_the_info_of_one_environment_has_plain_numbers_and_only_what_its_row_reports() -> None:
+    env = SingleEnv("tmaze", length=3)
+    env.reset(seed=0)
+    inner = env._batch.step
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    more = {
+        "count": torch.tensor([3]),
+        "distance": torch.tensor([0.5], dtype=torch.float64),
+        "place": torch.tensor([[1, 2]]),
+        "map": {"row": torch.tensor([[4.0]])},
+        "early": torch.tensor([1]),
+        "_early": no,
+        "late": torch.tensor([2]),
+        "_late": yes,
+    }
+    env._batch.step = lambda action: (*(back := inner(action))[:4], back[4] | more)  # type: ignore[method-assign]
+    found = env.step(0)[4]
+    place, nested = found.pop("place"), found.pop("map")["row"]
+    assert found == {"count": 3, "distance": 0.5, "late": 2}
+    assert [type(value) for value in found.values()] == [int, float, int]
+    assert (place.tolist(), nested.tolist()) == ([1, 2], [4.0])
+    assert isinstance(place, np.ndarray) and isinstance(nested, np.ndarray)
+    env.step(0), env.step(0)
+    success = env.step(0)[4]["success"]
+    assert type(success) is bool
+
+
+def test_the_title_counts_steps_and_rewards() -> None:
+    env = SingleEnv("tmaze", "ansi", length=2)
+    titles = []
+    for action in (None, 0, 2, 1):
+        env.reset(seed=1) if action is None else env.step(action)
+        titles.append(str(env.render()).splitlines()[0])
+    assert titles == [
+        "step 0",
+        "step 1, return 0.00",
+        "step 2, return -0.50",
+        "the episode ended after 3 steps: return -0.50, no success",
+    ]
+    env.reset()
+    assert str(env.render()).splitlines()[0] == "step 0"
+    bandit = SingleEnv("bandit", "ansi", length=1)  # has no success
+    bandit.reset(seed=0)
+    bandit.step(0)
+    assert str(bandit.render()).splitlines()[0] in [
+        f"the episode ended after 1 steps: return {total}" for total in ("0.00", "1.00")
+    ]
+
+
+def test_arrays_of_a_numpy_batch_share_no_memory_with_its_tensors() -> None:
+    tensor = torch.ones(2, requires_grad=True)
+    array = to_numpy({"a": [tensor], "b": tensor, "c": 3})["b"]
+    array += 1
+    assert tensor.tolist() == [1, 1] and to_numpy({"c": 3}) == {"c": 3}
+
+
 @pytest.mark.parametrize("name", ["tmaze", "bandit"])
 def test_a_picture_is_drawn_and_does_not_change_the_episode(name: str) -> None:
     env, twin = SingleEnv(name, "rgb_array", **SHORT.get(name, {})), SingleEnv(name, **SHORT.get(name, {}))

@@ -127,6 +127,12 @@ def test_memory_across_walks_reaches_the_ceiling_of_a_trial_and_memory_within_wa
     assert (TMazeTrial.floor, TMazeTrial.ceiling) == (0.5, 1.0)
 
 
+@pytest.mark.parametrize("options", [{"length": 1}, {"length": 6, "min_length": 2}])
+@pytest.mark.parametrize(("cls", "game"), [(TMazeActive, Active), (TMazeRATE, Rate), (TMazeTrial, Trial)])
+def test_the_first_episodes_follow_the_rules(cls, game, options):
+    follow(cls(8, **options), lambda draw: game(draw, **options), steps=800)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", LENGTHS)
 @pytest.mark.parametrize(("cls", "game"), [(TMazeActive, Active), (TMazeRATE, Rate)])

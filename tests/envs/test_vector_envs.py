@@ -219,6 +219,71 @@ def test_env_gym_takes_an_id_that_is_a_vector_environment_only() -> None:
         gymnasium.registry.pop("rmt-test/Counting-v0")
 
 
+def test_the_environments_own_spaces_and_time_limit_are_kept() -> None:
+    env = SameStep()
+    adapter = VectorAdapter(env)
+    assert adapter.own_spaces() == (SPACE, ACTIONS) and adapter.action_start == 5
+    assert (adapter.env_spec, adapter.render_mode, adapter.rows_have_seeds) == (None, None, False)
+    assert adapter.episode_steps == VectorAdapter.episode_steps == 5000
+    assert adapter.task == "SameStep, a vector environment"
+    env.spec, env.render_mode = gymnasium.envs.registration.EnvSpec("rmt-test/A-v0", max_episode_steps=7), "ansi"
+    again = VectorAdapter(env)
+    assert (again.episode_steps, again.render_mode) == (None, "ansi")
+    env.spec.max_episode_steps = None
+    assert VectorAdapter(env).episode_steps == 5000
+
+
+@pytest.mark.parametrize(
+    ("seed", "given"),
+    [
+        (5, 5),
+        ([5, 6, 7], 5),
+        ([5, 9, 7], [5, 9, 7]),
+        ([5, 6, None], [5, 6, None]),
+        ([None] * 3, [None] * 3),
+        (None, None),
+    ],
+)
+def test_consecutive_seeds_reach_the_environment_as_one_number(seed: Any, given: Any) -> None:
+    env = SameStep()
+    VectorAdapter(env).reset(seed=seed)
+    assert env.seed == given and type(env.seed) is type(given)
+
+
+def test_seeds_reach_a_reset_that_takes_any_argument() -> None:
+    env, given = SameStep(), []
+    inner = env.reset
+    env.reset = lambda **options: (given.append(options), inner())[1]  # type: ignore[method-assign]
+    VectorAdapter(env).reset(seed=3)
+    assert given == [{"seed": 3}]
+
+
+@pytest.mark.parametrize("kind", [SameStep, SuperSuit, Envpool])
+def test_an_environment_that_cannot_restart_single_rows_says_so(kind: Any) -> None:
+    adapter = VectorAdapter(kind())
+    adapter.reset(seed=0)
+    with pytest.raises(ValueError, match=r"reset_mask was given, but it cannot restart single rows; reset all rows"):
+        adapter.reset(options={"reset_mask": np.array([True, False, True])})
+
+
+def test_a_reset_forgets_the_episodes_that_were_ending() -> None:
+    adapter = VectorAdapter(Envpool())
+    adapter.reset(seed=0)
+    act = torch.ones(ROWS, dtype=torch.int64)
+    for _ in range(2):
+        adapter.step(act)  # row 0 has ended, and the next step would restart it
+    adapter.reset(seed=0)
+    _, reward, terminated, truncated, info = adapter.step(act)
+    assert reward.tolist() == [1, 1, 1] and not bool((terminated | truncated).any()) and "success" not in info
+
+
+def test_a_borrowed_environment_stays_open_and_another_is_closed() -> None:
+    for borrowed in (True, False):
+        env = SameStep()
+        VectorAdapter(env, borrowed=borrowed).close()
+        assert env.closed != borrowed
+
+
 class AllowingNext(Counting):
     """The entry "action_mask" allows one action, and nothing after the end of an episode."""
 
