@@ -69,7 +69,12 @@ def meant_id(text: str) -> str:
     return near[0] if near and difflib.SequenceMatcher(None, name, _parts(near[0])[1]).ratio() > 0.85 else text
 
 
+def without_version(id: str) -> str:
+    """The id without the module that gymnasium imports for it and without its version, both of which may be missing."""
+    return re.sub(r"-v[0-9]+$", "", id.rpartition(":")[2])
+
+
 def _parts(id: str) -> tuple[str, str]:
     """(namespace, name without its version), in small letters."""
-    namespace, _, name = id.rpartition(":")[2].lower().rpartition("/")
-    return namespace, re.sub(r"-v[0-9]+$", "", name)
+    namespace, _, name = without_version(id).lower().rpartition("/")
+    return namespace, name
