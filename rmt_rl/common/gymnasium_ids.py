@@ -6,8 +6,11 @@ them with the registered tasks.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import gymnasium
 
@@ -45,6 +48,16 @@ def register_with_gymnasium() -> None:
                 vector_entry_point="rmt_rl.envs.registry:make_env",
                 kwargs={"name": name},
             )
+
+
+def task_spec(task: Mapping[str, Any]) -> str | None:
+    """gymnasium's EnvSpec, as JSON, of a built-in task {"name": ..., **options}; None for any other environment."""
+    for id, name in GYMNASIUM_IDS.items():
+        if name == task["name"]:
+            spec = copy.copy(gymnasium.registry[id])
+            spec.kwargs = dict(task)
+            return spec.to_json()
+    return None
 
 
 def near_ids(wanted: str) -> list[str]:
