@@ -306,8 +306,8 @@ class Outside(nn.Module):
         if changed := changed_in_place(shown, before):
             names = f" ({', '.join(changed)})" if isinstance(obs, dict) else ""
             raise ConfigError(
-                f"policy.encoder: {type(self.encoder).__name__} changed its observation{names} in place, which is kept for learning;"
-                " change a copy"
+                f"policy.encoder: {type(self.encoder).__name__} changed its observation{names} in place, which is kept for"
+                " learning; change a copy"
             )
         return encoded
 

@@ -213,8 +213,8 @@ class Collector:
         for number, (tensors, before) in enumerate(kept):
             if changed := changed_in_place(tensors, before):
                 raise RunError(
-                    f"the {changed[0]} of step {number} of a rollout was changed in place, so that the policy would learn from other"
-                    f" numbers; the environment ({self.env.task or type(self.env).__name__}) must return new tensors and copy"
+                    f"the {changed[0]} of step {number} of a rollout was changed in place, so that the policy would learn from"
+                    f" other numbers; the environment ({self.env.task or type(self.env).__name__}) must return new tensors and copy"
                     f" actions before it changes them ({command_line('rmt_rl.envs.check')} checks the contract)"
                 )
 
