@@ -214,8 +214,8 @@ class Collector:
             if changed := changed_in_place(tensors, before):
                 raise RunError(
                     f"the {changed[0]} of step {number} of a rollout was changed in place, so that the policy would learn from"
-                    f" other numbers; the environment ({self.env.task or type(self.env).__name__}) must return new tensors and copy"
-                    f" actions before it changes them ({command_line('rmt_rl.envs.check')} checks the contract)"
+                    f" other numbers; the environment ({self.env.task or type(self.env).__name__}) must return new tensors"
+                    f" and copy actions before it changes them ({command_line('rmt_rl.envs.check')} checks the contract)"
                 )
 
     def _require_metrics(self, episodes: Episodes, reported: list[str]) -> None:
