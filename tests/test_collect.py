@@ -9,12 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import minari
+import numpy as np
 import pytest
 import torch
 
 from rmt_rl import collect, config
 from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import task_spec
 from rmt_rl.config.cli import parse
 from rmt_rl.policies.saving import load_policy, make_task
 from rmt_rl.train import train
@@ -189,3 +191,30 @@ def test_init_with_a_policy_of_another_task_or_conditioning_is_rejected(trained:
     assert parse([*TASK, "init=null", "policy=lstm"]).policy.name == "lstm"
     with pytest.raises(ConfigError, match="the policy of init is return-conditioned"):
         train(parse([*TASK, "algo=rate", "algo.returns=false", f"init={trained}"]), root=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("task", [["tmaze", "env.min_length=2"], ["minigrid-memory", "env.size=7"], ["bandit"]])
+def test_a_recorded_task_is_recovered_and_replays_its_episodes(task: list[str]) -> None:
+    name, *options = task
+    assert collect.main(["policy=random", f"env={name}", *options, f"out=recovered/{name}-v0", "episodes=2"]) == 0
+    dataset = minari.load_dataset(f"recovered/{name}-v0")
+    env = dataset.recover_environment()
+    assert (env.observation_space, env.action_space) == (dataset.observation_space, dataset.action_space)
+    seeds = [part["seed"] for part in dataset.storage.get_episode_metadata(dataset.episode_indices)]
+    for episode, seed in zip(dataset.iterate_episodes(), seeds, strict=True):
+        shown = [env.reset(seed=int(seed))[0]]
+        rewards = []
+        for action in episode.actions:
+            obs, reward, *_ = env.step(action)
+            shown.append(obs)
+            rewards.append(reward)
+        assert rewards == episode.rewards.tolist()
+        expected = episode.observations
+        for key in expected if isinstance(expected, dict) else [None]:
+            found = [obs if key is None else obs[key] for obs in shown]
+            assert np.array_equal(found, expected if key is None else expected[key])
+
+
+def test_a_task_of_another_package_has_no_spec_that_a_file_could_name() -> None:
+    assert task_spec({"name": "my-task"}) is None

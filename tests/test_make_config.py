@@ -16,6 +16,7 @@ import yaml
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import without_version
 from rmt_rl.config.cli import parse
 from rmt_rl.config.envs import BanditConfig, GymConfig, TMazeConfig
 from rmt_rl.config.fields import Option
@@ -312,8 +313,20 @@ def test_a_gymnasium_id_may_have_a_recipe_of_its_own() -> None:
     assert cfg.make_config(env=cfg.GymConfig(id="Pendulum-v1")).algo == cfg.PPOConfig()  # a dataclass is complete
 
 
+@pytest.mark.parametrize(
+    "id", ["Pendulum", "Pendulum-v1", "Pendulum-v12", "my.module:Pendulum-v1", "my_module:Pendulum"]
+)
+def test_the_recipe_of_an_id_applies_to_every_form_that_gymnasium_accepts(id: str) -> None:
+    assert cfg.make_config(env="gym", **{"env.id": id}).algo.gamma == 0.9
+
+
+@pytest.mark.parametrize("id", ["mine/Pendulum-v1", "PendulumNoVel-v1", "Pendulum-v1-easy", "pendulum-v1"])
+def test_the_recipe_of_an_id_does_not_apply_to_another_environment(id: str) -> None:
+    assert cfg.make_config(env="gym", **{"env.id": id}).algo.gamma == 0.99
+
+
 def test_every_recipe_of_a_gymnasium_id_belongs_to_a_known_id() -> None:
-    assert set(GYM_IDS) <= set(gymnasium.registry)
+    assert set(GYM_IDS) <= {without_version(id) for id in gymnasium.registry}
     for name in GYM_IDS:
         cfg.make_config(env="gym", **{"env.id": name})
 

@@ -688,6 +688,16 @@ class Correct(rmt_rl.Backbone[Any]):
         ),
         ("step", lambda self, x, state, first: (x.double(), state), r"outputs \[2, 8\] of torch.float64; expected"),
         (
+            "step",
+            lambda self, x, state, first: (self.linear(x), OneTensor(state.hidden.add_(1))),
+            "step of its class returned after it had changed state.hidden in place; expected new tensors",
+        ),
+        (
+            "unroll",
+            lambda self, x, state, first: (x + first.logical_not_()[..., None], state),
+            "unroll of its class returned after it had changed first in place",
+        ),
+        (
             "unroll",
             lambda self, x, state, first: (x[:, 1:], state),
             r"outputs \[2, 2, 8\].*; expected outputs \[2, 3, 8\]",

@@ -6,8 +6,11 @@ them with the registered tasks.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import gymnasium
 
@@ -47,6 +50,16 @@ def register_with_gymnasium() -> None:
             )
 
 
+def task_spec(task: Mapping[str, Any]) -> str | None:
+    """gymnasium's EnvSpec, as JSON, of a built-in task {"name": ..., **options}; None for any other environment."""
+    for id, name in GYMNASIUM_IDS.items():
+        if name == task["name"]:
+            spec = copy.copy(gymnasium.registry[id])
+            spec.kwargs = dict(task)
+            return spec.to_json()
+    return None
+
+
 def near_ids(wanted: str) -> list[str]:
     """The registered ids whose names are like that of `wanted`, nearest first, at most three; of each the newest version."""
     newest: dict[tuple[str, str], str] = {}
@@ -69,7 +82,12 @@ def meant_id(text: str) -> str:
     return near[0] if near and difflib.SequenceMatcher(None, name, _parts(near[0])[1]).ratio() > 0.85 else text
 
 
+def without_version(id: str) -> str:
+    """The id without the module that gymnasium imports for it and without its version, both of which may be missing."""
+    return re.sub(r"-v[0-9]+$", "", id.rpartition(":")[2])
+
+
 def _parts(id: str) -> tuple[str, str]:
     """(namespace, name without its version), in small letters."""
-    namespace, _, name = id.rpartition(":")[2].lower().rpartition("/")
-    return namespace, re.sub(r"-v[0-9]+$", "", name)
+    namespace, _, name = without_version(id).lower().rpartition("/")
+    return namespace, name

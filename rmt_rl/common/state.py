@@ -95,6 +95,16 @@ def map_obs(function: Callable[..., torch.Tensor], obs: Obs, *others: Obs) -> Ob
     return function(obs, *others)
 
 
+def changed_in_place(shown: Mapping[str, torch.Tensor], versions: Mapping[str, int]) -> list[str]:
+    """The names of tensors that were written to since `versions_of` counted it."""
+    return [name for name, count in versions_of(shown).items() if count != versions[name]]
+
+
+def versions_of(shown: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """How often each tensor, or one that shares its memory, was written to; not known of tensors made in inference mode."""
+    return {name: x._version for name, x in shown.items() if not x.is_inference()}
+
+
 def copy_tree(tree: Any) -> Any:
     """A copy of dictionaries and lists of tensors and plain values that later changes in place do not reach; on the CPU."""
     if isinstance(tree, torch.Tensor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import gymnasium
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import read_text
-from rmt_rl.common.gymnasium_ids import GYMNASIUM_IDS
+from rmt_rl.common.gymnasium_ids import GYMNASIUM_IDS, without_version
 from rmt_rl.common.process import require_packages
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.envs import BUILTIN, GymConfig
@@ -121,7 +120,7 @@ def _named(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _bare(id: str) -> str:
     """An id of gymnasium without module, namespace and version."""
-    return re.sub(r"-v[0-9]+$", "", id.rpartition(":")[2].rpartition("/")[2])
+    return without_version(id).rpartition("/")[2]
 
 
 def _local() -> str:

@@ -49,10 +49,10 @@ GYM = {
     "algo.normalize_reward": True,
     "policy.normalize_observation": True,
 }
-#: What single ids of gymnasium change besides (docs/log.md has what was tried).
+#: What single environments of gymnasium change besides, by their id without its version (docs/log.md has what was tried).
 GYM_IDS: dict[str, dict[str, object]] = {
     # every step costs, and only the next second matters
-    "Pendulum-v1": {"algo.gamma": 0.9, "algo.learning_rate": 1e-3},
+    "Pendulum": {"algo.gamma": 0.9, "algo.learning_rate": 1e-3},
     # every action costs and the goal is far away, so independent noise teaches to stop pushing
-    "MountainCarContinuous-v0": {"algo.gamma": 0.999, "algo.entropy_coef": 0.0, "algo.noise_correlation": 0.9},
+    "MountainCarContinuous": {"algo.gamma": 0.999, "algo.entropy_coef": 0.0, "algo.noise_correlation": 0.9},
 }

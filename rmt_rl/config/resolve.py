@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import without_version
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.fields import OTHER_NAMES, Config, Option, did_you_mean, groups, options, read, show
@@ -45,8 +46,8 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     entry = vars(type(bases["env"])).get("entry") if "env" in bases else choose("env", names["env"])
     values = {} if entry is None else _recipe(names["env"], entry.recipe, bases, classes)
     given_id = next((layer.values["env.id"] for layer in reversed(layers) if "env.id" in layer.values), None)
-    if names["env"] == "gym" and "env" not in bases and str(given_id) in GYM_IDS:
-        values |= _recipe(f"gym env.id={given_id}", GYM_IDS[str(given_id)], bases, classes)
+    if names["env"] == "gym" and "env" not in bases:
+        values |= _recipe(f"gym env.id={given_id}", GYM_IDS.get(without_version(str(given_id)), {}), bases, classes)
     recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():

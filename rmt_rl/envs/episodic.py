@@ -27,8 +27,6 @@ class EpisodicEnv(TorchVectorEnv):
     `_begin` adds the tensors of the task. A subclass implements `_begin`, `_advance` and `_observe`.
     """
 
-    episode_steps = None
-
     def __init__(
         self, num_envs: int, device: str | torch.device, observation_space: gymnasium.Space[Any], num_actions: int
     ) -> None:

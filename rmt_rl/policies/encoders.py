@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import counter_bits
-from rmt_rl.common.state import Obs
+from rmt_rl.common.state import Obs, changed_in_place, versions_of
 from rmt_rl.envs.text import TextBytes
 from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.moments import RunningMoments
@@ -299,11 +299,24 @@ class Outside(nn.Module):
 
     def forward(self, obs: Obs) -> torch.Tensor:
         shown = obs if isinstance(obs, dict) else {"": obs}
+        if torch.compiler.is_compiling():  # tensors without values
+            return self._encode(shown, isinstance(obs, dict))
+        before = versions_of(shown)
+        encoded = self._encode(shown, isinstance(obs, dict))
+        if changed := changed_in_place(shown, before):
+            names = f" ({', '.join(changed)})" if isinstance(obs, dict) else ""
+            raise ConfigError(
+                f"policy.encoder: {type(self.encoder).__name__} changed its observation{names} in place, which is kept for"
+                " learning; change a copy"
+            )
+        return encoded
+
+    def _encode(self, shown: dict[str, torch.Tensor], several: bool) -> torch.Tensor:
         flat = {
             key: normalize(shown[key].reshape(-1, *shape))
             for (key, shape), normalize in zip(self.shapes.items(), self.normalizers, strict=True)
         }
-        return self.encoder(flat if isinstance(obs, dict) else flat[""])
+        return self.encoder(flat if several else flat[""])
 
 
 def _has_unbounded(space: gymnasium.Space[Any]) -> bool:

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
+from rmt_rl.common.state import changed_in_place, leaves, versions_of
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.fields import show
 from rmt_rl.config.registry import entry_of, find_encoder
@@ -110,11 +111,18 @@ def check_shapes(backbone: Backbone[Any], config: PolicyConfig) -> None:
     backbone.eval()
     state = backbone.initial_state(rows)
     _check_state(config, "initial_state(batch)", state, rows)
-    stepped = backbone.step(x_BTD[:, 0], state, first_BT[:, 0])
-    _check_result(config, "step", stepped, (rows, width), 2)
-    _check_result(config, "unroll", backbone.unroll(x_BTD, state, first_BT), (rows, steps, width), 2)
-    losses = backbone.unroll_with_losses(x_BTD, state, first_BT)
-    _check_result(config, "unroll_with_losses", losses, (rows, steps, width), 3)
+    kept = {"first": first_BT, **leaves(state)}
+    before = versions_of(kept)
+
+    def check(method: str, result: Any, shape: tuple[int, ...], values: int = 2) -> Any:
+        _check_result(config, method, result, shape, values)
+        if changed := changed_in_place(kept, before):
+            raise _wrong(config, method, f"after it had changed {', '.join(changed)} in place", "new tensors")
+        return result
+
+    check("step", backbone.step(x_BTD[:, 0], state, first_BT[:, 0]), (rows, width))
+    check("unroll", backbone.unroll(x_BTD, state, first_BT), (rows, steps, width))
+    losses = check("unroll_with_losses", backbone.unroll_with_losses(x_BTD, state, first_BT), (rows, steps, width), 3)
     if not isinstance(losses[2], dict) or not all(
         isinstance(x, torch.Tensor) and not x.dim() for x in losses[2].values()
     ):

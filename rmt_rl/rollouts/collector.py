@@ -13,8 +13,10 @@ from gymnasium import spaces
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import NotFinite, finite, first_nonfinite
+from rmt_rl.common.process import command_line
 from rmt_rl.common.state import (
     Obs,
+    changed_in_place,
     check_count,
     check_tensor,
     detach,
@@ -24,6 +26,7 @@ from rmt_rl.common.state import (
     select_rows,
     state_from_tree,
     state_to_tree,
+    versions_of,
 )
 from rmt_rl.config.fields import did_you_mean
 from rmt_rl.envs.base import TorchVectorEnv, reported_names
@@ -79,6 +82,16 @@ def next_noise(
     """
     new = torch.empty_like(noise).normal_(generator=generator)
     return torch.where(first[:, None], new, correlation * noise + math.sqrt(1 - correlation**2) * new)
+
+
+#: The tensors of a step by name, and how often they had been written to before it.
+_Kept = tuple[dict[str, torch.Tensor], dict[str, int]]
+
+
+def _named(obs: Obs, action: torch.Tensor) -> _Kept:
+    shown = {f"observation {key}": x for key, x in obs.items()} if isinstance(obs, dict) else {"observation": obs}
+    tensors = {**shown, "action": action}
+    return tensors, versions_of(tensors)
 
 
 class Collector:
@@ -144,7 +157,7 @@ class Collector:
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
         self.state = start = map_state(torch.Tensor.contiguous, self.state)
-        rows, ended = [], []
+        rows, ended, kept = [], [], []
         reported: dict[str, None] = {}
         nonfinite: str | None = None
         for step in range(steps):
@@ -156,6 +169,7 @@ class Collector:
             action, log_prob, value, self.state = self.policy.explore(
                 obs, self.state, first, self.generator, self.noise
             )
+            kept.append(_named(obs, action))
             self.obs, reward, terminated, truncated, info = self.env.step(action)
             # check what the environment returned
             steps_now = self.steps + (step + 1) * len(reward)
@@ -176,6 +190,7 @@ class Collector:
             rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
             ended.append(self._count(reward, info.get("episode_over", self.first), info))
             reported |= dict.fromkeys(reported_names(info) if self.metrics else ())
+        self._require_unchanged(kept)
         # stack the steps to [B, T]; the value after the last step is unused in rows whose episode ended
         after = self.policy.value(self.obs, self.state)
         obs_list, *columns = zip(*rows, strict=True)
@@ -192,6 +207,16 @@ class Collector:
         episodes = Episodes(returns, lengths, success, dict(zip(self.metrics, more, strict=True)))
         self._require_metrics(episodes, [*reported])
         return rollout, episodes
+
+    def _require_unchanged(self, kept: list[_Kept]) -> None:
+        """Raises RunError where the environment wrote to an action that it got, or to an observation that it had returned."""
+        for number, (tensors, before) in enumerate(kept):
+            if changed := changed_in_place(tensors, before):
+                raise RunError(
+                    f"the {changed[0]} of step {number} of a rollout was changed in place, so that the policy would learn from"
+                    f" other numbers; the environment ({self.env.task or type(self.env).__name__}) must return new tensors"
+                    f" and copy actions before it changes them ({command_line('rmt_rl.envs.check')} checks the contract)"
+                )
 
     def _require_metrics(self, episodes: Episodes, reported: list[str]) -> None:
         """Raises RunError where none of the first episodes reports a number that `metrics` names: it may be misspelt."""

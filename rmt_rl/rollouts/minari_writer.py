@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.gymnasium_ids import task_spec
 from rmt_rl.envs.text import texts_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write_minari(
         assert dataset is not None
         summary = stats.summary()
         # minari itself would make an environment to write its spec
-        spec = {} if env.env_spec is None else {"env_spec": env.env_spec}
+        spec = {name: text for name, text in [("env_spec", env.env_spec or task_spec(task))] if text is not None}
         ours = {"env": task, "text": texts_of(env.single_observation_space), **summary}
         dataset.storage.update_metadata({"rmt_rl": ours, **spec})
         place.parent.mkdir(parents=True, exist_ok=True)

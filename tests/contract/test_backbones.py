@@ -109,6 +109,15 @@ def test_an_early_input_still_matters_where_there_is_memory(variant):
 # ------------------------------------------------------------------------------------- the checks find planted mistakes
 
 
+class Overwrites(Recurrent):
+    """Writes the new state over the old one."""
+
+    def step(self, x, state, first):
+        y, after = super().step(x, state, first)
+        state.hidden.copy_(after.hidden)
+        return y, state
+
+
 class Leaky(Recurrent):
     """Multiplies the state by zero at a reset instead of selecting."""
 
@@ -310,6 +319,7 @@ class LearnsItsStart(Recurrent):
         (Grows, "fixed size"),
         (LearnsWhileActing, "module holds"),
         (VectorLoss, "auxiliary"),
+        (Overwrites, "never modified"),
         (TrainsBetweenUpdates, "between_updates"),
         (OtherOutputsWithLosses, "auxiliary"),
         (OtherStateWithLosses, "auxiliary"),

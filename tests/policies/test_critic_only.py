@@ -291,3 +291,68 @@ def test_stable_baselines_predict_takes_observations_with_and_without_the_state(
     for shown in ({"observation": obs["observation"]}, obs["observation"]):
         assert policy.predict(shown, deterministic=True)[0].tolist() == expected.tolist()  # type: ignore[arg-type]
     assert np.ndim(policy.predict(obs["observation"][0], deterministic=True)[0]) == 0
+
+
+class Rich(gymnasium.Env[Any, Any]):
+    """Only the critic sees a text and two pictures; the actor sees one number, and which actions are allowed."""
+
+    observation_space: Any = spaces.Dict(
+        seen=spaces.Box(-1, 1, (2,), np.float32),
+        action_mask=spaces.MultiBinary(3),
+        state=spaces.Dict(
+            words=spaces.Text(8),
+            large=spaces.Box(0, 255, (36, 36, 3), np.uint8),
+            small=spaces.Box(0, 1, (3, 3, 1), np.uint8),
+        ),
+    )
+    action_space: Any = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.show(), {}
+
+    def show(self) -> dict[str, Any]:
+        state = {"words": "go left", "large": np.zeros((36, 36, 3), np.uint8), "small": np.zeros((3, 3, 1), np.uint8)}
+        return {"seen": np.ones(2, np.float32), "action_mask": np.array([1, 0, 1], np.int8), "state": state}
+
+    def step(self, action: Any) -> Any:
+        assert action != 1
+        return self.show(), 1.0, bool(self.np_random.random() < 0.3), False, {}
+
+
+gymnasium.register("rmt-test/Rich-v0", entry_point=Rich)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["state", "state.words,state.large"])
+def test_texts_and_pictures_may_be_for_the_critic_alone_and_masks_stay(hidden: str, tmp_path: Path) -> None:
+    env = rmt_rl.make_env("gym", 2, id="rmt-test/Rich-v0")
+    policy = rmt_rl.make_policy(env, "gru", width=8, critic="separate", critic_only=hidden).eval()
+    rollout, _ = Collector(env, policy).collect(6)
+    assert not bool((rollout.action == 1).any())
+    export(policy, tmp_path / "program", 2, onnx=False)
+    names = [entry["name"] for entry in json.loads((tmp_path / "program" / "io.json").read_text())["inputs"]]
+    shown = [name.removeprefix("observation.") for name in names if name.startswith("observation.")]
+    assert shown == ["action_mask", "seen", *([] if hidden == "state" else ["state.small"])]
+    obs, first = {name: env.reset(seed=0)[0][name] for name in shown}, torch.ones(2, dtype=torch.bool)
+    state = policy.initial_state(2)
+    expected, _ = policy.act(obs, state, first, deterministic=True)
+    action, *_ = torch.export.load(tmp_path / "program" / "step.pt2").module()(*obs.values(), first, *flat(state))
+    assert torch.equal(action, expected)
+
+
+@pytest.mark.slow
+def test_an_onnx_program_has_no_inputs_for_what_only_the_critic_sees(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    env = rmt_rl.make_env("gym", 2, id="rmt-test/Rich-v0")
+    policy = rmt_rl.make_policy(env, "gru", width=8, critic="separate", critic_only="state").eval()
+    export(policy, tmp_path / "program", 2, onnx=True)
+    program = runtime.InferenceSession(tmp_path / "program" / "step.onnx")
+    state, first, obs = policy.initial_state(2), torch.ones(2, dtype=torch.bool), env.reset(seed=0)[0]
+    values = [obs["action_mask"], obs["seen"], first, *flat(state)]
+    names = [entry.name for entry in program.get_inputs()]
+    inputs = {name: x.numpy() for name, x in zip(names, [x for x in values if x.numel()], strict=True)}
+    expected, _ = policy.act({name: obs[name] for name in ("action_mask", "seen")}, state, first, deterministic=True)
+    assert program.run(None, inputs)[0].tolist() == expected.tolist()

@@ -251,3 +251,39 @@ def test_a_saved_policy_whose_encoder_is_not_registered_is_one_sentence(
         rmt_rl.ConfigError, match=r"config.json: .*policy.encoder=seen: expected one of auto, or one that plugins="
     ):
         rmt_rl.load_policy(tmp_path)
+
+
+class InPlace(Short):
+    """Changes the observation itself, as `nn.ReLU(inplace=True)` in the first place does."""
+
+    def forward(self, obs: Any) -> torch.Tensor:
+        part = obs["observation"] if isinstance(obs, dict) else obs
+        return self.layer(part.view(len(part), -1)[:, :2].mul_(2))[:, :-1]
+
+
+def test_an_encoder_that_changes_its_observation_in_place_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rmt_rl.register_encoder("in-place")(InPlace)
+    sentence = "^policy.encoder: InPlace changed its observation in place, which is kept for learning; change a copy$"
+    with pytest.raises(rmt_rl.ConfigError, match=sentence):
+        rmt_rl.train(**TINY, **SMALL, **{"policy.encoder": "in-place"})
+    assert not Path("runs").exists()
+
+
+def test_an_encoder_that_changes_its_observation_later_is_one_sentence_too() -> None:
+    class Late(Short):
+        late = False
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            return self.layer(obs.relu_() if self.late else obs)[:, :-1]
+
+    rmt_rl.register_encoder("late")(Late)
+    policy = rmt_rl.make_policy(rmt_rl.make_env("tmaze", 2), "gru", width=8, encoder="late")
+    policy.encoder.encoder.encoder.late = True
+    first, obs = torch.ones(2, dtype=torch.bool), torch.ones(2, 2)
+    with pytest.raises(rmt_rl.ConfigError, match="Late changed its observation in place"):
+        policy.act(obs, policy.initial_state(2), first)
+    with torch.inference_mode():  # torch does not count there
+        policy.act(torch.ones(2, 2), policy.initial_state(2), first)

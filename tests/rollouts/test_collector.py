@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rmt_rl import config
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.state import map_obs, map_state, select_rows
 from rmt_rl.envs.episodic import EpisodicEnv
 from rmt_rl.envs.registry import make_from_config
@@ -367,3 +367,26 @@ def test_correlated_noise_for_choices_is_rejected():
     policy = make_policy(env, TRUNCATING, POLICIES["lstm"])
     with pytest.raises(ConfigError, match=r"algo\.noise_correlation=0\.5: applies to continuous actions"):
         Collector(env, policy, noise_correlation=0.5)
+
+
+@pytest.mark.parametrize(
+    "what, spoil",
+    [
+        ("observation", lambda env, action: env._shown.mul_(2)),
+        ("action", lambda env, action: action.zero_()),
+    ],
+)
+def test_an_environment_that_changes_what_a_rollout_keeps_is_one_sentence(what, spoil) -> None:
+    collector, _ = make_collector(task=MIXED)
+    env, step = collector.env, collector.env.step
+    env._shown = collector.obs
+
+    def in_place(action):
+        spoil(env, action)
+        return step(action)
+
+    env.step = in_place
+    with pytest.raises(
+        RunError, match=rf"^the {what} of step 0 of a rollout was changed in place, .*T-maze.*envs\.check"
+    ):
+        collector.collect(3)

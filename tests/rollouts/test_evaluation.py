@@ -6,6 +6,7 @@ import json
 import math
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 import rmt_rl
 from rmt_rl import config
 from rmt_rl.common import rng
-from rmt_rl.envs.registry import make_from_config
+from rmt_rl.envs.episodic import EpisodicEnv
+from rmt_rl.envs.registry import BUILTIN, make_from_config
 from rmt_rl.envs.tmaze.passive import DOWN, RIGHT, UP
+from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.episodes import evaluate, record
@@ -405,3 +408,34 @@ def test_a_recorded_episode_that_is_cut_is_truncated(endless) -> None:
     actor = lambda: lambda obs, first: torch.zeros(2, dtype=torch.int64)  # noqa: E731
     for episode in next(record(env, actor, 2, 0, 7)):
         assert (len(episode.reward), len(episode.obs), episode.terminated, episode.truncated) == (7, 8, False, True)
+
+
+class Wanders(EpisodicEnv):
+    """An episode ends when the agent takes action 1."""
+
+    def __init__(self, num_envs: int, device: str | torch.device = "cpu") -> None:
+        super().__init__(num_envs, device, gymnasium.spaces.Discrete(2), 2)
+
+    def _begin(self, key_B: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {}
+
+    def _advance(self, state: Any, action_B: torch.Tensor) -> Any:
+        return {}, torch.ones(len(action_B), dtype=torch.float64), action_B == 1, {}
+
+    def _observe(self, state: Any) -> torch.Tensor:
+        return state["key"] % 2
+
+
+def test_a_task_of_the_user_has_the_step_budget_unless_it_says_otherwise() -> None:
+    env = Wanders(2)
+    assert env.episode_steps == 5_000
+    policy = rmt_rl.make_policy(env, "mlp", width=8)
+    policy.head.mode = lambda parameters: torch.zeros(2, dtype=torch.int64)
+    score = evaluate(policy, env, 2, episode_steps=7)
+    assert (score.cut, score.mean_length) == (2, 7.0)
+    assert MemoryScope(env, 3).episode_steps == 15_000
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTIN if name != "gym"])
+def test_every_built_in_task_ends_by_itself(name: str) -> None:
+    assert rmt_rl.make_env(name, 1).episode_steps is None

@@ -37,6 +37,7 @@ class AssociativeRetrieval(EpisodicEnv):
     attains it. Ceiling 1.
     """
 
+    episode_steps = None  # every episode ends by itself
     ceiling = 1.0
 
     def __init__(

@@ -31,6 +31,7 @@ class Bandit(EpisodicEnv):
     uniform numbers. An agent that knows the probabilities attains it; one that must find them out gets less (docs/tasks.md).
     """
 
+    episode_steps = None  # every episode ends by itself
     measure = "return"
     return_reveals_cue = True  # the number of payouts; whether it helps without memory of the arms is not known
 

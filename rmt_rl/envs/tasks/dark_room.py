@@ -41,6 +41,7 @@ class DarkRoom(EpisodicEnv):
     inner episode visits at most 20 new cells, and four spirals visit all.
     """
 
+    episode_steps = None  # every episode ends by itself
     floor = (1 + MOVES) / SIZE**2
     return_reveals_cue = True  # whether the goal was found, and for how many moves
     action_names = ("left", "right", "up", "down", "stay")

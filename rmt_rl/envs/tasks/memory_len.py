@@ -29,6 +29,7 @@ class MemoryLen(EpisodicEnv):
     the agent observes context and query at the last step, and the floor is 1. Ceiling 1.
     """
 
+    episode_steps = None  # every episode ends by itself
     ceiling = 1.0
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 10, bits: int = 1) -> None:

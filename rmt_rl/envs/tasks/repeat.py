@@ -31,6 +31,7 @@ class _Repeat(EpisodicEnv):
     gives the same distribution as dealing from a shuffled deck.
     """
 
+    episode_steps = None  # every episode ends by itself
     ceiling = 1.0
     action_names = ("spades", "diamonds", "clubs", "hearts")
 

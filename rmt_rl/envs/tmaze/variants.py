@@ -22,6 +22,7 @@ class _Corridor(EpisodicEnv):
     `min_length`: the length of each episode is uniform over min_length..length.
     """
 
+    episode_steps = None  # every episode ends by itself
     floor = 0.5
     ceiling = 1.0
     action_names = TMaze.action_names

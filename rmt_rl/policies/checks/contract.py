@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rmt_rl.common.state import leaves, map_state
+from rmt_rl.common.state import changed_in_place, leaves, map_state, versions_of
 from rmt_rl.envs.checks.runner import expect
 from rmt_rl.policies.base import Backbone, has_between_updates
 
@@ -218,6 +218,17 @@ def module_holds_weights_only(make: Make, number: int) -> None:
     expect(not changed, f"step or unroll changed {changed}; weights and buffers change between updates only")
 
 
+@torch.no_grad()
+def arguments_are_never_modified(make: Make, number: int) -> None:
+    case = make_case(make, number)
+    kept = {"first": case.first, **leaves(case.state)}
+    before = versions_of(kept)
+    for name, run in (("step", by_steps), ("unroll", at_once)):
+        run(case, case.state)
+        changed = changed_in_place(kept, before)
+        expect(not changed, f"{name} changed {changed} in place, which rollouts keep; return new tensors")
+
+
 def auxiliary_losses_are_scalars(make: Make, number: int) -> None:
     case = make_case(make, number)
     y, state = at_once(case, case.state)
@@ -248,6 +259,7 @@ CHECKS = (
     Check("rows are independent of each other", rows_are_independent),
     Check("the state has a fixed size, with the rows on axis 0", state_has_a_fixed_size),
     Check("a module holds weights and nothing else", module_holds_weights_only),
+    Check("`first` and the state are never modified", arguments_are_never_modified),
     Check("auxiliary losses are finite scalars and change no output", auxiliary_losses_are_scalars),
     Check("between_updates changes buffers only", between_updates_changes_buffers_only),
 )
