@@ -74,7 +74,7 @@ def text(shown: Snapshot, title: str) -> str:
     """A snapshot in words: the title, the hidden state where the task describes it, and the observation as numbers."""
     with _restored(shown):
         words = shown.env.in_words(0)
-    return "\n".join([title, *([words] if words else []), f"the agent observes {_numbers(shown.obs)}"])
+    return "\n".join([title, *([words] if words else []), f"the agent observes {numbers(shown.obs)}"])
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
-    axes.set_xlabel(f"{walk}the agent observes {_numbers(obs)}; green: the correct arm")
+    axes.set_xlabel(f"{walk}the agent observes {numbers(obs)}; green: the correct arm")
 
 
 def _dark_room(axes: Axes, env: DarkRoom) -> None:
@@ -205,7 +205,7 @@ def _pixels(obs: Obs) -> np.ndarray | None:
 
 
 def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
-    lines = f"the agent observes\n{_numbers(obs)}".splitlines()
+    lines = f"the agent observes\n{numbers(obs)}".splitlines()
     lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
     words = textwrap.fill(env.in_words(0), 28)
     axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14, parse_math=False)
@@ -222,8 +222,9 @@ def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     axes.axis("off")
 
 
-def _numbers(obs: Obs) -> str:
+def numbers(obs: Obs) -> str:
+    """The observation of row 0 as text."""
     if isinstance(obs, dict):
-        return "\n".join(f"{name} {_numbers(part)}" for name, part in obs.items())
+        return "\n".join(f"{name} {numbers(part)}" for name, part in obs.items())
     with np.printoptions(precision=2, suppress=True, threshold=60):
         return str(obs[0].cpu().numpy())
