@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
             outcome = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
             end = f"{word} {episode} ended after {step} steps: return {total:.2f}{outcome}"
             print(end)
-            figure.axes[0].set_title(end, fontsize=10, parse_math=False)
+            _title(figure, end)
             yield
             episode, step, total = episode + 1, 0, 0.0
             if episode > options.episodes:
@@ -183,24 +184,26 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
 
 
 def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: str) -> None:
-    from rmt_rl.envs.drawing import draw
+    from rmt_rl.envs.drawing import SMALL, draw, shortened
 
     figure.clear()
     beside = [part for part in (choice.probabilities, choice.attention) if part is not None]
     grid = figure.add_gridspec(max(1, len(beside)), 2 if beside else 1, width_ratios=(3, 2) if beside else None)
     axes = figure.add_subplot(grid[:, 0])
     draw(axes, env, obs)
-    axes.set_title(title, fontsize=10, parse_math=False)
+    _title(figure, title)
     if choice.probabilities is not None:
         axes = figure.add_subplot(grid[0, 1])
         names = _names(env)
         colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
         axes.barh(range(len(names)), choice.probabilities, color=colors)
         if len(names) <= 20:  # more names would overlap
-            axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+            labels = [shortened(name, 16) for name in names]
+            axes.set_yticks(range(len(names)), labels, fontsize=SMALL if len(names) <= 8 else 7, parse_math=False)
+        axes.tick_params(axis="x", labelsize=SMALL)
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
-        axes.set_title("action probabilities", fontsize=9)
+        axes.set_title("action probabilities", fontsize=SMALL)
     if choice.attention is not None:
         axes = figure.add_subplot(grid[len(beside) - 1, 1])
         axes.imshow(choice.attention, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
@@ -208,8 +211,8 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
         for border in borders[:-1]:
             axes.axvline(border - 0.5, color="white", linewidth=1)
         parts = [name for name, n in zip(("memory", "cache", "steps"), choice.columns, strict=True) if n]
-        axes.set_title(f"attention: {' | '.join(parts)}", fontsize=9)
-        axes.set_ylabel("layers, heads", fontsize=8)
+        axes.set_title(f"attention: {' | '.join(parts)}", fontsize=SMALL)
+        axes.set_ylabel("layers, heads", fontsize=SMALL)
         axes.set_xticks([])
         axes.set_yticks([])
 
@@ -249,6 +252,13 @@ def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path)
     finally:
         unfinished.unlink(missing_ok=True)
     return shown
+
+
+def _title(figure: Figure, words: str) -> None:
+    """Above the whole figure, because a part of it is narrower than a sentence."""
+    from rmt_rl.envs.drawing import TEXT
+
+    figure.suptitle(textwrap.fill(words, 84), fontsize=TEXT, parse_math=False)
 
 
 def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, command: str = "") -> int:

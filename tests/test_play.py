@@ -249,7 +249,7 @@ def test_the_text_under_a_picture_counts_the_episodes_inside_a_trial() -> None:
 
 def test_the_title_names_the_next_action(monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **kwargs: titles.append(text))
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, text, **kwargs: titles.append(text))
     assert main(["env=repeat-first", "frames=3"]) == 0
     assert main(["env=gym", "env.id=Pendulum-v1", "frames=3"]) == 0
     assert [title.split("next: ")[1] in ("spades", "diamonds", "clubs", "hearts") for title in titles[:3]] == [True] * 3

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CORRIDOR, GOAL, AGENT = "0.88", "tab:green", "tab:blue"
+#: Sizes of text in points, legible in a picture 720 pixels wide; letters of a line under a picture that is half as wide.
+TEXT, SMALL, LINE = 12, 11, 52
 
 
 def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
@@ -167,7 +169,7 @@ def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
-    axes.set_xlabel(f"{walk}the agent observes {numbers(obs)}; green: the correct arm")
+    _caption(axes, f"{walk}the agent observes {numbers(obs)}\ngreen: the correct arm")
 
 
 def _dark_room(axes: Axes, env: DarkRoom) -> None:
@@ -180,7 +182,8 @@ def _dark_room(axes: Axes, env: DarkRoom) -> None:
     axes.grid(color=CORRIDOR)
     axes.plot(state["goal_x"], state["goal_y"], "s", color=GOAL, markersize=18)
     axes.plot(state["x"], state["y"], "o", color=AGENT, markersize=12)
-    axes.set_xlabel(f"{env.in_words(0)}\ngreen: the goal (hidden)")
+    axes.tick_params(length=0)
+    _caption(axes, f"{env.in_words(0)}\ngreen: the goal (hidden)")
 
 
 def _bandit(axes: Axes, env: Bandit) -> None:
@@ -192,8 +195,16 @@ def _bandit(axes: Axes, env: Bandit) -> None:
         bars[pulled].set_color(GOAL if paid else "tab:red")
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
-    axes.set_xlabel(f"{env.in_words(0)}; arm (the last one: green = paid, red = did not pay)")
-    axes.set_ylabel("payout probability (hidden)")
+    _caption(axes, f"{env.in_words(0)}\narm (the last one: green = paid, red = did not pay)")
+    axes.set_ylabel("payout probability (hidden)", fontsize=SMALL)
+
+
+def _caption(axes: Axes, text: str) -> None:
+    """Text under a picture, in lines that are not cut off beside action probabilities, and its ticks."""
+    axes.set_xlabel(
+        "\n".join(textwrap.fill(line, LINE) for line in text.splitlines()), fontsize=SMALL, parse_math=False
+    )
+    axes.tick_params(labelsize=SMALL)
 
 
 def _pixels(obs: Obs) -> np.ndarray | None:
@@ -206,7 +217,7 @@ def _pixels(obs: Obs) -> np.ndarray | None:
 
 def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     lines = f"the agent observes\n{numbers(obs)}".splitlines()
-    lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
+    lines = [shortened(line, LINE) for line in lines[:12]] + ["…"] * (len(lines) > 12)
     words = textwrap.fill(env.in_words(0), 28)
     axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14, parse_math=False)
     # short text in a larger font
@@ -216,10 +227,15 @@ def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         "\n".join(lines),
         ha="center",
         va="top" if words else "center",
-        fontsize=8 if len(lines) > 4 else 12,
+        fontsize=10 if len(lines) > 4 else 13,
         parse_math=False,
     )
     axes.axis("off")
+
+
+def shortened(words: str, most: int) -> str:
+    """Text of at most `most` letters."""
+    return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
 def numbers(obs: Obs) -> str:

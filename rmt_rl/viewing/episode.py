@@ -25,7 +25,7 @@ from rmt_rl.policies.rmt import RMT
 from rmt_rl.rollouts.episodes import require_usable
 
 #: Names of the parts of a memory.
-TOKENS, CONTEXT, HIDDEN = "memory tokens", "cache and steps", "hidden state"
+TOKENS, STEPS, CACHE, HIDDEN = "memory tokens", "segment steps", "cache and steps", "hidden state"
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,15 @@ class Episode:
 def memory_parts(policy: ActorCritic, memory: Any) -> dict[str, torch.Tensor]:
     """What the actor remembers, [B, F] by name; {} where it remembers nothing.
 
-    memory tokens: what an RMT carries from segment to segment. cache and steps: the keys and values of a transformer's XL cache
-    and of the steps of the segment. hidden state: everything that another backbone carries.
+    memory tokens: what an RMT carries from segment to segment. segment steps, cache and steps: the keys and values of these
+    steps. hidden state: everything that another backbone carries.
     """
     state = memories_in(memory)[0]
     if isinstance(policy.backbone, RMT):
         xl_cache, _, steps = policy.backbone.columns.split(state.cache)
         tokens = {TOKENS: state.memory.flatten(1)} if policy.backbone.memory_tokens else {}
-        return {**tokens, CONTEXT: torch.cat([xl_cache, steps], dim=2).flatten(1)}
+        name = CACHE if policy.backbone.cache_steps else STEPS
+        return {**tokens, name: torch.cat([xl_cache, steps], dim=2).flatten(1)}
     found = [x.flatten(1) for x in leaves(state).values() if x.is_floating_point() and x.numel()]
     return {HIDDEN: torch.cat(found, dim=1)} if found else {}
 

@@ -9,7 +9,7 @@ from typing import Any
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 
 #: (width, height) of a picture in pixels, and colors in its palette.
-SIZE, COLORS = (560, 350), 64
+SIZE, COLORS = (520, 360), 64
 #: Bytes of all pictures of a page; they are drawn smaller where there are more.
 MOST_BYTES = 1_700_000
 

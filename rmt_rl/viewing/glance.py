@@ -101,8 +101,9 @@ def _sentence(
     parts = [f"{is_known}{',' if shown is not None else ';'} stored {_after(episode, part, stored)}"]
     if read is not None and paid is not None:
         parts.append(f"read at step {read} ({paid[1][read]:.0%} of the attention on {paid[0]})")
-    elif used is not None:
-        parts.append(f"used at step {used} (without memory the action would change with {episode.influence[used]:.0%})")
+    if used is not None:
+        change = f"{episode.influence[used]:.0%}"
+        parts.append(f"decisive at step {used} ({change} chance of another action without memory)")
     gone = "overwritten" if part == TOKENS else "lost"
     end = f"{gone} {_after(episode, part, lost)}" if lost is not None else "kept until the end"
     return f"{', '.join(parts)}, and {end}."

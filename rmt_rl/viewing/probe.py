@@ -1,6 +1,6 @@
 """A linear read-out of the hidden variable from the memory: what does the memory know, and since when?
 
-For every step t, new episodes with other seeds are the data: the memory after step t is the input, the variable's value the class.
+For every step t, new episodes with other seeds are the data: the memory after step t is the input, the value the class.
 The read-out is a ridge regression to one-hot classes (solved in its dual form, because memories have more numbers than there are
 episodes), and its outputs, clipped at 0 and divided by their sum, count as probabilities. Its accuracy is cross-validated. Each
 step has a read-out of its own, so nothing is assumed about how a memory codes a value over time.
