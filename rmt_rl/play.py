@@ -274,16 +274,20 @@ def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, 
     from rmt_rl.viewing.page import Heading, render
     from rmt_rl.viewing.probe import probe
 
-    env = make_task(policy, _with_pixels(task), target_return=options.target_return)
+    shown = _with_pixels(task)
+    env = make_task(policy, shown, target_return=options.target_return)
     check_fits(policy, env, task)
     frames, last_report = Frames(env), time.monotonic()
 
-    def on_step(obs: Obs) -> None:
+    def report(done: str, steps: int) -> None:
         nonlocal last_report
-        frames.add(obs)
         if time.monotonic() - last_report > PATIENCE:
             last_report = time.monotonic()
-            print(f"drawn: {len(frames.order)} steps", flush=True)
+            print(f"{done}: {steps} steps", flush=True)
+
+    def on_step(obs: Obs) -> None:
+        frames.add(obs)
+        report("drawn", len(frames.order))
 
     describe = (numbers, lambda action: _action_text(env, action))
     choice = (options.seed, options.deterministic)
@@ -291,9 +295,10 @@ def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, 
     found = None
     if episode.hidden[0] and episode.parts[0]:
         batch = make_task(policy, task, options.probe, target_return=options.target_return)
-        found = probe(policy, batch, episode, *choice)
+        found = probe(policy, batch, episode, *choice, lambda steps: report("memory read", steps))
         close_env(batch)
-    heading = Heading(f"{task.name} · {policy.config.name}", env.task, command, options.fps)
+    about = task.id if shown != task else env.task  # without the render mode, which nobody typed
+    heading = Heading(f"{task.name} · {policy.config.name}", about, command, options.fps)
     text = render(heading, policy, env, episode, (frames.uris(), frames.order), found)
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

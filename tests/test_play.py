@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from minigrid.envs import DoorKeyEnv, MemoryEnv, RedBlueDoorEnv
 from PIL import Image
 
@@ -20,7 +21,7 @@ from rmt_rl.envs.drawing import draw
 from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.play import _with_pixels, main, policy_player
+from rmt_rl.play import Choice, _draw, _with_pixels, main, policy_player
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
 from rmt_rl.policies.spec import make_spec
@@ -267,6 +268,23 @@ def test_the_terminal_lists_the_actions_and_does_not_print_the_numbers_of_a_pict
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
     assert main(["env=bandit", "policy=human-keys", "out=b.gif"]) == 0
     assert "; 0 arm 1, 1 arm 2, 2 arm 3, 3 arm 4, 4 arm 5; an empty line ends the game" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tmaze-trial", "dark-room", "bandit", "associative-retrieval"])
+def test_no_label_of_a_picture_is_cut_off_and_all_are_legible(name: str) -> None:
+    env = make_env(name, 1)
+    obs, _ = env.reset(seed=0)
+    names = env.action_names
+    choice = Choice(torch.tensor([0]), np.full(len(names), 1 / len(names)), np.full((4, 12), 0.1), (4, 0, 8))
+    figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
+    _draw(figure, env, obs, choice, f"trial 1000, step 1000, return -1000.00; next: {'a long name ' * 8}")
+    figure.savefig(io.BytesIO(), format="rgba")
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    assert len(shown) > 8
+    for text in shown:
+        box = text.get_window_extent()
+        assert box.x0 >= -1 and box.x1 <= 721 and box.y0 >= -1 and box.y1 <= 361, text.get_text()
+        assert text.get_fontsize() >= 10, text.get_text()
 
 
 class Camera(gymnasium.Env[Any, Any]):

@@ -218,7 +218,7 @@ def _pixels(obs: Obs) -> np.ndarray | None:
 def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     lines = f"the agent observes\n{numbers(obs)}".splitlines()
     lines = [shortened(line, LINE) for line in lines[:12]] + ["…"] * (len(lines) > 12)
-    words = textwrap.fill(env.in_words(0), 28)
+    words = "\n".join(textwrap.fill(part, 34) for part in env.in_words(0).split("; "))
     axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14, parse_math=False)
     # short text in a larger font
     axes.text(

@@ -8,8 +8,8 @@ from typing import Any
 
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 
-#: (width, height) of a picture in pixels, and colors in its palette.
-SIZE, COLORS = (520, 360), 64
+#: (width, height) of a picture in pixels, its dots per inch (text stays legible on a phone), and the colors in its palette.
+SIZE, DPI, COLORS = (520, 360), 120, 64
 #: Bytes of all pictures of a page; they are drawn smaller where there are more.
 MOST_BYTES = 1_700_000
 
@@ -22,7 +22,7 @@ class Frames:
         from matplotlib.figure import Figure
 
         self._env = env
-        self._figure = Figure(figsize=(SIZE[0] / 100, SIZE[1] / 100), dpi=100, layout="constrained")
+        self._figure = Figure(figsize=(SIZE[0] / DPI, SIZE[1] / DPI), dpi=DPI, layout="constrained")
         self._canvas = FigureCanvasAgg(self._figure)
         self._pictures: list[Any] = []
         self._known: dict[bytes, int] = {}

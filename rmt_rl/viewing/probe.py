@@ -10,7 +10,7 @@ Letters: N episodes, T steps, F numbers of a part of the memory, V values of a v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +53,18 @@ class Probe:
     distinct: int
 
 
-def probe(policy: ActorCritic, env: TorchVectorEnv, episode: Episode, seed: int, deterministic: bool) -> Probe | None:
+def probe(
+    policy: ActorCritic,
+    env: TorchVectorEnv,
+    episode: Episode,
+    seed: int,
+    deterministic: bool,
+    on_step: Callable[[int], None] = lambda steps: None,
+) -> Probe | None:
     """The read-outs along `episode`, learned from one episode of each row of `env`; None where there is nothing to read.
 
-    env: the task of the episode, with as many rows as there are to be episodes.
+    env: the task of the episode, with as many rows as there are to be episodes. on_step: is called with the number of steps
+    that are read.
     """
     names, parts = list(episode.hidden[0])[:MOST_VARIABLES], list(episode.parts[0])
     if not names or not parts:
@@ -84,6 +92,7 @@ def probe(policy: ActorCritic, env: TorchVectorEnv, episode: Episode, seed: int,
                 last = before[part] = inputs, classes, _fit(inputs, classes, sizes)
             for name, result in zip(names, last[2], strict=True):
                 found[name][part].append(result)
+        on_step(t + 1)
     readouts = {
         name: {part: _read_out(steps, len(episode)) for part, steps in by_part.items()}
         for name, by_part in found.items()
