@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rmt_rl.envs.base import TorchVectorEnv as TorchVectorEnv
     from rmt_rl.envs.registry import make_env as make_env
     from rmt_rl.evaluate import evaluate as evaluate
+    from rmt_rl.play import play as play
     from rmt_rl.policies.actor_critic import ActorCritic as ActorCritic
     from rmt_rl.policies.base import Backbone as Backbone
     from rmt_rl.policies.saving import load_policy as load_policy
@@ -73,6 +74,7 @@ _PUBLIC = {
     "make_policy": "rmt_rl.policies.saving",
     "make_task": "rmt_rl.policies.saving",
     "option": "rmt_rl.config.fields",
+    "play": "",
     "register_algo": "rmt_rl.config.registry",
     "register_encoder": "rmt_rl.config.registry",
     "register_env": "rmt_rl.config.registry",

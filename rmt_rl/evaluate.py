@@ -62,7 +62,7 @@ def evaluate(
         raise ConfigError(problem)
     if not isinstance(policy, ActorCritic):
         policy = load_policy(policy, device or "cpu", trust=trust)
-    task = _task(policy, env, given)
+    task = chosen_task(policy, env, given)
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
@@ -71,8 +71,8 @@ def evaluate(
         close_unless_borrowed(task, batch)
 
 
-def _task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
-    """The options of the task from `evaluate`'s arguments; raises ConfigError."""
+def chosen_task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
+    """The options of the task from the arguments of `evaluate` or `play`; raises ConfigError."""
     from rmt_rl.config.registry import choose
     from rmt_rl.config.resolve import change
     from rmt_rl.envs.objects import as_env_config

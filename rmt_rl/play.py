@@ -1,13 +1,16 @@
 """Draws episodes into a file: `python -m rmt_rl.play policy=<folder> | env=<task> [policy=random|human-keys] [name=value ...]`.
 
 Beside the task it draws the policy's action probabilities and, for a transformer, its attention weights: a row for each layer and
-head, a column for each memory token, cached step and step of the segment. Opens no window.
+head, a column for each memory token, cached step and step of the segment. `out=episode.html` makes a page about the memory
+instead (`viewing/`). Opens no window.
 """
 
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import CallableModule
 from rmt_rl.config.commands import PlayConfig
 
 if TYPE_CHECKING:
@@ -172,7 +176,7 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
             outcome = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
             end = f"{word} {episode} ended after {step} steps: return {total:.2f}{outcome}"
             print(end)
-            figure.axes[0].set_title(end, fontsize=10, parse_math=False)
+            _title(figure, end)
             yield
             episode, step, total = episode + 1, 0, 0.0
             if episode > options.episodes:
@@ -180,24 +184,26 @@ def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Fig
 
 
 def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: str) -> None:
-    from rmt_rl.envs.drawing import draw
+    from rmt_rl.envs.drawing import SMALL, draw, shortened
 
     figure.clear()
     beside = [part for part in (choice.probabilities, choice.attention) if part is not None]
     grid = figure.add_gridspec(max(1, len(beside)), 2 if beside else 1, width_ratios=(3, 2) if beside else None)
     axes = figure.add_subplot(grid[:, 0])
     draw(axes, env, obs)
-    axes.set_title(title, fontsize=10, parse_math=False)
+    _title(figure, title)
     if choice.probabilities is not None:
         axes = figure.add_subplot(grid[0, 1])
         names = _names(env)
         colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
         axes.barh(range(len(names)), choice.probabilities, color=colors)
         if len(names) <= 20:  # more names would overlap
-            axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+            labels = [shortened(name, 16) for name in names]
+            axes.set_yticks(range(len(names)), labels, fontsize=SMALL if len(names) <= 8 else 7, parse_math=False)
+        axes.tick_params(axis="x", labelsize=SMALL)
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
-        axes.set_title("action probabilities", fontsize=9)
+        axes.set_title("action probabilities", fontsize=SMALL)
     if choice.attention is not None:
         axes = figure.add_subplot(grid[len(beside) - 1, 1])
         axes.imshow(choice.attention, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
@@ -205,8 +211,8 @@ def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: 
         for border in borders[:-1]:
             axes.axvline(border - 0.5, color="white", linewidth=1)
         parts = [name for name, n in zip(("memory", "cache", "steps"), choice.columns, strict=True) if n]
-        axes.set_title(f"attention: {' | '.join(parts)}", fontsize=9)
-        axes.set_ylabel("layers, heads", fontsize=8)
+        axes.set_title(f"attention: {' | '.join(parts)}", fontsize=SMALL)
+        axes.set_ylabel("layers, heads", fontsize=SMALL)
         axes.set_xticks([])
         axes.set_yticks([])
 
@@ -248,6 +254,156 @@ def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path)
     return shown
 
 
+def _title(figure: Figure, words: str) -> None:
+    """Above the whole figure, because a part of it is narrower than a sentence."""
+    from rmt_rl.envs.drawing import TEXT
+
+    figure.suptitle(textwrap.fill(words, 84), fontsize=TEXT, parse_math=False)
+
+
+def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, command: str = "") -> int:
+    """Write a page about one episode of the policy and its memory; returns the number of its steps.
+
+    task: the options of the environment. command: that makes the page again, for its footer.
+    """
+    from rmt_rl.envs.base import close_env
+    from rmt_rl.envs.drawing import numbers
+    from rmt_rl.policies.saving import check_fits, make_task
+    from rmt_rl.viewing.episode import record_episode
+    from rmt_rl.viewing.frames import Frames
+    from rmt_rl.viewing.page import Heading, render
+    from rmt_rl.viewing.probe import probe
+
+    shown = _with_pixels(task)
+    env = make_task(policy, shown, target_return=options.target_return)
+    check_fits(policy, env, task)
+    frames, last_report = Frames(env), time.monotonic()
+
+    def report(done: str, steps: int) -> None:
+        nonlocal last_report
+        if time.monotonic() - last_report > PATIENCE:
+            last_report = time.monotonic()
+            print(f"{done}: {steps} steps", flush=True)
+
+    def on_step(obs: Obs) -> None:
+        frames.add(obs)
+        report("drawn", len(frames.order))
+
+    describe = (numbers, lambda action: _action_text(env, action))
+    choice = (options.seed, options.deterministic)
+    episode = record_episode(policy, env, *choice, options.frames, on_step, describe)
+    found = None
+    if episode.hidden[0] and episode.parts[0]:
+        batch = make_task(policy, task, options.probe, target_return=options.target_return)
+        found = probe(policy, batch, episode, *choice, lambda steps: report("memory read", steps))
+        close_env(batch)
+    about = task.id if shown != task else env.task  # without the render mode, which nobody typed
+    heading = Heading(f"{task.name} · {policy.config.name}", about, command, options.fps)
+    text = render(heading, policy, env, episode, (frames.uris(), frames.order), found)
+    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        unfinished.unlink(missing_ok=True)  # a write would follow a link of this name
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.rename(path)
+    except OSError as error:
+        raise ConfigError(f"out={path}: cannot be written: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    close_env(env)
+    return len(episode)
+
+
+def play(
+    policy: ActorCritic | str | Path,
+    env: Any = None,
+    out: str | Path = "episode.html",
+    *,
+    seed: int = 0,
+    deterministic: bool = True,
+    frames: int = 200,
+    episodes: int = 1,
+    fps: float = 4.0,
+    probe: int = 128,
+    target_return: float | None = None,
+    trust: bool = False,
+    **given: Any,
+) -> Path:
+    """Draw an episode of a policy into a new file, a page (.html), .gif or .mp4; returns its path.
+
+        rmt_rl.play("runs/tmaze-rmt-ppo-s0", out="episode.html", **{"env.length": 20})
+
+    policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
+    or a class or function that makes one. The other arguments are the options of `python -m rmt_rl.play`.
+    Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
+    """
+    from rmt_rl.config.resolve import validate
+    from rmt_rl.envs.objects import is_borrowed
+    from rmt_rl.evaluate import chosen_task
+    from rmt_rl.policies.actor_critic import ActorCritic
+    from rmt_rl.policies.saving import load_policy
+
+    loaded = isinstance(policy, ActorCritic)
+    options = validate(
+        PlayConfig(
+            policy="a policy" if loaded else str(policy),
+            out=str(out),
+            seed=seed,
+            deterministic=deterministic,
+            frames=frames,
+            episodes=episodes,
+            fps=fps,
+            probe=probe,
+            target_return=target_return,
+        )
+    )
+    acting = policy if isinstance(policy, ActorCritic) else load_policy(policy, trust=trust)
+    task = chosen_task(acting, env, given)
+    if is_borrowed(task):
+        raise ConfigError(
+            f"env={type(env).__name__}: is an object with rows of its own; expected a name, a dataclass of rmt_rl.config, or a"
+            " class or function that makes it"
+        )
+    path = Path(out)
+    _require_new(path)
+    _draw_policy(acting, task, options, path)
+    return path
+
+
+def _draw_policy(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, command: str = "") -> int:
+    """Draw episodes of a policy into `path`; returns the number of frames or steps."""
+    from rmt_rl.envs.base import close_env
+    from rmt_rl.policies.saving import check_fits, make_task
+
+    if path.suffix == ".html":
+        return write_page(policy, task, options, path, command)
+    env = make_task(policy, _with_pixels(task), target_return=options.target_return)
+    check_fits(policy, env, task)
+    drawn = record(env, policy_player(policy, options.seed, options.deterministic), options, path)
+    close_env(env)
+    return drawn
+
+
+def _draw_without_policy(task: Any, options: PlayConfig, path: Path) -> int:
+    """Draw episodes of random or typed actions into `path`; returns the number of frames."""
+    from rmt_rl.envs.base import close_env
+    from rmt_rl.envs.registry import make_from_config
+
+    if options.target_return is not None:
+        raise ConfigError(
+            f"target_return={options.target_return}: policy={options.policy} is not return-conditioned; leave it out"
+        )
+    env = make_from_config(_with_pixels(task), 1)
+    player = random_player(env, options.seed) if options.policy == "random" else human_player(env)
+    drawn = record(env, player, options, path)
+    close_env(env)
+    return drawn
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise ConfigError(f"out={path}: exists already and is not overwritten; choose another out=")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of the command."""
     from rmt_rl.config.cli import run
@@ -264,39 +420,28 @@ def command(argv: list[str]) -> int:
         return 0
     options = parse_play(argv)
     from rmt_rl.config.trust import check_trusted
-    from rmt_rl.envs.base import close_env
-    from rmt_rl.envs.registry import make_from_config
-    from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
+    from rmt_rl.policies.saving import env_config, load_policy
 
     # the task and what acts in it
     policy = None if options.policy in PLAYERS[PlayConfig] else load_policy(options.policy, trust=options.trust)
     trained = None if policy is None or options.env else env_config(policy, typed=gives_id(options.env_overrides))
     task = resolve_env(trained, options.env, options.env_overrides)
-    if policy is not None:
-        check_trusted(task, policy.spec.source, typed=True)  # before `_with_pixels` imports its module
-    shown = _with_pixels(task)
-    if policy is not None:
-        env = make_task(policy, shown, target_return=options.target_return)
-        check_fits(policy, env, task)
-        player = policy_player(policy, options.seed, options.deterministic)
-    else:
-        if options.target_return is not None:
-            raise ConfigError(
-                f"target_return={options.target_return}: policy={options.policy} is not return-conditioned; leave it out"
-            )
-        env = make_from_config(shown, 1)
-        player = random_player(env, options.seed) if options.policy == "random" else human_player(env)
-    # the picture
     path = Path(options.out) if options.out else _free_name(task.name, options.seed)
-    if path.exists():
-        raise ConfigError(f"out={path}: exists already and is not overwritten; choose another out=")
+    # the picture
     try:
-        drawn = record(env, player, options, path)
+        if policy is None:
+            _require_new(path)
+            drawn = _draw_without_policy(task, options, path)
+        else:
+            check_trusted(task, policy.spec.source, typed=True)  # before `_with_pixels` imports its module
+            _require_new(path)
+            again = f"python -m rmt_rl.play {' '.join(map(shlex.quote, argv))}"
+            drawn = _draw_policy(policy, task, options, path, again)
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-    close_env(env)
-    print(f"wrote {path}, {drawn} frames" if drawn else "no step was played, nothing was written")
+    unit = "steps" if path.suffix == ".html" else "frames"
+    print(f"wrote {path}, {drawn} {unit}" if drawn else "no step was played, nothing was written")
     return 0
 
 
@@ -342,3 +487,5 @@ def _free_name(task: str, seed: int) -> Path:
 
 if __name__ == "__main__":
     sys.exit(main())
+else:
+    sys.modules[__name__].__class__ = CallableModule

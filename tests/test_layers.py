@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rmt_rl"
 
 #: From the bottom to the top. A module may import from its own layer and from lower ones.
-LAYERS = ("common", "config", "envs", "policies", "rollouts", "algos", "runs")
+LAYERS = ("common", "config", "envs", "policies", "rollouts", "viewing", "algos", "runs")
 #: Modules inside lower folders that are commands, and so belong to the top.
 COMMANDS = {"rmt_rl.envs.check", "rmt_rl.policies.check"}
 

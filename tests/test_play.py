@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from minigrid.envs import DoorKeyEnv, MemoryEnv, RedBlueDoorEnv
 from PIL import Image
 
@@ -20,7 +21,7 @@ from rmt_rl.envs.drawing import draw
 from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.play import _with_pixels, main, policy_player
+from rmt_rl.play import Choice, _draw, _with_pixels, main, policy_player
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
 from rmt_rl.policies.spec import make_spec
@@ -147,9 +148,12 @@ def test_actions_can_be_typed_in_the_terminal(
             ["env=tmaze", "fps=60"],
             "fps=60.0: a GIF counts in hundredths of a second, and viewers slow down; expected at most 50",
         ),
-        (["env=tmaze", "out=a.png"], "out=a.png: expected the path of a new .gif or .mp4 file"),
+        (["env=tmaze", "out=a.png"], "out=a.png: expected the path of a new .gif, .mp4 or .html file"),
         (["env=tmaze", "out=nowhere/a.gif"], "out=nowhere/a.gif: cannot be written"),
         (["env=tmaze", "out=taken.gif"], "out=taken.gif: exists already and is not overwritten"),
+        (["env=tmaze", "out=a.html"], "out=a.html: a page shows the memory of a trained policy; expected policy="),
+        (["policy=nowhere", "out=a.html", "episodes=2"], "episodes=2: a page shows one episode; expected episodes=1"),
+        (["env=tmaze", "probe=20"], "probe=20: has no effect without a page; expected out=<the path of an .html file>"),
         (["env=tmaze", "env.lenght=3"], "did you mean env.length?"),
         (["policy=nowhere", "env=tmaze"], "nowhere"),
         (["env=gym", "env.id=Pendulum-v1", "policy=human-keys"], "needs actions that are numbers"),
@@ -246,7 +250,7 @@ def test_the_text_under_a_picture_counts_the_episodes_inside_a_trial() -> None:
 
 def test_the_title_names_the_next_action(monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **kwargs: titles.append(text))
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda self, text, **kwargs: titles.append(text))
     assert main(["env=repeat-first", "frames=3"]) == 0
     assert main(["env=gym", "env.id=Pendulum-v1", "frames=3"]) == 0
     assert [title.split("next: ")[1] in ("spades", "diamonds", "clubs", "hearts") for title in titles[:3]] == [True] * 3
@@ -264,6 +268,26 @@ def test_the_terminal_lists_the_actions_and_does_not_print_the_numbers_of_a_pict
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n\n"))
     assert main(["env=bandit", "policy=human-keys", "out=b.gif"]) == 0
     assert "; 0 arm 1, 1 arm 2, 2 arm 3, 3 arm 4, 4 arm 5; an empty line ends the game" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tmaze-trial", "dark-room", "associative-retrieval"])
+def test_no_label_of_a_picture_is_cut_off_and_all_are_legible(name: str) -> None:
+    env = make_env(name, 1)
+    obs, _ = env.reset(seed=0)
+    names = env.action_names
+    choice = Choice(torch.tensor([0]), np.full(len(names), 1 / len(names)), np.full((4, 12), 0.1), (4, 0, 8))
+    figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
+    _draw(figure, env, obs, choice, f"trial 1000, step 1000, return -1000.00; next: {'a long name ' * 8}")
+    figure.savefig(io.BytesIO(), format="rgba")
+    # every part of the figure with its labels, and the sentence above
+    boxes = [axes.get_tightbbox() for axes in figure.axes] + [
+        figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+    ]
+    assert len(boxes) == 4
+    for box in boxes:
+        assert box.x0 >= -1 and box.x1 <= 721 and box.y0 >= -1 and box.y1 <= 361
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert len(texts) > 8 and min(text.get_fontsize() for text in texts) >= 10
 
 
 class Camera(gymnasium.Env[Any, Any]):

@@ -232,7 +232,7 @@ class EvaluateConfig(Config):
 
 @dataclass(frozen=True)
 class PlayConfig(Config):
-    """A picture of some episodes."""
+    """A picture of some episodes, or a page about the memory in one."""
 
     policy: str = option(
         "random",
@@ -250,14 +250,33 @@ class PlayConfig(Config):
     )
     frames: int = option(200, "steps after which the picture ends; all frames are held in memory", low=1, high=2_000)
     fps: float = option(4.0, "frames per second; a GIF allows up to 50", low=0.1, high=60.0)
+    probe: int = option(
+        128,
+        "with a page: other episodes from which it learns to read the task's hidden variable from the memory",
+        low=16,
+        high=4_096,
+    )
     out: str | None = option(
         None,
-        "the file to write, .gif, or .mp4 where ffmpeg is installed; null = play-<task>-s<seed>.gif in the current folder",
-        form=("the path of a new .gif or .mp4 file", r".+\.(gif|mp4)"),
+        "the file to write: .gif; .mp4 where ffmpeg is installed; .html = a page that shows one episode and the memory of a"
+        " trained policy; null = play-<task>-s<seed>.gif in the current folder",
+        form=("the path of a new .gif, .mp4 or .html file", r".+\.(gif|mp4|html)"),
     )
     seed: int = option(0, "seeds the environment and sampling", low=0, high=2**31 - 1)
     target_return: float | None = _target_return()
     deterministic: bool = option(True, "take the most likely action; false = sample")
+
+    def problems(self) -> Iterator[str]:
+        page = self.out is not None and self.out.endswith(".html")
+        if page and self.policy in ("random", "human-keys"):
+            yield (
+                f"out={show(self.out)}: a page shows the memory of a trained policy; expected policy=<its folder>, or the path"
+                " of a .gif file"
+            )
+        if page and self.episodes != 1:
+            yield f"episodes={self.episodes}: a page shows one episode; expected episodes=1, or the path of a .gif file"
+        if not page and self.probe != 128:
+            yield f"probe={self.probe}: has no effect without a page; expected out=<the path of an .html file>"
 
 
 @dataclass(frozen=True)

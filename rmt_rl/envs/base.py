@@ -17,6 +17,8 @@ from __future__ import annotations
 import copy
 import operator
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import gymnasium
@@ -85,6 +87,8 @@ class TorchVectorEnv(VectorEnv):
     episode_steps: int | None = 5_000
     #: Names of the actions for pictures; empty = their numbers.
     action_names: tuple[str, ...] = ()
+    #: Names of the values of each variable in `hidden`: value i is called names[i]. A variable without names has numbers.
+    hidden_values: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -158,6 +162,25 @@ class TorchVectorEnv(VectorEnv):
     def to_own(self, obs: Any, action: np.ndarray) -> tuple[Any, Any]:
         """Recorded observations [T + 1, ...] and actions [T, ...] as elements of `own_spaces`; numpy arrays."""
         return obs, action
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        """What the agent must remember or find out, by name: [B] int64, counted from 0; {} = the task does not say.
+
+        The values belong to the latest observation. They are constant within an episode of the task unless its class says
+        otherwise. Policies never see them; `play` shows whether the memory holds them.
+        """
+        inner = self._inside()
+        return {} if inner is None else inner.hidden()
+
+    def shown(self) -> dict[str, torch.Tensor]:
+        """[B] bool for each variable of `hidden`: the latest observation shows its value, or the last part of it."""
+        inner = self._inside()
+        return {} if inner is None else inner.shown()
+
+    def names_of_hidden(self) -> Mapping[str, tuple[str, ...]]:
+        """`hidden_values` of the task inside all wrappers."""
+        inner = self._inside()
+        return self.hidden_values if inner is None else inner.names_of_hidden()
 
     def in_words(self, row: int) -> str:
         """The caption of a picture of a row, hidden state included; "" = none."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CORRIDOR, GOAL, AGENT = "0.88", "tab:green", "tab:blue"
+#: Sizes of text in points, legible in a picture 720 pixels wide; letters of a line under a picture that is half as wide.
+TEXT, SMALL, LINE = 12, 11, 52
 
 
 def draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
@@ -74,7 +76,7 @@ def text(shown: Snapshot, title: str) -> str:
     """A snapshot in words: the title, the hidden state where the task describes it, and the observation as numbers."""
     with _restored(shown):
         words = shown.env.in_words(0)
-    return "\n".join([title, *([words] if words else []), f"the agent observes {_numbers(shown.obs)}"])
+    return "\n".join([title, *([words] if words else []), f"the agent observes {numbers(shown.obs)}"])
 
 
 @contextlib.contextmanager
@@ -166,7 +168,7 @@ def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
-    axes.set_xlabel(f"{walk}the agent observes {_numbers(obs)}; green: the correct arm")
+    _caption(axes, f"{walk}the agent observes {numbers(obs)}\ngreen: the correct arm")
 
 
 def _dark_room(axes: Axes, env: DarkRoom) -> None:
@@ -179,7 +181,8 @@ def _dark_room(axes: Axes, env: DarkRoom) -> None:
     axes.grid(color=CORRIDOR)
     axes.plot(state["goal_x"], state["goal_y"], "s", color=GOAL, markersize=18)
     axes.plot(state["x"], state["y"], "o", color=AGENT, markersize=12)
-    axes.set_xlabel(f"{env.in_words(0)}\ngreen: the goal (hidden)")
+    axes.tick_params(length=0)
+    _caption(axes, f"{env.in_words(0)}\ngreen: the goal (hidden)")
 
 
 def _bandit(axes: Axes, env: Bandit) -> None:
@@ -191,8 +194,16 @@ def _bandit(axes: Axes, env: Bandit) -> None:
         bars[pulled].set_color(GOAL if paid else "tab:red")
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True))
-    axes.set_xlabel(f"{env.in_words(0)}; arm (the last one: green = paid, red = did not pay)")
-    axes.set_ylabel("payout probability (hidden)")
+    _caption(axes, f"{env.in_words(0)}\narm (the last one: green = paid, red = did not pay)")
+    axes.set_ylabel("payout probability (hidden)", fontsize=SMALL)
+
+
+def _caption(axes: Axes, text: str) -> None:
+    """Text under a picture, in lines that are not cut off beside action probabilities, and its ticks."""
+    axes.set_xlabel(
+        "\n".join(textwrap.fill(line, LINE) for line in text.splitlines()), fontsize=SMALL, parse_math=False
+    )
+    axes.tick_params(labelsize=SMALL)
 
 
 def _pixels(obs: Obs) -> np.ndarray | None:
@@ -204,9 +215,9 @@ def _pixels(obs: Obs) -> np.ndarray | None:
 
 
 def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
-    lines = f"the agent observes\n{_numbers(obs)}".splitlines()
-    lines = [line if len(line) <= 48 else f"{line[:47]}…" for line in lines[:12]] + ["…"] * (len(lines) > 12)
-    words = textwrap.fill(env.in_words(0), 28)
+    lines = f"the agent observes\n{numbers(obs)}".splitlines()
+    lines = [shortened(line, LINE) for line in lines[:12]] + ["…"] * (len(lines) > 12)
+    words = "\n".join(textwrap.fill(part, 34) for part in env.in_words(0).split("; "))
     axes.text(0.5, 0.6, words, ha="center", va="bottom", fontsize=14, parse_math=False)
     # short text in a larger font
     axes.text(
@@ -215,14 +226,20 @@ def _text(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         "\n".join(lines),
         ha="center",
         va="top" if words else "center",
-        fontsize=8 if len(lines) > 4 else 12,
+        fontsize=10 if len(lines) > 4 else 13,
         parse_math=False,
     )
     axes.axis("off")
 
 
-def _numbers(obs: Obs) -> str:
+def shortened(words: str, most: int) -> str:
+    """Text of at most `most` letters."""
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def numbers(obs: Obs) -> str:
+    """The observation of row 0 as text."""
     if isinstance(obs, dict):
-        return "\n".join(f"{name} {_numbers(part)}" for name, part in obs.items())
+        return "\n".join(f"{name} {numbers(part)}" for name, part in obs.items())
     with np.printoptions(precision=2, suppress=True, threshold=60):
         return str(obs[0].cpu().numpy())

@@ -83,6 +83,24 @@ class EpisodicEnv(TorchVectorEnv):
             raise RuntimeError("oracle was called before reset; call reset first")
         return self._answer(self._state)
 
+    def hidden(self) -> dict[str, torch.Tensor]:
+        if not self._state:
+            raise RuntimeError("hidden was called before reset; call reset first")
+        return self._hidden(self._state)
+
+    def shown(self) -> dict[str, torch.Tensor]:
+        if not self._state:
+            raise RuntimeError("shown was called before reset; call reset first")
+        return self._shown(self._state)
+
+    def _hidden(self, state: State) -> dict[str, torch.Tensor]:
+        """`hidden` for a state."""
+        return {}
+
+    def _shown(self, state: State) -> dict[str, torch.Tensor]:
+        """`shown` for a state."""
+        return {}
+
     @property
     def np_random_seed(self) -> Any:
         return tuple(self._state["seed"].tolist()) if self._state else None

@@ -16,6 +16,7 @@ import torch
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import GYMNASIUM_IDS
+from rmt_rl.config.commands import MemoryConfig
 from rmt_rl.config.envs import MiniGridMemoryConfig, TMazeConfig
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.base import TorchVectorEnv
@@ -108,6 +109,71 @@ def same(a: Any, b: Any) -> bool:
 def play(env: Any, steps: int = STEPS, **reset: Any) -> list[Any]:
     """The results of a reset and some steps."""
     return [env.reset(**reset), *(env.step(action) for action in actions(env, steps))]
+
+
+#: Tasks whose `hidden` changes within an episode, as their classes say.
+CHANGING = ("repeat-previous",)
+WITHOUT_HIDDEN = ("minigrid doorkey", "minigrid doors", *FOREIGN)
+
+
+@pytest.mark.thorough
+@every
+def test_the_hidden_variables_are_whole_numbers_with_names_and_do_not_change_within_an_episode(case: str) -> None:
+    env = make(case)
+    env.reset(seed=3)
+    before, seen, ends = env.hidden(), set(), 0
+    assert bool(before) != (case in WITHOUT_HIDDEN)
+    names = env.names_of_hidden()
+    assert names.keys() <= before.keys()
+    for action in actions(env):
+        *_, info = env.step(action)
+        now, shown = env.hidden(), env.shown()
+        assert now.keys() == before.keys() == shown.keys()
+        for name, value in now.items():
+            assert (value.shape, value.dtype, shown[name].shape) == ((ROWS,), torch.int64, (ROWS,))
+            assert shown[name].dtype == torch.bool
+            assert int(value.min()) >= 0 and int(value.max()) < len(names.get(name, range(100)))
+            same_episode = ~info["_final_obs"]
+            if case not in CHANGING:
+                assert torch.equal(value[same_episode], before[name][same_episode])
+            seen |= {(name, int(v)) for v in value}
+        before, ends = now, ends + int(info["_final_obs"].sum())
+    assert case in WITHOUT_HIDDEN or len(seen) > len(before)  # not always the same value
+
+
+def test_wrappers_pass_the_hidden_variables_on() -> None:
+    env = make_from_config(TMazeConfig(length=3), 4, memory=MemoryConfig(scope="trial", episodes=2))
+    env.reset(seed=0)
+    assert env.hidden()["cue"].tolist() == env.env.hidden()["cue"].tolist()  # type: ignore[attr-defined]
+    assert env.shown()["cue"].all() and env.names_of_hidden() == {"cue": ("down", "up")}
+
+
+@pytest.mark.parametrize("case", [name for name in OURS if name not in WITHOUT_HIDDEN])
+def test_hidden_variables_do_not_exist_before_the_first_reset(case: str) -> None:
+    if case != "minigrid pixels":  # its own check of the package comes first
+        with pytest.raises(RuntimeError, match=r"hidden was called before reset; call reset"):
+            make(case, 1).hidden()
+        with pytest.raises(RuntimeError, match=r"shown was called before reset; call reset"):
+            make(case, 1).shown()
+
+
+@pytest.mark.parametrize("case", ["tmaze", "tmaze RATE", "tmaze trial", "memory-len", "repeat-first"])
+def test_a_variable_is_shown_where_the_observation_depends_on_it(case: str) -> None:
+    """The observations of rows whose hidden variables differ are equal until they are shown."""
+    env = make(case, 16)
+    obs, _ = env.reset(seed=0)
+    shown, value = next(iter(env.shown().values())), next(iter(env.hidden().values()))
+    assert shown.all()
+    rows = {int(v): row for row, v in enumerate(value)}
+    assert len(rows) > 1 and len({str(obs[row].tolist()) for row in rows.values()}) == len(rows)
+
+
+def test_the_cue_of_the_active_maze_is_shown_when_it_is_fetched() -> None:
+    env = make("tmaze active", 2)
+    env.reset(seed=0)
+    assert not env.shown()["cue"].any()
+    env.step(torch.tensor([2, 0]))  # one walks back to the cue, the other away from it
+    assert env.shown()["cue"].tolist() == [True, False]
 
 
 def test_every_built_in_environment_is_tested_here() -> None:

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ class MiniGridMemory(TorchVectorEnv):
     episode_steps = None
 
     ceiling: float | None = 1.0
+    hidden_values = MappingProxyType({"cue": ("key", "ball")})
 
     def __init__(
         self,
@@ -122,6 +124,7 @@ class MiniGridMemory(TorchVectorEnv):
         self._num_actions = actions
         self._next = torch.cat([self._tables.next, stay], dim=1).flatten().to(self.device)
         self._image = self._tables.image.to(self.device)
+        self._cue = torch.from_numpy(self._tables.cells[:, 1]).long().repeat_interleave(4).to(self.device)
         # entry 0 is for all steps without success; Python floats, so that the arithmetic is MiniGrid's
         reward = [0.0] + [1 - 0.9 * (t / self.max_steps) for t in range(1, self.max_steps + 1)]
         self._reward = torch.tensor(reward, dtype=torch.float64, device=self.device)
@@ -227,6 +230,17 @@ class MiniGridMemory(TorchVectorEnv):
         self._known = torch.where(started, False, self._known) | reveals.index_select(1, self._state)
         goal = torch.where(self._known[0], torch.where(self._known[1], 2, 1), 0)
         return ways[goal, self._state]
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        if not self._generators:
+            raise RuntimeError("hidden was called before reset; call reset(seed=...) first")
+        return {"cue": self._cue.index_select(0, self._state)}
+
+    def shown(self) -> dict[str, torch.Tensor]:
+        if not self._generators:
+            raise RuntimeError("shown was called before reset; call reset(seed=...) first")
+        reveals, _ = _expert(*(self._config[key] for key in ("size", "random", "view")))
+        return {"cue": reveals[0].to(self.device).index_select(0, self._state)}
 
     def world(self, row: int) -> tuple[np.ndarray, tuple[int, int], int]:
         """For pictures: the objects of all cells [size, size, 3], the agent's (x, y) and its direction."""

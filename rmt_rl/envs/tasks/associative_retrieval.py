@@ -56,6 +56,8 @@ class AssociativeRetrieval(EpisodicEnv):
         self.keys, self.values, self.pairs, self.rewrite = keys, values, pairs, rewrite
         self.queries, self.delay = queries, delay
         self.action_names = tuple(f"value {i + 1}" for i in range(values))  # as observed
+        self._values_of = tuple(f"value of key {i + 1}" for i in range(keys))
+        self.hidden_values = dict.fromkeys(self._values_of, ("no pair", *self.action_names))
         different = _different(keys, queries) if rewrite else [0.0] * queries + [1.0]
         self.floor = math.fsum(chance * float(values) ** -d for d, chance in enumerate(different))
         shortest, longest = delay + 1, pairs + delay + queries - 1
@@ -97,6 +99,20 @@ class AssociativeRetrieval(EpisodicEnv):
         match_BP = state["keys"] == at(state["asked"], state["t"] - self.pairs - self.delay)[:, None]
         latest = (match_BP * torch.arange(self.pairs, device=self.device)).amax(1)
         return at(state["values"], latest)
+
+    def _latest(self, state: State) -> torch.Tensor:
+        """[B, keys] the last pair in which each key occurs; -1 = none."""
+        match_BKP = state["keys"][:, None] == torch.arange(self.keys, device=self.device)[:, None]
+        place_P = torch.arange(self.pairs, device=self.device)
+        return torch.where(match_BKP, place_P, -1).amax(2)
+
+    def _hidden(self, state: State) -> State:
+        latest = self._latest(state)
+        value_BK = torch.where(latest >= 0, state["values"].gather(1, latest.clamp(min=0)) + 1, 0)
+        return dict(zip(self._values_of, value_BK.unbind(1), strict=True))
+
+    def _shown(self, state: State) -> State:
+        return dict(zip(self._values_of, (self._latest(state) == state["t"][:, None]).unbind(1), strict=True))
 
     def _in_words(self, state: State) -> str:
         key, value = self._observe(state)[0].tolist()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rmt_rl.common.rng import counter_bits
-from rmt_rl.envs.episodic import EpisodicEnv, State
+from rmt_rl.envs.episodic import EpisodicEnv, State, draws
 
 
 class Bandit(EpisodicEnv):
@@ -39,6 +39,7 @@ class Bandit(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([arms + 1, 2]), arms)
         self.arms, self.length = arms, length
         self.action_names = tuple(f"arm {i + 1}" for i in range(arms))  # as observed
+        self.hidden_values = {"best arm": self.action_names}
         self.floor, self.ceiling = stay_or_next(arms, length), arms / (arms + 1)
         self.task = f"bandit: remember the payouts of {arms} arms for {length} pull{'s' if length > 1 else ''}"
 
@@ -54,6 +55,12 @@ class Bandit(EpisodicEnv):
             state["t"] == self.length - 1,
             {},
         )
+
+    def _hidden(self, state: State) -> State:
+        return {"best arm": draws(state["key"], 0, self.arms).argmax(1)}
+
+    def _shown(self, state: State) -> State:
+        return {"best arm": torch.zeros_like(state["t"], dtype=torch.bool)}  # payouts only make it likely
 
     def _in_words(self, state: State) -> str:
         return f"pull {int(state['t']) + 1} of {self.length}"

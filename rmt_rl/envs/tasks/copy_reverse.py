@@ -44,6 +44,8 @@ class Copy(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.Discrete(symbols + 2), symbols)
         self.symbols, self.length, self.delay, self.reverse = symbols, length, delay, reverse
         self.action_names = tuple(f"symbol {i + 1}" for i in range(symbols))  # as observed
+        self._places = tuple(f"place {i + 1}" for i in range(length))
+        self.hidden_values = dict.fromkeys(self._places, self.action_names)
         self.floor = float(symbols) ** -length
         things = f"one of {symbols} symbols" if length == 1 else f"a sequence of {length} of {symbols} symbols"
         order = "in reverse order" if reverse else "in order"
@@ -65,6 +67,12 @@ class Copy(EpisodicEnv):
     def _answer(self, state: State) -> torch.Tensor:
         answered = state["t"] - self.length - self.delay
         return self._symbol(state, self.length - 1 - answered if self.reverse else answered)
+
+    def _hidden(self, state: State) -> State:
+        return {name: self._symbol(state, torch.full_like(state["t"], i)) for i, name in enumerate(self._places)}
+
+    def _shown(self, state: State) -> State:
+        return {name: state["t"] == i for i, name in enumerate(self._places)}
 
     def _in_words(self, state: State) -> str:
         t, answered = int(state["t"]), int(state["t"]) - self.length - self.delay

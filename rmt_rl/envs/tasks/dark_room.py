@@ -7,6 +7,8 @@ of several inner episodes. Its 17 x 17 "hard" variant is not implemented.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import gymnasium
 import torch
 
@@ -44,6 +46,7 @@ class DarkRoom(EpisodicEnv):
     episode_steps = None  # every episode ends by itself
     floor = (1 + MOVES) / SIZE**2
     return_reveals_cue = True  # whether the goal was found, and for how many moves
+    hidden_values = MappingProxyType(dict.fromkeys(("goal x", "goal y"), tuple(map(str, range(SIZE)))))
     action_names = ("left", "right", "up", "down", "stay")
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, episodes: int = 5) -> None:
@@ -80,6 +83,12 @@ class DarkRoom(EpisodicEnv):
         changes = {"x": x, "y": y, "found": found, "reward": reward.long()}
         info = {"success": ended & found, "inner_start": again, "inner_success": (done == MOVES - 1) & found}
         return changes, reward.double(), ended, info
+
+    def _hidden(self, state: State) -> State:
+        return {"goal x": state["goal_x"], "goal y": state["goal_y"]}
+
+    def _shown(self, state: State) -> State:
+        return dict.fromkeys(("goal x", "goal y"), state["reward"] == 1)
 
     def _in_words(self, state: State) -> str:
         inner, move = divmod(int(state["t"]), MOVES + 1)

@@ -50,6 +50,22 @@ class _Facts(EpisodicEnv):
     def _answer(self, state: State) -> torch.Tensor:
         return state["fact"].sum(1) % self.values
 
+    def _hidden(self, state: State) -> State:
+        if self.facts == 1:
+            return {"cue": state["fact"][:, 0]}
+        first, second = state["fact"].unbind(1)
+        return {"answer": self._answer(state), "fact 1": first, "fact 2": second}
+
+    def _shown(self, state: State) -> State:
+        now_BF = state["time"] == state["t"][:, None]
+        if self.facts == 1:
+            return {"cue": now_BF[:, 0]}
+        return {
+            "answer": state["time"].amax(1) == state["t"],
+            "fact 1": now_BF[:, 0],
+            "fact 2": now_BF[:, 1],
+        }
+
     def _in_words(self, state: State) -> str:
         symbol, facts = int(self._observe(state)), self.facts * self.values
         if not symbol:
@@ -91,6 +107,7 @@ class Detect(_Facts):
     ) -> None:
         super().__init__(num_envs, device, 1, cues, distractors, length)
         self.action_names = tuple(f"cue {i + 1}" for i in range(cues))  # as observed
+        self.hidden_values = {"cue": self.action_names}
         self.task = f"detect: find one of {cues} cues among distractors, and remember it for {_up_to(length)}"
 
 

@@ -39,6 +39,7 @@ class MemoryLen(EpisodicEnv):
         self.length, self.bits = length, bits
         self.floor = 1.0 if length == 1 else 0.5
         steps = f"{length - 1} step{'' if length == 2 else 's'}"
+        self._bits = ("bit",) if bits == 1 else tuple(f"bit {i}" for i in range(bits))  # numbers as in the query
         self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {steps}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
@@ -52,6 +53,12 @@ class MemoryLen(EpisodicEnv):
 
     def _answer(self, state: State) -> torch.Tensor:
         return at(state["context"], state["query"])
+
+    def _hidden(self, state: State) -> State:
+        return dict(zip(self._bits, state["context"].unbind(1), strict=True))
+
+    def _shown(self, state: State) -> State:
+        return dict.fromkeys(self._bits, state["t"] < 2)
 
     def _in_words(self, state: State) -> str:
         t = int(state["t"])

@@ -8,6 +8,7 @@ Source: popgym 1.0.7 (Morad et al. 2023, "POPGym: Benchmarking Partially Observa
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import gymnasium
 import torch
@@ -70,6 +71,7 @@ class RepeatFirst(_Repeat):
     """
 
     floor = 0.25
+    hidden_values = MappingProxyType({"first suit": _Repeat.action_names})
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1) -> None:
         super().__init__(num_envs, device, decks)
@@ -91,6 +93,12 @@ class RepeatFirst(_Repeat):
     def _answer(self, state: State) -> torch.Tensor:
         return state["first"]
 
+    def _hidden(self, state: State) -> State:
+        return {"first suit": state["first"]}
+
+    def _shown(self, state: State) -> State:
+        return {"first suit": state["t"] == 0}
+
     def _observe(self, state: State) -> torch.Tensor:
         return state["suit"]
 
@@ -107,7 +115,11 @@ class RepeatPrevious(_Repeat):
     k - 1 cards are never queried. Each order of the suits of the deck has probability 1/N, N = (52d)!/((13d)!)^4. So the
     success rate is at most 4^(k-1)/N, and `floor` is that number (1e-27 for easy). It is None where the bound is not below
     1e-6, that is where few cards are queried. Ceiling 1, also of the return.
+
+    `hidden` is the correct answer, which changes at every step; before one exists it is the first card.
     """
+
+    hidden_values = MappingProxyType({"suit to answer": _Repeat.action_names})
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, decks: int = 1, k: int = 4) -> None:
         super().__init__(num_envs, device, decks)
@@ -147,6 +159,12 @@ class RepeatPrevious(_Repeat):
 
     def _answer(self, state: State) -> torch.Tensor:
         return self._due(state)[0]
+
+    def _hidden(self, state: State) -> State:
+        return {"suit to answer": self._answer(state)}
+
+    def _shown(self, state: State) -> State:
+        return {"suit to answer": torch.zeros_like(state["mistaken"])}  # it was shown k - 1 steps ago
 
     def _observe(self, state: State) -> torch.Tensor:
         return state["suit"]

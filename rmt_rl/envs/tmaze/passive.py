@@ -7,6 +7,7 @@ The active T-maze, whose cue is behind the start, is in `variants.py`.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
@@ -48,6 +49,7 @@ class TMaze(TorchVectorEnv):
     floor = 0.5
     ceiling = 1.0
     action_names = ("right", "up", "left", "down")
+    hidden_values = MappingProxyType({"cue": ("down", "up")})
 
     def __init__(
         self,
@@ -116,6 +118,16 @@ class TMaze(TorchVectorEnv):
         if self._seed is None:
             raise RuntimeError("oracle was called before reset; call reset first")
         return torch.where(self._x < self._length, RIGHT, turn(self._goal))
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        if self._seed is None:
+            raise RuntimeError("hidden was called before reset; call reset first")
+        return {"cue": (self._goal > 0).long()}
+
+    def shown(self) -> dict[str, torch.Tensor]:
+        if self._seed is None:
+            raise RuntimeError("shown was called before reset; call reset first")
+        return {"cue": self._t == 0}
 
     def state_dict(self) -> dict[str, Any]:
         if self._seed is None:

@@ -26,6 +26,7 @@ class _Corridor(EpisodicEnv):
     floor = 0.5
     ceiling = 1.0
     action_names = TMaze.action_names
+    hidden_values = TMaze.hidden_values
 
     def __init__(
         self, num_envs: int, device: str | torch.device, space: gymnasium.Space, length: int, min_length: int | None
@@ -43,6 +44,12 @@ class _Corridor(EpisodicEnv):
 
     def _answer(self, state: State) -> torch.Tensor:
         return torch.where(state["x"] < state["length"], RIGHT, turn(state["goal"]))
+
+    def _hidden(self, state: State) -> State:
+        return {"cue": (state["goal"] > 0).long()}
+
+    def _shown(self, state: State) -> State:
+        return {"cue": state["t"] == 0}
 
     def _move(self, state: State, action_B: torch.Tensor, end_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = state["x"] + (action_B == RIGHT).long() - (action_B == LEFT).long()
@@ -89,6 +96,9 @@ class TMazeActive(_Corridor):
         reward = torch.where(ended, success.double(), torch.where(x < t - 1, -1.0 / length.double(), 0.0))
         changes = {"x": x, "y": y, "cue": cue, "fetched": state["fetched"] | (x == 0)}
         return changes, reward, ended, {"success": success}
+
+    def _shown(self, state: State) -> State:
+        return {"cue": state["cue"] != 0}
 
     def _answer(self, state: State) -> torch.Tensor:
         onward = torch.where(state["x"] < 1 + state["length"], RIGHT, turn(state["goal"]))
