@@ -28,6 +28,8 @@ class EpisodicEnv(TorchVectorEnv):
     """
 
     episode_steps = None
+    #: The entries of the state that `hidden` names.
+    hidden_names: tuple[str, ...] = ()
 
     def __init__(
         self, num_envs: int, device: str | torch.device, observation_space: gymnasium.Space[Any], num_actions: int
@@ -84,6 +86,15 @@ class EpisodicEnv(TorchVectorEnv):
         if not self._state:
             raise RuntimeError("oracle was called before reset; call reset first")
         return self._answer(self._state)
+
+    def hidden(self) -> State:
+        state = self._started()
+        return {name: state[name] for name in self.hidden_names}
+
+    def _started(self) -> State:
+        if not self._state:
+            raise RuntimeError("hidden was called before reset; call reset first")
+        return self._state
 
     @property
     def np_random_seed(self) -> Any:

@@ -11,7 +11,11 @@ import gymnasium
 import torch
 
 from rmt_rl.common.rng import counter_bits
+from rmt_rl.envs.base import FEW_EPISODES, if_few
 from rmt_rl.envs.episodic import EpisodicEnv, State
+
+#: `hidden` names the symbols of sequences that are no longer; there may be a million of them.
+LONGEST_NAMED = 1_000
 
 
 class Copy(EpisodicEnv):
@@ -44,12 +48,19 @@ class Copy(EpisodicEnv):
         self.symbols, self.length, self.delay, self.reverse = symbols, length, delay, reverse
         self.action_names = tuple(f"symbol {i + 1}" for i in range(symbols))  # as observed
         self.floor = float(symbols) ** -length
+        self.distinct_episodes = if_few(symbols ** min(length, FEW_EPISODES.bit_length()))  # the sequences
         things = f"one of {symbols} symbols" if length == 1 else f"a sequence of {length} of {symbols} symbols"
         order = "in reverse order" if reverse else "in order"
         self.task = f"copy: remember {things}, and repeat it {order} after {delay} step{'' if delay == 1 else 's'}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
         return {"mistaken": torch.zeros_like(key_B, dtype=torch.bool)}
+
+    def hidden(self) -> State:
+        state = self._started()
+        if self.length > LONGEST_NAMED:
+            return {}
+        return {"symbols": counter_bits(state["key"][:, None], torch.arange(self.length, device=self.device)) % self.symbols}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         answered = (

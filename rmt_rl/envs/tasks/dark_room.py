@@ -44,6 +44,8 @@ class DarkRoom(EpisodicEnv):
     floor = (1 + MOVES) / SIZE**2
     return_reveals_cue = True  # whether the goal was found, and for how many moves
     action_names = ("left", "right", "up", "down", "stay")
+    hidden_names = ("goal_x", "goal_y")
+    distinct_episodes = SIZE**2
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, episodes: int = 5) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([SIZE, SIZE, 2, 2]), 5)

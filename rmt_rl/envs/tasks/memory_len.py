@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from rmt_rl.envs.base import if_few
 from rmt_rl.envs.episodic import EpisodicEnv, State, at, draws
 
 
@@ -30,6 +31,7 @@ class MemoryLen(EpisodicEnv):
     """
 
     ceiling = 1.0
+    hidden_names = ("context", "query")
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 10, bits: int = 1) -> None:
         low = np.array([0] * 2 + [-1] * bits, dtype=np.float32)
@@ -37,6 +39,7 @@ class MemoryLen(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.Box(low, high), 2)
         self.length, self.bits = length, bits
         self.floor = 1.0 if length == 1 else 0.5
+        self.distinct_episodes = if_few(bits * 2 ** min(bits, 20))  # a query and the bits
         steps = f"{length - 1} step{'' if length == 2 else 's'}"
         self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {steps}"
 

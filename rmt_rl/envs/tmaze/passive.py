@@ -15,7 +15,7 @@ import torch
 
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info, task_rows
+from rmt_rl.envs.base import TorchVectorEnv, if_few, row_seeds, step_info, task_rows
 
 RIGHT, UP, LEFT, DOWN = range(4)
 
@@ -64,6 +64,7 @@ class TMaze(TorchVectorEnv):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(4))
         self.shortest, self.longest, self.end_at_turn = shortest, length, end_at_turn
+        self.distinct_episodes = if_few(2 * (length - shortest + 1))  # a cue and a length
         self.reward_reveals_cue = end_at_turn  # by the penalty for a step lost on purpose; see above
         span = f"{length}" if shortest == length else f"{shortest} to {length}"
         self.task = f"T-maze: remember one bit for {span} step{'s' if length > 1 else ''}"
@@ -116,6 +117,11 @@ class TMaze(TorchVectorEnv):
         if self._seed is None:
             raise RuntimeError("oracle was called before reset; call reset first")
         return torch.where(self._x < self._length, RIGHT, turn(self._goal))
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        if self._seed is None:
+            raise RuntimeError("hidden was called before reset; call reset first")
+        return {"goal": self._goal, "length": self._length}
 
     def state_dict(self) -> dict[str, Any]:
         if self._seed is None:

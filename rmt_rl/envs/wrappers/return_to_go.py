@@ -47,12 +47,15 @@ class ReturnToGo(TorchVectorEnv):
         self.env, self.target, self.episode_steps = env, returns.target, env.episode_steps
         revealed = env.reward_reveals_cue or env.return_reveals_cue
         self.floor, self.ceiling, self.measure = None if revealed else env.floor, env.ceiling, env.measure
-        self.action_names = env.action_names
+        self.action_names, self.distinct_episodes = env.action_names, env.distinct_episodes
         self.render_mode = env.render_mode
         self.action_start, self.own_actions = env.action_start, env.own_actions
         self.task = f"{env.task}; target return {returns.target:.4g}"
         if not returns.low <= returns.target <= returns.high:
             self.task += f", outside the training range {returns.low:.4g} to {returns.high:.4g}"
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        return self.env.hidden()
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
