@@ -81,8 +81,8 @@ class TorchVectorEnv(VectorEnv):
     reward_reveals_cue: bool = False
     #: The same for the sum of the rewards since the start of the episode.
     return_reveals_cue: bool = False
-    #: How many different episodes there are, all equally likely, where that is known and at most FEW_EPISODES; None = many, or not
-    #: known. `hidden` tells them apart, so that an evaluation can play each of them instead of a sample.
+    #: How many different episodes there are, all equally likely, where that is known and at most FEW_EPISODES; None = many or
+    #: unknown. `hidden` tells them apart, so that an evaluation can play each of them instead of a sample.
     distinct_episodes: int | None = None
     #: One line: what the agent must remember, and for how long.
     task: str = ""

@@ -60,7 +60,9 @@ class Copy(EpisodicEnv):
         state = self._started()
         if self.length > LONGEST_NAMED:
             return {}
-        return {"symbols": counter_bits(state["key"][:, None], torch.arange(self.length, device=self.device)) % self.symbols}
+        return {
+            "symbols": counter_bits(state["key"][:, None], torch.arange(self.length, device=self.device)) % self.symbols
+        }
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         answered = (
