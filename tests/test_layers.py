@@ -42,7 +42,7 @@ def layer(module: str) -> int:
     """The height of a module; commands, the bridges to other libraries and the package itself are above the layers."""
     parts = module.split(".")
     if module in COMMANDS or len(parts) < 2 or parts[1] not in LAYERS:
-        return len(LAYERS) + (ABOVE.get(parts[1], 0) if len(parts) > 1 else 0)
+        return len(LAYERS) + (ABOVE.get(parts[1], 0) if len(parts) > 1 else max(ABOVE.values()))
     return LAYERS.index(parts[1])
 
 

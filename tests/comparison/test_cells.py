@@ -140,7 +140,12 @@ MISTAKES = {
     ("env=tmaze", "policy=rmt", "test.env.lenth=4"): "test.env.lenth: no task .*did you mean env.length",
     ("env=tmaze", "policy=rmt", "test.policy.width=4"): "only options of the task can be tested",
     ("env=tmaze", "policy=rmt", "test.env.length=0"): "env.length=0: expected a whole number, at least 1",
-    ("env=tmaze", "policy=rmt", "env.min_length=5", "test.env.length=3"): "cell tmaze-rmt-s0: env.min_length=5: expected",
+    (
+        "env=tmaze",
+        "policy=rmt",
+        "env.min_length=5",
+        "test.env.length=3",
+    ): "cell tmaze-rmt-s0: env.min_length=5: expected",
     ("env=tmaze", "policy=rmt", "algo.gamma=0.9,2"): "algo.gamma=2: expected",
     ("env=tmaze", "policy=rmt", "policy.width=15,16"): "cell tmaze-rmt-policy.width=15-s0: policy.heads=2",
     ("env=tmaze", "policy=rmt", "policy.segment=4,4"): "policy.segment=4,4: has a value twice",
@@ -187,7 +192,7 @@ def test_an_environment_that_workers_cannot_import_is_one_sentence():
             pass
 
     for env in (Local, lambda num_envs, device: None, rmt_rl.make_env("tmaze"), 5):
-        with pytest.raises(ConfigError, match="worker processes cannot import .*register_env"):
+        with pytest.raises(ConfigError, match=r"worker processes cannot import .*register_env"):
             from_python({"env": env, "policy": "rmt"})
 
 
