@@ -40,7 +40,7 @@ class Overview:
         if sys.stdout.isatty():
             from rich.live import Live
 
-            self._live = Live(refresh_per_second=2)
+            self._live = Live(refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Overview:
         if self._live is not None:

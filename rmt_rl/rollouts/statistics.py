@@ -138,6 +138,10 @@ class Distinct:
     def mean_return(self) -> float:
         return float(self.each.returns.mean())
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. exact: whether success and return are those of the task, not of a sample."""
+        return {"episodes": len(self), "exact": self.exact, "success": self.success, "return": self.mean_return}
+
     def __str__(self) -> str:
         if not self.exact:
             return f"{len(self):,} distinct episode{'s' if len(self) > 1 else ''}"
@@ -200,9 +204,8 @@ class Score:
             "episodes": self.episodes,
             "cut": self.cut,
             "metrics": dict(self.metrics),
+            "distinct": None if self.distinct is None else self.distinct.to_json(),
         }
-        if self.distinct is not None:
-            values |= {"distinct": len(self.distinct), "exact": self.distinct.exact}
         if each:
             values |= (
                 {"each_metrics": {name: _plain(x) for name, x in self.each.metrics.items()}} if self.metrics else {}

@@ -79,7 +79,14 @@ def test_the_exact_score_of_a_policy_that_knows_one_of_two_cues_is_a_half():
     assert score.episodes == 7 and score.success != 0.5  # seven episodes are no even number
     assert score.distinct.exact and (len(score.distinct), score.distinct.success) == (2, 0.5)
     assert str(score).endswith("exact: 2 distinct episodes, success 0.500")
-    assert score.to_json()["distinct"] == 2 and score.to_json()["exact"] is True
+    own = score.distinct.each
+    assert own.success.tolist().count(1.0) == 1 and own.lengths.tolist() == [4, 4]
+    assert score.to_json()["distinct"] == {
+        "episodes": 2,
+        "exact": True,
+        "success": 0.5,
+        "return": score.distinct.mean_return,
+    }
 
 
 def test_an_evaluation_ends_when_all_episodes_were_played():
