@@ -239,6 +239,31 @@ def test_out_alone_needs_a_comparison(inside, capsys):
     assert "there is no comparison to continue" in error_of(capsys) and not Path("x").exists()
 
 
+class Stops:
+    def on_update(self, run):
+        if run.steps >= 1024:
+            raise RuntimeError("stopped here")
+
+
+def test_a_stopped_cell_continues_from_its_checkpoint_to_the_same_row(tmp_path, capsys):
+    matrix = parse_compare(["env=tmaze", "policy=gru", "seeds=1", *SMALL])[1]
+    (cell,) = expand(matrix)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    assert run_cell(tmp_path / "whole", matrix, cell)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        rmt_rl.train(cell.config, root=tmp_path / "parts/runs", callbacks=[Stops()])
+    capsys.readouterr()
+    assert run_cell(tmp_path / "parts", matrix, cell)
+    assert "continuing from checkpoints/step-768" in capsys.readouterr().out
+    assert without_cost(tmp_path / "parts") == without_cost(tmp_path / "whole")
+    # trained, but not evaluated: nothing is trained again
+    (tmp_path / "parts/cells.jsonl").unlink()
+    assert run_cell(tmp_path / "parts", matrix, cell)
+    assert "steps" not in capsys.readouterr().out
+    assert without_cost(tmp_path / "parts") == without_cost(tmp_path / "whole")
+
+
 def children(pid):
     """The process ids of the workers of a process."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
