@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rmt_rl.algos.ppo import PPO as PPO
     from rmt_rl.common.errors import ConfigError as ConfigError
     from rmt_rl.common.errors import RunError as RunError
+    from rmt_rl.compare import compare as compare
     from rmt_rl.config.algos import PPOConfig as PPOConfig
     from rmt_rl.config.bases import AlgoConfig as AlgoConfig
     from rmt_rl.config.bases import EnvConfig as EnvConfig
@@ -67,6 +68,7 @@ _PUBLIC = {
     "RunError": "rmt_rl.common.errors",
     "TorchVectorEnv": "rmt_rl.envs.base",
     "TrainResult": "rmt_rl.train",
+    "compare": "",
     "evaluate": "",
     "load_policy": "rmt_rl.policies.saving",
     "make_config": "rmt_rl.config.resolve",

@@ -66,7 +66,8 @@ def evaluate(
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
-        return play(policy, batch, episodes, seed, deterministic, episode_steps, metrics=metric_names(metrics))
+        how: dict[str, Any] = {"metrics": metric_names(metrics), "count": deterministic}
+        return play(policy, batch, episodes, seed, deterministic, episode_steps, **how)
     finally:
         close_unless_borrowed(task, batch)
 
@@ -129,6 +130,7 @@ def command(argv: list[str]) -> int:
             options.deterministic,
             options.episode_steps,
             metrics=metric_names(options.metrics),
+            count=options.deterministic,
         )
     except KeyboardInterrupt:
         print("stopped; no score was computed", file=sys.stderr)

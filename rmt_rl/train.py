@@ -87,7 +87,7 @@ def train(
                     if config.evaluate_every is not None and due:
                         row |= evaluator.evaluate(run, callbacks, signals.check_stop)
                     # log
-                    run.row = {"steps": run.steps, **row}
+                    run.row, run.cpu_s = {"steps": run.steps, **row}, parts.clock.cpu()
                     parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()})
                     progress.update(
                         run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown

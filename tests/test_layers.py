@@ -14,6 +14,8 @@ PACKAGE = ROOT / "rmt_rl"
 
 #: From the bottom to the top. A module may import from its own layer and from lower ones.
 LAYERS = ("common", "config", "envs", "policies", "rollouts", "viewing", "algos", "runs")
+#: Above the commands that they use: the comparison, and then the commands about comparisons.
+ABOVE = {"comparison": 1, "compare": 2, "zoo": 2}
 #: Modules inside lower folders that are commands, and so belong to the top.
 COMMANDS = {"rmt_rl.envs.check", "rmt_rl.policies.check"}
 
@@ -37,10 +39,10 @@ def imports_of(text: str, modules: Collection[str]) -> set[str]:
 
 
 def layer(module: str) -> int:
-    """The height of a module; commands, the bridges to other libraries and the package itself are on top."""
+    """The height of a module; commands, the bridges to other libraries and the package itself are above the layers."""
     parts = module.split(".")
     if module in COMMANDS or len(parts) < 2 or parts[1] not in LAYERS:
-        return len(LAYERS)
+        return len(LAYERS) + (ABOVE.get(parts[1], 0) if len(parts) > 1 else max(ABOVE.values()))
     return LAYERS.index(parts[1])
 
 

@@ -13,6 +13,8 @@ import pytest
 from commands import run
 
 from rmt_rl import export
+from rmt_rl.comparison.cells import expand
+from rmt_rl.comparison.request import parse_compare
 from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
@@ -20,7 +22,15 @@ from rmt_rl.train import train
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+
+
+def parse_comparison(arguments):
+    matrix = parse_compare(arguments)[1]
+    return None if matrix is None else expand(matrix)
+
+
 PARSERS = {
+    "compare": parse_comparison,
     "train": parse,
     "evaluate": parse_evaluate,
     "play": parse_play,
@@ -31,7 +41,7 @@ PARSERS = {
 OUTPUTS = {
     "README.md 0": r".*\nruns/tmaze-rmt-ppo-s0(-\d+)? [\d.]+ -?[\d.]+\n",
     "README.md 1": r"\d+ of 20 episodes solved\n",
-    "README.md 2": r".*\nmlp: success [\d.]+ \[[\d., ]+\]  return .* steps, \d+ steps/CPU-s\n",
+    "comparing.md 0": r".*report: first/report/\S+\ntmaze  .*\n  ceiling +1\.000\n",
     "torchrl.md 0": r"([^\n]*'loss_critic'[^\n]*\n){2}",
     "using.md 0": r"tensor\(\[\d, \d, \d, \d\]\)\n",
     "tasks.md 0": "",
@@ -71,7 +81,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-SLOW = {"README.md 2"}  # trains four policies
+SLOW = {"comparing.md 0"}  # trains two policies
 EXAMPLES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in blocks("python")]
 
 

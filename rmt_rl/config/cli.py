@@ -28,8 +28,8 @@ PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 #: The modules of the commands; `command_line` makes of them what is typed in a shell.
-TRAIN, EVALUATE, PLAY, EXPORT, COLLECT = (
-    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect")
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE = (
+    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare")
 )
 
 #: What `policy=` takes beside the folders of trained policies.
@@ -253,11 +253,12 @@ def _read_text(
         allowed = find_option(key, top, classes)
         if allowed is None:
             raise ConfigError(f"{show(key)}={show(text)}: {unknown_option(key, top, classes, command_line(prog))}")
-        values[key] = _value(key, allowed, text)
+        values[key] = read_argument(key, allowed, text)
     return values
 
 
-def _value(key: str, allowed: Option, text: str) -> Any:
+def read_argument(key: str, allowed: Option, text: str) -> Any:
+    """The value that a user typed for an option, in the option's type; raises ConfigError."""
     if allowed.kind is dict:
         try:
             value = plain_value(text)

@@ -9,8 +9,9 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
+from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, PLAY, TRAIN
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
 from rmt_rl.config.recipes import GYM_IDS
@@ -24,6 +25,7 @@ SUMMARIES = {
     EvaluateConfig: "Plays new episodes with a saved policy and prints the score.",
     PlayConfig: "Draws episodes, with the policy's action probabilities and attention, into a GIF. Opens no window.",
     CollectConfig: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
+    CompareConfig: "Trains and evaluates every combination of tasks, policies, options and seeds, and writes a report.",
     ExportConfig: "Writes one acting step of a saved policy as a program (torch.export, ONNX) that takes and returns its memory.",
 }
 PROGRAMS = {
@@ -31,6 +33,7 @@ PROGRAMS = {
     EvaluateConfig: EVALUATE,
     PlayConfig: PLAY,
     CollectConfig: COLLECT,
+    CompareConfig: COMPARE,
     ExportConfig: EXPORT,
 }
 EXAMPLES = {
@@ -47,8 +50,21 @@ EXAMPLES = {
         "env=tmaze-rate env.min_length=1 env.length=88 out=tmaze/oracle-v0",
         "policy=runs/first out=tmaze/ppo-v0",
     ),
+    CompareConfig: (
+        "env=tmaze,minigrid-memory policy=rmt,trxl,lstm,mlp seeds=5 workers=2 out=first",
+        "env=tmaze policy=rmt seeds=3 policy.segment=4,8,16 test.env.length=80,1000 out=lengths",
+        "out=first",
+    ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
 }
+
+#: What the options of a comparison mean beside those listed.
+MATRIX = (
+    "Beside them env=<tasks>, policy=<policies> and every option of rmt_rl.train (see its --help). Values separated by commas"
+    " are an axis of the comparison; commas in [ ], { } or quotes separate nothing. An option that a policy or a task does not"
+    " have does not apply to it. test.env.<option>=<values> evaluates the trained policies on changed tasks, too. out=<folder>"
+    " alone continues."
+)
 
 
 def wants_help(argv: Sequence[str]) -> bool:
@@ -99,6 +115,8 @@ def _overview(command: type) -> str:
     lines += ["", "options, with their defaults:"]
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
+    if command is CompareConfig:
+        lines += [*_option_lines(BudgetConfig, "budget."), "", *_wrap(MATRIX)]
     shown = _groups(command)
     for group in shown:
         if list(GROUPS[group]) == [group]:  # nothing to choose

@@ -39,6 +39,14 @@ OWN_KEYS = (
     *("episode_over", "episode_success", "inner_start", "inner_success"),
 )
 
+#: A task with more different episodes than these is evaluated on a sample of them.
+FEW_EPISODES = 1_000
+
+
+def if_few(episodes: int) -> int | None:
+    """`TorchVectorEnv.distinct_episodes` of a task with so many of them."""
+    return episodes if episodes <= FEW_EPISODES else None
+
 
 class TorchVectorEnv(VectorEnv):
     """A batch of environments whose whole state is a few torch tensors.
@@ -75,6 +83,9 @@ class TorchVectorEnv(VectorEnv):
     reward_reveals_cue: bool = False
     #: The same for the sum of the rewards since the start of the episode.
     return_reveals_cue: bool = False
+    #: How many different episodes there are, all equally likely, where that is known and at most FEW_EPISODES; None = many or
+    #: unknown. An evaluation then plays each of them instead of a sample.
+    distinct_episodes: int | None = None
     #: One line: what the agent must remember, and for how long.
     task: str = ""
     #: What the environment itself adds to the whole numbers of an action; one number, or one for each element.

@@ -29,7 +29,8 @@ from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.envs.masks import has_mask, mask_of, sample_allowed
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.rollouts.statistics import Episodes, Score, number_of, score, success_of
+from rmt_rl.rollouts.distinct import Watched
+from rmt_rl.rollouts.statistics import Distinct, Episodes, Score, number_of, score, success_of
 
 #: (observation, first) -> action [B, ...]; an actor keeps its own memory.
 Actor = Callable[[Obs, torch.Tensor], torch.Tensor]
@@ -122,26 +123,40 @@ def evaluate(
     episode_steps: int | None = None,
     between_steps: Callable[[], None] = lambda: None,
     metrics: Sequence[str] = (),
+    count: bool = False,
+    until_all: bool = False,
 ) -> Score:
     """The score of `episodes` new episodes, played with frozen weights on the rows of `env`.
 
     episode_steps: steps after which an episode is cut; None = as the environment says. between_steps: is called after every step,
-    and may raise to leave the evaluation. metrics: names of numbers in the last infos of episodes to average.
+    and may raise to leave the evaluation. metrics: names of numbers in the last infos of episodes to average. count: count the
+    different episodes. until_all: play no more once all different episodes of the task were played.
     """
     generator = rng.generator(seed, "evaluate-act", env.device)
     base = rng.seed(seed, "evaluate")
-    waves = []
+    waves, keys = [], dict[tuple[Any, ...], int]()
     for begin in range(0, episodes, env.num_envs):
         actor = remember(policy, env.num_envs, deterministic, generator)
-        wave = _totals(first_episodes(env, actor, base + begin, episode_steps), env, between_steps, metrics)
+        watched = Watched(env, actor) if count else None
+        wave = _totals(first_episodes(env, watched or actor, base + begin, episode_steps), env, between_steps, metrics)
         n = min(env.num_envs, episodes - begin)
         waves.append([column[:n].cpu() for column in wave])
+        if watched is not None:
+            for row, key in enumerate(watched.keys(waves[-1])):
+                keys.setdefault(key, begin + row)
+            if until_all and len(keys) == env.distinct_episodes:
+                break
     returns, lengths, success, cut, *more = (torch.cat(column) for column in zip(*waves, strict=True))
     if not bool(success[~cut].isnan().any()) and not bool(cut.all()):
         success = torch.where(
             cut & success.isnan(), 0.0, success
         )  # the others report it: an episode that was cut has none
-    return score(Episodes(returns, lengths, success, dict(zip(metrics, more, strict=True))), int(cut.sum()))
+    found = score(Episodes(returns, lengths, success, dict(zip(metrics, more, strict=True))), int(cut.sum()))
+    if not count:
+        return found
+    first = torch.tensor(list(keys.values()))
+    each = Episodes(found.each.returns[first], found.each.lengths[first], found.each.success[first])
+    return dataclasses.replace(found, distinct=Distinct(each, env.distinct_episodes if deterministic else None))
 
 
 def _totals(

@@ -115,6 +115,44 @@ class EpisodeStats:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distinct:
+    """The different episodes of an evaluation, each once, in the order in which they were played first.
+
+    known: how many there are, where the task says so.
+    """
+
+    each: Episodes
+    known: int | None
+
+    def __len__(self) -> int:
+        return len(self.each.returns)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every episode of the task was played. They are equally likely, so their mean is the score, without an error."""
+        return len(self) == self.known
+
+    @property
+    def success(self) -> float | None:
+        """Share of the different episodes that reached the goal, or None where it is not reported."""
+        return None if bool(self.each.success.isnan().any()) else float(self.each.success.mean())
+
+    @property
+    def mean_return(self) -> float:
+        return float(self.each.returns.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. exact: whether success and return are those of the task, not of a sample."""
+        return {"episodes": len(self), "exact": self.exact, "success": self.success, "return": self.mean_return}
+
+    def __str__(self) -> str:
+        if not self.exact:
+            return f"{len(self):,} distinct episode{'s' if len(self) > 1 else ''}"
+        value = f"return {self.mean_return:.3f}" if self.success is None else f"success {self.success:.3f}"
+        return f"exact: {len(self):,} distinct episode{'s' if len(self) > 1 else ''}, {value}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """The result of an evaluation.
 
@@ -126,6 +164,7 @@ class Score:
     each: return, length, success and metrics of every episode
     metrics: the means of the numbers that `metrics=` names, over the episodes that report them; None where none does
     cut: number of episodes that had not ended after `episode_steps` steps; they count as they were until then
+    distinct: the different ones among the episodes, of a deterministic policy; None where they were not counted
 
     Printed it is one line with rounded numbers.
     """
@@ -139,10 +178,12 @@ class Score:
     each: Episodes = dataclasses.field(repr=False, compare=False)
     cut: int = 0
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    distinct: Distinct | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         cut = f", {self.cut} of them cut" if self.cut else ""
-        return f"{self.means()}  over {self.episodes} episodes of {self.mean_length:.1f} steps{cut}"
+        counted = f"; {self.distinct}" if self.distinct is not None else ""
+        return f"{self.means()}  over {self.episodes} episodes of {self.mean_length:.1f} steps{cut}{counted}"
 
     def means(self) -> str:
         """Success and return with their intervals, and metrics, rounded for people."""
@@ -166,6 +207,7 @@ class Score:
             "episodes": self.episodes,
             "cut": self.cut,
             "metrics": dict(self.metrics),
+            "distinct": None if self.distinct is None else self.distinct.to_json(),
         }
         if each:
             values |= (
@@ -226,4 +268,6 @@ def format_score(score: Score, env: TorchVectorEnv) -> str:
     if score.cut:
         longest = int(score.each.lengths.max())
         beside += f"; {score.cut} of {score.episodes} {word} had not ended after {longest:,} steps and were cut (episode_steps)"
+    if score.distinct is not None:
+        beside += f"; {score.distinct}"
     return f"{score.means()}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"

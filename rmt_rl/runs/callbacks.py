@@ -19,7 +19,8 @@ from rmt_rl.rollouts.statistics import Score
 class Run:
     """A run in progress, as callbacks see it.
 
-    steps: environment steps so far. row: the numbers of the latest update, as in metrics.jsonl.
+    steps: environment steps so far. row: the numbers of the latest update, as in metrics.jsonl. cpu_s: CPU-seconds of the run
+    until the end of that update, those before it was resumed included.
     """
 
     config: TrainConfig
@@ -27,6 +28,7 @@ class Run:
     learner: Learner
     steps: int = 0
     row: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cpu_s: float = 0.0
     #: Why the run ends early, or None.
     stopped: str | None = None
 

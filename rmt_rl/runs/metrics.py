@@ -247,16 +247,16 @@ class Progress:
         seconds = max(time.monotonic() - self.started, 1e-9)
         done = steps - self.start
         remaining = (self.total - steps) * seconds / max(done, 1)
-        speed = f"{_short(round(done / seconds))}/s"
+        speed = f"{short(round(done / seconds))}/s"
         numbers = [f"{name} {_number(value)}" for name, value in self._shown.items()]
-        parts = [f"{_short(steps)}/{_short(self.total)} steps", speed, *numbers, f"{_clock(max(remaining, 0))} left"]
+        parts = [f"{short(steps)}/{short(self.total)} steps", speed, *numbers, f"{clock(max(remaining, 0))} left"]
         for surplus in [*numbers[1:-1], speed, *numbers[1:][-1:]]:
             if len("  ".join(parts)) > LINE:
                 parts.remove(surplus)
         return "  ".join(parts)
 
 
-def _short(steps: int) -> str:
+def short(steps: int) -> str:
     """1,250,000 as 1.25M."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if steps >= size:
@@ -268,7 +268,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1_000 else f"{value:.4g}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -11,6 +11,7 @@ import gymnasium
 import torch
 
 from rmt_rl.common.rng import counter_bits
+from rmt_rl.envs.base import FEW_EPISODES, if_few
 from rmt_rl.envs.episodic import EpisodicEnv, State
 
 
@@ -47,6 +48,7 @@ class Copy(EpisodicEnv):
         self._places = tuple(f"place {i + 1}" for i in range(length))
         self.hidden_values = dict.fromkeys(self._places, self.action_names)
         self.floor = float(symbols) ** -length
+        self.distinct_episodes = if_few(symbols ** min(length, FEW_EPISODES.bit_length()))  # the sequences
         things = f"one of {symbols} symbols" if length == 1 else f"a sequence of {length} of {symbols} symbols"
         order = "in reverse order" if reverse else "in order"
         self.task = f"copy: remember {things}, and repeat it {order} after {delay} step{'' if delay == 1 else 's'}"

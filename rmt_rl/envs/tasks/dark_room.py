@@ -48,6 +48,7 @@ class DarkRoom(EpisodicEnv):
     return_reveals_cue = True  # whether the goal was found, and for how many moves
     hidden_values = MappingProxyType(dict.fromkeys(("goal x", "goal y"), tuple(map(str, range(SIZE)))))
     action_names = ("left", "right", "up", "down", "stay")
+    distinct_episodes = SIZE**2
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, episodes: int = 5) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.MultiDiscrete([SIZE, SIZE, 2, 2]), 5)

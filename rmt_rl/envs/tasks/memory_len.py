@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from rmt_rl.envs.base import if_few
 from rmt_rl.envs.episodic import EpisodicEnv, State, at, draws
 
 
@@ -38,6 +39,7 @@ class MemoryLen(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.Box(low, high), 2)
         self.length, self.bits = length, bits
         self.floor = 1.0 if length == 1 else 0.5
+        self.distinct_episodes = if_few(bits * 2 ** min(bits, 20))  # a query and the bits
         steps = f"{length - 1} step{'' if length == 2 else 's'}"
         self._bits = ("bit",) if bits == 1 else tuple(f"bit {i}" for i in range(bits))  # numbers as in the query
         self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {steps}"

@@ -16,7 +16,7 @@ import torch
 
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import TorchVectorEnv, row_seeds, step_info, task_rows
+from rmt_rl.envs.base import TorchVectorEnv, if_few, row_seeds, step_info, task_rows
 
 RIGHT, UP, LEFT, DOWN = range(4)
 
@@ -66,6 +66,7 @@ class TMaze(TorchVectorEnv):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(4))
         self.shortest, self.longest, self.end_at_turn = shortest, length, end_at_turn
+        self.distinct_episodes = if_few(2 * (length - shortest + 1))  # a cue and a length
         self.reward_reveals_cue = end_at_turn  # by the penalty for a step lost on purpose; see above
         span = f"{length}" if shortest == length else f"{shortest} to {length}"
         self.task = f"T-maze: remember one bit for {span} step{'s' if length > 1 else ''}"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rmt_rl.common.rng import counter_bits
+from rmt_rl.envs.base import if_few
 from rmt_rl.envs.episodic import EpisodicEnv, State
 from rmt_rl.envs.tmaze.passive import DOWN, LEFT, RIGHT, UP, TMaze, turn
 
@@ -33,6 +34,7 @@ class _Corridor(EpisodicEnv):
     ) -> None:
         super().__init__(num_envs, device, space, 4)
         self.shortest, self.longest = length if min_length is None else min_length, length
+        self.distinct_episodes = if_few(2 * (self.longest - self.shortest + 1))  # a cue and a length
         self._span = f"{length}" if self.shortest == length else f"{self.shortest} to {length}"
 
     def _begin(self, key_B: torch.Tensor) -> State:
@@ -130,6 +132,7 @@ class TMazeRATE(_Corridor):
         self, num_envs: int, device: str | torch.device = "cpu", *, length: int = 28, min_length: int | None = None
     ) -> None:
         super().__init__(num_envs, device, gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32), length, min_length)
+        self.distinct_episodes = None  # the noise makes many of them
         steps = f"{self._span} step{'s' if length > 1 else ''}"
         self.task = f"T-maze of RATE: remember one bit for {steps} with noise"
 

@@ -47,7 +47,7 @@ class ReturnToGo(TorchVectorEnv):
         self.env, self.target, self.episode_steps = env, returns.target, env.episode_steps
         revealed = env.reward_reveals_cue or env.return_reveals_cue
         self.floor, self.ceiling, self.measure = None if revealed else env.floor, env.ceiling, env.measure
-        self.action_names = env.action_names
+        self.action_names, self.distinct_episodes = env.action_names, env.distinct_episodes
         self.render_mode = env.render_mode
         self.action_start, self.own_actions = env.action_start, env.own_actions
         self.task = f"{env.task}; target return {returns.target:.4g}"

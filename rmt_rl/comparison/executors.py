@@ -1,0 +1,149 @@
+"""Runs the cells of a comparison: each in a process of its own on this machine, some at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, BinaryIO
+
+from rmt_rl.common.errors import RunError
+from rmt_rl.common.files import open_to_append, reason
+from rmt_rl.comparison.cells import Cell, Matrix
+from rmt_rl.comparison.request import search_path
+from rmt_rl.comparison.rows import failed_row
+from rmt_rl.comparison.store import append_cell, read_cells, to_dict
+
+#: A worker that dies without a row is started again so many times.
+RESTARTS = 2
+#: Seconds between two looks at the workers.
+INTERVAL = 0.2
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM: the first one asks for a stop, the second one ends the workers at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.twice = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.twice = self.received is not None
+        self.received = number
+
+
+class Worker:
+    """The process of one cell. Its output goes to logs/<key>.log."""
+
+    def __init__(self, folder: Path, matrix: Matrix, cell: Cell) -> None:
+        job = json.dumps({"folder": str(folder), "key": cell.key, "matrix": to_dict(matrix)}) + "\n"
+        log = _open_log(folder / "logs" / f"{cell.key}.log")
+        with log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rmt_rl.comparison.worker"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,  # Ctrl-C in a terminal reaches the parent alone, which stops the workers
+            )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at its start, which `run_cells` notices
+            self.process.stdin.write(job.encode())
+            self.process.stdin.flush()
+
+    def stop(self) -> None:
+        """Ask the process to save a checkpoint and to end."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+def _open_log(path: Path) -> BinaryIO:
+    try:
+        return open_to_append(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+def run_cells(
+    folder: Path, matrix: Matrix, cells: Sequence[Cell], workers: int, look: Callable[[Sequence[str], bool], None]
+) -> int | None:
+    """Run cells, `workers` at a time, until each has a row; returns the signal that ended it early, or None.
+
+    look: is called with the keys of the running cells, and whether they are being stopped, again and again.
+    """
+    pending, running, deaths = list(cells), dict[str, tuple[Cell, Worker]](), dict[str, int]()
+    with StopSignals() as signals:
+        try:
+            while running or (pending and signals.received is None):
+                while pending and len(running) < workers and signals.received is None:
+                    cell = pending.pop(0)
+                    running[cell.key] = cell, Worker(folder, matrix, cell)
+                look([*running], signals.received is not None)
+                time.sleep(INTERVAL)
+                if signals.received is not None:
+                    for _, worker in running.values():
+                        worker.kill() if signals.twice else worker.stop()
+                for key, (cell, worker) in list(running.items()):
+                    status = worker.process.poll()
+                    if status is None:
+                        continue
+                    worker.stop()
+                    del running[key]
+                    if signals.received is None and not _has_row(folder, key):
+                        deaths[key] = deaths.get(key, 0) + 1
+                        pending[:0] = [cell] if deaths[key] <= RESTARTS else []
+                        _report_death(folder, matrix, cell, status, deaths[key])
+            look([], signals.received is not None)
+        finally:
+            for _, worker in running.values():  # an error here must not leave workers behind
+                worker.stop()
+            for _, worker in running.values():
+                worker.process.wait()
+    return signals.received
+
+
+def _has_row(folder: Path, key: str) -> bool:
+    return any(row["key"] == key for row in read_cells(folder))
+
+
+def _report_death(folder: Path, matrix: Matrix, cell: Cell, status: int, times: int) -> None:
+    """Say that a worker died, or write the row of its cell where it died too often."""
+    how = f"was ended by signal {-status} ({_signal_name(-status)})" if status < 0 else f"ended with status {status}"
+    if times <= RESTARTS:
+        print(f"{cell.key}: its process {how}; it continues from its checkpoint in a new one", flush=True)
+        return
+    hint = "; was the memory full? use fewer workers" if status == -9 else ""
+    text = f"its process {how}, {times} times{hint}; logs/{cell.key}.log has its output"
+    append_cell(folder, failed_row(matrix, cell, text))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

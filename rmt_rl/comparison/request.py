@@ -1,0 +1,268 @@
+"""From what a user gives to the matrix of a comparison, for the command line and Python alike. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.comparison.cells import Matrix, all_classes, find_known
+from rmt_rl.config.cli import read_argument, split_arguments
+from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig
+from rmt_rl.config.fields import Option, did_you_mean, options, read, show
+from rmt_rl.config.files import typed
+from rmt_rl.config.registry import BASES, ENCODERS, GROUPS, OBJECTS, PLUGINS, choose, entry_of, load_plugins
+from rmt_rl.config.resolve import find_option, validate
+
+#: Options of a run that a comparison chooses itself.
+OWN = {
+    "seed": "expected seeds=<a number of seeds, or seeds separated by commas>",
+    "run": "every cell has a folder of its own; expected out=<the folder of the comparison>",
+    "resume": "expected out=<the folder of the comparison> alone, which continues it",
+    "config": "a comparison reads no file of options; expected the options themselves",
+}
+
+
+def parse_compare(argv: Sequence[str]) -> tuple[CompareConfig, Matrix | None]:
+    """The options of a comparison and its matrix, None where the folder knows it (`out=` alone); raises ConfigError.
+
+    An option's text is split at commas, unless it is in [ ], { } or quotes.
+    """
+    given = split_arguments(argv)
+    own = {key: given.pop(key) for key in options(CompareConfig) if key in given}
+    if own.get("params") == "none":
+        own["params"] = "null"
+    values = {key: read_argument(key, options(CompareConfig)[key], text) for key, text in own.items()}
+    return _request(values, {key: split(key, text) for key, text in given.items()})
+
+
+def from_python(given: Mapping[str, Any]) -> tuple[CompareConfig, Matrix | None]:
+    """`parse_compare` for the arguments of `rmt_rl.compare`; lists are axes."""
+    given = dict(given)
+    known = options(CompareConfig)
+    if given.get("plugins") is not None:
+        load_plugins(given["plugins"])
+    given.pop("plugins", None)
+    values: dict[str, Any] = {}
+    for key in known:
+        if key not in given:
+            continue
+        value = given.pop(key)
+        if key == "seeds":
+            listed = isinstance(value, (list, tuple, range))
+            value = json.dumps([*value]).replace(" ", "") if listed else str(value)
+        elif key == "report" and isinstance(value, (list, tuple)):
+            value = ",".join(map(str, value))
+        values[key] = read(key, known[key], None if key == "params" and value == "none" else value)
+    lists = {}
+    for key, value in given.items():
+        if key == "env":
+            items = value if isinstance(value, (list, tuple)) else [value]
+            lists[key] = [name for item in items for name in _task_names(item)]
+        elif key == "policy" and isinstance(value, str):
+            lists[key] = split(key, value)
+        else:
+            items = [*value] if isinstance(value, (list, tuple, range)) else [value]
+            lists[key] = [typed(item) for item in items]
+            if not lists[key]:
+                raise ConfigError(f"{show(key)}=[]: has no value; expected at least one")
+    return _request(values, lists)
+
+
+def split(key: str, text: str) -> list[str]:
+    """The values of an option as typed, separated by commas; raises ConfigError where one is empty."""
+    if text[:1] in ("[", "{", "'", '"'):
+        return [text]
+    parts = text.split(",")
+    if len(parts) > 1 and not all(parts):
+        raise ConfigError(f"{show(key)}={show(text)}: has an empty value; expected values separated by single commas")
+    return parts
+
+
+def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> tuple[CompareConfig, Matrix | None]:
+    config = validate(CompareConfig(**values))
+    if not lists and not {"seeds", "params"} & values.keys():
+        return config, None
+    if config.report is not None:
+        raise ConfigError(
+            f"{next(iter(lists), 'seeds')}: has no effect with report=, which trains nothing; leave it out"
+        )
+    return config, _matrix(config, lists, params_given="params" in values)
+
+
+def _matrix(config: CompareConfig, lists: dict[str, list[str]], params_given: bool) -> Matrix:
+    lists = dict(lists)
+    tests = {key.removeprefix("test."): lists.pop(key) for key in list(lists) if key.startswith("test.")}
+    budget = _budget({key: lists.pop(key) for key in list(lists) if key.startswith("budget.")})
+    for key, why in OWN.items():
+        if key in lists:
+            raise ConfigError(f"{key}={show(','.join(lists[key]))}: {why}")
+    names = {}
+    for group, example in (("env", "env=tmaze,minigrid-memory"), ("policy", "policy=rmt,lstm")):
+        if group not in lists:
+            raise ConfigError(f"{group}: missing; expected names separated by commas, such as {example}")
+        names[group] = _each_once(group, lists.pop(group))
+        for name in names[group]:
+            choose(group, name)
+    if budget.steps is not None:
+        if "steps" in lists:
+            raise ConfigError(
+                f"budget.steps={budget.steps}: steps={show(','.join(lists['steps']))} is given too; give one"
+            )
+        lists["steps"] = [str(budget.steps)]
+    skeleton = Matrix(names["env"], names["policy"], _seeds(config.seeds))
+    axes, single = _read_options(skeleton, lists)
+    known_tests = {}
+    for key, texts in tests.items():
+        known_tests[key] = _each_once(
+            f"test.{key}", [read_argument(key, _test_option(skeleton, key), x) for x in texts]
+        )
+    own_size = {"policy.params", "policy.width", "init"} & {*axes, *single}
+    params = config.params if params_given or not own_size else None
+    plugins = _plugins(names, {**single, **axes})
+    return Matrix(
+        names["env"], names["policy"], skeleton.seeds, axes, single, known_tests, params, budget.cpu_s, plugins
+    )
+
+
+def _read_options(
+    skeleton: Matrix, lists: Mapping[str, list[str]]
+) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any]]:
+    """The options with several values, and those with one, in their types."""
+    algos = _each_once("algo", lists["algo"]) if "algo" in lists else None
+    for name in algos or ():
+        choose("algo", name)
+    with_algos = Matrix(skeleton.tasks, skeleton.policies, skeleton.seeds, {"algo": algos} if algos else {})
+    combinations = list(all_classes(with_algos))
+    axes: dict[str, tuple[Any, ...]] = {}
+    single: dict[str, Any] = {}
+    for key, texts in lists.items():
+        values = algos
+        if key != "algo":
+            known = find_known(key, combinations)
+            values = _each_once(key, [read_argument(key, known, text) for text in texts])
+        if values is not None and len(values) > 1:
+            axes[key] = values
+        elif values is not None:
+            single[key] = values[0]
+    return axes, single
+
+
+def _test_option(matrix: Matrix, key: str) -> Option:
+    if key.partition(".")[0] != "env":
+        raise ConfigError(f"test.{show(key)}: only options of the task can be tested, such as test.env.length=80,1000")
+    for classes in all_classes(matrix):
+        if (known := find_option(key, {}, {"env": classes["env"]})) is not None:
+            return known
+    names = [f"env.{name}" for classes in all_classes(matrix) for name in options(classes["env"])]
+    raise ConfigError(
+        f"test.{show(key)}: no task of the comparison has this option; they have {', '.join(dict.fromkeys(names)) or 'none'}"
+        f"{did_you_mean(key, names)}"
+    )
+
+
+def _budget(given: Mapping[str, list[str]]) -> BudgetConfig:
+    known, values = options(BudgetConfig), {}
+    for key, texts in given.items():
+        name = key.removeprefix("budget.")
+        if name not in known:
+            names = [f"budget.{own}" for own in known]
+            raise ConfigError(
+                f"{show(key)}: no such option, expected one of {', '.join(names)}{did_you_mean(key, names)}"
+            )
+        if len(texts) > 1:
+            raise ConfigError(f"{key}={show(','.join(texts))}: all cells have the same budget; expected one value")
+        values[name] = read_argument(key, known[name], texts[0])
+    return BudgetConfig(**values)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    known = options(TrainConfig)["seed"]
+    if text.isdigit():
+        if not 1 <= int(text) <= 10_000:
+            raise ConfigError(
+                f"seeds={show(text)}: expected a number of seeds from 1 to 10,000, or seeds separated by commas"
+            )
+        return tuple(range(int(text)))
+    return _each_once("seeds", [read("seeds", known, part) for part in text.strip("[]").split(",")])
+
+
+def _each_once(key: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    shown = [typed(value) for value in values]
+    if len({*shown}) < len(shown):
+        raise ConfigError(f"{show(key)}={show(','.join(shown))}: has a value twice; expected each once")
+    return tuple(values)
+
+
+def _task_names(env: Any) -> list[str]:
+    """The names of one entry of env= in Python; registers a class or function that worker processes can import."""
+    if isinstance(env, str):
+        return split("env", env)
+    from rmt_rl.envs.objects import env_config_of, is_borrowed
+
+    advice = "register it with rmt_rl.register_env in a module of its own, or give a class or function of a module"
+    if not callable(env) or not hasattr(env, "__qualname__"):
+        raise ConfigError(f"env={show(env)}: worker processes cannot import an object; {advice}")
+    made = env_config_of(env)
+    module, _, name = made.name.partition(":")
+    if module == "__main__" or not name.isidentifier():
+        raise ConfigError(f"env={show(made.name)}: worker processes cannot import it from there; {advice}")
+    if is_borrowed(made):
+        raise ConfigError(f"env={show(made.name)}: is one object; {advice}")
+    return [made.name]
+
+
+def _plugins(names: Mapping[str, tuple[str, ...]], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules that worker processes must import, because they register what the comparison names."""
+    modules = list(PLUGINS)
+    algo = given.get("algo", ())
+    chosen = {**names, "algo": algo if isinstance(algo, tuple) else (algo,)}
+    found = [
+        (group, name, GROUPS[group][name].config) for group in BASES for name in chosen[group] if name in GROUPS[group]
+    ]
+    encoders = given.get("policy.encoder", ())
+    for name in encoders if isinstance(encoders, tuple) else (encoders,):
+        found += [("policy.encoder", name, ENCODERS[name])] if name in ENCODERS else []
+    for group, name, cls in found:
+        module = cls.__module__
+        if module == "__main__":
+            raise ConfigError(
+                f"{group}={name}: is registered in the script that runs, which worker processes do not import; move it to a"
+                " module of its own and import that"
+            )
+        own = module.partition(".")[0] == "rmt_rl"
+        if not own and module not in modules and not any(module.startswith(f"{known}.") for known in modules):
+            modules.append(module)
+    return tuple(modules)
+
+
+def load_modules(plugins: Sequence[str], tasks: Sequence[str]) -> None:
+    """Import what a comparison needs beside this package: its plugins, and the classes that are its tasks, as module:name."""
+    import importlib
+
+    if plugins:
+        load_plugins(",".join(plugins))
+    for task in tasks:
+        if ":" not in task or task in OBJECTS:
+            continue
+        from rmt_rl.envs.objects import env_config_of
+
+        module, _, name = task.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except Exception as error:  # whatever the user's module raises while it is imported
+            text = " ".join(str(error).split())
+            raise ConfigError(
+                f"env={show(task)}: cannot be imported: {type(error).__name__}: {show(text, 200)}"
+            ) from error
+        entry_of(env_config_of(found))
+
+
+def search_path() -> str:
+    """The folders in which this process finds modules, for PYTHONPATH of worker processes."""
+    import os
+
+    return os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in sys.path))

@@ -1,0 +1,59 @@
+"""The parts of a row of cells.jsonl that are known before a cell runs, and comparisons of configurations. Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rmt_rl.comparison.cells import Cell, Matrix
+from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.files import to_dict
+
+
+def difference(one: TrainConfig, other: TrainConfig, fitted: bool = False) -> str | None:
+    """The first option, by its full name, in which two configurations differ; None where they are the same.
+
+    fitted: `one` is that of a run, which has the width that was found for policy.params, or the policy of init.
+    """
+    left, right = (flat(to_dict(dataclasses.replace(config, resume=None))) for config in (one, other))
+    names = list({**left, **right})
+    if fitted and other.policy.params is not None:
+        names = [name for name in names if name not in ("policy.params", "policy.width")]
+    if fitted and other.init is not None:
+        names = [name for name in names if not name.startswith("policy.")]
+    return next((name for name in names if left.get(name) != right.get(name)), None)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their full names; groups by the name of their choice."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and not prefix and "name" in value:
+            found[key] = value["name"]
+            found |= {f"{key}.{name}": part for name, part in value.items() if name != "name"}
+        elif key != "format":
+            found[key] = value
+    return found
+
+
+def base_row(matrix: Matrix, cell: Cell) -> dict[str, Any]:
+    return {
+        "key": cell.key,
+        "task": cell.task,
+        "policy": cell.policy,
+        "variant": dict(cell.variant),
+        "seed": cell.seed,
+        "command": cell.command(matrix.plugins),
+    }
+
+
+def failed_row(matrix: Matrix, cell: Cell, error: str) -> dict[str, Any]:
+    """The row of a cell that has no result. error: one sentence."""
+    return {
+        **base_row(matrix, cell),
+        "status": "failed",
+        "error": error,
+        "options": flat(to_dict(cell.config)),
+        "cost": {},
+    }

@@ -1,0 +1,225 @@
+"""The folder of a comparison: comparison.yaml, what was asked, and cells.jsonl, one line per finished or failed cell. Torch-free.
+
+Several processes append to cells.jsonl, one at a time. A line that a killed process left unfinished is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.files import make_folder, open_file, read_bytes, reason, write_file
+from rmt_rl.comparison.cells import Matrix
+from rmt_rl.config.fields import show
+from rmt_rl.config.files import read_yaml
+
+#: Version of comparison.yaml; increases when older files cannot be read any more.
+FORMAT = 1
+ROWS, REQUEST, LOCK, ROWS_LOCK = "cells.jsonl", "comparison.yaml", ".lock", ".cells.lock"
+#: Bytes of the largest cells.jsonl that is read, and of one row of it.
+LARGEST_ROWS = 2**30
+#: Seconds to wait for another process that appends a row.
+PATIENCE = 60.0
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder and those inside it; raises ConfigError where something else has their names."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("runs", "logs", "report"):
+            make_folder(folder / name)
+        for name in (ROWS, REQUEST, LOCK, ROWS_LOCK):
+            if os.path.lexists(folder / name):
+                os.close(open_file(folder / name))
+    except OSError as error:
+        raise ConfigError(f"{error.filename or folder}: cannot be used for a comparison: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The lock of a comparison's folder; raises ConfigError where another process holds it."""
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ConfigError(f"out={folder}: another comparison is running there; wait for it, or stop it") from error
+    except OSError as error:
+        raise ConfigError(f"out={folder}: cannot be used: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a comparison, the latest one of every cell, in the order in which they ended.
+
+    A last line without its end, from a process that was killed while it wrote, does not count. Raises ConfigError where another
+    line is not a row.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in _rows(folder / ROWS)[0]:
+        found.pop(row["key"], None)
+        found[row["key"]] = row
+    return list(found.values())
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a file, and its bytes without an unfinished last line."""
+    if not os.path.lexists(path):
+        return [], 0
+    try:
+        data = read_bytes(path, LARGEST_ROWS)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
+    complete = data[: data.rfind(b"\n") + 1]
+    rows = []
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            good = _is_row(row)
+        except (RecursionError, ValueError):
+            good = False
+        if not good:
+            raise ConfigError(
+                f"{path}: line {number} is {show(line.decode(errors='replace'))}; expected the row of a cell; remove the line,"
+                " and its cell is run again"
+            )
+        rows.append(row)
+    return rows, len(complete)
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value has what readers of rows rely on."""
+    kinds = {"key": str, "task": str, "policy": str, "variant": dict, "seed": int, "status": str, "cost": dict}
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
+        return False
+    if row["status"] == "failed":
+        return isinstance(row.get("error"), str)
+    scores = [row.get("final"), row.get("best")]
+    return row["status"] == "finished" and all(isinstance(part, dict) or part is None for part in scores)
+
+
+def append_cell(folder: Path, row: Mapping[str, Any]) -> None:
+    """Add a row and force it to the disk; one process at a time. A cell that is finished already keeps its row."""
+    path = folder / ROWS
+    data = (json.dumps(row, allow_nan=False) + "\n").encode()
+    try:
+        with filelock.FileLock(folder / ROWS_LOCK, timeout=PATIENCE):
+            rows, length = _rows(path)
+            if any(known["key"] == row["key"] and known["status"] == "finished" for known in rows):
+                return
+            file = open_file(path, os.O_WRONLY | os.O_CREAT)
+            try:
+                if os.fstat(file).st_nlink > 1:
+                    raise ConfigError(
+                        f"{path}: has several names (hard links), which would all change; replace it by a copy"
+                    )
+                os.ftruncate(file, length)  # an unfinished line of a killed process
+                os.lseek(file, length, os.SEEK_SET)
+                remaining = memoryview(data)
+                while remaining:
+                    remaining = remaining[os.write(file, remaining) :]
+                os.fsync(file)
+            finally:
+                os.close(file)
+    except filelock.Timeout as error:
+        raise RunError(f"{path}: another process holds {ROWS_LOCK} beside it; stop that process") from error
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {reason(error)}; free space, then repeat the command") from error
+
+
+def forget_failed(folder: Path) -> int:
+    """Remove the rows of failed cells, so that they are run again; returns their number."""
+    rows = read_cells(folder)
+    kept = [row for row in rows if row["status"] == "finished"]
+    if len(kept) < len(rows):
+        write_file(folder / ROWS, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return len(rows) - len(kept)
+
+
+def repair(folder: Path) -> str | None:
+    """A sentence about an unfinished last line of cells.jsonl, which is removed; None where there is none."""
+    path = folder / ROWS
+    _, length = _rows(path)
+    if not os.path.lexists(path) or path.stat().st_size == length:
+        return None
+    with contextlib.closing(os.fdopen(open_file(path, os.O_WRONLY), "wb")) as file:
+        os.ftruncate(file.fileno(), length)
+        os.fsync(file.fileno())
+    return f"{path}: the last line was not complete and was removed; its cell is run again"
+
+
+def save_request(folder: Path, matrix: Matrix, command: str) -> None:
+    """Write comparison.yaml."""
+    content = {"format": FORMAT, **to_dict(matrix), "command": command}
+    write_file(folder / REQUEST, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+
+def load_request(folder: Path) -> Matrix | None:
+    """What the comparison in a folder was asked for; None where there is none. Raises ConfigError where the file is damaged."""
+    path = folder / REQUEST
+    if not os.path.lexists(path):
+        return None
+    content = read_yaml(path)
+    try:
+        if content["format"] != FORMAT:
+            raise ConfigError(f"{path}: format={show(content['format'])}: this version of rmt_rl reads format {FORMAT}")
+        return from_dict(content)
+    except ConfigError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: is not what a comparison writes ({type(error).__name__}: {show(str(error))}); restore it, or choose another"
+            " out="
+        ) from error
+
+
+def to_dict(matrix: Matrix) -> dict[str, Any]:
+    """A matrix as plain values, which YAML and JSON can hold."""
+    return {
+        "tasks": [*matrix.tasks],
+        "policies": [*matrix.policies],
+        "axes": {key: [*values] for key, values in matrix.axes.items()},
+        "seeds": [*matrix.seeds],
+        "options": dict(matrix.options),
+        "tests": {key: [*values] for key, values in matrix.tests.items()},
+        "params": matrix.params,
+        "budget": {"cpu_s": matrix.cpu_s},
+        "plugins": [*matrix.plugins],
+    }
+
+
+def from_dict(content: Mapping[str, Any]) -> Matrix:
+    """The reverse of `to_dict`; raises what Python raises where the values are of other kinds."""
+    texts = {name: _texts(content[name]) for name in ("tasks", "policies", "plugins")}
+    seeds, params, cpu_s = tuple(content["seeds"]), content["params"], content["budget"]["cpu_s"]
+    if not seeds or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+        raise TypeError("expected seeds")
+    if not (params is None or type(params) is int) or not (cpu_s is None or type(cpu_s) in (int, float)):
+        raise TypeError("expected numbers for params and budget")
+    return Matrix(
+        texts["tasks"],
+        texts["policies"],
+        seeds,
+        {str(key): tuple(values) for key, values in content["axes"].items()},
+        {str(key): value for key, value in content["options"].items()},
+        {str(key): tuple(values) for key, values in content["tests"].items()},
+        params,
+        cpu_s,
+        texts["plugins"],
+    )
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("expected a list of names")
+    return tuple(values)

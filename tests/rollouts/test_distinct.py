@@ -1,0 +1,122 @@
+"""Different episodes are counted, and a task with few of them is evaluated exactly."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import rmt_rl
+from rmt_rl.rollouts.distinct import digest
+from rmt_rl.rollouts.episodes import evaluate
+
+#: Tasks and the number of their episodes that they claim; None = many.
+CLAIMS = [
+    ("tmaze", {"length": 3}, 2),
+    ("tmaze", {"length": 5, "min_length": 3}, 6),
+    ("tmaze", {"length": 4, "min_length": 3, "end_at_turn": True}, 4),
+    ("tmaze-active", {"length": 3, "min_length": 2}, 4),
+    ("tmaze-trial", {"length": 3, "min_length": 2, "episodes": 2}, 4),
+    ("tmaze-rate", {"length": 3}, None),
+    ("memory-len", {"length": 3, "bits": 1}, 2),
+    ("memory-len", {"length": 3, "bits": 3}, 24),
+    ("memory-len", {"length": 3, "bits": 8}, None),
+    ("copy", {"symbols": 3, "length": 2, "delay": 1}, 9),
+    ("copy", {"symbols": 8, "length": 5}, None),
+    ("dark-room", {"episodes": 2}, 81),
+    ("repeat-first", {}, None),
+    ("tmaze", {"length": 10_000, "min_length": 1}, None),
+]
+
+
+def played(env, choose):
+    """[B, n] the hidden values of the first episode of every row, and [B, m] everything that is shown in it."""
+    obs, _ = env.reset(seed=0)
+    rows = env.num_envs
+    hidden = torch.cat([x.reshape(rows, -1) for x in env.hidden().values()], 1)
+    course, running = [obs.reshape(rows, -1).double()], torch.ones(rows, dtype=torch.bool)
+    for t in itertools.count():
+        _, reward, terminated, truncated, info = env.step(choose(t))
+        numbers = torch.stack([reward, terminated.double(), info["success"].double()], 1)
+        course.append(running[:, None] * torch.cat([info["final_obs"].reshape(rows, -1).double(), numbers], 1))
+        running &= ~(terminated | truncated)
+        if not bool(running.any()):
+            return hidden, torch.cat(course, 1)
+
+
+@pytest.mark.parametrize(("name", "options", "claimed"), CLAIMS, ids=lambda x: str(x))
+def test_a_task_has_the_number_of_episodes_that_it_claims(name, options, claimed):
+    """By brute force: so many different courses are seen, and each as often as the others."""
+    env = rmt_rl.make_env(name, 64 if claimed is None else 24 * claimed, **options)
+    assert env.distinct_episodes == claimed
+    if claimed is None:
+        return
+    for choose in (lambda t: env.oracle(), lambda t: torch.full((env.num_envs,), t % 2)):
+        try:
+            hidden, courses = played(env, choose)
+        except rmt_rl.ConfigError:  # this task has no oracle
+            continue
+        _, counts = torch.cat([hidden, courses], 1).unique(dim=0, return_counts=True)
+        assert len(counts) == claimed and counts.max() < 24 + 8 * 24**0.5, "they are not all, or not equally likely"
+
+
+def always_up(env):
+    policy = rmt_rl.make_policy(env, "mlp", width=8)
+
+    def act(obs, state, first, deterministic, generator):
+        return torch.where(obs[:, 0] == 1, 1, 0), state
+
+    policy.act = act
+    return policy
+
+
+def test_the_exact_score_of_a_policy_that_knows_one_of_two_cues_is_a_half():
+    env = rmt_rl.make_env("tmaze", 7, length=3)
+    score = rmt_rl.evaluate(always_up(env), env, episodes=7)
+    assert score.episodes == 7 and score.success != 0.5  # seven episodes are no even number
+    assert score.distinct.exact and (len(score.distinct), score.distinct.success) == (2, 0.5)
+    assert str(score).endswith("exact: 2 distinct episodes, success 0.500")
+    own = score.distinct.each
+    assert own.success.tolist().count(1.0) == 1 and own.lengths.tolist() == [4, 4]
+    assert score.to_json()["distinct"] == {
+        "episodes": 2,
+        "exact": True,
+        "success": 0.5,
+        "return": score.distinct.mean_return,
+    }
+
+
+def test_an_evaluation_ends_when_all_episodes_were_played():
+    env = rmt_rl.make_env("tmaze", 8, length=5, min_length=3)
+    score = evaluate(always_up(env), env, 10_000, count=True, until_all=True)
+    assert score.episodes < 200 and score.distinct.exact and len(score.distinct) == 6
+
+
+def test_what_was_not_played_is_not_exact():
+    env = rmt_rl.make_env("tmaze", 4, length=50, min_length=3)
+    score = rmt_rl.evaluate(always_up(env), env, episodes=4)
+    assert not score.distinct.exact and str(score).endswith(" distinct episodes")
+
+
+def test_an_agent_that_samples_its_actions_has_no_exact_score():
+    env = rmt_rl.make_env("tmaze", 4, length=3)
+    policy = rmt_rl.make_policy(env, "mlp", width=8)
+    assert rmt_rl.evaluate(policy, env, episodes=4, deterministic=False).distinct is None
+
+
+def test_counting_changes_no_number():
+    env = rmt_rl.make_env("tmaze-rate", 8, length=3)
+    policy = rmt_rl.make_policy(env, "gru", width=8)
+    assert evaluate(policy, env, 20, count=True) == evaluate(policy, env, 20)
+
+
+def test_a_hash_depends_on_every_value_its_place_and_its_key_and_on_its_row_alone():
+    x = torch.zeros(9, 3)
+    x[1, 0], x[2, 1], x[3, 2], x[4, :2], x[5, 0] = 1.0, 1.0, 1.0, 1.0, -1.0
+    x[6, 0] = -0.0
+    found = digest({"": x}, 9).tolist()
+    assert len({*found[:6]}) == 6 and found[0] == found[6] == found[7]
+    assert digest({"": x[3:]}, 6).tolist() == found[3:]
+    assert digest({"a": x, "b": 0 * x}, 9).tolist() != digest({"a": 0 * x, "b": x}, 9).tolist()
+    assert digest({}, 2).tolist() == [0, 0]
