@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from rmt_rl.comparison.figures import GRID, INK, PAPER, Picture
+from rmt_rl.comparison.figures import GRID, INK, PAPER, Picture, shorten
 from rmt_rl.comparison.results import plain
+
+#: Letters of a name in a table.
+LONGEST_NAME = 48
 
 
 class Html(str):
@@ -26,16 +29,24 @@ def join(children: Iterable[str], between: str = "") -> Html:
     return Html(between.join(child if isinstance(child, Html) else html.escape(plain(child)) for child in children))
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Html]]) -> Html:
-    """A table that scrolls sideways where it is wider than the page."""
-    header = element("thead", element("tr", *(element("th", cell, scope="col") for cell in head)))
+def breakable(text: str) -> Html:
+    """A name that may go on in the next line after its punctuation."""
+    return Html(re.sub(r"([=_./,-])(?=\w)", r"\1<wbr>", html.escape(plain(text))))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Html]], class_: str = "wide") -> Html:
+    """A table that scrolls sideways where it is wider than the page. Strings of its head are names."""
+    names = [text if isinstance(text, Html) else breakable(shorten(text, LONGEST_NAME)) for text in head]
+    header = element("thead", element("tr", *(element("th", name, scope="col") for name in names)))
     body = element("tbody", *(element("tr", *row) for row in rows))
-    return element("div", element("table", header, body), class_="wide", tabindex="0")
+    return element("div", element("table", header, body), class_=class_, tabindex="0")
 
 
 def first(text: str, *more: str) -> Html:
-    """The first cell of a row."""
-    return element("th", element("span", text, class_="name"), *more, scope="row")
+    """The first cell of a row: a name, which a pointer shows completely where it is long."""
+    short = shorten(text, LONGEST_NAME)
+    name = element("span", breakable(short), class_="name", title=None if short == text else text)
+    return element("th", name, *more, scope="row")
 
 
 def cell(*children: str, class_: str | None = None) -> Html:
@@ -128,11 +139,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: right; vertical-align: top; padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--grid); }
 th { font-weight: 600; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom; }
-th:first-child, td.text, th.text { text-align: left; }
-td.text { overflow-wrap: anywhere; min-width: 8rem; }
+th:first-child, .texts th, .texts td { text-align: left; }
+.texts td { overflow-wrap: anywhere; min-width: 8rem; }
+thead th { overflow-wrap: anywhere; min-width: 3.5rem; }
 tbody th:first-child { font-weight: 500; }
 th:first-child { position: sticky; left: 0; background: var(--paper); padding-left: 0; }
-th .name { display: inline-block; min-width: 4rem; max-width: 16rem; overflow-wrap: anywhere; }
+th .name { display: inline-block; min-width: 4.8rem; max-width: 16rem; overflow-wrap: anywhere; }
 th small, td small { display: block; white-space: nowrap; font-weight: 400; }
 td.best { font-weight: 700; }
 td .bar { display: block; height: 0.35rem; background: var(--bar); border-radius: 2px; margin-left: auto; }
@@ -148,8 +160,11 @@ pre { background: var(--page); border-radius: 6px; padding: 0.6rem; margin: 0 0 
 details { margin: 0 0 0.7rem; }
 summary { cursor: pointer; padding: 0.3rem 0; font-weight: 600; overflow-wrap: anywhere; }
 dl { margin: 0; } dt { font-weight: 600; overflow-wrap: anywhere; } dd { margin: 0 0 0.5rem 1rem; }
+dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1rem; margin: 0 0 0.7rem; }
+dl.facts dt { font-weight: 400; color: var(--soft); } dl.facts dd { margin: 0; }
 @media (max-width: 36rem) { main { padding: 0.5rem; } section { padding: 0.75rem; } table { font-size: 0.84rem; }
-  th, td { padding: 0.3rem 0.4rem; } th .name { max-width: 7.5rem; } td small, th small { font-size: 0.72rem; } }
+  th, td { padding: 0.3rem 0.25rem; } th .name { max-width: 7.5rem; } td small, th small { font-size: 0.7rem; }
+  thead small { white-space: normal; } }
 @media print { :root { --ink: #000; --soft: #444; --grid: #ccc; --paper: #fff; --page: #fff; --link: #000; --bad: #000;
   --bad-page: #fff; --bar: #bbb; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } nav { display: none; }

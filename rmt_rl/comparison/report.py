@@ -15,7 +15,7 @@ from rmt_rl.common.errors import RunError
 from rmt_rl.common.files import make_folder, reason, remove, write_file
 from rmt_rl.comparison import tables
 from rmt_rl.comparison.figures import Picture, learning_curves, matrix, profile
-from rmt_rl.comparison.page import Html, cell, details, element, figure, first, join, page, section, table
+from rmt_rl.comparison.page import Html, breakable, cell, details, element, figure, first, join, page, section, table
 from rmt_rl.comparison.results import KINDS, Results, Run, load, natural, plain, title_of_test
 from rmt_rl.comparison.statistics import FEWEST_RUNS, RESAMPLES, Efficiency, Estimate
 
@@ -113,7 +113,6 @@ def results_page(
 
 def _compared(results: Results) -> Iterable[Html]:
     runs = results.all_runs()
-    policies = {run.policy for run in runs} | {run.policy for run in results.failed}
     swept: dict[str, dict[str, None]] = {}
     for run in [*runs, *results.failed]:
         for axis, value in run.variant.items():
@@ -121,7 +120,7 @@ def _compared(results: Results) -> Iterable[Html]:
     seeds = sorted({run.seed for run in [*runs, *results.failed]})
     facts = {
         "Tasks": ", ".join(results.tasks),
-        "Policies": f"{len(policies)}, with {len(results.labels)} settings" if swept else str(len(policies)),
+        "Policies": ", ".join(results.labels),
         "Swept options": "; ".join(
             f"{axis}: {', '.join(sorted(own, key=natural))}" for axis, own in sorted(swept.items())
         ),
@@ -130,10 +129,10 @@ def _compared(results: Results) -> Iterable[Html]:
         "Parameters": tables.span(run.parameters for run in runs),
         "Steps of training": tables.span(run.steps for run in runs),
     }
-    yield element("p", *([] if runs else ["No run has finished yet."]))
-    yield element(
-        "dl", *(item for name, text in facts.items() if text for item in (element("dt", name), element("dd", text)))
-    )
+    if not runs:
+        yield element("p", "No run has finished yet.")
+    shown = [item for name, text in facts.items() if text for item in (element("dt", name), element("dd", text))]
+    yield element("dl", *shown, class_="facts")
     for folder, asked in zip(results.folders, results.asked, strict=True):
         if command := asked.get("command"):
             # the name of the only folder is left out, so that a copy of it has the same page
@@ -152,6 +151,7 @@ def _failed(results: Results) -> Iterable[Html]:
 
 
 def _headline(results: Results) -> Iterable[Html]:
+    most = max(map(len, results.runs.values()))
     few = [
         f"{label} in {task} ({_runs(len(runs))})"
         for (task, label), runs in results.runs.items()
@@ -159,21 +159,21 @@ def _headline(results: Results) -> Iterable[Html]:
     ]
     yield element(
         "p",
-        f"Means over runs, of the final policies. In brackets 95 % bootstrap intervals over runs ({RESAMPLES:,} resamples). "
-        "Bold: the interval lies above those of all other policies.",
+        f"Means over {_runs(most)} with different seeds, or as many as written under a policy; final policies. In brackets 95 % "
+        f"bootstrap intervals over runs ({RESAMPLES:,} resamples). Bold: the interval lies above those of all other policies.",
     )
     if few:
         yield element("p", f"With fewer than {FEWEST_RUNS} runs there is no interval: {', '.join(few)}.")
     if any(results.example(task, test).exact for task in results.tasks for test in results.tests[task]):
         yield element(
             "p",
-            "Exact: the test has only these different episodes, and each was played once. Its interval is that over runs alone.",
+            "Exact: the test has only these different episodes, and the value is their mean. The interval is over runs alone.",
         )
     for task in results.tasks:
         for kind, name in KINDS.items():
             shown = tables.task_table(results, task, kind)
             if shown.columns and any(one.estimate for _, cells in shown.rows for one in cells):
-                block = _task_table(results, shown)
+                block = _task_table(results, shown, most)
                 if kind == "final":
                     yield element("h3", task)
                     yield block
@@ -181,20 +181,18 @@ def _headline(results: Results) -> Iterable[Html]:
                     yield details(f"{task}: {name}", block)
 
 
-def _task_table(results: Results, shown: tables.TaskTable) -> Html:
+def _task_table(results: Results, shown: tables.TaskTable, most: int) -> Html:
     head = ["policy"]
     for column in shown.columns:
         lines = [column.measure, *tables.bounds_lines(column), *column.episodes]
-        head.append(join([column.title, *(element("small", line) for line in lines)]))
+        head.append(join([breakable(column.title), *(element("small", line) for line in lines)]))
     rows = []
     for label, cells in shown.rows:
-        runs = results.runs[shown.task, label]
-        size = tables.span(run.parameters for run in runs)
-        under = [element("small", f"{size} parameters")] if size else []
-        row = [first(label, *under, element("small", _runs(len(runs))))]
+        runs = len(results.runs[shown.task, label])
+        row = [first(label, *([element("small", _runs(runs))] if runs != most else []))]
         for one, column in zip(cells, shown.columns, strict=True):
-            short = element("small", _runs(one.runs)) if one.estimate and one.runs != len(runs) else Html()
-            row.append(cell(*_estimate(one.estimate, column.measure), short, class_="best" if one.best else None))
+            fewer = [element("small", _runs(one.runs))] if one.estimate and one.runs != runs else []
+            row.append(cell(*_estimate(one.estimate, column.measure), *fewer, class_="best" if one.best else None))
         rows.append(row)
     return table(head, rows)
 
@@ -304,24 +302,36 @@ def _steps(one: Efficiency) -> Html:
 
 
 def _settings(results: Results) -> Iterable[Html]:
+    sizes = [
+        [
+            first(label),
+            *(
+                cell(tables.span(run.parameters for run in results.runs.get((task, label), ())) or "-")
+                for task in results.tasks
+            ),
+        ]
+        for label in results.labels
+    ]
+    yield element("h3", "Parameters")
+    yield table(["policy", *results.tasks], sizes)
     found = tables.settings(results)
     if found.different:
         yield element("h3", "Different settings")
         rows = []
         for name, values in found.different.items():
             items = [element("div", element("code", value), f" {who}") for value, who in values]
-            rows.append([first(name), cell(*items, class_="text")])
-        yield table(["option", "value"], rows)
+            rows.append([first(name), cell(*items)])
+        yield table(["option", "value"], rows, "wide texts")
     if found.per_run:
         yield element(
             "p", f"Different from run to run: {', '.join(found.per_run)}. The commands below have the values."
         )
     if found.common:
         rows = [
-            [first(name), cell(element("code", value), f" {who}" if who else "", class_="text")]
+            [first(name), cell(element("code", value), f" {who}" if who else "")]
             for name, (value, who) in found.common.items()
         ]
-        yield details(f"Common settings ({len(rows)})", table(["option", "value"], rows))
+        yield details(f"Common settings ({len(rows)})", table(["option", "value"], rows, "wide texts"))
     yield element("h3", "Versions")
     for versions, count in tables.versions(results).items():
         yield element("p", f"{versions} ({_runs(count)})")

@@ -148,9 +148,8 @@ def _aggregation(results: Results, title: str, wanted: Sequence[str]) -> Aggrega
             tests[task] = tuple(shared)
         missing = [title_of_test(test) for test in results.tests[task] if test in wanted and test not in known]
         if missing:
-            notes.append(
-                f"{task} ({'; '.join(missing)}) is left out of the aggregates: its floor or its ceiling is not known."
-            )
+            which = f" ({'; '.join(missing)})" if known else ""
+            notes.append(f"{task}{which} is left out of the aggregates: its floor or its ceiling is not known.")
         if partly := [title_of_test(test) for test in known if test not in shared]:
             notes.append(f"{task} ({'; '.join(partly)}) is left out of the aggregates: not every policy has this test.")
     scores = {}
@@ -285,7 +284,8 @@ def settings(results: Results) -> Settings:
     common: dict[str, tuple[str, str]] = {}
     different: dict[str, tuple[tuple[str, str], ...]] = {}
     per_run = []
-    for name in sorted({name for run in results.all_runs() for name in run.options}):
+    # the names of task and policy are in the tables already
+    for name in sorted({name for run in results.all_runs() for name in run.options} - {"env", "policy"}):
         values = {
             place: {value_text(run.options[name]) for run in runs if name in run.options}
             for place, runs in results.runs.items()
