@@ -29,14 +29,14 @@ def join(children: Iterable[str], between: str = "") -> Html:
     return Html(between.join(child if isinstance(child, Html) else html.escape(plain(child)) for child in children))
 
 
-def breakable(text: str) -> Html:
-    """A name that may go on in the next line after its punctuation."""
-    return Html(re.sub(r"([=_./,-])(?=\w)", r"\1<wbr>", html.escape(plain(text))))
+def breakable(text: str, after: str = "_./,-") -> Html:
+    """A name that may go on in the next line after some of its punctuation."""
+    return Html(re.sub(rf"([{after}])(?=\w)", r"\1<wbr>", html.escape(plain(text))))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Html]], class_: str = "wide") -> Html:
     """A table that scrolls sideways where it is wider than the page. Strings of its head are names."""
-    names = [text if isinstance(text, Html) else breakable(shorten(text, LONGEST_NAME)) for text in head]
+    names = [text if isinstance(text, Html) else breakable(shorten(text, LONGEST_NAME), "=_./,-") for text in head]
     header = element("thead", element("tr", *(element("th", name, scope="col") for name in names)))
     body = element("tbody", *(element("tr", *row) for row in rows))
     return element("div", element("table", header, body), class_=class_, tabindex="0")

@@ -185,7 +185,7 @@ def _task_table(results: Results, shown: tables.TaskTable, most: int) -> Html:
     head = ["policy"]
     for column in shown.columns:
         lines = [column.measure, *tables.bounds_lines(column), *column.episodes]
-        head.append(join([breakable(column.title), *(element("small", line) for line in lines)]))
+        head.append(join([breakable(column.title, "=_./,-"), *(element("small", line) for line in lines)]))
     rows = []
     for label, cells in shown.rows:
         runs = len(results.runs[shown.task, label])
@@ -395,7 +395,7 @@ def speed_page(results: Results) -> str:
 
 
 def _speed_table(rows: Sequence[tuple[str, list[float | None]]]) -> Html:
-    head = ["policy", "steps per CPU-second", "CPU-seconds", "seconds", "peak memory, MB", "state per row, bytes"]
+    head = ["policy", "steps per CPU second", "CPU seconds", "wall seconds", "peak memory, MB", "state per row, bytes"]
     fastest = max((own[0] or 0.0 for _, own in rows), default=0.0)
     shown = []
     for label, numbers in rows:

@@ -117,9 +117,10 @@ class Results:
         kind = self.curve_kind(task)
         return [run.curves[kind] for run in self.runs.get((task, label), ()) if kind is not None and kind in run.curves]
 
-    def curve_kind(self, task: str) -> str:
-        """ "eval" where a run of the task was evaluated during training, otherwise "train"."""
-        return "eval" if any("eval" in run.curves for run in self.all_runs() if run.task == task) else "train"
+    def curve_kind(self, task: str) -> Literal["eval", "train"] | None:
+        """Which curves of a task are shown: the evaluations during training, otherwise the training; None where it has none."""
+        found = {kind for run in self.all_runs() if run.task == task for kind in run.curves}
+        return "eval" if "eval" in found else "train" if found else None
 
 
 # Reading
@@ -323,10 +324,11 @@ def _arrange(runs: Sequence[Run], asked: Sequence[Mapping[str, Any]], folders: S
         task_keys[run.task] = asked_tasks.get(run.task_name, math.inf), natural(run.task)
         label_keys[run.label] = asked_policies.get(run.policy, math.inf), natural(run.label)
     tasks, labels = (tuple(sorted(keys, key=keys.__getitem__)) for keys in (task_keys, label_keys))
-    grouped: dict[tuple[str, str], tuple[Run, ...]] = {}
-    for run in sorted(runs, key=lambda run: (run.seed, run.key, str(run.folder))):
-        if run.finished:
-            grouped[run.task, run.label] = (*grouped.get((run.task, run.label), ()), run)
+    grouped = {
+        place: tuple(sorted(own, key=lambda run: (run.seed, run.key)))
+        for place in itertools.product(tasks, labels)
+        if (own := [run for run in runs if run.finished and (run.task, run.label) == place])
+    }
     failed = sorted(
         (run for run in runs if not run.finished),
         key=lambda run: (tasks.index(run.task), labels.index(run.label), run.seed, run.key),
