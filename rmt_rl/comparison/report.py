@@ -22,6 +22,8 @@ from rmt_rl.comparison.statistics import FEWEST_RUNS, RESAMPLES, Efficiency, Est
 #: Names of files that a report writes, so that an earlier report leaves none of its own behind.
 OWN_FILES = re.compile(r"(index|speed)\.html|(results|speed)\.csv|results\.tex|(curves-.*|matrix|profile)\.(png|svg)")
 LONGEST_FILE_NAME = 60
+#: Runs from which on bootstrap intervals contain the mean nearly as often as they should (docs/statistics.md).
+ENOUGH_RUNS = 10
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -162,6 +164,8 @@ def _headline(results: Results) -> Iterable[Html]:
         f"Means over {_runs(most)} with different seeds, or as many as written under a policy; final policies. In brackets 95 % "
         f"bootstrap intervals over runs ({RESAMPLES:,} resamples). Bold: the interval lies above those of all other policies.",
     )
+    if FEWEST_RUNS <= most < ENOUGH_RUNS:
+        yield element("p", f"Intervals of fewer than {ENOUGH_RUNS} runs are too narrow (docs/statistics.md).")
     if few:
         yield element("p", f"With fewer than {FEWEST_RUNS} runs there is no interval: {', '.join(few)}.")
     if any(results.example(task, test).exact for task in results.tasks for test in results.tests[task]):
