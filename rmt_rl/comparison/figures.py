@@ -296,7 +296,7 @@ def profile(aggregations: Sequence[Aggregation], labels: Sequence[str]) -> Pictu
             _draw_profile(axes, aggregation, thresholds, styles(labels))
         text = (
             "Share of runs whose score lies above a threshold, where the floor of a task is 0 and its ceiling is 1. Higher is "
-            "better; bands are 95 % intervals."
+            f"better. Bands, where there are at most {MOST_IN_ONE_PANEL} policies, are 95 % intervals."
         )
         return _files(figure, "profile", "Performance profile", text)
 

@@ -141,7 +141,7 @@ th { font-weight: 600; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom; }
 th:first-child, .texts th, .texts td { text-align: left; }
 .texts td { overflow-wrap: anywhere; min-width: 8rem; }
-thead th { overflow-wrap: anywhere; min-width: 3.5rem; }
+thead th { overflow-wrap: break-word; min-width: 3.5rem; max-width: 12rem; }
 tbody th:first-child { font-weight: 500; }
 th:first-child { position: sticky; left: 0; background: var(--paper); padding-left: 0; }
 th .name { display: inline-block; min-width: 4.8rem; max-width: 16rem; overflow-wrap: anywhere; }
