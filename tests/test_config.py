@@ -28,7 +28,7 @@ from rmt_rl.config.resolve import validate
 COMMON = ", ".join(item.name for item in dataclasses.fields(cfg.PolicyConfig))
 PARTS = [entry.config for entries in GROUPS.values() for entry in entries.values()]
 COMMANDS = [TrainConfig, EvaluateConfig, cfg.PlayConfig, cfg.ExportConfig, cfg.CollectConfig, cfg.ReturnConditioning]
-RECIPES = {name: entry.recipe for name, entry in GROUPS["env"].items() if entry.recipe}
+RECIPES = {name: entry.recipe.options for name, entry in GROUPS["env"].items() if entry.recipe.options}
 
 
 def rejection(line: str) -> str:

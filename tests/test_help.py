@@ -85,10 +85,10 @@ def test_the_values_are_those_of_the_task() -> None:
     assert " policy.positions=learned " in unwrapped(help_text(TrainConfig, ["env=tmaze", "policy=rmt"]))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in GROUPS["env"].items() if entry.recipe])
+@pytest.mark.parametrize("name", [name for name, entry in GROUPS["env"].items() if entry.recipe.options])
 def test_the_help_of_a_task_shows_every_change_that_its_recipe_makes(name: str) -> None:
     text = unwrapped(help_text(TrainConfig, [f"env={name}"]))
-    assert all(f" {key}={cfg.show(value)}" in text for key, value in GROUPS["env"][name].recipe.items())
+    assert all(f" {key}={cfg.show(value)}" in text for key, value in GROUPS["env"][name].recipe.options.items())
 
 
 @pytest.mark.parametrize("command", PARSERS)

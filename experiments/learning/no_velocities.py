@@ -22,7 +22,7 @@ from common import RESULTS, mean_and_interval, measure_once, read_results, with_
 
 import rmt_rl
 from rmt_rl.config.cli import parse
-from rmt_rl.config.recipes import GYM_IDS
+from rmt_rl.config.registry import GROUPS
 
 #: Task -> (gymnasium id, the elements of its observation that are shown, steps of training).
 TASKS = {
@@ -56,7 +56,9 @@ def register() -> None:
 def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     usual = ["env=gym", f"env.id=rmt_rl_experiments/{run['task']}-v0", f"policy={run['policy']}", f"seed={run['seed']}"]
     usual += [f"steps={TASKS[run['task']][2]}", "evaluate_episodes=64"]
-    usual += [f"{name}={value}" for name, value in GYM_IDS.get(TASKS[run["task"]][0], {}).items()]
+    ids = GROUPS["env"]["gym"].recipe.ids
+    own = ids[TASKS[run["task"]][0]].options if TASKS[run["task"]][0] in ids else {}
+    usual += [f"{name}={value}" for name, value in own.items()]
     summary = rmt_rl.train(parse(with_overrides(usual, run["options"])), root=folder).summary
     return {"return": summary["eval"]["return"], "cpu_s": summary["cpu_s"]}
 

@@ -19,10 +19,11 @@ from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
 from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
-from rmt_rl.config.files import load_yaml, plain_value, read_yaml, source_of
+from rmt_rl.config.files import load_yaml, source_of
 from rmt_rl.config.registry import choose, load_plugins
 from rmt_rl.config.resolve import change, find_option, make_config, task_of_data, unknown_option, validate
 from rmt_rl.config.trust import Source, check_trusted
+from rmt_rl.config.yaml_files import plain_value, read_yaml
 
 PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -13,7 +13,7 @@ from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
-from rmt_rl.config.recipes import GYM_IDS
+from rmt_rl.config.recipes import Recipe
 from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
 from rmt_rl.config.resolve import make_config
 
@@ -158,12 +158,7 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             *_option_lines(entry.config, f"{group}.", getattr(config, group)),
         ]
         if command is TrainConfig and group == "env":
-            changes = " ".join(f"{key}={show(value)}" for key, value in entry.recipe.items())
-            parts += [*_option_lines(TrainConfig, config=config, only=("steps",))]
-            parts += _wrap(f"  recipe of this task: {changes}" if changes else "", 4)
-            for id, recipe in GYM_IDS.items() if name == "gym" else ():
-                changes = " ".join(f"{key}={show(value)}" for key, value in recipe.items())
-                parts += _wrap(f"  and with env.id={id}: {changes}", 4)
+            parts += [*_option_lines(TrainConfig, config=config, only=("steps",)), *_recipe_lines(entry.recipe)]
     if command is TrainConfig and "env" not in chosen:
         usual, words = groups(command)["env"], " ".join(f"{group}={name}" for group, name in chosen.items())
         parts += [
@@ -171,6 +166,22 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             *_wrap(f"The values are those for env={usual}; `--help env=<task> {words}` shows those for another."),
         ]
     return "\n".join(parts[1:])
+
+
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    """What a task's recipe changes, and where that was measured."""
+    single = {f"policy={name}": part for name, part in recipe.policies.items() if part.options}
+    single |= {f"env.id={id}": part for id, part in recipe.ids.items()}
+    lines = []
+    for title, part in {
+        "  recipe of this task": recipe,
+        **{f"  and with {key}": one for key, one in single.items()},
+    }.items():
+        changes = " ".join(f"{key}={show(value)}" for key, value in part.options.items())
+        lines += _wrap(f"{title}: {changes}" if changes else "", 4)
+        if part.provenance:
+            lines += _wrap(f"    measured: {part.provenance['score']} ({part.provenance['page']})", 6)
+    return lines
 
 
 def _summary(cls: type) -> str:
