@@ -448,7 +448,7 @@ def test_in_an_evaluation_the_size_that_is_given_replaces_the_trained_one() -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("episodes=3", "policy: missing; expected policy=<the folder of a trained policy>"),
+        ("episodes=3", "policy: missing; expected policy=<the folder of a trained policy, or zoo:<name>>"),
         ("policy=", "policy=: expected the folder of a trained policy"),
         ("policy=p episods=3", "did you mean episodes?"),
         ("policy=p length=3", "did you mean env.length?"),

@@ -9,8 +9,8 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN
-from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.cli import COLLECT, EVALUATE, EXPORT, PLAY, TRAIN, ZOO
+from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
 from rmt_rl.config.recipes import Recipe
@@ -25,6 +25,7 @@ SUMMARIES = {
     PlayConfig: "Draws episodes, with the policy's action probabilities and attention, into a GIF. Opens no window.",
     CollectConfig: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
     ExportConfig: "Writes one acting step of a saved policy as a program (torch.export, ONNX) that takes and returns its memory.",
+    ZooConfig: "Lists the trained policies that come with this package, with their scores. Other commands take zoo:<name>.",
 }
 PROGRAMS = {
     TrainConfig: TRAIN,
@@ -32,6 +33,7 @@ PROGRAMS = {
     PlayConfig: PLAY,
     CollectConfig: COLLECT,
     ExportConfig: EXPORT,
+    ZooConfig: ZOO,
 }
 EXAMPLES = {
     TrainConfig: (
@@ -48,6 +50,7 @@ EXAMPLES = {
         "policy=runs/first out=tmaze/ppo-v0",
     ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
+    ZooConfig: ("", "show=tmaze-rmt", "add=runs/first name=tmaze-first"),
 }
 
 
@@ -95,7 +98,7 @@ def _groups(command: type) -> dict[str, str]:
 def _overview(command: type) -> str:
     prog = command_line(PROGRAMS[command])
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[command], "", "examples:"]
-    lines += [f"  {prog} {example}" for example in EXAMPLES[command]]
+    lines += [f"  {prog} {example}".rstrip() for example in EXAMPLES[command]]
     lines += ["", "options, with their defaults:"]
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
