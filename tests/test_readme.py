@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rmt_rl import export
-from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play
+from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play, parse_zoo
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
 
@@ -25,6 +25,7 @@ PARSERS = {
     "play": parse_play,
     "collect": parse_collect,
     "export": parse_export,
+    "zoo": parse_zoo,
 }
 #: What an example prints, by its page and its place on it.
 OUTPUTS = {
