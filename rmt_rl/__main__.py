@@ -12,6 +12,7 @@ COMMANDS = {
     "play": ("policy=runs/<name>", "draw episodes into a GIF"),
     "collect": ("env=tmaze out=tmaze/oracle-v0", "record episodes as a Minari dataset"),
     "export": ("policy=runs/<name>", "write one acting step as a program of tensors"),
+    "zoo": ("", "list the trained policies that come with the package"),
     "envs.check": ("my_module:MyEnv", "check an environment"),
     "policies.check": ("my_module:MyMemory", "check a backbone"),
 }

@@ -40,9 +40,9 @@ def evaluate(
 
         rmt_rl.evaluate("runs/tmaze-rmt-ppo-s0", episodes=100, **{"env.length": 10_000})
 
-    policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
-    an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None = where the
-    policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
+    policy: a policy, or the folder of one, or zoo:<name>. env: None = the task that it was trained on; or a name, a dataclass of
+    rmt_rl.config, an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None
+    = where the policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
     never end. trust: the files of the policy may name a module to import. metrics: numbers in the last infos of episodes to
     average, such as "distance,collisions". given: options of the task, such as "env.length".
     Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
@@ -108,6 +108,7 @@ def command(argv: list[str]) -> int:
     from rmt_rl.common.device import choose_device
     from rmt_rl.envs.base import close_env
     from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task, policy_folder
+    from rmt_rl.policies.zoo import in_zoo
     from rmt_rl.rollouts.episodes import evaluate as play
     from rmt_rl.rollouts.statistics import format_score
 
@@ -137,7 +138,7 @@ def command(argv: list[str]) -> int:
         return 130
     print(format_score(score, env))
     result = {
-        "policy": str(folder),
+        "policy": options.policy if in_zoo(options.policy) else str(folder),
         "env": to_dict(task),
         "seed": options.seed,
         "deterministic": options.deterministic,

@@ -29,6 +29,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.config.commands import ExportConfig
+from rmt_rl.policies.zoo import in_zoo
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +143,11 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
     return written
 
 
+def _usual_folder(policy: str, source: Path) -> Path:
+    """Where a policy is exported unless `out` says it: beside its folder, for one of the zoo in the current folder."""
+    return Path(f"export-{source.name}") if in_zoo(policy) else source.parent / "export"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of the command."""
     from rmt_rl.config.cli import run
@@ -162,7 +168,7 @@ def command(argv: list[str]) -> int:
     from rmt_rl.policies.saving import load_policy, policy_folder
 
     source = policy_folder(options.policy)
-    folder = Path(options.out) if options.out else source.parent / "export"
+    folder = Path(options.out) if options.out else _usual_folder(options.policy, source)
     if folder.exists():
         raise ConfigError(f"out={folder}: exists already and is not overwritten; choose another out=")
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -22,9 +23,11 @@ from rmt_rl.config.commands import TrainConfig
 if TYPE_CHECKING:
     import numpy as np
 
+    from rmt_rl.algos.base import Learner
     from rmt_rl.config.bases import EnvConfig
     from rmt_rl.policies.actor_critic import ActorCritic
     from rmt_rl.rollouts.statistics import Score
+    from rmt_rl.runs.metrics import Laps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ def train(
     Raises ConfigError for options that do not fit, and RunError where the run cannot continue.
     """
     from rmt_rl.runs.callbacks import Run, check_callbacks, notify
-    from rmt_rl.runs.metrics import Progress
+    from rmt_rl.runs.metrics import Laps, Progress
     from rmt_rl.runs.setup import Evaluator, crossed_multiple, finish_run, setup_run
     from rmt_rl.runs.signals import OnSignal
 
@@ -78,17 +81,22 @@ def train(
             while run.steps < config.steps and signals.stop is None and run.stopped is None:
                 with parts.keep_last_state(run, evaluator):
                     # collect, update
+                    laps = Laps()
                     batch = learner.collect(run.steps / config.steps)
+                    laps.lap("collect")
                     row = learner.update(batch, run.steps / config.steps)
+                    laps.lap("update")
                     before, run.steps = run.steps, run.steps + batch.steps
                     row |= learner.statistics()
                     # evaluate; at the last step, too
                     due = run.steps >= config.steps or crossed_multiple(config.evaluate_every, before, run.steps)
                     if config.evaluate_every is not None and due:
                         row |= evaluator.evaluate(run, callbacks, signals.check_stop)
+                        laps.lap("evaluate")
                     # log
                     run.row, run.cpu_s = {"steps": run.steps, **row}, parts.clock.cpu()
-                    parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()})
+                    more = functools.partial(_numbers_beside, laps, batch.steps, learner)
+                    parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()}, more)
                     progress.update(
                         run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown
                     )
@@ -99,6 +107,11 @@ def train(
                     if signals.checkpoint_requested() or due or ends:
                         parts.save(run.steps, evaluator)
         return TrainResult(**finish_run(parts, run, evaluator, signals.stop, callbacks))
+
+
+def _numbers_beside(laps: Laps, steps: int, learner: Learner) -> dict[str, float]:
+    """The numbers of an update that TensorBoard and Weights & Biases get beside its row."""
+    return laps.numbers(steps) | learner.diagnostics()
 
 
 def resolve(config: TrainConfig | None, given: dict[str, Any]) -> TrainConfig:

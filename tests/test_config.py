@@ -28,7 +28,7 @@ from rmt_rl.config.resolve import validate
 COMMON = ", ".join(item.name for item in dataclasses.fields(cfg.PolicyConfig))
 PARTS = [entry.config for entries in GROUPS.values() for entry in entries.values()]
 COMMANDS = [TrainConfig, EvaluateConfig, cfg.PlayConfig, cfg.ExportConfig, cfg.CollectConfig, cfg.ReturnConditioning]
-RECIPES = {name: entry.recipe for name, entry in GROUPS["env"].items() if entry.recipe}
+RECIPES = {name: entry.recipe.options for name, entry in GROUPS["env"].items() if entry.recipe.options}
 
 
 def rejection(line: str) -> str:
@@ -448,7 +448,7 @@ def test_in_an_evaluation_the_size_that_is_given_replaces_the_trained_one() -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("episodes=3", "policy: missing; expected policy=<the folder of a trained policy>"),
+        ("episodes=3", "policy: missing; expected policy=<the folder of a trained policy, or zoo:<name>>"),
         ("policy=", "policy=: expected the folder of a trained policy"),
         ("policy=p episods=3", "did you mean episodes?"),
         ("policy=p length=3", "did you mean env.length?"),

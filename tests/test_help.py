@@ -15,8 +15,8 @@ import pytest
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play, run
-from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play, parse_zoo, run
+from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.help import PROGRAMS, help_text
 from rmt_rl.config.registry import GROUPS
 
@@ -26,6 +26,7 @@ PARSERS: dict[type, Callable[[Sequence[str]], Any]] = {
     PlayConfig: parse_play,
     ExportConfig: parse_export,
     CollectConfig: parse_collect,
+    ZooConfig: parse_zoo,
 }
 CHOICES = [(group, name) for group, entries in GROUPS.items() for name in entries]
 
@@ -85,10 +86,10 @@ def test_the_values_are_those_of_the_task() -> None:
     assert " policy.positions=learned " in unwrapped(help_text(TrainConfig, ["env=tmaze", "policy=rmt"]))
 
 
-@pytest.mark.parametrize("name", [name for name, entry in GROUPS["env"].items() if entry.recipe])
+@pytest.mark.parametrize("name", [name for name, entry in GROUPS["env"].items() if entry.recipe.options])
 def test_the_help_of_a_task_shows_every_change_that_its_recipe_makes(name: str) -> None:
     text = unwrapped(help_text(TrainConfig, [f"env={name}"]))
-    assert all(f" {key}={cfg.show(value)}" in text for key, value in GROUPS["env"][name].recipe.items())
+    assert all(f" {key}={cfg.show(value)}" in text for key, value in GROUPS["env"][name].recipe.options.items())
 
 
 @pytest.mark.parametrize("command", PARSERS)

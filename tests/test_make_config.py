@@ -21,11 +21,10 @@ from rmt_rl.config.cli import parse
 from rmt_rl.config.envs import BanditConfig, GymConfig, TMazeConfig
 from rmt_rl.config.fields import Option
 from rmt_rl.config.policies import LSTMConfig, RMTConfig
-from rmt_rl.config.recipes import GYM_IDS
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import resolve
 
-RECIPES = {name: entry.recipe for name, entry in GROUPS["env"].items() if entry.recipe}
+RECIPES = {name: entry.recipe.options for name, entry in GROUPS["env"].items() if entry.recipe.options}
 CHOICES = [(group, name) for group in ("env", "policy", "algo") for name in GROUPS[group]]
 
 
@@ -326,8 +325,9 @@ def test_the_recipe_of_an_id_does_not_apply_to_another_environment(id: str) -> N
 
 
 def test_every_recipe_of_a_gymnasium_id_belongs_to_a_known_id() -> None:
-    assert set(GYM_IDS) <= {without_version(id) for id in gymnasium.registry}
-    for name in GYM_IDS:
+    ids = GROUPS["env"]["gym"].recipe.ids
+    assert ids and set(ids) <= {without_version(id) for id in gymnasium.registry}
+    for name in ids:
         cfg.make_config(env="gym", **{"env.id": name})
 
 

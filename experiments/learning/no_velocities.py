@@ -23,7 +23,7 @@ from common import RESULTS, mean_and_interval, measure_once, read_results, with_
 import rmt_rl
 from rmt_rl.common.gymnasium_ids import without_version
 from rmt_rl.config.cli import parse
-from rmt_rl.config.recipes import GYM_IDS
+from rmt_rl.config.registry import GROUPS
 
 #: Task -> (gymnasium id, the elements of its observation that are shown, steps of training).
 TASKS = {
@@ -57,7 +57,8 @@ def register() -> None:
 def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     usual = ["env=gym", f"env.id=rmt_rl_experiments/{run['task']}-v0", f"policy={run['policy']}", f"seed={run['seed']}"]
     usual += [f"steps={TASKS[run['task']][2]}", "evaluate_episodes=64"]
-    usual += [f"{name}={value}" for name, value in GYM_IDS.get(without_version(TASKS[run["task"]][0]), {}).items()]
+    own = GROUPS["env"]["gym"].recipe.ids.get(without_version(TASKS[run["task"]][0]))
+    usual += [f"{name}={value}" for name, value in (own.options if own else {}).items()]
     summary = rmt_rl.train(parse(with_overrides(usual, run["options"])), root=folder).summary
     return {"return": summary["eval"]["return"], "cpu_s": summary["cpu_s"]}
 

@@ -69,6 +69,10 @@ class Learner:
         """More numbers for metrics.jsonl, such as the mean return of the latest episodes."""
         return {}
 
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers for TensorBoard and Weights & Biases only, such as memory/change; not computed without them."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how training continues: dictionaries of tensors and of what JSON can hold."""
         raise NotImplementedError(f"{type(self).__name__} does not define state_dict()")

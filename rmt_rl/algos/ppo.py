@@ -22,6 +22,7 @@ from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.heads import CategoricalHead, Head
+from rmt_rl.policies.network import remembered
 from rmt_rl.policies.weights import load_weights
 from rmt_rl.rollouts.collector import Collector, Rollout
 from rmt_rl.rollouts.statistics import EpisodeStats
@@ -219,6 +220,10 @@ class PPO:
             )
 
 
+def _root_mean_square(x: torch.Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
 def _largest(obs: Any) -> float:
     """The largest absolute value of the floats in an observation."""
     parts = obs.values() if isinstance(obs, dict) else [obs]
@@ -278,11 +283,21 @@ class PPOLearner(PPO, Learner):
             self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
         )
         self.stats.add(episodes)
+        self._before = rollout.state
         return rollout
 
     def statistics(self) -> dict[str, float | None]:
         """Success, return, length and metrics of the latest episodes."""
         return self.stats.means()
+
+    def diagnostics(self) -> dict[str, float]:
+        """How much the latest rollout changed what the policy remembers, and its size: root mean squares over its numbers."""
+        before, after = (remembered(state.memory) for state in (self._before, self.collector.state))
+        if not after:  # mlp, and transformers without memory tokens
+            return {}
+        changes = torch.cat([(new - old).flatten() for new, old in zip(after, before, strict=True)])
+        numbers = torch.cat([new.flatten() for new in after])
+        return {"memory/change": _root_mean_square(changes), "memory/size": _root_mean_square(numbers)}
 
     def state_dict(self) -> dict[str, Any]:
         return {

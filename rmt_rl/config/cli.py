@@ -17,19 +17,20 @@ from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
 from rmt_rl.common.process import command_line
-from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
-from rmt_rl.config.files import load_yaml, plain_value, read_yaml, source_of
+from rmt_rl.config.files import load_yaml, source_of
 from rmt_rl.config.registry import choose, load_plugins
 from rmt_rl.config.resolve import change, find_option, make_config, task_of_data, unknown_option, validate
 from rmt_rl.config.trust import Source, check_trusted
+from rmt_rl.config.yaml_files import plain_value, read_yaml
 
 PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 #: The modules of the commands; `command_line` makes of them what is typed in a shell.
-TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE = (
-    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare")
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, ZOO = (
+    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare", "zoo")
 )
 
 #: What `policy=` takes beside the folders of trained policies.
@@ -176,6 +177,11 @@ def parse_collect(argv: Sequence[str], prog: str = COLLECT) -> CollectConfig:
 def parse_export(argv: Sequence[str], prog: str = EXPORT) -> ExportConfig:
     """The validated configuration of an export; raises ConfigError."""
     return _parse_saved(argv, ExportConfig, prog)
+
+
+def parse_zoo(argv: Sequence[str], prog: str = ZOO) -> ZooConfig:
+    """The validated options of the command about the zoo; raises ConfigError."""
+    return _parse_saved(argv, ZooConfig, prog)
 
 
 def _check_player(config: PlayerT) -> PlayerT:

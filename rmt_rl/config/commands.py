@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmt_rl.config.bases import NO_SPACES
+from rmt_rl.config.bases import CHOICE, NO_SPACES
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
 from rmt_rl.config.registry import builtin, names
@@ -123,7 +123,7 @@ class TrainConfig(Config):
     )
     init: str | None = option(
         None,
-        "folder of a trained policy to start from; its policy.* options come with it",
+        "folder of a trained policy to start from, or zoo:<name>; its policy.* options come with it",
         form=("the folder of a trained policy", r".+"),
     )
     resume: str | None = option(
@@ -212,7 +212,9 @@ def _target_return() -> Any:
 class EvaluateConfig(Config):
     """One evaluation of a saved policy."""
 
-    policy: str = option(text="the folder of a trained policy", form=("the folder of a trained policy", r".+"))
+    policy: str = option(
+        text="the folder of a trained policy, or zoo:<name>", form=("the folder of a trained policy", r".+")
+    )
     env: str | None = _env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
     trust: bool = _trust_option()
@@ -236,7 +238,7 @@ class PlayConfig(Config):
 
     policy: str = option(
         "random",
-        "the folder of a trained policy, or random, or human-keys = actions are read from the terminal",
+        "the folder of a trained policy, or zoo:<name>, or random, or human-keys = actions are read from the terminal",
         form=("the folder of a trained policy, random or human-keys", r".+"),
     )
     env: str | None = _env_option()
@@ -288,7 +290,8 @@ class CollectConfig(Config):
     )
     policy: str = option(
         "oracle",
-        "what acts: the folder of a trained policy, oracle = the task's optimal rule with the hidden information, or random",
+        "what acts: the folder of a trained policy, or zoo:<name>, or oracle = the task's optimal rule with the hidden"
+        " information, or random",
         form=("the folder of a trained policy, oracle or random", r".+"),
     )
     env: str | None = _env_option()
@@ -307,9 +310,42 @@ class CollectConfig(Config):
 class ExportConfig(Config):
     """One saved policy as a program of tensors."""
 
-    policy: str = option(text="the folder of a trained policy", form=("the folder of a trained policy", r".+"))
+    policy: str = option(
+        text="the folder of a trained policy, or zoo:<name>", form=("the folder of a trained policy", r".+")
+    )
     out: str | None = option(
-        None, "the folder to write; null = export/ beside the policy's folder", form=("the path of a new folder", r".+")
+        None,
+        "the folder to write; null = export/ beside the policy's folder, and export-<name>/ in the current one for zoo:<name>",
+        form=("the path of a new folder", r".+"),
     )
     num_envs: int = option(1, "rows that the program takes at a time", low=1, high=65_536)
     onnx: bool = option(False, "write step.onnx too (needs the extra: pip install 'rmt_rl[onnx]')")
+
+
+@dataclass(frozen=True)
+class ZooConfig(Config):
+    """The trained policies that come with this package; without options they are listed."""
+
+    show: str | None = option(None, "name of the policy whose card is printed", form=("the name of a policy", r".+"))
+    add: str | None = option(
+        None,
+        "folder of a run whose policy becomes one of the zoo; for developers of this package",
+        form=("the folder of a run", r".+"),
+    )
+    name: str | None = option(None, "name of the new policy (add=)", form=("a name", CHOICE))  # type: ignore[assignment,misc]
+    episodes: int = option(1_000, "episodes that score the new policy (add=)", low=2, high=100_000)
+    seed: int = option(0, "seeds these episodes (add=)", low=0, high=2**31 - 1)
+    deterministic: bool = option(True, "these episodes take the most likely action; false = sample (add=)")
+
+    def problems(self) -> Iterator[str]:
+        if self.add is not None and self.show is not None:
+            yield f"show={show(self.show)}: has no effect with add=; expected one of the two"
+        if self.add is not None and self.name is None:
+            yield "name: missing; expected name=<name of the new policy>, such as name=tmaze-rmt"
+        changed = [
+            key
+            for key in ("name", "episodes", "seed", "deterministic")
+            if getattr(self, key) != getattr(ZooConfig, key)
+        ]
+        if changed and self.add is None:
+            yield f"{changed[0]}={show(getattr(self, changed[0]))}: has no effect without add=<the folder of a run>"

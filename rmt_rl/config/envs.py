@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config import recipes
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.fields import option, show
 from rmt_rl.config.registry import GROUPS, OBJECTS, Entry, builtin
@@ -22,7 +21,7 @@ MINIGRID_IDS: dict[str, dict[str, Any]] = {
 }
 
 
-@builtin("env", "minigrid-memory", "rmt_rl.envs.minigrid.pixels:make_memory", recipe=recipes.MINIGRID_MEMORY)
+@builtin("env", "minigrid-memory", "rmt_rl.envs.minigrid.pixels:make_memory")
 @dataclass(frozen=True)
 class MiniGridMemoryConfig(EnvConfig):
     """MiniGrid-Memory: look at an object, walk to a fork, turn towards the same object."""
@@ -262,7 +261,7 @@ class RepeatPreviousConfig(EnvConfig):
             yield f"env.k={self.k}: expected at most {most}, one less than the cards of env.decks={self.decks}"
 
 
-@builtin("env", "bandit", "rmt_rl.envs.tasks.bandit:Bandit", recipe=recipes.BANDIT)
+@builtin("env", "bandit", "rmt_rl.envs.tasks.bandit:Bandit")
 @dataclass(frozen=True)
 class BanditConfig(EnvConfig):
     """Bernoulli bandit (RL^2, Duan et al. 2016): one trial of many pulls is one episode."""
@@ -271,7 +270,7 @@ class BanditConfig(EnvConfig):
     length: int = option(100, "pulls of a trial", low=1, high=1_000)
 
 
-@builtin("env", "dark-room", "rmt_rl.envs.tasks.dark_room:DarkRoom", recipe=recipes.DARK_ROOM)
+@builtin("env", "dark-room", "rmt_rl.envs.tasks.dark_room:DarkRoom")
 @dataclass(frozen=True)
 class DarkRoomConfig(EnvConfig):
     """Dark Room (Laskin et al. 2022): a hidden goal on 9 x 9 cells, the same for all inner episodes of a trial."""
@@ -281,7 +280,7 @@ class DarkRoomConfig(EnvConfig):
     )
 
 
-@builtin("env", "gym", "rmt_rl.envs.gym.adapter:GymAdapter", recipe=recipes.GYM)
+@builtin("env", "gym", "rmt_rl.envs.gym.adapter:GymAdapter")
 @dataclass(frozen=True)
 class GymConfig(EnvConfig):
     """Any gymnasium environment, through gymnasium.make_vec."""
@@ -332,7 +331,7 @@ class NoEnvConfig(EnvConfig):
 
 # it is no task, so it is not listed among them
 NoEnvConfig.name = "none"
-NoEnvConfig.entry = Entry(NoEnvConfig, "rmt_rl.envs.recorded:no_environment", recipes.NO_ENV)
+NoEnvConfig.entry = Entry(NoEnvConfig, "rmt_rl.envs.recorded:no_environment", {"evaluate_episodes": 0})
 OBJECTS[NoEnvConfig.name] = NoEnvConfig.entry
 
 #: Names of the built-in environments; users may register more.

@@ -9,12 +9,12 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, PLAY, TRAIN
-from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig
+from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, PLAY, TRAIN, ZOO
+from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.comparison import BudgetConfig, CompareConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
-from rmt_rl.config.recipes import GYM_IDS
+from rmt_rl.config.recipes import Recipe
 from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
 from rmt_rl.config.resolve import make_config
 
@@ -27,6 +27,7 @@ SUMMARIES = {
     CollectConfig: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
     CompareConfig: "Trains and evaluates every combination of tasks, policies, options and seeds, and writes a report.",
     ExportConfig: "Writes one acting step of a saved policy as a program (torch.export, ONNX) that takes and returns its memory.",
+    ZooConfig: "Lists the trained policies that come with this package, with their scores. Other commands take zoo:<name>.",
 }
 PROGRAMS = {
     TrainConfig: TRAIN,
@@ -35,6 +36,7 @@ PROGRAMS = {
     CollectConfig: COLLECT,
     CompareConfig: COMPARE,
     ExportConfig: EXPORT,
+    ZooConfig: ZOO,
 }
 EXAMPLES = {
     TrainConfig: (
@@ -56,6 +58,7 @@ EXAMPLES = {
         "out=first",
     ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
+    ZooConfig: ("", "show=tmaze-rmt", "add=runs/first name=tmaze-first"),
 }
 
 #: What the options of a comparison mean beside those listed.
@@ -111,7 +114,7 @@ def _groups(command: type) -> dict[str, str]:
 def _overview(command: type) -> str:
     prog = command_line(PROGRAMS[command])
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[command], "", "examples:"]
-    lines += [f"  {prog} {example}" for example in EXAMPLES[command]]
+    lines += [f"  {prog} {example}".rstrip() for example in EXAMPLES[command]]
     lines += ["", "options, with their defaults:"]
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
@@ -176,12 +179,7 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             *_option_lines(entry.config, f"{group}.", getattr(config, group)),
         ]
         if command is TrainConfig and group == "env":
-            changes = " ".join(f"{key}={show(value)}" for key, value in entry.recipe.items())
-            parts += [*_option_lines(TrainConfig, config=config, only=("steps",))]
-            parts += _wrap(f"  recipe of this task: {changes}" if changes else "", 4)
-            for id, recipe in GYM_IDS.items() if name == "gym" else ():
-                changes = " ".join(f"{key}={show(value)}" for key, value in recipe.items())
-                parts += _wrap(f"  and with env.id={id}: {changes}", 4)
+            parts += [*_option_lines(TrainConfig, config=config, only=("steps",)), *_recipe_lines(entry.recipe)]
     if command is TrainConfig and "env" not in chosen:
         usual, words = groups(command)["env"], " ".join(f"{group}={name}" for group, name in chosen.items())
         parts += [
@@ -189,6 +187,22 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             *_wrap(f"The values are those for env={usual}; `--help env=<task> {words}` shows those for another."),
         ]
     return "\n".join(parts[1:])
+
+
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    """What a task's recipe changes, and where that was measured."""
+    single = {f"policy={name}": part for name, part in recipe.policies.items() if part.options}
+    single |= {f"env.id={id}": part for id, part in recipe.ids.items()}
+    lines = []
+    for title, part in {
+        "  recipe of this task": recipe,
+        **{f"  and with {key}": one for key, one in single.items()},
+    }.items():
+        changes = " ".join(f"{key}={show(value)}" for key, value in part.options.items())
+        lines += _wrap(f"{title}: {changes}" if changes else "", 4)
+        if part.provenance:
+            lines += _wrap(f"    measured: {part.provenance['score']} ({part.provenance['page']})", 6)
+    return lines
 
 
 def _summary(cls: type) -> str:

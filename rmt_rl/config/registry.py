@@ -20,10 +20,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import meant_id
+from rmt_rl.config import recipes
 from rmt_rl.config.bases import CHOICE, AlgoConfig, EnvConfig, PolicyConfig
 from rmt_rl.config.fields import Config, did_you_mean, document, is_gymnasium_id, options, read, show
 
@@ -38,12 +40,17 @@ class Entry:
     """One registered name.
 
     config: the dataclass of its options. target: its class, or "module:Class", which is imported when it is needed.
-    recipe: options that change with this task unless the user gives them, by their full names, such as "algo.gamma".
+    source: options that change with this task unless the user gives them; a file of them is read when it is needed.
     """
 
     config: type[Config]
     target: Any
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    source: recipes.Source = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> recipes.Recipe:
+        """The options of `source`, and where they were measured."""
+        return recipes.read_recipe(self.source) if isinstance(self.source, Path) else recipes.Recipe(self.source)
 
     def load(self) -> Any:
         """The class that implements it."""
@@ -65,13 +72,12 @@ ENCODERS: dict[str, Any] = {}
 OBJECTS: dict[str, Entry] = {}
 
 
-def register_env(
-    name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
-) -> Callable[[ClassT], ClassT]:
+def register_env(name: str, config: type[Config], recipe: recipes.Source | None = None) -> Callable[[ClassT], ClassT]:
     """Decorator: make a `TorchVectorEnv` class known as `env=<name>`.
 
     It is called as cls(num_envs, device, **options) with the fields of `config`, a frozen dataclass derived from `EnvConfig`.
-    recipe: training options that work better for this task than the defaults, such as {"algo.gamma": 0.997, "steps": 1_000_000}.
+    recipe: training options that work better for this task than the defaults, such as {"algo.gamma": 0.997, "steps": 1_000_000};
+    or the Path of a YAML file with them, as in rmt_rl/config/recipes.
     """
     return _decorator("env", name, config, recipe)
 
@@ -131,10 +137,12 @@ def find_encoder(name: str) -> Any:
 
 
 def _decorator(
-    group: str, name: str, config: type[Config], recipe: Mapping[str, Any] | None = None
+    group: str, name: str, config: type[Config], recipe: recipes.Source | None = None
 ) -> Callable[[ClassT], ClassT]:
     _check_registration(group, name, config)
-    if recipe is not None and not (isinstance(recipe, Mapping) and all(isinstance(key, str) for key in recipe)):
+    if isinstance(recipe, Path):
+        recipes.read_recipe(recipe)
+    elif recipe is not None and not (isinstance(recipe, Mapping) and all(isinstance(key, str) for key in recipe)):
         raise ConfigError(
             f"{group}={name}: recipe={show(recipe)}: expected a dictionary of training options, such as {{'algo.gamma': 0.997}}"
         )
@@ -206,15 +214,13 @@ def _check_options(owner: str, config: type[Config], base: type[Config]) -> None
         read(f"{owner}.{key}", known, known.default)
 
 
-def add(
-    group: str, name: str, config: type[Config], target: Any, recipe: Mapping[str, Any] | None = None
-) -> type[Config]:
+def add(group: str, name: str, config: type[Config], target: Any, recipe: recipes.Source | None = None) -> type[Config]:
     """Register `name`; raises ConfigError where another class has it."""
     known = GROUPS[group].get(name) or (OBJECTS.get(name) if group == "env" else None)
     _require_free(group, name, None if known is None else known.config, config)
     config.name = name
     document(config)
-    GROUPS[group][name] = Entry(config, target, dict(recipe or {}))
+    GROUPS[group][name] = Entry(config, target, recipe if isinstance(recipe, Path) else dict(recipe or {}))
     return config
 
 
@@ -234,11 +240,11 @@ def _same_class(one: type, other: type) -> bool:
     return len({None if file is None else os.path.realpath(file) for file in files}) == 1
 
 
-def builtin(group: str, name: str, target: str, recipe: Mapping[str, Any] | None = None) -> Callable[[ClassT], ClassT]:
-    """Decorator on a dataclass of this package: register it together with the class at "module:Class"."""
+def builtin(group: str, name: str, target: str) -> Callable[[ClassT], ClassT]:
+    """Decorator on a dataclass of this package: register it, and the recipe of a task, with the class at "module:Class"."""
 
     def register(config: ClassT) -> ClassT:
-        add(group, name, config, target, recipe)
+        add(group, name, config, target, recipes.builtin_recipe(name) if group == "env" else None)
         return config
 
     return register

@@ -12,7 +12,7 @@ from rmt_rl.common.gymnasium_ids import without_version
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.fields import OTHER_NAMES, Config, Option, did_you_mean, groups, options, read, show
-from rmt_rl.config.recipes import GYM_IDS
+from rmt_rl.config.recipes import Recipe
 from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of, find_encoder
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -44,10 +44,12 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
 
     # a dataclass is complete; an environment that is a Python object has no options of its own, but it may have a recipe
     entry = vars(type(bases["env"])).get("entry") if "env" in bases else choose("env", names["env"])
-    values = {} if entry is None else _recipe(names["env"], entry.recipe, bases, classes)
+    recipe = Recipe() if entry is None else entry.recipe
+    values = _recommended(names["env"], recipe.options_for(classes["policy"].name), bases, classes)
     given_id = next((layer.values["env.id"] for layer in reversed(layers) if "env.id" in layer.values), None)
-    if names["env"] == "gym" and "env" not in bases:
-        values |= _recipe(f"gym env.id={given_id}", GYM_IDS.get(without_version(str(given_id)), {}), bases, classes)
+    known_id = without_version(str(given_id))
+    if "env" not in bases and known_id in recipe.ids:
+        values |= _recommended(f"{names['env']} env.id={given_id}", recipe.ids[known_id].options, bases, classes)
     recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
@@ -176,7 +178,7 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
     return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
 
 
-def _recipe(
+def _recommended(
     env: str, recipe: Mapping[str, Any], bases: Mapping[str, Any], classes: Mapping[str, type]
 ) -> dict[str, Any]:
     """The training options that the task recommends, of the choices that are made and are not complete already.

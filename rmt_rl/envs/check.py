@@ -31,8 +31,8 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import near_ids
 from rmt_rl.config import cli
 from rmt_rl.config.fields import did_you_mean
-from rmt_rl.config.files import plain_value
 from rmt_rl.config.registry import GROUPS
+from rmt_rl.config.yaml_files import plain_value
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 from rmt_rl.envs.checks.gymnasium_env import RAW_CHECKS, SINGLE_CHECKS, malformed_space

@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.fields import Config, show
-from rmt_rl.config.recipes import GYM
+from rmt_rl.config.recipes import builtin_recipe
 from rmt_rl.config.registry import OBJECTS, Entry, choose, entry_of
 from rmt_rl.envs.base import TorchVectorEnv, close_env
 
@@ -59,15 +59,15 @@ def env_config_of(env: Any) -> EnvConfig:
     """
     cls: Any
     factory: Callable[..., TorchVectorEnv]
-    recipe: dict[str, Any] = {}
+    recipe: Any = {}  # as in `Entry.source`
     if isinstance(env, TorchVectorEnv):
         cls, factory = type(env), _Instance(env)
     elif isinstance(env, type) and issubclass(env, gymnasium.Env):
-        cls, factory, recipe = env, _gymnasium_factory(env), GYM
+        cls, factory, recipe = env, _gymnasium_factory(env), builtin_recipe("gym")
     elif isinstance(env, type) and issubclass(env, VectorEnv) and not issubclass(env, TorchVectorEnv):
-        cls, factory, recipe = env, _vector_factory(env), GYM
+        cls, factory, recipe = env, _vector_factory(env), builtin_recipe("gym")
     elif is_vector_env(env):
-        cls, factory, recipe = type(env), _Instance(env), GYM
+        cls, factory, recipe = type(env), _Instance(env), builtin_recipe("gym")
     elif callable(env) and (not isinstance(env, type) or issubclass(env, TorchVectorEnv)):
         cls, factory = env, _checked(env)
     else:

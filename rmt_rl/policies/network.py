@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.state import Obs
+from rmt_rl.common.state import Obs, leaves
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.fields import did_you_mean, show
 from rmt_rl.envs.masks import KEY
@@ -30,6 +30,16 @@ class Memories:
 def memories_in(memory: Any) -> list[Any]:
     """The states of backbones in the memory of a policy."""
     return [memory.actor, memory.critic] if isinstance(memory, Memories) else [memory]
+
+
+def remembered(memory: Any) -> list[torch.Tensor]:
+    """What the actor remembers, out of the memory of a policy: its memory tokens where it has them, otherwise all real numbers.
+
+    An RMT's keys and values of the present segment do not count.
+    """
+    tensors = leaves(memories_in(memory)[0])
+    own = [x for name, x in tensors.items() if name.endswith(".memory")]
+    return [x for x in own or tensors.values() if x.is_floating_point() and x.numel()]
 
 
 def critic_only_entries(config: PolicyConfig, space: gymnasium.Space[Any], masked: bool) -> set[str]:

@@ -38,6 +38,7 @@ from rmt_rl.policies.spaces import to_json
 from rmt_rl.policies.spec import PolicySpec, UnregisteredEnv, make_spec
 from rmt_rl.policies.transformer import check_backend
 from rmt_rl.policies.weights import BadWeights, Sized, load_weights, numbers_in
+from rmt_rl.policies.zoo import in_zoo, zoo_path
 
 #: The files of a policy, and the one with their checksums.
 PARTS, SUMS = ("config.json", "model.safetensors"), "sha256.json"
@@ -91,7 +92,7 @@ def save_policy(policy: ActorCritic, folder: str | Path) -> None:
 def load_policy(
     path: str | Path, device: str | torch.device = "cpu", option: str = "policy", trust: bool = False
 ) -> ActorCritic:
-    """The policy saved in the folder `path`, or in `path`/policy, ready to act on `device`.
+    """The policy saved in the folder `path`, or in `path`/policy, or the one of the zoo that zoo:<name> names, on `device`.
 
     option: the name of the command-line option that gave the path, for messages. trust: the files may name a module that is
     imported to make the policy's task (env.id=module:id); not from below the folder.
@@ -152,7 +153,9 @@ def _verify_checksums(folder: Path) -> None:
 
 
 def policy_folder(path: str | Path, option: str = "policy") -> Path:
-    """The folder with config.json: `path` itself, or `policy` inside it, so that a run's folder works too."""
+    """The folder with config.json: `path` itself, or `policy` inside it, so that a run's folder works too; or zoo:<name>."""
+    if isinstance(path, str) and in_zoo(path):
+        return zoo_path(path, option)
     try:
         for folder in (Path(path), Path(path) / "policy"):
             if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
@@ -163,7 +166,8 @@ def policy_folder(path: str | Path, option: str = "policy") -> Path:
     except TypeError:
         found = "neither a policy nor a path"
     raise ConfigError(
-        f"{option}={show(path, limit=1_000)}: {found}; expected a folder such as runs/<name> or runs/<name>/policy"
+        f"{option}={show(path, limit=1_000)}: {found}; expected a folder such as runs/<name> or runs/<name>/policy, or"
+        " zoo:<name>"
     )
 
 

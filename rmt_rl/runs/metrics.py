@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,37 @@ BAR, LINE = 12, 66
 LARGEST_METRICS = 2**30
 #: The file with the id of the run at Weights & Biases, under which a resumed run continues there.
 WANDB_ID = "wandb-id.txt"
+#: How the names of the groups begin at TensorBoard and Weights & Biases.
+GROUPS = ("train/", "eval/", "time/", "memory/", "final/")
+
+
+def grouped(name: str) -> str:
+    """The name of a number of metrics.jsonl at TensorBoard and Weights & Biases, which show one section for each group.
+
+    The groups are train/, eval/ (evaluations during training), time/, memory/ and final/ (docs/metrics.md).
+    """
+    if name.startswith(GROUPS):
+        return name
+    if name.startswith("eval_"):
+        return name.replace("_", "/", 1)
+    return f"time/{name}" if name == "wall_s" else f"train/{name}"
+
+
+class Laps:
+    """Seconds of the parts of one update."""
+
+    def __init__(self) -> None:
+        self._last, self._seconds = time.perf_counter(), dict[str, float]()
+
+    def lap(self, name: str) -> None:
+        """The time since the last call was spent on `name`."""
+        now = time.perf_counter()
+        self._seconds[name], self._last = now - self._last, now
+
+    def numbers(self, steps: int) -> dict[str, float]:
+        """The seconds for the log, and the environment steps per second of collecting and learning from `steps` of them."""
+        learning = self._seconds["collect"] + self._seconds["update"]
+        return {f"time/{name}_s": x for name, x in self._seconds.items()} | {"time/steps_per_s": steps / learning}
 
 
 class Metrics:
@@ -39,7 +71,8 @@ class Metrics:
         self._config, self._exit_code = config, 1  # failed, until `finish` is called
         self._tensorboard = _tensorboard(folder, None if length is None else start) if config["tensorboard"] else None
 
-    def write(self, steps: int, row: dict[str, float | None]) -> None:
+    def write(self, steps: int, row: dict[str, float | None], more: Callable[[], dict[str, float]] = dict) -> None:
+        """One row, after `steps` environment steps. more: further numbers, for TensorBoard and wandb only."""
         numbers = {key: value for key, value in row.items() if value is not None and math.isfinite(value)}
         line = (json.dumps({"steps": steps, **{key: numbers.get(key) for key in row}}) + "\n").encode()
         try:
@@ -51,6 +84,9 @@ class Metrics:
             raise RunError(
                 f"{self._path}: cannot be written: {reason(error)}; free space, then resume the run"
             ) from error
+        if self._tensorboard is None and self._wandb is None:
+            return
+        numbers = {grouped(key): value for key, value in {**numbers, **more()}.items()}
         if self._tensorboard is not None:
             for key, value in numbers.items():
                 self._tensorboard.add_scalar(key, value, steps)
@@ -73,8 +109,8 @@ class Metrics:
         """Give TensorBoard the options and wandb the final scores of a run that did not fail. result: what result.json holds."""
         self._exit_code = 128 + result["signal"] if result["interrupted"] else 0
         score = result["eval"] or {}
-        final = {f"final_{name}": score[name] for name in ("success", "return") if score.get(name) is not None}
-        final |= {f"final_metrics/{name}": x for name, x in score.get("metrics", {}).items() if x is not None}
+        final = {f"final/{name}": score[name] for name in ("success", "return") if score.get(name) is not None}
+        final |= {f"final/metrics/{name}": x for name, x in score.get("metrics", {}).items() if x is not None}
         if self._tensorboard is not None:
             # "." keeps them in the same folder as the curves; the default is a folder of its own
             self._tensorboard.add_hparams(_flat(self._config), final, run_name=".", global_step=result["steps"])

@@ -1,9 +1,5 @@
 """What a run gives to Weights & Biases, TensorBoard and the Hugging Face Hub."""
 
-import importlib.machinery
-import sys
-import types
-
 import pytest
 from huggingface_hub import ModelCard
 
@@ -15,39 +11,6 @@ pytestmark = pytest.mark.slow
 
 TINY = {"env": "tmaze", "policy": "mlp", "policy.width": 8, "env.length": 3, "steps": 96, "evaluate_episodes": 8}
 TINY |= {"algo.num_envs": 4, "algo.rollout": 8, "algo.minibatches": 1}
-
-
-class Calls(types.ModuleType):
-    """Stands for the package wandb, which needs a server: notes what it is given."""
-
-    class Error(Exception):
-        pass
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-        self.inits, self.logged, self.exit_codes, self.refuses = [], [], [], False
-
-    def init(self, **given):
-        if self.refuses:
-            raise self.Error("permission denied:\n  no such entity")
-        self.inits.append(given)
-        return self
-
-    def log(self, numbers, step):
-        self.logged.append((step, numbers))
-
-    def finish(self, exit_code=None):
-        self.exit_codes.append(exit_code)
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    for name in ("WANDB_PROJECT", "WANDB_NAME", "WANDB_RUN_ID", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setitem(sys.modules, "wandb", calls := Calls())
-    return calls
 
 
 class Fail:
@@ -91,7 +54,7 @@ def test_the_final_scores_are_logged_there(wandb, tmp_path):
     result = rmt_rl.train(root=tmp_path, wandb=True, **TINY)
     assert wandb.logged[-1] == (
         96,
-        {"final_success": result.score.success, "final_return": result.score.mean_return},
+        {"final/success": result.score.success, "final/return": result.score.mean_return},
     )
 
 
@@ -131,7 +94,7 @@ def test_tensorboard_holds_the_options_and_the_final_scores(tmp_path):
     result = rmt_rl.train(root=tmp_path, tensorboard=True, **TINY)
     events = EventAccumulator(str(result.folder / "tensorboard"))
     events.Reload()
-    assert events.Scalars("final_return")[-1].value == pytest.approx(result.score.mean_return)
+    assert events.Scalars("final/return")[-1].value == pytest.approx(result.score.mean_return)
     content = events.summary_metadata[SESSION_START_INFO_TAG].plugin_data.content
     options = HParamsPluginData.FromString(content).session_start_info.hparams
     assert options["policy.width"].number_value == 8 and options["env.name"].string_value == "tmaze"
