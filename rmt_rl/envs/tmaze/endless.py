@@ -71,7 +71,7 @@ class TMazeEndless(EpisodicEnv):
         corridor = state["corridor"] + correct
         success = correct & (corridor == self.corridors)
         terminated = success | (junction & turns & ~correct)
-        reward = torch.where(correct, 1.0, torch.where(walks, 0.0, MISTAKE)).double()
+        reward = correct.double() + MISTAKE * (~correct & ~walks).double()
         x = torch.where(correct, 0, state["x"] + walks)
         info = {"success": success, "corridors": corridor.double() / self.corridors}
         return {"corridor": corridor, "x": x}, reward, terminated, info
