@@ -127,9 +127,7 @@ class TMazeConfig(EnvConfig):
         None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
     )
     end_at_turn: bool = option(False, "end the episode when an arm is entered, instead of after length + 1 steps")
-    distractors: bool = option(
-        False, "show two coins and a number without meaning at every step, so that all episodes differ"
-    )
+    distractors: bool = option(False, "also show numbers without meaning at every step, so that all episodes differ")
 
     def problems(self) -> Iterator[str]:
         yield from _min_length_problems(self)
