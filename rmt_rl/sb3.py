@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from rmt_rl.common import rng
 from rmt_rl.common.state import Obs, leaves, rebuild
-from rmt_rl.config.commands import MemoryConfig
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.masks import has_mask, mask_of
 from rmt_rl.envs.registry import make_env

@@ -62,6 +62,7 @@ POLICIES = {
         **TRANSFORMER,
         "memory_tokens": 2,
         "memory_update": "gate",
+        "write_cost": (0.5, {"memory_update": "hard_gate"}),
         "memory_place": "front",
         "memory_norm": True,
         "write_from": "learned",
@@ -84,7 +85,7 @@ POLICIES = {
 #: Other values of options with several, of which each has to differ from all others.
 CHOICES = {
     "rmt": {
-        "memory_update": ["replace", "gate", "mrv"],
+        "memory_update": ["replace", "gate", "hard_gate", "mrv"],
         "positions": ["learned", "rotary", "none"],
         "gating": ["none", "gru", "rezero"],
         "bptt_segments": [None, 1, 2],
@@ -177,11 +178,10 @@ def numbers_of(options, entries=False):
     first[:, 0] = first[1, 9] = True
     policy.add_observations(obs)
     torch.manual_seed(2)
-    logits, value, state = policy.unroll(obs, action, policy.initial_state(2, critic=True), first)
+    logits, value, state, losses = policy.unroll_with_losses(obs, action, policy.initial_state(2, critic=True), first)
     parameters = list(policy.parameters())
-    gradients = torch.autograd.grad(
-        logits.sin().sum() + value.sum(), parameters, allow_unused=True, materialize_grads=True
-    )
+    loss = logits.sin().sum() + value.sum() + sum(losses.values())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return [x.detach() for x in (logits, value, *leaves(state).values(), *gradients)]
 
 

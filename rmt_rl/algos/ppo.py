@@ -44,10 +44,12 @@ class PPO:
         rollout, episodes = collector.collect(32)
         metrics = ppo.update(rollout, progress=0.0)
 
-    seed: for the order of the minibatches and for dropout.
+    seed: for the order of the minibatches and for dropout. ramp: the factor of the backbone's `ramped_losses` at a share of
+    the run; 1 by default.
     """
 
     check_stop: Callable[[], None] = staticmethod(lambda: None)  # see `Learner`
+    ramp: Callable[[float], float] = staticmethod(lambda progress: 1.0)
 
     def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
         if not (isinstance(policy, ActorCritic) and isinstance(options, PPOConfig)):
@@ -84,7 +86,7 @@ class PPO:
         # rewards, advantages and value targets of the whole rollout, before the first step changes the policy
         reward = rollout.reward
         if self.deviation is not None:
-            reward = reward / self.deviation.add(reward, rollout.first)
+            reward = reward / self.deviation.add(reward, rollout.begins)
         advantage = gae(
             reward,
             rollout.value,
@@ -105,7 +107,9 @@ class PPO:
             for rows in order.chunk(o.minibatch_count()):
                 self.check_stop()
                 with rng.as_global(self.dropout):
-                    loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale)
+                    loss, measured = self._loss(
+                        rollout, advantage[rows], target[rows], rows, scale, self.ramp(progress)
+                    )
                     extra = {name: value for name, value in measured.items() if name.startswith("auxiliary/")}
                     norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, extra)
                 if norm is not None:
@@ -136,8 +140,11 @@ class PPO:
         target: torch.Tensor,
         rows: torch.Tensor,
         scale: float,
+        ramp: float = 1.0,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of the given rows and the numbers to log; `scale` is the schedule's factor of the bonus and the barrier.
+        """The loss of the given rows and the numbers to log.
+
+        scale: the schedule's factor of the bonus and the barrier. ramp: that of the auxiliary losses in `ramped_losses`.
 
             L = L_clip + c_v * L_value - c_e * entropy + c_b * KL(uniform || new) + c_kl * KL(old || new) + auxiliary losses
 
@@ -174,6 +181,8 @@ class PPO:
                 "clip_fraction": clipped,
             }
         for name, extra in auxiliary.items():
+            if name.removeprefix("critic_") in self.policy.backbone.ramped_losses:
+                extra = ramp * extra
             loss, measured[f"auxiliary/{name}"] = loss + extra, extra
         return loss, {name: value.detach() for name, value in measured.items()}
 
@@ -264,6 +273,7 @@ class PPOLearner(PPO, Learner):
 
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
         PPO.__init__(self, policy, run.algo, run.seed)
+        self.carry, self.ramp = run.memory.carry, run.memory.ramp
         acting = rng.generator(run.seed, "act", env.device)
         metrics = metric_names(run.metrics)
         self.collector = Collector(
@@ -280,7 +290,10 @@ class PPOLearner(PPO, Learner):
             if first.nonfinite is None:
                 self.policy.add_observations(first.obs)
         rollout, episodes = self.collector.collect(
-            self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
+            self.options.rollout,
+            skip_nonfinite=self.guard.allowed > 0,
+            between_steps=self.check_stop,
+            carry=self.carry * self.ramp(progress),
         )
         self.stats.add(episodes)
         self._before = rollout.state

@@ -7,7 +7,6 @@ from rmt_rl.config.commands import (
     CollectConfig,
     EvaluateConfig,
     ExportConfig,
-    MemoryConfig,
     PlayConfig,
     ReturnConditioning,
     TrainConfig,
@@ -36,6 +35,7 @@ from rmt_rl.config.envs import (
 )
 from rmt_rl.config.fields import LARGEST_RETURN, Config, did_you_mean, nearest_divisor, option, options, read, show
 from rmt_rl.config.files import as_typed, from_dict, load_yaml, part_from_dict, save_yaml, to_dict
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.policies import (
     GRUConfig,
     GTrXLConfig,

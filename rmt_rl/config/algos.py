@@ -163,6 +163,8 @@ class RATEConfig(AlgoConfig):
     def problems_with(self, run: TrainConfig) -> Iterator[str]:
         if run.memory.scope != "episode":
             yield f"memory.scope={run.memory.scope}: algo=rate learns from single episodes; expected memory.scope=episode"
+        if run.memory.carry:
+            yield f"memory.carry={run.memory.carry:g}: algo=rate learns from single episodes; leave it out"
         if run.policy.critic == "separate":
             expected = "policy.critic=shared" if run.init is None else "init=<a policy with policy.critic=shared>"
             yield f"policy.critic=separate: algo=rate learns no values; expected {expected}"

@@ -43,24 +43,6 @@ def metrics_problems(metrics: str | None) -> Iterator[str]:
         yield f"metrics={show(metrics)}: has a name twice; expected each once"
 
 
-@builtin("memory", "memory", "")
-@dataclass(frozen=True)
-class MemoryConfig(Config):
-    """How long a policy keeps its memory."""
-
-    scope: str = option(
-        "episode",
-        "memory is reset at the end of every episode, at the end of every trial of `memory.episodes` episodes, or never (run);"
-        " trial and run add the previous reward and an episode-start flag to the observation",
-        choices=("episode", "trial", "run"),
-    )
-    episodes: int = option(4, "episodes per trial; scope run is evaluated in trials of this many", low=1, high=10**6)
-
-    def problems(self) -> Iterator[str]:
-        if self.scope == "episode" and self.episodes != MemoryConfig.episodes:
-            yield f"memory.episodes={self.episodes}: has no effect with memory.scope=episode; expected trial or run"
-
-
 @builtin("until", "until", "")
 @dataclass(frozen=True)
 class UntilConfig(Config):

@@ -126,6 +126,7 @@ class TMazeConfig(EnvConfig):
         None, "draw the length of every episode from min_length..length; null = all equal", low=1, high=10_000_000
     )
     end_at_turn: bool = option(False, "end the episode when an arm is entered, instead of after length + 1 steps")
+    distractors: bool = option(False, "also show numbers without meaning at every step, so that all episodes differ")
 
     def problems(self) -> Iterator[str]:
         yield from _min_length_problems(self)
@@ -178,6 +179,16 @@ class TMazeTrialConfig(EnvConfig):
 
     def problems(self) -> Iterator[str]:
         yield from _min_length_problems(self)
+
+
+@builtin("env", "tmaze-endless", "rmt_rl.envs.tmaze.endless:TMazeEndless")
+@dataclass(frozen=True)
+class TMazeEndlessConfig(EnvConfig):
+    """Endless T-maze (arXiv 2601.15086): corridor after corridor, each with a new cue that replaces the one before."""
+
+    corridors: int = option(3, "corridors to walk", low=1, high=1_000_000)
+    length: int = option(5, "steps of a corridor; with uniform: of the longest", low=1, high=1_000_000)
+    uniform: bool = option(True, "draw the length of every corridor from 1..length; false = all equal")
 
 
 @builtin("env", "memory-len", "rmt_rl.envs.tasks.memory_len:MemoryLen")

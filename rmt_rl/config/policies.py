@@ -80,8 +80,12 @@ class RMTConfig(TransformerConfig):
     memory_tokens: int = option(4, "memory tokens M passed from segment to segment", low=0, high=65_536)
     memory_update: str = option(
         "replace",
-        "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), mrv = memory retention valve (arXiv 2306.09459)",
-        choices=("replace", "gate", "mrv"),
+        "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), hard_gate = the same with a gate that reaches 0 and 1,"
+        " mrv = memory retention valve (arXiv 2306.09459)",
+        choices=("replace", "gate", "hard_gate", "mrv"),
+    )
+    write_cost: float = option(
+        0.0, "cost of writing the memory: weight of how far its gates are open on average", low=0, high=1_000
     )
     memory_place: str = option(
         "both",
@@ -133,6 +137,11 @@ class RMTConfig(TransformerConfig):
                 f"policy.cache={self.cache}: needs policy.positions=rotary or none;"
                 " learned positions number the steps of one segment and do not cover steps before it"
             )
+        if self.write_cost and self.memory_tokens and self.memory_update not in ("gate", "hard_gate"):
+            yield (
+                f"policy.write_cost={self.write_cost:g}: has no effect with policy.memory_update={self.memory_update}, which has"
+                " no gate; expected policy.memory_update=gate or hard_gate"
+            )
         if self.memory_tokens == 0 and (names := self._changed_memory_options()):
             yield (
                 f"policy.{names[0]}={show(getattr(self, names[0]))}: has no effect without memory;"
@@ -150,7 +159,7 @@ class RMTConfig(TransformerConfig):
             yield "policy.token_shift=true: expected policy.width of at least 2; half of it is shifted"
 
     def _changed_memory_options(self) -> list[str]:
-        names = ["memory_update", "memory_place", "memory_norm", "write_from"]
+        names = ["memory_update", "write_cost", "memory_place", "memory_norm", "write_from"]
         if self.cache_gradient == 0:  # otherwise bptt_segments cuts the gradient of the cache
             names.append("bptt_segments")
         return [name for name in names if getattr(self, name) != getattr(RMTConfig, name)]

@@ -24,6 +24,7 @@ from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.minigrid.pixels import MiniGridPixels
 from rmt_rl.envs.tasks.bandit import Bandit
 from rmt_rl.envs.tasks.dark_room import SIZE, DarkRoom
+from rmt_rl.envs.tmaze.endless import LEFT, TMazeEndless
 from rmt_rl.envs.tmaze.passive import TMaze
 from rmt_rl.envs.tmaze.variants import TMazeActive, TMazeRATE, TMazeTrial
 from rmt_rl.envs.wrappers.memory_scope import MemoryScope
@@ -106,6 +107,8 @@ def _draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         _minigrid(axes, env, obs)
     elif isinstance(env, TMaze | TMazeActive | TMazeRATE | TMazeTrial):
         _tmaze(axes, env, obs)
+    elif isinstance(env, TMazeEndless):
+        _corridor(axes, env, obs)
     elif isinstance(env, DarkRoom):
         _dark_room(axes, env)
     elif isinstance(env, Bandit):
@@ -152,23 +155,35 @@ def _minigrid(axes: Axes, env: MiniGridMemory | MiniGridDirect, obs: Obs) -> Non
 
 
 def _tmaze(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
+    state = {name: int(value[0]) for name, value in env.state_dict().items()}
+    _maze(axes, state["length"] + isinstance(env, TMazeActive), state["goal"], state["x"], state["y"])
+    walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
+    _caption(axes, f"{walk}the agent observes {numbers(obs)}\ngreen: the correct arm")
+
+
+def _maze(axes: Axes, end: int, goal: int, x: int, y: int) -> None:
+    """A corridor of `end` steps with the arms +1 (up) and -1, of which `goal` is green, and the agent at (x, y)."""
     from matplotlib.patches import Rectangle
 
-    state = {name: int(value[0]) for name, value in env.state_dict().items()}
-    end = state["length"] + isinstance(env, TMazeActive)
     tall = max(0.5, end / 12)  # a long corridor would be too thin to see
     axes.add_patch(Rectangle((-0.5, -tall / 2), end + 1, tall, color=CORRIDOR))
     wide, margin = max(1, end / 25), max(1, end / 20)  # the same for the arms
     for arm in (1, -1):
-        color = GOAL if arm == state["goal"] else CORRIDOR
+        color = GOAL if arm == goal else CORRIDOR
         axes.add_patch(Rectangle((end + 0.5 - wide, arm * tall - tall / 2), wide, tall, color=color))
-    axes.plot(state["x"], state["y"] * tall, "o", color=AGENT, markersize=14)
+    axes.plot(x, y * tall, "o", color=AGENT, markersize=14)
     axes.set_xlim(-margin, end + margin)
     axes.set_ylim(-2 * tall, 2 * tall)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    walk = f"{env.in_words(0)}; " if env.in_words(0) else ""
-    _caption(axes, f"{walk}the agent observes {numbers(obs)}\ngreen: the correct arm")
+
+
+def _corridor(axes: Axes, env: TMazeEndless, obs: Obs) -> None:
+    """The corridor in which the agent is; the others are behind its ends."""
+    state = {name: value[:1] for name, value in env.state_dict().items()}
+    hint, end = (int(value) for value in env.corridor(state))
+    _maze(axes, end, 1 if hint == LEFT else -1, int(state["x"]), 0)
+    _caption(axes, f"{env.in_words(0)}; the agent observes {numbers(obs)}\ngreen: the correct arm, left is up")
 
 
 def _dark_room(axes: Axes, env: DarkRoom) -> None:

@@ -1,7 +1,6 @@
 """Base class of tasks whose random numbers are a function of the row's seed and the episode's number.
 
-A task implements three functions of a state. Reset, autoreset, saving and loading are here. Episodes are never truncated:
-a subclass only reports termination.
+A task implements three functions of a state. Reset, autoreset, saving and loading are here.
 """
 
 from __future__ import annotations
@@ -42,6 +41,10 @@ class EpisodicEnv(TorchVectorEnv):
         """(changed entries of the state except t, reward [B] float64, terminated [B], entries of info)."""
         raise NotImplementedError(f"{type(self).__name__} does not implement _advance")
 
+    def _truncates(self, state: State) -> torch.Tensor:
+        """[B] whether the episode is cut off in this state, after a step that did not end it; never by default."""
+        return torch.zeros_like(state["t"], dtype=torch.bool)
+
     def _answer(self, state: State) -> torch.Tensor:
         """[B] the correct action; any action where none is correct."""
         return super().oracle()
@@ -69,14 +72,16 @@ class EpisodicEnv(TorchVectorEnv):
         action_B = self._read_action(action_B, self._num_actions)
         changes, reward, terminated, info = self._advance(self._state, action_B)
         state = self._state | changes | {"t": self._state["t"] + 1}
+        truncated = self._truncates(state) & ~terminated
+        ended = terminated | truncated
         final_obs = obs = self._observe(state)
         # on a GPU, reading whether a row ended would wait for the device at every step
-        if self.device.type != "cpu" or bool(terminated.any()):
+        if self.device.type != "cpu" or bool(ended.any()):
             first = self._first(state["seed"], state["episode"] + 1)
-            state = {name: where_rows(terminated, first[name], value) for name, value in state.items()}
+            state = {name: where_rows(ended, first[name], value) for name, value in state.items()}
             obs = self._observe(state)
         self._state = state
-        return obs, reward, terminated, torch.zeros_like(terminated), step_info(final_obs, terminated, info)
+        return obs, reward, terminated, truncated, step_info(final_obs, ended, info)
 
     def oracle(self) -> torch.Tensor:
         if not self._state:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.config.envs import BUILTIN as BUILTIN
 from rmt_rl.config.fields import did_you_mean, options, show
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import choose, entry_of
 from rmt_rl.config.resolve import change, validate
 

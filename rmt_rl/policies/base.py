@@ -25,6 +25,8 @@ class Backbone(nn.Module, Generic[StateT]):
 
     #: One line for people: what this backbone remembers.
     description: str = ""
+    #: Names of auxiliary losses whose weight rises during the run as `memory.ramp_start` and `memory.ramp_end` say.
+    ramped_losses: tuple[str, ...] = ()
 
     def initial_state(self, batch: int) -> StateT:
         """The state of `batch` rows before their first step: a frozen dataclass of tensors, batch on axis 0 of each."""

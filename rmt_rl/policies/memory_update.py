@@ -1,4 +1,8 @@
-"""How the memory of the next segment is made: update(old [P, M, D], new [P, M, D] as the write tokens left it) -> [P, M, D]."""
+"""How the memory of the next segment is made.
+
+update(old [P, M, D], new [P, M, D] as the write tokens left it) -> the memory [P, M, D], and how far its gate was open, [P] in
+0..1, or None where it has no gate whose opening can cost something (`policy.write_cost`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from torch import nn
 from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.transformer import attention
 
+#: The memory [P, M, D], and how far the gate was open [P], or None.
+Updated = tuple[torch.Tensor, torch.Tensor | None]
+
 
 class Replace(nn.Module):
     """The paper's rule: the write tokens are the next memory."""
@@ -17,8 +24,8 @@ class Replace(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
 
-    def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        return new
+    def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
+        return new, None
 
 
 class Gate(nn.Module):
@@ -30,9 +37,30 @@ class Gate(nn.Module):
         self.candidate = Linear(width, width)
         nn.init.constant_(self.gate.bias, -1.0)
 
-    def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
         gate = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)))
-        return old + gate * (torch.tanh(self.candidate(new)) - old)
+        return old + gate * (torch.tanh(self.candidate(new)) - old), gate.mean((-1, -2))
+
+
+class HardGate(nn.Module):
+    """`Gate` with a gate that reaches 0 and 1: a channel that is closed keeps its number to the bit.
+
+        g = clamp(1.2 * s - 0.1, 0, 1) with s = sigmoid(G [old, new]), in the backward pass that of s (straight-through)
+
+    A sigmoid never closes, so a gated memory still loses a little at every write; clamped without the straight-through gradient,
+    a closed gate could not learn to open. The stretch is that of hard concrete gates (Louizos et al. 2018, arXiv 1712.01312).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.gate = Linear(2 * width, width)
+        self.candidate = Linear(width, width)
+
+    def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
+        soft = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)))
+        # torch.lerp would round differently for a gate of exactly 0
+        gate = soft + ((1.2 * soft - 0.1).clamp(0, 1) - soft).detach()
+        return old + gate * (torch.tanh(self.candidate(new)) - old), gate.mean((-1, -2))
 
 
 class MRV(nn.Module):
@@ -49,9 +77,14 @@ class MRV(nn.Module):
         self.output = Linear(width, width, bias=False)
         self.norm = nn.RMSNorm(width)
 
-    def forward(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (self.query(old), *self.key_value(new).chunk(2, dim=-1)))
-        return self.norm(old + self.output(attention(q, k, v, None).flatten(2)))
+        return self.norm(old + self.output(attention(q, k, v, None).flatten(2))), None
 
 
-UPDATES: dict[str, Callable[[int, int], nn.Module]] = {"replace": Replace, "gate": Gate, "mrv": MRV}
+UPDATES: dict[str, Callable[[int, int], nn.Module]] = {
+    "replace": Replace,
+    "gate": Gate,
+    "hard_gate": HardGate,
+    "mrv": MRV,
+}

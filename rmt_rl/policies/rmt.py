@@ -19,7 +19,7 @@ There is one loop over the layers, `_layers`: N new tokens attend to cached keys
 How we differ from the paper: inputs are vectors, not tokens; attention inside a segment is causal; a segment is S steps *of
 one episode*: every row has its own clock, which restarts with the episode. So an episode's outcome does not depend on
 where in a rollout, or in which row, it happens to start, rows can be taken out of a batch and put into another, and the
-memory is never written by a segment that spans two episodes. `memory_update="gate"` is ours.
+memory is never written by a segment that spans two episodes. `memory_update="gate"` and `"hard_gate"` are ours.
 
 M = 0 and C > 0 is a Transformer-XL (Dai et al. 2019, arXiv 1901.02860), with gating="gru" a GTrXL (Parisotto et al. 2019, arXiv
 1910.06764), and M = 0, C = 0 sees the current segment only.
@@ -64,7 +64,8 @@ class RMT(Backbone[RMTState]):
     memory_place: both = read tokens in front and write tokens behind, as above; front = one block of memory tokens, as in the
         encoder variant (2304.11062): the same tokens that the steps read, with the same embedding, look at themselves and at the
         segment, and not at separate read tokens. The look at the segment comes after its last step, so that it stays causal.
-    memory_update: replace = the paper's; gate (ours); mrv = memory retention valve (RATE, arXiv 2306.09459).
+    memory_update: replace = the paper's; gate, hard_gate (ours); mrv = memory retention valve (RATE, arXiv 2306.09459).
+    write_cost: weight of the auxiliary loss "write", how far the gates of the memory update are open on average.
     memory_norm: divide every memory vector by its root mean square after the update.
     bptt_segments: gradients do not pass the end of every n-th segment of an episode; None = they pass all.
     token_shift: half of a step's input to every layer is that of the step before it in the segment (RWKV, arXiv 2305.13048).
@@ -75,6 +76,8 @@ class RMT(Backbone[RMTState]):
 
     rotary: torch.Tensor
     rotary_of_columns: torch.Tensor
+    #: Writing costs nothing before the policy can write what it needs (see `memory.ramp_start`).
+    ramped_losses = ("write",)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -83,7 +86,7 @@ class RMT(Backbone[RMTState]):
         self.width, self.segment, self.memory_tokens, self.cache_steps = width, config.segment, M, config.cache
         self.cache_gradient, self.bptt_segments = min(config.cache, config.cache_gradient), config.bptt_segments
         self.positions, self.write_from, self.memory_norm = config.positions, config.write_from, config.memory_norm
-        self.replay, self.value_residual = config.replay, config.value_residual
+        self.replay, self.value_residual, self.write_cost = config.replay, config.value_residual, config.write_cost
         self.front, self.shift = config.memory_place == "front", width // 2 if config.token_shift else 0
         self.columns = Columns(config.cache, M, config.segment)
         blocks = [
@@ -243,7 +246,7 @@ class RMT(Backbone[RMTState]):
         rows = Rows(state.age % self.segment == 0)
         if rows:
             full = map_state(rows.take, state)
-            state = self._enter(state, self._next_segment(full, self._write(full)), rows)
+            state = self._enter(state, self._next_segment(full, self._write(full))[0], rows)
         return y_B1D[:, 0], state
 
     def _begin(self, state: RMTState, first_B: torch.Tensor | None = None, dropout: bool = False) -> RMTState:
@@ -290,20 +293,21 @@ class RMT(Backbone[RMTState]):
 
     # --------------------------------------------------------------------------------------- from segment to segment
 
-    def _next_segment(self, state: RMTState, written_BMD: torch.Tensor) -> RMTState:
-        """Memory, age and XL cache [B, L, C, 2D] at the start of the next segment; all else begins empty.
+    def _next_segment(self, state: RMTState, written_BMD: torch.Tensor) -> tuple[RMTState, torch.Tensor | None]:
+        """Memory, age and XL cache [B, L, C, 2D] at the start of the next segment; all else begins empty. And how far the
+        gate of the memory was open, [B], or None where it has none.
 
         state: after the last step of a segment; written: outputs of its write tokens.
         """
-        segments, memory = state.age // self.segment, state.memory
+        segments, memory, opened = state.age // self.segment, state.memory, None
         xl_cache = state.cache[:, :, :0]
         if self.memory_tokens:
-            memory = self.update(memory, written_BMD)
+            memory, opened = self.update(memory, written_BMD)
             memory = F.rms_norm(memory, (self.width,)) if self.memory_norm else memory
             memory = self._truncate_gradient(memory, segments)
         if self.cache_steps:
             xl_cache = self._truncate_gradient(self.columns.next_cache(state.cache, self.cache_gradient), segments)
-        return RMTState(memory, state.age, xl_cache, state.shifted[:, :, :0])
+        return RMTState(memory, state.age, xl_cache, state.shifted[:, :, :0]), opened
 
     def _enter(self, state: RMTState, following: RMTState, rows: Rows) -> RMTState:
         """`state`, in which `rows` enter their next segment as `_next_segment` has made it."""
@@ -324,6 +328,11 @@ class RMT(Backbone[RMTState]):
     # ----------------------------------------------------------------------------------------------------- learning
 
     def unroll(self, x_BTD: torch.Tensor, state: RMTState, first_BT: torch.Tensor) -> tuple[torch.Tensor, RMTState]:
+        return self.unroll_with_losses(x_BTD, state, first_BT)[:2]
+
+    def unroll_with_losses(
+        self, x_BTD: torch.Tensor, state: RMTState, first_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, RMTState, dict[str, torch.Tensor]]:
         """Splits rows at resets and segment ends into pieces, and processes those that hand memory on level by level, the k-th
         segments of all episodes side by side; all the others, on which nothing depends, follow at once."""
         B, T, D = x_BTD.shape
@@ -339,6 +348,7 @@ class RMT(Backbone[RMTState]):
         outputs: list[torch.Tensor] = []
         written: list[tuple[int, RMTState]] = []
         ended: list[tuple[torch.Tensor, RMTState]] = []
+        opened: list[torch.Tensor] = []
         for group, size, x_PSD in zip(pieces.groups, sizes, x_groups, strict=True):
             here = slice(group.begin, group.end)
             if group.kind == "fresh":
@@ -349,30 +359,36 @@ class RMT(Backbone[RMTState]):
                 before = gather_states(written, group.sources, pieces.source[here])
             arguments = (x_PSD[:, : group.length], pieces.length[here], before, group)
             if self.replay and torch.is_grad_enabled():
-                y, after, last = checkpoint(self._segment, *arguments, use_reentrant=False)
+                y, after, last, gates = checkpoint(self._segment, *arguments, use_reentrant=False)
             else:
-                y, after, last = self._segment(*arguments)
+                y, after, last, gates = self._segment(*arguments)
             padding = self.segment - y.shape[1]
             outputs.append(F.pad(y, (0, 0, 0, padding)) if padding else y)
             if after is not None:
                 written.append((group.begin, after))
             if last is not None:
                 ended.append((pieces.row[here][group.ends], last))
+            if gates is not None:
+                opened.append(gates)
+        losses = {}
+        if self.write_cost:  # no cost where nothing was written
+            losses["write"] = self.write_cost * (torch.cat(opened).mean() if opened else x.new_zeros(()))
 
         # put outputs and final states back into the order of rows and steps
         y_BTD = torch.cat(outputs).view(-1, D).index_select(0, place).view(B, T, D)
         order, states = torch.argsort(torch.cat([rows for rows, _ in ended])), [last for _, last in ended]
         if len(states) == 1:  # pieces of a group are in the order of their rows
-            return y_BTD, states[0]
-        return y_BTD, map_state(lambda *parts: torch.cat(parts)[order], states[0], *states[1:])
+            return y_BTD, states[0], losses
+        return y_BTD, map_state(lambda *parts: torch.cat(parts)[order], states[0], *states[1:]), losses
 
     def _segment(
         self, x_PSD: torch.Tensor, length_P: torch.Tensor, state: RMTState, group: Group
-    ) -> tuple[torch.Tensor, RMTState | None, RMTState | None]:
+    ) -> tuple[torch.Tensor, RMTState | None, RMTState | None, torch.Tensor | None]:
         """The steps of one group of pieces, which begin with `state`, and their write tokens, in one pass.
 
         Returns the outputs of the steps [P, n, D]; the state that every piece hands on, as `_next_segment` gives it, or None
-        if none is needed; and the state of the pieces with which a row ends, or None if there are none.
+        if none is needed; the state of the pieces with which a row ends, or None if there are none; and how far the gates were
+        open, as `_next_segment` gives it.
         """
         C, M, S, n = self.cache_steps, self.memory_tokens, self.segment, x_PSD.shape[1]
         # with replay, what earlier segments have freed goes back to the system first
@@ -419,8 +435,8 @@ class RMT(Backbone[RMTState]):
         written_PMD: torch.Tensor,
         key_values: list[torch.Tensor],
         halves: list[torch.Tensor],
-    ) -> tuple[RMTState | None, RMTState | None]:
-        """The two states that `_segment` returns."""
+    ) -> tuple[RMTState | None, RMTState | None, torch.Tensor | None]:
+        """The two states, and the gates, that `_segment` returns."""
         after, ended, ends = dataclasses.replace(state, age=state.age + length_P), None, group.ends
         # append the steps to the cache: of all pieces if an XL cache needs them, otherwise of those with which a row ends
         if self.cache_steps and group.writes_memory:
@@ -429,12 +445,12 @@ class RMT(Backbone[RMTState]):
         elif len(ends):
             ended = self.columns.append(state, length_P, ends, key_values, halves)
         if not group.writes_memory:
-            return None, ended
+            return None, ended, None
         # enter the next segment
-        after = self._next_segment(after, written_PMD)
+        after, opened = self._next_segment(after, written_PMD)
         if ended is not None and (rows := Rows(ended.age % self.segment == 0)):
             ended = self._enter(ended, map_state(rows.take, select_rows(after, ends)), rows)
-        return after, ended
+        return after, ended, opened
 
 
 def _describe(config: RMTConfig) -> str:

@@ -24,9 +24,10 @@ from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import fsync, read_text, remove, sha256_file
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.commands import MemoryConfig, ReturnConditioning, TrainConfig
+from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.resolve import make_config
 from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv

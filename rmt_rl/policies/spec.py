@@ -12,9 +12,10 @@ import numpy as np
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig, PolicyConfig
-from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import FORMAT, check_format, part_from_dict, to_dict
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import GROUPS, OBJECTS, load_entry_points
 from rmt_rl.config.trust import Source
 from rmt_rl.envs.actions import ActionTranslation

@@ -50,7 +50,8 @@ class Rollout:
     next_value: [B, T] of the state after the step under the memory that saw it; at the end of an episode that of the final
         observation, not of the next episode's first
     reward, terminated, truncated: [B, T]
-    first: [B, T] an episode begins with this step; nothing before it may influence it
+    first: [B, T] the policy's memory is reset before this step; nothing before it may influence it
+    begins: [B, T] an episode begins with this step; as `first`, unless memory is carried over (`memory.carry`)
     state: the policy's state before the first step, detached
     nonfinite: the first NaN or infinity that the environment returned, as text; such a rollout is skipped
     """
@@ -64,6 +65,7 @@ class Rollout:
     terminated: torch.Tensor
     truncated: torch.Tensor
     first: torch.Tensor
+    begins: torch.Tensor
     state: Any
     nonfinite: str | None = None
 
@@ -136,7 +138,7 @@ class Collector:
         if found := self._check.unusable("observation", self.obs):
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
         self.state: PolicyState = detach(self.policy.initial_state(rows, critic=True))
-        self.first = torch.ones(rows, dtype=torch.bool, device=device)
+        self.first = self.begins = torch.ones(rows, dtype=torch.bool, device=device)
         self.noise: torch.Tensor | None = None
         if self.noise_correlation:
             self.noise = torch.zeros(rows, self.policy.head.noise_size, device=device)
@@ -145,11 +147,16 @@ class Collector:
 
     @torch.no_grad()
     def collect(
-        self, steps: int, skip_nonfinite: bool = False, between_steps: Callable[[], None] = lambda: None
+        self,
+        steps: int,
+        skip_nonfinite: bool = False,
+        between_steps: Callable[[], None] = lambda: None,
+        carry: float = 0.0,
     ) -> tuple[Rollout, Episodes]:
         """`steps` steps of every row under the policy's current weights, and the episodes that ended during them.
 
-        between_steps: is called before every step, and may raise to leave the rollout.
+        between_steps: is called before every step, and may raise to leave the rollout. carry: probability that a row whose
+        episode ends keeps the policy's memory in the next one.
 
         Raises NotFinite where the environment returns a NaN or an infinity; with skip_nonfinite `Rollout.nonfinite` reports it.
         """
@@ -163,9 +170,9 @@ class Collector:
         for step in range(steps):
             between_steps()
             # act
-            obs, first = self.obs, self.first
+            obs, first, begins = self.obs, self.first, self.begins
             if self.noise is not None:
-                self.noise = next_noise(self.noise, first, self.noise_correlation, self.generator)
+                self.noise = next_noise(self.noise, begins, self.noise_correlation, self.generator)
             action, log_prob, value, self.state = self.policy.explore(
                 obs, self.state, first, self.generator, self.noise
             )
@@ -184,24 +191,29 @@ class Collector:
                     raise NotFinite(f"{nonfinite}: the environment returned it; no optimizer step was made with it")
                 # the rollout is discarded, but memory and the next actions need finite numbers
                 self.obs, reward = map_obs(usable, self.obs), finite(reward)
-            # record the step; the next one begins an episode where this one ended it
-            self.first = terminated | truncated
+            # record the step; the next one begins an episode where this one ended it, and resets the memory unless it is kept
+            self.begins = self.first = terminated | truncated
+            if carry:
+                carried = torch.rand(len(reward), generator=self.generator, device=self.env.device) < carry
+                self.first = self.begins & ~carried
             final_value = self._final_value(info, truncated)
-            rows.append((obs, action, log_prob, value, reward.float(), terminated, truncated, first, final_value))
-            ended.append(self._count(reward, info.get("episode_over", self.first), info))
+            rows.append(
+                (obs, action, log_prob, value, reward.float(), terminated, truncated, first, begins, final_value)
+            )
+            ended.append(self._count(reward, info.get("episode_over", self.begins), info))
             reported |= dict.fromkeys(reported_names(info) if self.metrics else ())
         self._require_unchanged(kept)
         # stack the steps to [B, T]; the value after the last step is unused in rows whose episode ended
         after = self.policy.value(self.obs, self.state)
         obs_list, *columns = zip(*rows, strict=True)
-        action, log_prob, value, reward, terminated, truncated, first, final_value = (
+        action, log_prob, value, reward, terminated, truncated, first, begins, final_value = (
             torch.stack(c, dim=1) for c in columns
         )
         next_value = torch.where(truncated, final_value, torch.cat([value[:, 1:], after[:, None]], dim=1))
         obs = map_obs(lambda *x: torch.stack(x, dim=1), *obs_list)
         self.steps += reward.numel()
         rollout = Rollout(
-            obs, action, log_prob, value, next_value, reward, terminated, truncated, first, start, nonfinite
+            obs, action, log_prob, value, next_value, reward, terminated, truncated, first, begins, start, nonfinite
         )
         returns, lengths, success, *more = (torch.cat(column).cpu() for column in zip(*ended, strict=True))
         episodes = Episodes(returns, lengths, success, dict(zip(self.metrics, more, strict=True)))
@@ -244,6 +256,7 @@ class Collector:
             "obs": self.obs,
             "state": state_to_tree(self.state),
             "first": self.first,
+            "begins": self.begins,
             "noise": self.noise,
             "episode_return": self.episode_return,
             "episode_length": self.episode_length,
@@ -260,6 +273,8 @@ class Collector:
         self.obs = map_obs(lambda saved, now: state_from_tree(now, saved), state["obs"], self.obs)
         self.state = state_from_tree(self.state, state["state"])
         self.first = check_tensor("first", state["first"], self.first)
+        # checkpoints from before memory.carry reset the memory at every episode's start
+        self.begins = check_tensor("begins", state.get("begins", state["first"]), self.first)
         if self.noise is not None:
             self.noise = check_tensor("noise", state["noise"], self.noise, -20, 20)  # standard normal
         self.episode_return = check_tensor("episode_return", state["episode_return"], self.episode_return)

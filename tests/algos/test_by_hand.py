@@ -52,6 +52,7 @@ def rollout_of(rows, steps, seed=0):
         terminated=torch.rand(rows, steps, generator=g) < 0.2,
         truncated=torch.rand(rows, steps, generator=g) < 0.2,
         first=first,
+        begins=first,
         state=policy.initial_state(rows),
     )
 
@@ -120,10 +121,10 @@ def test_advantages_and_targets_of_an_update_by_hand(normalize, monkeypatch):
     ppo, received = PPO(policy_of(), options), []
     ppo.updates = 1  # made-up log-probabilities would not pass the check of the ratio
 
-    def recorded(rollout, advantage, target, rows, scale):
+    def recorded(rollout, advantage, target, rows, scale, ramp):
         order = rows.argsort()
         received.append((advantage[order], target[order]))
-        return PPO._loss(ppo, rollout, advantage, target, rows, scale)
+        return PPO._loss(ppo, rollout, advantage, target, rows, scale, ramp)
 
     monkeypatch.setattr(ppo, "_loss", recorded)
     returns, past = [], [0.0, 0.0]

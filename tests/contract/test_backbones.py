@@ -28,6 +28,7 @@ def rmt(**options):
 VARIANTS = {
     "rmt": rmt(),
     "rmt-gate": rmt(heads=1, segment=3, memory_tokens=1, memory_update="gate"),
+    "rmt-hard-gate": rmt(memory_update="hard_gate", write_cost=0.3, replay=True, segment=2),
     "rmt-mrv": rmt(memory_update="mrv", memory_norm=True),
     "rmt-one-step-segments": rmt(heads=1, segment=1, memory_tokens=2, layers=1),
     "rmt-without-memory": rmt(segment=5, memory_tokens=0),

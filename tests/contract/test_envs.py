@@ -16,8 +16,8 @@ import torch
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import GYMNASIUM_IDS
-from rmt_rl.config.commands import MemoryConfig
 from rmt_rl.config.envs import MiniGridMemoryConfig, TMazeConfig
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.checks.runner import Check, NotChecked
@@ -36,6 +36,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "tmaze active": ("tmaze-active", {"length": 4, "min_length": 2}),
     "tmaze RATE": ("tmaze-rate", {"length": 4, "min_length": 2}),
     "tmaze trial": ("tmaze-trial", {"episodes": 2, "length": 4, "min_length": 2}),
+    "tmaze distractors": ("tmaze", {"length": 4, "distractors": True}),
+    "tmaze endless": ("tmaze-endless", {"corridors": 2, "length": 2}),
     "memory-len": ("memory-len", {"length": 5, "bits": 2}),
     "copy": ("copy", {"symbols": 3, "length": 2, "delay": 1}),
     "retrieval": ("associative-retrieval", {"keys": 4, "values": 3, "pairs": 3, "queries": 2}),
@@ -61,7 +63,16 @@ CASES = OURS | FOREIGN
 WITHOUT_ORACLE = ("bandit", "dark-room", "minigrid doorkey", "minigrid doors")
 WITH_ORACLE = [name for name in OURS if name not in WITHOUT_ORACLE]
 # tasks that give a reward without success, too
-PAID_IN_PARTS = ("tmaze trial", "copy", "retrieval", "repeat-first", "repeat-previous", "bandit", "dark-room")
+PAID_IN_PARTS = (
+    "tmaze trial",
+    "tmaze endless",
+    "copy",
+    "retrieval",
+    "repeat-first",
+    "repeat-previous",
+    "bandit",
+    "dark-room",
+)
 # random actions do not succeed: one mistake in some 50 steps is a failure, and two doors in order are rare
 TOO_HARD_FOR_CHANCE = ("repeat-first", "repeat-previous", "minigrid doorkey", "minigrid doors")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -398,7 +409,7 @@ def test_a_registered_minigrid_id_sets_size_and_random() -> None:
         (
             "tmaze",
             {"lenght": 5},
-            "env.lenght: no such option; tmaze has length, min_length, end_at_turn; did you mean length?",
+            "env.lenght: no such option; tmaze has length, min_length, end_at_turn, distractors; did you mean length?",
         ),
         ("tmaze", {"length": 0}, "env.length=0: expected a whole number, at least 1 and at most 10000000"),
         *(

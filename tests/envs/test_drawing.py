@@ -15,7 +15,8 @@ from minigrid.envs import DoorKeyEnv, MemoryEnv
 from pure_python import bits
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.drawing import draw, picture, snapshot, text
 from rmt_rl.envs.minigrid.doors import DoorKey

@@ -7,7 +7,7 @@ from rmt_rl import config
 from rmt_rl.algos.ppo import PPO
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.commands import MemoryConfig
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.envs.wrappers.memory_scope import MemoryScope
 from rmt_rl.policies.actor_critic import ActorCritic

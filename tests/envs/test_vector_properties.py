@@ -12,7 +12,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from rmt_rl.config.commands import MemoryConfig, ReturnConditioning
+from rmt_rl.config.commands import ReturnConditioning
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.registry import env_options, make_env, make_from_config
 from rmt_rl.envs.single import to_numpy

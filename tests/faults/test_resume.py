@@ -33,6 +33,14 @@ MAZE = ["env=tmaze", "env.length=8", "env.min_length=3"]
 RUNS = {
     "rmt": [*MAZE, *PPO, "policy.cache=8", "policy.positions=rotary", "policy.dropout=0.1"],
     "rmt mrv shift": [*MAZE, *PPO, "policy.memory_update=mrv", "policy.token_shift=true", "policy.replay=true"],
+    "rmt carry": [
+        *MAZE,
+        *PPO,
+        "policy.memory_update=hard_gate",
+        "policy.write_cost=0.1",
+        "memory.carry=0.5",
+        "memory.ramp_end=1",
+    ],
     "gtrxl": [*MAZE, *PPO, "policy=gtrxl"],
     "lstm": [*MAZE, *PPO, "policy=lstm"],
     "mlp": [*MAZE, *PPO, "policy=mlp"],

@@ -172,12 +172,43 @@ def test_a_new_memory_gate_keeps_most_of_the_old_memory():
     old, new = (x[None] for x in pairs())
     kept = without_weights(UPDATES["gate"](WIDTH, 1))
     kept.candidate.bias.data.zero_()
-    torch.testing.assert_close(kept(old, new), old * (1 - 1 / (1 + math.e)))
+    torch.testing.assert_close(kept(old, new)[0], old * (1 - 1 / (1 + math.e)))
+
+
+def hard_gate(bias):
+    """A hard gate whose gate is clamp(1.2 sigmoid(bias) - 0.1, 0, 1) for every channel."""
+    made = without_weights(UPDATES["hard_gate"](WIDTH, 1))
+    made.gate.bias.data.fill_(bias)
+    made.candidate.bias.data.fill_(0.5)
+    return made
+
+
+def test_a_closed_hard_gate_keeps_the_memory_to_the_bit_and_an_open_one_replaces_it():
+    old, new = (x[None] for x in pairs())
+    kept, opened = hard_gate(-3.0)(old, new)
+    assert torch.equal(kept, old) and float(opened) == 0
+    replaced, opened = hard_gate(3.0)(old, new)
+    torch.testing.assert_close(replaced, torch.full_like(old, math.tanh(0.5)))
+    assert float(opened) == 1
+    half, opened = hard_gate(0.0)(old, new)
+    torch.testing.assert_close(half, (old + math.tanh(0.5)) / 2)
+    assert float(opened) == 0.5
+
+
+@pytest.mark.parametrize("bias", [-3.0, 0.0, 3.0])
+def test_a_hard_gate_has_the_gradient_of_a_sigmoid_also_where_it_is_closed(bias):
+    old, new = (x[None] for x in pairs())
+    made = hard_gate(bias)
+    made(old, new)[0].sum().backward()
+    share = 1 / (1 + math.exp(-bias))
+    expected = share * (1 - share) * (math.tanh(0.5) - old).sum((0, 1))
+    torch.testing.assert_close(made.gate.bias.grad, expected)
 
 
 def test_a_retention_valve_that_finds_nothing_keeps_the_direction_of_the_old_memory():
     old, new = (x[None] for x in pairs())
-    kept = without_weights(UPDATES["mrv"](WIDTH, 1))(old, new)
+    kept, opened = without_weights(UPDATES["mrv"](WIDTH, 1))(old, new)
+    assert opened is None
     torch.testing.assert_close(kept, old / old.square().mean(-1, keepdim=True).sqrt())
 
 
@@ -194,7 +225,12 @@ def test_a_retention_valve_that_finds_nothing_keeps_the_direction_of_the_old_mem
 def test_gradients_of_a_gate_are_the_slopes_of_its_values_in_every_weight(made):
     gate = double(made())
     x, y = (z[None].clone().requires_grad_() for z in pairs())
-    gradients_are_differences(lambda: gate(x, y).sin().sum(), {"x": x, "y": y, **dict(gate.named_parameters())})
+
+    def value():
+        found = gate(x, y)
+        return sum(part.sin().sum() for part in (found if isinstance(found, tuple) else (found,)) if part is not None)
+
+    gradients_are_differences(value, {"x": x, "y": y, **dict(gate.named_parameters())})
 
 
 # -------------------------------------------------------------------------------------------------------------- starts

@@ -214,7 +214,7 @@ class Reference:
         return (1 - update) * x + update * candidate
 
     def next_memory(self, old, new):
-        if self.o.memory_update == "gate":
+        if self.o.memory_update in ("gate", "hard_gate"):
             new = [self.gated(a, b) for a, b in zip(old, new, strict=True)]
         elif self.o.memory_update == "mrv":
             new = [self.retained(vector, new) for vector in old]
@@ -224,6 +224,9 @@ class Reference:
 
     def gated(self, old, new):
         share = self.sigmoid(self.w["update.gate.weight"] @ torch.cat([old, new]) + self.w["update.gate.bias"])
+        if self.o.memory_update == "hard_gate":
+            reached = torch.clamp(1.2 * share - 0.1, 0, 1).detach()
+            share = reached + share - share.detach()
         candidate = torch.tanh(self.w["update.candidate.weight"] @ new + self.w["update.candidate.bias"])
         return (1 - share) * old + share * candidate
 
@@ -258,6 +261,7 @@ CASES = {
     "three layers": {"layers": 3},
     "four heads": {"heads": 4},
     "gate": {"memory_update": "gate"},
+    "hard gate": {"memory_update": "hard_gate"},
     "mrv": {"memory_update": "mrv"},
     "front": {"memory_place": "front"},
     "front, learned": {"memory_place": "front", "write_from": "learned"},
@@ -338,7 +342,7 @@ def drawn(number):
             layers=draw.choice([1, 2, 3]),
             segment=draw.choice([2, 3, 5]),
             memory_tokens=draw.choice([1, 3]),
-            memory_update=draw.choice(["replace", "gate", "mrv"]),
+            memory_update=draw.choice(["replace", "gate", "hard_gate", "mrv"]),
             memory_place=draw.choice(["both", "front"]),
             memory_norm=draw.random() < 0.3,
             write_from=draw.choice(["memory", "learned"]),

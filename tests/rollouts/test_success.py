@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.config.commands import MemoryConfig
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.gym.adapter import GymAdapter
 from rmt_rl.envs.gym.workers import EnvironmentFault
 from rmt_rl.envs.registry import wrap

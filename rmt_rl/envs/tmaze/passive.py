@@ -19,6 +19,8 @@ from rmt_rl.common.state import check_tensor
 from rmt_rl.envs.base import TorchVectorEnv, if_few, row_seeds, step_info, task_rows
 
 RIGHT, UP, LEFT, DOWN = range(4)
+#: Separates the key of an episode's distractors from other uses of its key.
+_DISTRACTORS = 0x6469737472616374
 
 
 def turn(goal_B: torch.Tensor) -> torch.Tensor:
@@ -36,6 +38,8 @@ class TMaze(TorchVectorEnv):
         last step. The episode terminates at step length + 1: after one lost step the arm can no longer be reached.
     success: the agent is in the correct arm at the last step.
     `min_length`: the length of each episode is uniform over min_length..length.
+    `distractors`: every observation also shows two coins, -1 or +1, and a number in -1..1, which mean nothing. All episodes
+        then differ, and a memory has to hold under input that changes. The source has no such variant.
     `end_at_turn`: the episode terminates when an arm is entered (reward 1 in the correct one) and is truncated after
         2 * (length + 1) steps. The source has no such variant; it is easier to explore and needs the same memory.
 
@@ -59,14 +63,17 @@ class TMaze(TorchVectorEnv):
         length: int = 10,
         min_length: int | None = None,
         end_at_turn: bool = False,
+        distractors: bool = False,
     ) -> None:
         shortest = length if min_length is None else min_length
         if not 1 <= shortest <= length:
             raise ValueError(f"min_length is {shortest} and length is {length}; expected 1 <= min_length <= length")
-        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (5 if distractors else 2,), np.float32)
         super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(4))
+        self.distractors = distractors
         self.shortest, self.longest, self.end_at_turn = shortest, length, end_at_turn
-        self.distinct_episodes = if_few(2 * (length - shortest + 1))  # a cue and a length
+        # a cue and a length, unless distractors make many of them
+        self.distinct_episodes = None if distractors else if_few(2 * (length - shortest + 1))
         self.reward_reveals_cue = end_at_turn  # by the penalty for a step lost on purpose; see above
         span = f"{length}" if shortest == length else f"{shortest} to {length}"
         self.task = f"T-maze: remember one bit for {span} step{'s' if length > 1 else ''}"
@@ -170,4 +177,12 @@ class TMaze(TorchVectorEnv):
     def _observe(self) -> torch.Tensor:
         at_end = self._x == self._length
         cue = torch.where(self._t == 0, self._goal, self._y)
-        return torch.stack([at_end, cue], dim=1).float()
+        shown = torch.stack([at_end, cue], dim=1).float()
+        if not self.distractors:
+            return shown
+        assert self._seed is not None
+        # a stream of its own, so that the cue and the length are those of the same seed without distractors
+        bits = counter_bits(counter_bits(self._seed, self._episode) ^ _DISTRACTORS, self._t)
+        coins = torch.stack([bits & 1, bits >> 1 & 1], dim=1).float() * 2 - 1
+        number = (bits >> 2 & 1023).float() / 511.5 - 1
+        return torch.cat([shown, coins, number[:, None]], dim=1)

@@ -1,0 +1,99 @@
+"""One memory for two skills: to hold a bit for much longer than in training, and to overwrite it, over and over.
+
+Trained on an endless T-maze of 3 corridors (`overwrite`), on T-mazes of 5 to 80 steps (`hold`), and on the same with distractors
+(`hold distractors`); tested with frozen weights on many more corridors and on much longer ones. "rmt overwriting" has the same
+options in all three. Success of the final policy in new episodes; those of `hold` are two distinct ones for each length. A
+finished run is kept in the results file and not repeated.
+
+    python experiments/learning/hold_and_overwrite.py [name=value ...] [--tasks overwrite] [--policies rmt lstm] [--seeds 0 1 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
+
+import rmt_rl
+from rmt_rl.config.cli import parse
+
+MAZE = ["env=tmaze", "env.min_length=5", "env.length=80"]
+#: Task -> (options, tests by name: options and episodes).
+TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
+    "overwrite": (
+        ["env=tmaze-endless", "steps=750000"],
+        {
+            f"{corridors} x {length}": ({"env.corridors": corridors, "env.length": length}, episodes)
+            for corridors, length, episodes in ((10, 5, 64), (10, 10, 64), (100, 10, 32), (30, 30, 32))
+        },
+    ),
+    "hold": (
+        [*MAZE, "steps=1100000"],
+        {f"{length:,}": ({"env.min_length": length, "env.length": length}, 16) for length in (1_000, 10_007)},
+    ),
+    "hold distractors": (
+        [*MAZE, "env.distractors=true", "steps=1100000"],
+        {f"{length:,}": ({"env.min_length": length, "env.length": length}, 64) for length in (1_000, 10_007)},
+    ),
+}
+GATED = ["policy.memory_update=hard_gate", "policy.write_cost=0.1", "policy.write_from=learned", "policy.segment=4"]
+GATED += ["policy.positions=none", "memory.carry=0.8"]
+POLICIES = {
+    "rmt": [],
+    "rmt overwriting": [*GATED, "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
+    "rmt overwriting, no ramp": GATED,
+    "lstm": ["policy=lstm"],
+    "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
+    "gru": ["policy=gru"],
+    "gtrxl": ["policy=gtrxl"],
+}
+
+
+def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The success of a new run's final policy on its own task and on every test, and what it cost."""
+    usual, tests = TASKS[run["task"]]
+    given = [*usual, "algo.rollout=96", *POLICIES[run["policy"]], f"seed={run['seed']}"]
+    result = rmt_rl.train(parse(with_overrides(given, run["options"])), root=folder)
+    assert result.score is not None
+    success = {"own": result.score.success}
+    for name, (given_env, episodes) in tests.items():
+        success[name] = rmt_rl.evaluate(result.policy, episodes=episodes, **given_env).success
+    return {"success": success, "steps": result.summary["steps"], "cpu_s": result.summary["cpu_s"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("options", nargs="*", help="options of rmt_rl.train, such as algo.barrier_coef=0")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--results", type=Path, default=RESULTS / "hold_and_overwrite.jsonl")
+    parser.add_argument("--stored", action="store_true", help="print the finished runs, and start none")
+    arguments = parser.parse_args()
+    runs = [
+        {"task": task, "policy": policy, "seed": seed, "options": arguments.options}
+        for seed in arguments.seeds
+        for task in arguments.tasks
+        for policy in arguments.policies
+    ]
+    for run in [] if arguments.stored else runs:
+        measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
+    stored = read_results(arguments.results)
+    for task in arguments.tasks:
+        names = ["own", *TASKS[task][1]]
+        print(f"\n{task}\n\n| policy | seeds | {' | '.join(names)} | CPU s |\n|---|---|{'---|' * len(names)}---|")
+        for policy in arguments.policies:
+            wanted = [run for run in runs if (run["task"], run["policy"]) == (task, policy)]
+            cell = [row["measured"] for row in stored if any(run.items() <= row.items() for run in wanted)]
+            if cell:
+                by_test = " | ".join(mean_and_interval([m["success"][name] for m in cell]) for name in names)
+                cpu = sum(m["cpu_s"] for m in cell) / len(cell)
+                print(f"| {policy} | {len(cell)} | {by_test} | {cpu:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""How long a policy keeps its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rmt_rl.config.fields import Config, option
+from rmt_rl.config.registry import builtin
+
+
+@builtin("memory", "memory", "")
+@dataclass(frozen=True)
+class MemoryConfig(Config):
+    """How long a policy keeps its memory."""
+
+    scope: str = option(
+        "episode",
+        "memory is reset at the end of every episode, at the end of every trial of `memory.episodes` episodes, or never (run);"
+        " trial and run add the previous reward and an episode-start flag to the observation",
+        choices=("episode", "trial", "run"),
+    )
+    episodes: int = option(4, "episodes per trial; scope run is evaluated in trials of this many", low=1, high=10**6)
+    carry: float = option(
+        0.0,
+        "probability that a row keeps its memory at the end of an episode, in training only: the policy learns to start from any"
+        " memory, and to overwrite it",
+        low=0,
+        high=1,
+    )
+    ramp_start: float = option(
+        0.0, "share of the run after which memory.carry and policy.write_cost begin to rise from 0", low=0, high=1
+    )
+    ramp_end: float = option(0.0, "share of the run after which they have their full value", low=0, high=1)
+
+    def ramp(self, progress: float) -> float:
+        """The factor (0..1) of `carry` and of the cost of writing at `progress` (0..1) of the run."""
+        if progress >= self.ramp_end:
+            return 1.0
+        return max(0.0, (progress - self.ramp_start) / (self.ramp_end - self.ramp_start))
+
+    def problems(self) -> Iterator[str]:
+        if self.ramp_start > self.ramp_end:
+            yield (
+                f"memory.ramp_start={self.ramp_start:g}: expected at most memory.ramp_end={self.ramp_end:g};"
+                " between the two memory.carry and policy.write_cost rise"
+            )
+        if self.carry and self.scope == "run":
+            yield f"memory.carry={self.carry:g}: has no effect with memory.scope=run, which never resets the memory; leave it out"
+        if self.scope == "episode" and self.episodes != MemoryConfig.episodes:
+            yield f"memory.episodes={self.episodes}: has no effect with memory.scope=episode; expected trial or run"
