@@ -142,11 +142,6 @@ def test_only_the_bridge_to_stable_baselines3_imports_it() -> None:
     assert users_of("stable_baselines3") == {"rmt_rl.sb3"}
 
 
-def test_only_tests_and_experiments_import_scipy() -> None:
-    """Its import takes a second."""
-    assert users_of("scipy") == set()
-
-
 def test_nothing_imports_a_bridge_to_another_library() -> None:
     """So `import rmt_rl`, and every command, works without these libraries."""
     for bridge in ("rmt_rl.sb3", "rmt_rl.torchrl"):
