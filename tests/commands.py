@@ -31,7 +31,6 @@ import types
 MODULES = (
     "torch._dynamo",
     "torch.export",
-    "scipy.stats",
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
     "huggingface_hub.repocard",

@@ -1,11 +1,11 @@
 """Mistakes that new users make are one sentence with what to write instead."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 
 import rmt_rl
 from rmt_rl.common.errors import ConfigError
@@ -150,10 +150,10 @@ def test_wandb_without_a_login_is_rejected_before_the_folder_is_made(monkeypatch
         ("speed/bench_envs.py", "minigrid", "minigrid"),
     ],
 )
-def test_an_experiment_names_the_package_that_it_lacks(script, package, install) -> None:
+def test_an_experiment_names_the_package_that_it_lacks(script, package, install, tmp_path) -> None:
     path = str(EXPERIMENTS / script)
     code = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path({path!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run("-c", code, cwd=tmp_path)
     name = f"this script needs the package {package}"
     assert done.returncode == 1 and done.stderr.strip().startswith(name), done.stderr
     assert done.stderr.strip().endswith(f"which is not installed; pip install {install}")

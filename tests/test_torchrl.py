@@ -1,7 +1,6 @@
 """Our environments and policies inside torchrl against our own way of stepping them."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from commands import run
 from gymnasium import spaces
 
 from rmt_rl import config
@@ -368,10 +368,10 @@ def test_the_loss_reaches_every_parameter_the_initial_memory_included():
     assert_close(losses["kl_approx"], torch.zeros(()))  # before the first step the policy is the one that acted
 
 
-def test_the_experiment_trains_and_scores():
+def test_the_experiment_trains_and_scores(tmp_path):
     script = Path(__file__).parent.parent / "experiments" / "learning" / "torchrl_tmaze.py"
     arguments = ["--length", "1", "--steps", "16384", "--episodes", "100"]
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=200)
+    done = run(script, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (success,) = re.findall(r"^success (\d\.\d+) \[", done.stdout, re.MULTILINE)
     assert float(success) >= 0.95  # half of the episodes go right by chance

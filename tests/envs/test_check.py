@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from commands import run
 
 from rmt_rl.envs.check import check, main, maker
 from rmt_rl.envs.checks.runner import run_check
@@ -430,8 +430,7 @@ def test_the_command_prints_what_it_found_and_exits_with_1(tmp_path: Path) -> No
         "    def step(self, action):\n"
         "        return super().step(action.clamp(0, 3))\n"
     )
-    command = [sys.executable, "-m", "rmt_rl.envs.check", "mine:Mine", "length=3"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = run("-m", "rmt_rl.envs.check", "mine:Mine", "length=3", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1] == "mine:Mine: 16 ok, 0 not checked, 1 wrong"
     assert "an action above the range does not raise ValueError" in done.stdout

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from commands import run
 
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
@@ -208,13 +209,7 @@ if __name__ == "__main__":
 def test_processes_exit_when_their_parent_is_killed(fault, tmp_path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "parent.py"), fault],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run(tmp_path / "parent.py", fault, cwd=tmp_path, env={"PYTHONPATH": path})
     assert done.returncode == -signal.SIGKILL, done.stderr
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == ROWS
