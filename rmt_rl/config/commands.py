@@ -105,7 +105,7 @@ class TrainConfig(Config):
     )
     init: str | None = option(
         None,
-        "folder of a trained policy to start from, or zoo:<name>; its policy.* options come with it",
+        "trained policy to start from, a folder or zoo:<name>; its policy.* options come with it",
         form=("the folder of a trained policy", r".+"),
     )
     resume: str | None = option(

@@ -58,7 +58,7 @@ EXAMPLES = {
         "out=first",
     ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
-    ZooConfig: ("", "show=tmaze-rmt", "add=runs/first name=tmaze-first"),
+    ZooConfig: ("show=tmaze-rmt", "add=runs/first name=tmaze-first"),
 }
 
 #: What the options of a comparison mean beside those listed.
@@ -114,7 +114,7 @@ def _groups(command: type) -> dict[str, str]:
 def _overview(command: type) -> str:
     prog = command_line(PROGRAMS[command])
     lines = [f"usage: {prog} [name=value ...]", "", SUMMARIES[command], "", "examples:"]
-    lines += [f"  {prog} {example}".rstrip() for example in EXAMPLES[command]]
+    lines += [f"  {prog} {example}" for example in EXAMPLES[command]]
     lines += ["", "options, with their defaults:"]
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
