@@ -89,7 +89,7 @@ TESTS = {
     "rollouts/minari_writer": "rollouts/test_own_spaces rollouts/test_dataset test_collect",
     "rollouts/statistics": "rollouts/test_window rollouts/test_success rollouts/test_evaluation rollouts/test_collector"
     " test_train",
-    "envs/": "envs/test_seeds envs/test_vector_properties contract/test_envs",
+    "envs/": "envs/test_base envs/test_seeds envs/test_resets envs/test_vector_properties contract/test_envs",
     "envs/actions": "envs/test_gym_actions",
     "envs/masks": "envs/test_gym_masks",
     "envs/text": "envs/test_gym_text",
@@ -105,6 +105,7 @@ TESTS = {
     "envs/gym/adapter": "envs/test_gym_actions envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks"
     " contract/test_envs[cartpole]",
     "envs/gym/info": "envs/test_gym_info policies/test_critic_only",
+    "envs/gym/reports": "envs/test_base envs/test_gym_adapter envs/test_gym_mistakes",
     "envs/gym/vector_rows": "envs/test_vector_envs",
     "envs/gym/workers": "faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
