@@ -220,3 +220,10 @@ def test_no_agent_carries_an_object_at_the_start_of_an_episode() -> None:
 def test_an_impossible_configuration_is_rejected(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_env(name, **options)
+
+
+@pytest.mark.parametrize(("cls", "size"), [(DoorKey, 4), (RedBlueDoors, 2), (RedBlueDoors, 3), (RedBlueDoors, 5)])
+def test_a_world_that_minigrid_cannot_make_raises(cls: Any, size: int) -> None:
+    with pytest.raises(ValueError, match=rf"^size is {size}; it must be "):
+        cls(1, size=size)
+    assert cls(1, size={DoorKey: 5, RedBlueDoors: 4}[cls]).num_envs == 1
