@@ -147,6 +147,12 @@ RETRIEVE = "associative retrieval: remember"
         ("dark-room", {"episodes": 1}, "remember it for 1 inner episode of 20 moves"),
         ("dark-room", {"episodes": 2}, "remember it for 2 inner episodes of 20 moves"),
         ("minigrid-memory", {}, "MiniGrid-Memory S7, view 3: remember a key or a ball along a corridor of 1 cell"),
+        ("minigrid-doorkey", {"size": 5}, "DoorKey 5x5, view 7: fetch a key, open a door, reach the goal"),
+        (
+            "minigrid-redbluedoors",
+            {"size": 6, "view": 3},
+            "RedBlueDoors 6x6, view 3: open the red door, then the blue one",
+        ),
         ("minigrid-memory", {"size": 9, "view": 5}, "S9, view 5: remember a key or a ball along a corridor of 3 cells"),
     ],
 )
