@@ -50,13 +50,13 @@ class UntilConfig(Config):
 
     success: float | None = option(
         None,
-        "stop when an evaluation during training reaches this success rate (needs evaluate_every)",
+        "stop at an evaluation with this success rate; needs evaluate_every",
         above=0,
         high=1,
     )
     mean_return: float | None = option(
         None,
-        "stop when an evaluation during training reaches this mean return (needs evaluate_every)",
+        "stop at an evaluation with this mean return; needs evaluate_every",
         low=-LARGEST_RETURN,
         high=LARGEST_RETURN,
     )
@@ -93,7 +93,7 @@ class TrainConfig(Config):
     seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
     steps: int = option(
         750_000,
-        "environment steps to train for, all rows together; for algo=rate recorded steps to learn from",
+        "environment steps of all rows together; for algo=rate recorded steps to learn from",
         low=1,
         high=10**12,
     )

@@ -16,15 +16,14 @@ class MemoryConfig(Config):
 
     scope: str = option(
         "episode",
-        "memory is reset at the end of every episode, at the end of every trial of `memory.episodes` episodes, or never (run);"
-        " trial and run add the previous reward and an episode-start flag to the observation",
+        "memory is reset after every episode, after every trial of `memory.episodes` episodes, or never (run); trial and"
+        " run add the previous reward and an episode-start flag to the observation",
         choices=("episode", "trial", "run"),
     )
     episodes: int = option(4, "episodes per trial; scope run is evaluated in trials of this many", low=1, high=10**6)
     carry: float = option(
         0.0,
-        "probability that a row keeps its memory at the end of an episode, in training only: the policy learns to start from any"
-        " memory, and to overwrite it",
+        "probability that a row keeps its memory at the end of an episode, in training only",
         low=0,
         high=1,
     )

@@ -100,6 +100,11 @@ def test_a_maze_shows_the_corridor_the_correct_arm_and_the_agent(env: Any, state
     assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
+def test_a_maze_counts_its_cells_in_whole_numbers() -> None:
+    ticks = in_state(TMaze(1, length=1), goal=1, length=1, x=0, y=0, t=0).get_xticks()
+    assert len(ticks) >= 2 and all(tick == int(tick) for tick in ticks)
+
+
 def test_the_text_under_a_maze_says_what_the_agent_observes_and_the_walk_of_a_trial() -> None:
     state = {"goal": 1, "length": 2, "x": 2, "y": -1}
     assert (
@@ -161,18 +166,6 @@ def test_a_picture_of_minigrid_is_its_own_with_the_cells_that_the_agent_sees_lit
         assert not bool(terminated | truncated)
 
 
-def test_an_agent_at_the_wall_sees_no_cell_outside_of_the_world() -> None:
-    ours, theirs = DoorKey(1, size=5, view=11), DoorKeyEnv(size=5, agent_view_size=11)
-    obs, _ = ours.reset(seed=4)
-    theirs.reset(seed=4)
-    for action in (2, 2, 0, 2, 0, 2, 2, 0, 2):
-        np.testing.assert_array_equal(
-            drawn(ours, obs).images[0].get_array(), theirs.get_frame(highlight=True, tile_size=24)
-        )
-        obs, *_ = ours.step(torch.tensor([action]))
-        theirs.step(action)
-
-
 def test_a_missing_minigrid_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     env = MiniGridMemory(1)
     obs, _ = env.reset(seed=0)
@@ -193,7 +186,7 @@ class Shows(TorchVectorEnv):
         return self.frames
 
     def in_words(self, row: int) -> str:
-        return self.words
+        return self.words if row == 0 else "another row"
 
 
 def filled(*shape: int, value: Any = 7, dtype: Any = np.uint8) -> np.ndarray:
@@ -272,10 +265,9 @@ def test_numbers_are_written_in_a_font_that_fits_and_cut_where_they_are_many() -
 
 
 def test_the_words_of_a_task_stand_above_the_numbers() -> None:
-    above, below = drawn(
-        Shows(words="the question; the answer is the third of the symbols"), torch.tensor([0, 1])
-    ).texts
-    assert above.get_text() == "the question; the answer is\nthe third of the symbols"  # at most 28 characters
+    said = "one line of 28 characters: a the question; the answer is a cue"
+    above, below = drawn(Shows(words=said), torch.tensor([0, 1])).texts
+    assert above.get_text().splitlines() == ["one line of 28 characters: a", "the question; the answer is", "a cue"]
     assert (above.get_position(), above.get_va(), above.get_ha()) == ((0.5, 0.6), "bottom", "center")
     assert (below.get_position(), below.get_va(), below.get_ha()) == ((0.5, 0.5), "top", "center")
     assert below.get_text() == "the agent observes\n0"
@@ -326,7 +318,7 @@ def test_a_snapshot_shows_the_state_in_which_it_was_taken_and_leaves_the_present
     assert text(kept, "a title").splitlines() == before
     np.testing.assert_array_equal(picture(kept, "a title", (320, 240)), early)
     assert not np.array_equal(picture(snapshot(env, obs), "a title", (320, 240)), early)
-    assert not np.array_equal(picture(kept, r"\no {$ formula$", (320, 240)), early)
+    assert not np.array_equal(picture(kept, r"$\nothing$", (320, 240)), early)
     assert all(torch.equal(present[name], value) for name, value in env.state_dict().items())
     maze = TMaze(1, length=3)  # has no words
     obs, _ = maze.reset(seed=1)

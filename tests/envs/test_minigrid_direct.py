@@ -14,7 +14,22 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.envs import DoorKeyEnv, RedBlueDoorEnv
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.envs.minigrid.direct import ACTIONS, EMPTY, WALL, MiniGridDirect, cell, empty_room, key
+from rmt_rl.envs.minigrid.direct import (
+    ACTIONS,
+    CLOSED,
+    EMPTY,
+    FORWARD,
+    GOAL,
+    LEFT,
+    OPEN,
+    TOGGLE,
+    WALL,
+    MiniGridDirect,
+    cell,
+    door,
+    empty_room,
+    key,
+)
 from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import tables
 from rmt_rl.envs.registry import make_env
@@ -32,24 +47,13 @@ def assert_same_obs(ours: Any, theirs: Any) -> None:
         np.testing.assert_array_equal(ours[name].numpy(), theirs[name])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ours", "theirs", "size", "view"),
-    [
-        (DoorKey, DoorKeyEnv, 5, 7),
-        (DoorKey, DoorKeyEnv, 6, 3),
-        (DoorKey, DoorKeyEnv, 8, 7),
-        (DoorKey, DoorKeyEnv, 16, 11),
-        (RedBlueDoors, RedBlueDoorEnv, 6, 7),
-        (RedBlueDoors, RedBlueDoorEnv, 8, 5),
-    ],
-)
-def test_same_seed_gives_the_same_episodes_as_minigrid(ours: Any, theirs: Any, size: int, view: int) -> None:
-    rows, steps, rng = 16, STEPS // 16, np.random.default_rng(0)  # the limit on episodes keeps resets frequent
-    env = ours(rows, size=size, view=view, max_steps=150)
+def follow(ours: Any, theirs: Any, size: int, view: int, rows: int, steps: int, max_steps: int) -> int:
+    """Assert that random steps equal those of minigrid, and return the number of episodes that ended."""
+    rng = np.random.default_rng(0)
+    env = ours(rows, size=size, view=view, max_steps=max_steps)
 
     def make() -> gymnasium.Env[Any, Any]:
-        return theirs(size=size, agent_view_size=view, max_steps=150)
+        return theirs(size=size, agent_view_size=view, max_steps=max_steps)
 
     reference: Any = SyncVectorEnv([make] * rows, autoreset_mode=AutoresetMode.SAME_STEP)
     assert_same_obs(env.reset(seed=7)[0], reference.reset(seed=7)[0])
@@ -68,7 +72,66 @@ def test_same_seed_gives_the_same_episodes_as_minigrid(ours: Any, theirs: Any, s
             obs_[name][row] = info_["final_obs"][row][name]
         assert_same_obs(info["final_obs"], obs_)
         ends += int(ended.sum())
-    assert ends > STEPS // 300
+    return ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ours", "theirs", "size", "view"),
+    [
+        (DoorKey, DoorKeyEnv, 5, 7),
+        (DoorKey, DoorKeyEnv, 6, 3),
+        (DoorKey, DoorKeyEnv, 8, 7),
+        (DoorKey, DoorKeyEnv, 16, 11),
+        (RedBlueDoors, RedBlueDoorEnv, 6, 7),
+        (RedBlueDoors, RedBlueDoorEnv, 8, 5),
+    ],
+)
+def test_same_seed_gives_the_same_episodes_as_minigrid(ours: Any, theirs: Any, size: int, view: int) -> None:
+    # the limit on episodes keeps resets frequent
+    assert follow(ours, theirs, size, view, rows=16, steps=STEPS // 16, max_steps=150) > STEPS // 300
+
+
+@pytest.mark.parametrize(("ours", "theirs", "size"), [(DoorKey, DoorKeyEnv, 5), (RedBlueDoors, RedBlueDoorEnv, 4)])
+def test_the_first_episodes_are_those_of_minigrid(ours: Any, theirs: Any, size: int) -> None:
+    assert follow(ours, theirs, size, view=5, rows=4, steps=60, max_steps=20) >= 12
+
+
+def ahead(cls: Any, **cells: Any) -> Any:
+    """Two rows of a task whose agent looks to the right at (2, 1) of a world with these cells, named "x_y"."""
+
+    class Ahead(cls):
+        def _draw(self, generator: np.random.Generator) -> Any:
+            grid = empty_room(self.width, self.height)
+            for place, what in cells.items():
+                x, y = map(int, place[1:].split("_"))
+                grid[x, y] = what
+            return grid, (2, 1), 0
+
+    env = Ahead(2, size=6, max_steps=10)
+    env.reset(seed=0)
+    return env
+
+
+def test_doorkey_ends_with_success_on_the_goal_only() -> None:
+    # row 0 walks onto the goal, row 1 turns beside it
+    *_, info = (back := ahead(DoorKey, c3_1=GOAL).step(torch.tensor([FORWARD, LEFT])))
+    assert back[1].tolist() == [1 - 0.9 * 0.1, 0.0] and back[2].tolist() == [True, False] and not back[3].any()
+    assert info["success"].tolist() == [True, False]
+    *_, info = (back := ahead(DoorKey, c2_2=GOAL).step(torch.tensor([FORWARD, TOGGLE])))
+    assert not back[2].any() and not info["success"].any() and not back[1].any()
+
+
+@pytest.mark.parametrize("red", [OPEN, CLOSED])
+def test_the_blue_door_ends_the_episode_and_the_red_one_before_it_is_the_success(red: int) -> None:
+    doors = {"c3_1": door("blue", CLOSED), "c2_4": door("red", red)}
+    *_, info = (back := ahead(RedBlueDoors, **doors).step(torch.tensor([TOGGLE, FORWARD])))
+    assert back[2].tolist() == [True, False] and info["success"].tolist() == [red == OPEN, False]
+    assert back[1].tolist() == [(1 - 0.9 * 0.1) * (red == OPEN), 0.0]
+    # opening the red one, or closing the blue one, is no end
+    for first in (door("red", CLOSED), door("blue", OPEN)):
+        back = ahead(RedBlueDoors, c3_1=first, c2_4=door("red", OPEN)).step(torch.tensor([TOGGLE, TOGGLE]))
+        assert not back[2].any()
 
 
 @pytest.mark.parametrize(("ours", "theirs", "size"), [(DoorKey, DoorKeyEnv, 5), (RedBlueDoors, RedBlueDoorEnv, 6)])
@@ -157,3 +220,10 @@ def test_no_agent_carries_an_object_at_the_start_of_an_episode() -> None:
 def test_an_impossible_configuration_is_rejected(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_env(name, **options)
+
+
+@pytest.mark.parametrize(("cls", "size"), [(DoorKey, 4), (RedBlueDoors, 2), (RedBlueDoors, 3), (RedBlueDoors, 5)])
+def test_a_world_that_minigrid_cannot_make_raises(cls: Any, size: int) -> None:
+    with pytest.raises(ValueError, match=rf"^size is {size}; it must be "):
+        cls(1, size=size)
+    assert cls(1, size={DoorKey: 5, RedBlueDoors: 4}[cls]).num_envs == 1
