@@ -43,13 +43,15 @@ def add_result(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], dict[str, Any]]) -> None:
-    """Append `run` together with what `measure(empty folder)` returns. A run that the file has already is not repeated."""
-    if any(run.items() <= row.items() for row in read_results(results)):
-        return
+def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure(empty folder)` returns, which is appended to the file with `run`; a run that the file has is not repeated."""
+    for row in read_results(results):
+        if run.items() <= row.items():
+            return dict(row["measured"])
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(Path(folder))
     add_result(results, {**run, "measured": measured})
+    return measured
 
 
 def with_overrides(usual: Sequence[str], given: Sequence[str]) -> list[str]:

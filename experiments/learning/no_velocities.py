@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import gymnasium
 import numpy as np
-from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
+from common import RESULTS, mean_and_interval, measure_once, with_overrides
 
 import rmt_rl
 from rmt_rl.common.gymnasium_ids import without_version
@@ -78,19 +79,13 @@ def main() -> None:
         for policy in arguments.policies
         for seed in arguments.seeds
     ]
-    for run in runs:
-        measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
-    stored = read_results(arguments.results)
+    measured = [measure_once(arguments.results, run, partial(measure, run)) for run in runs]
     print(
         "\n| task | policy | mean of the seeds (95 % interval) | mean return by seed | CPU s |\n|---|---|---|---|---|"
     )
     for task in arguments.tasks:
         for policy in arguments.policies:
-            cell = [
-                next(row for row in stored if run.items() <= row.items())["measured"]
-                for run in runs
-                if (run["task"], run["policy"]) == (task, policy)
-            ]
+            cell = [m for run, m in zip(runs, measured, strict=True) if (run["task"], run["policy"]) == (task, policy)]
             returns = [m["return"] for m in cell]
             mean = mean_and_interval(returns, -math.inf, BEST[task], digits=1)
             by_seed = ", ".join(f"{value:.1f}" for value in returns)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, measure_once, read_results, with_overrides
+from common import RESULTS, measure_once, with_overrides
 
 import rmt_rl
 from rmt_rl.config.cli import parse
@@ -55,13 +56,10 @@ def main() -> None:
         for params in arguments.sizes
         for seed in arguments.seeds
     ]
-    for run in runs:
-        measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
-    stored = read_results(arguments.results)
+    measured = [measure_once(arguments.results, run, partial(measure, run)) for run in runs]
     print(f"\n| length | parameters | seed | final success | lowest after {SOLVED} | first above {SOLVED} | CPU s |")
     print("|---|---|---|---|---|---|---|")
-    for run in runs:
-        m = next(row for row in stored if run.items() <= row.items())["measured"]
+    for run, m in zip(runs, measured, strict=True):
         lowest = "never" if m["lowest_after"] is None else f"{m['lowest_after']:.3f}"
         print(
             f"| {run['length']} | {run['params']:,} | {run['seed']} | {m['final']:.3f} | {lowest} | {m['first_solved']} |"

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import gymnasium
 import numpy as np
-from common import RESULTS, mean_and_interval, measure_once, read_results
+from common import RESULTS, mean_and_interval, measure_once
 
 import rmt_rl
 
@@ -68,9 +69,7 @@ def main() -> None:
             returns = []
             for seed in arguments.seeds:
                 run = {"task": task, "normalized": normalized, "seed": seed, "steps": arguments.steps}
-                measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
-                row = next(row for row in read_results(arguments.results) if run.items() <= row.items())
-                returns.append(row["measured"]["return"])
+                returns.append(measure_once(arguments.results, run, partial(measure, run))["return"])
             by_seed = ", ".join(f"{value:.0f}" for value in returns)
             print(f"| {task} | {normalized} | {mean_and_interval(returns, 0, 500, digits=1)} | {by_seed} |", flush=True)
 
