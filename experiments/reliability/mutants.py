@@ -54,6 +54,15 @@ EQUIVALENT: dict[str, str] = {
     " -> where, kind = _kinds(((x_NE.long() / weight)).sum(1, keepdim=True))": (
         "another hash; rows that share one are told apart by the rows themselves"
     ),
+    "policies/transformer.py: seen = torch.where(query < read, is_read,"
+    " is_left | is_read | (key <= query) | (query >= write_from))"
+    " -> seen = torch.where(query < read, is_read, (is_left & is_read) | (key <= query) | (query >= write_from))": (
+        "keys of the cache are numbered below 0 and read tokens below every other query, so key <= query holds for both"
+    ),
+    "policies/transformer.py: is_left, is_read = key < 0, (key >= 0) & (key < read)"
+    " -> is_left, is_read = key < (1), (key >= 0) & (key < read)": (
+        "key 0 is seen by all queries but the read tokens anyway, and those do not ask for is_left"
+    ),
 }
 
 NETWORK = (
@@ -72,7 +81,7 @@ TESTS = {
     "policies/mlp": "policies/test_other_references contract/test_backbones",
     "policies/linear": "policies/test_linear",
     "policies/heads": "policies/test_by_differences policies/test_heads",
-    "policies/encoders": "policies/test_inputs_by_hand policies/test_encoders",
+    "policies/encoders": "policies/test_inputs_by_hand policies/test_encoders policies/test_own_encoder",
     "policies/moments": "policies/test_moments algos/test_units",
     "policies/pictures": "policies/test_encoders policies/test_inputs_by_hand",
     "policies/words": "policies/test_encoders envs/test_gym_text",
@@ -114,6 +123,8 @@ TESTS = {
     " contract/test_envs[cartpole]",
     "envs/gym/info": "envs/test_gym_info policies/test_critic_only",
     "envs/gym/reports": "envs/test_base envs/test_gym_adapter envs/test_gym_mistakes",
+    "envs/gym/translate": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks envs/test_gym_text"
+    " contract/test_envs[cartpole]",
     "envs/gym/vector_rows": "envs/test_vector_envs",
     "envs/gym/workers": "faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",

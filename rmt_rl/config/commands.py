@@ -110,7 +110,7 @@ class TrainConfig(Config):
     )
     resume: str | None = option(
         None,
-        "folder of a run to continue, with its own configuration; with steps=<more> beyond its end",
+        "folder of a run to continue, with its own configuration; steps=<more>: beyond its end",
         form=("the folder of a run", r".+"),
     )
     checkpoint_steps: int | None = option(

@@ -100,6 +100,24 @@ def test_the_loss_of_ppo_is_the_sum_of_its_terms_step_by_step(normalize, scale):
 
 
 @torch.no_grad()
+def add_auxiliary_losses(policy):
+    """Two losses of the backbone, of 0.75 together in every call."""
+    unroll = policy.backbone.unroll
+    losses = {"one": torch.tensor(1.25), "two": torch.tensor(-0.5)}
+    policy.backbone.unroll_with_losses = lambda x, state, first: (*unroll(x, state, first), losses)
+    return policy
+
+
+@torch.no_grad()
+def test_auxiliary_losses_of_the_backbone_are_added_to_the_loss_of_ppo():
+    policy, rollout, rows = policy_of(), rollout_of(3, 5), torch.tensor([2, 0])
+    given = rollout, torch.ones(2, 5), torch.ones(2, 5), rows, 1.0
+    without, _ = PPO(policy, config.PPOConfig(num_envs=3))._loss(*given)
+    loss, measured = PPO(add_auxiliary_losses(policy), config.PPOConfig(num_envs=3))._loss(*given)
+    assert float(loss - without) == pytest.approx(0.75, abs=1e-5)
+    assert (float(measured["auxiliary/one"]), float(measured["auxiliary/two"])) == (1.25, -0.5)
+
+
 def by_steps(policy, obs, action):
     """For every step of one episode its probabilities as a list and its value, from `step` alone."""
     state, found = policy.initial_state(1), []
@@ -284,6 +302,15 @@ def test_every_step_of_a_part_has_the_same_weight_in_its_gradient(detach):
     assert [part.steps for part in found] == [len(part) for part in parts]
     assert [float(part.objective.detach()) for part in found] == pytest.approx([np.mean(x) for x in parts], rel=1e-5)
     assert [part.loss for part in found] == pytest.approx([sum(x) for x in parts], rel=1e-5)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_auxiliary_losses_of_the_backbone_are_added_to_the_objective_of_every_part(detach):
+    learner, _ = learner_of(batch=4, detach_memory=detach, policy=add_auxiliary_losses(policy_of()))
+    batch = learner.data.batch(torch.tensor([3, 0, 6, 4]), None, False, torch.device("cpu"))
+    parts = list(learner._segments(batch) if detach else learner._episodes(batch))
+    added = [float(part.objective.detach()) - part.loss / part.steps for part in parts]
+    assert len(parts) == (4 if detach else 1) and added == pytest.approx([0.75] * len(parts), abs=1e-5)
 
 
 def test_a_run_is_validated_twenty_times_at_even_distances():

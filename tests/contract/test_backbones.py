@@ -12,6 +12,7 @@ from rmt_rl.common.state import where_rows
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.envs.checks.runner import Broken
 from rmt_rl.policies.base import Backbone
+from rmt_rl.policies.checks import contract
 from rmt_rl.policies.checks.contract import CHECKS, Make, at_once, expect_close, make_case
 from rmt_rl.policies.recurrent import Recurrent
 from rmt_rl.policies.registry import make_backbone
@@ -352,6 +353,20 @@ def test_episodes_may_start_at_a_function_of_a_parameter():
     new = next(number for number in range(100) if make_case(make, number).state.hidden.requires_grad)  # no step before
     for check, number in itertools.product(CHECKS, (0, 1, new)):
         check.run(make, number)
+
+
+def test_unroll_is_compared_in_chunks_of_every_length_from_one_step_to_all(monkeypatch):
+    given = []
+    monkeypatch.setattr(contract, "in_chunks", lambda case, state, chunk: given.append((chunk, case.x.shape[1])))
+    monkeypatch.setattr(contract, "results", lambda case, run: (run(case, case.state), ([], []))[1])
+    monkeypatch.setattr(contract, "by_steps", lambda case, state: None)
+    make = Make(lambda: Recorded(config.GRUConfig(width=2, layers=1)), 2)
+    for number in range(40):
+        contract.unroll_equals_steps(make, number, torch.float32, 1e-5)
+    whole, parts = given[::2], given[1::2]
+    assert len(parts) == 40 and all(chunk == steps for chunk, steps in whole)
+    assert all(1 <= chunk <= steps for chunk, steps in parts)
+    assert {chunk for chunk, steps in parts if chunk < steps} >= set(range(1, 7))
 
 
 def test_the_cases_have_all_sizes_all_kinds_of_resets_and_any_phase():

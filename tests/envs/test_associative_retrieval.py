@@ -124,3 +124,16 @@ def test_keys_values_and_queries_are_uniform():
     pairs = orders.unique(return_inverse=True)[1] * 4 + state["values"] @ torch.tensor([2, 1])
     last = (state["asked"][:, 0] == state["keys"][:, 1]).long()
     assert chisquare(torch.bincount(pairs * 2 + last, minlength=48).numpy()).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("options", "span"),
+    [
+        ({"pairs": 1}, "1 step"),
+        ({"pairs": 1, "delay": 3}, "4 steps"),
+        ({"pairs": 4}, "1 to 4 steps"),
+        ({"pairs": 3, "queries": 2, "delay": 5}, "6 to 9 steps"),
+    ],
+)
+def test_the_task_says_how_long_a_pair_is_remembered(options, span):
+    assert AssociativeRetrieval(1, **options).task.endswith(f" for {span}")

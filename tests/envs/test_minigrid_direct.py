@@ -17,10 +17,12 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.minigrid.direct import (
     ACTIONS,
     CLOSED,
+    COLORS,
     EMPTY,
     FORWARD,
     GOAL,
     LEFT,
+    LOCKED,
     OPEN,
     TOGGLE,
     WALL,
@@ -206,6 +208,24 @@ def test_no_agent_carries_an_object_at_the_start_of_an_episode() -> None:
         carried |= bool(carrying.any())
         assert not carrying[terminated | truncated].any()
     assert carried
+
+
+def test_a_locked_door_opens_with_the_key_of_its_color_only_and_other_doors_without() -> None:
+    hands = [EMPTY, *map(key, COLORS)]
+    cases = list(itertools.product(COLORS, (OPEN, CLOSED, LOCKED), hands))
+    env = DirectMemory(len(cases), 7, 3)
+    env.reset(seed=0)
+    state = env.state_dict()
+    rows = torch.arange(len(cases))
+    ahead = state["position"] + env._ahead[state["direction"]]
+    state["grid"][rows, ahead] = torch.tensor([door(color, was) for color, was, _ in cases], dtype=torch.uint8)
+    state["carrying"] = torch.tensor([hand for *_, hand in cases], dtype=state["carrying"].dtype)
+    env.load_state_dict(state)
+    env.step(torch.full((len(cases),), TOGGLE))
+    after = env.state_dict()["grid"][rows, ahead].tolist()
+    for (color, was, hand), found in zip(cases, after, strict=True):
+        opened = OPEN if hand == key(color) else LOCKED
+        assert found == door(color, {OPEN: CLOSED, CLOSED: OPEN, LOCKED: opened}[was]), (color, was, hand)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from commands import run
 
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.gym import workers
 from rmt_rl.envs.gym.workers import EnvironmentFault
 from rmt_rl.envs.registry import make_env
 from rmt_rl.train import main as train_command
@@ -408,8 +410,6 @@ def test_an_environment_may_start_processes_which_end_with_its_row() -> None:
 
 
 def test_a_longer_deadline_holds_for_the_start_too(monkeypatch) -> None:
-    from rmt_rl.envs.gym import workers
-
     class Stopped(Exception):
         pass
 
@@ -425,3 +425,18 @@ def test_a_longer_deadline_holds_for_the_start_too(monkeypatch) -> None:
         with pytest.raises(Stopped):
             workers.ProcessVectorEnv(Zoo, 1, deadline, "fail")
     assert waited == [workers.START, 600.0]
+
+
+def test_an_answer_within_the_deadline_is_waited_for() -> None:
+    env, row = object.__new__(workers.ProcessVectorEnv), workers._Row(0)
+    row.pipe, theirs = multiprocessing.Pipe()
+    threading.Timer(0.1, theirs.send, [("made", "an answer")]).start()
+    assert env._gather([row], 60.0) == ["an answer"]
+
+
+def test_a_row_whose_process_did_not_start_has_nothing_to_kill() -> None:
+    row = workers._Row(0)
+    row.kill()
+    row.process = multiprocessing.Process()
+    row.kill()
+    assert row.process.pid is None

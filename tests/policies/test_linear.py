@@ -1,5 +1,8 @@
 """The product by way of oneDNN is the same layer as nn.Linear."""
 
+import runpy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -46,3 +49,12 @@ def test_frozen_weights_get_no_gradient():
     x = torch.randn(ROWS, 4, requires_grad=True)
     layer(x).sum().backward()
     assert layer.weight.grad is None and layer.bias.grad is not None and x.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("built", "product", "taken"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_onednn_is_taken_only_where_torch_was_built_with_it_and_has_its_product(built, product, taken, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: built)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**{"_linear_pointwise": None} if product else {}))
+    assert runpy.run_path(linear.__file__)["AVAILABLE"] == taken

@@ -146,6 +146,18 @@ def test_every_space_is_restored_from_json(space):
         assert np.array_equal(again.high, space.high)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=-1),
+        spaces.MultiDiscrete([2, 3], start=[1, 5]),
+        spaces.Tuple([spaces.Discrete(2), spaces.Dict({"a": spaces.Discrete(4, start=2)})]),
+    ],
+)
+def test_a_space_of_the_environment_keeps_its_tuples_and_where_its_whole_numbers_start(space):
+    assert from_json(json.loads(json.dumps(to_json(space, own=True)))) == space
+
+
 def test_the_folder_of_a_run_works_like_its_policy_folder(folder):
     assert policy_folder(folder.parent) == policy_folder(folder) == folder
     assert same(play(load_policy(folder.parent)), play(load_policy(str(folder))))
@@ -281,6 +293,13 @@ def test_saving_keeps_other_files_of_the_folder(folder):
     save_policy(make_policy("lstm"), folder)
     load_policy(folder)
     assert {path.name for path in folder.iterdir()} >= {"notes.txt", "config.json", "model.safetensors", "sha256.json"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_saving_removes_what_a_killed_process_left_unfinished(folder):
+    (folder / ".new-killed").mkdir()
+    (folder / ".new-killed" / "model.safetensors").write_text("half")
+    save_policy(make_policy("mlp"), folder)
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 

@@ -105,6 +105,14 @@ def test_first_is_true_at_the_very_start_and_after_every_end():
     assert torch.equal(first[:, 1:], ended[:, :-1])
 
 
+@every_policy
+def test_the_memory_between_rollouts_holds_no_gradient(policy_name):
+    collector, _ = make_collector(policy_name)
+    assert not any(x.requires_grad for x in tensors(collector.state))
+    collector.collect(2)
+    assert not any(x.requires_grad for x in tensors(collector.state))
+
+
 def test_observations_of_a_dict_space_are_stacked_entry_by_entry():
     task = config.MiniGridMemoryConfig()
     env = make_from_config(task, 2)

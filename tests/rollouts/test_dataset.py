@@ -16,6 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from PIL import EpsImagePlugin
 
 from rmt_rl import config
 from rmt_rl.algos.rate import RATELearner
@@ -374,7 +375,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     with pytest.raises(ConfigError, match="episode 0"):
         read_minari("odd/eps-v0")
-    assert not ran.exists()
+    assert not ran.exists() and not EpsImagePlugin.has_ghostscript()
 
 
 def test_returns_that_are_too_far_apart_for_the_encoder_are_rejected() -> None:

@@ -356,6 +356,11 @@ def test_episodes_that_do_not_end_are_cut_and_counted(endless) -> None:
     )
 
 
+def test_an_episode_that_ends_in_the_last_step_before_the_cut_is_not_cut(endless) -> None:
+    score = evaluate(Never(), rmt_rl.make_env("gym", 4, id=endless), 12, episode_steps=1)
+    assert 0 < score.cut < 12 and score.success == 1 - score.cut / 12
+
+
 def test_an_environment_without_a_time_limit_has_a_step_budget_of_its_own(endless) -> None:
     assert rmt_rl.make_env("gym", 1, id=endless).episode_steps == 5_000
     assert rmt_rl.make_env("gym", 1, id=endless, options={"max_episode_steps": 9}).episode_steps is None
