@@ -99,7 +99,6 @@ def test_the_loss_of_ppo_is_the_sum_of_its_terms_step_by_step(normalize, scale):
     )
 
 
-@torch.no_grad()
 def add_auxiliary_losses(policy):
     """Two losses of the backbone, of 0.75 together in every call."""
     unroll = policy.backbone.unroll
@@ -118,6 +117,7 @@ def test_auxiliary_losses_of_the_backbone_are_added_to_the_loss_of_ppo():
     assert (float(measured["auxiliary/one"]), float(measured["auxiliary/two"])) == (1.25, -0.5)
 
 
+@torch.no_grad()
 def by_steps(policy, obs, action):
     """For every step of one episode its probabilities as a list and its value, from `step` alone."""
     state, found = policy.initial_state(1), []
