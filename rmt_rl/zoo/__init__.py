@@ -22,7 +22,7 @@ def cards() -> dict[str, dict[str, Any]]:
 
 def table() -> str:
     """All policies of the zoo with their scores, one line each."""
-    head = ("name", "task", "policy", "score", "floor", "ceiling", "steps", "KB")
+    head = ("name", "task", "policy", "score", "floor", "ceiling", "steps")
     rows = [
         (
             name,
@@ -32,7 +32,6 @@ def table() -> str:
             _bound(card["floor"]),
             _bound(card["ceiling"]),
             f"{card['training']['steps']:,}",
-            f"{card['bytes'] / 1_000:.0f}",
         )
         for name, card in cards().items()
     ]
@@ -42,7 +41,7 @@ def table() -> str:
 
 
 def _bound(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
