@@ -475,7 +475,10 @@ def test_a_mistake_in_an_evaluation_is_reported(line: str, message: str) -> None
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["env.size=9"], "env=tmaze has no such option, it has length, min_length, end_at_turn; size is an option"),
+        (
+            ["env.size=9"],
+            "env=tmaze has no such option, it has length, min_length, end_at_turn, distractors; size is an option",
+        ),
         (["env.length=3"], "env.min_length=5: expected at most env.length=3"),
         (["env.length"], "expected name=value"),
         (["seed=3"], "seed=3: no such option"),

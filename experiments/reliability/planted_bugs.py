@@ -84,8 +84,8 @@ BUGS = [
     Bug(
         "truncation does not end a memory",
         "rollouts/collector.py",
-        "            self.first = terminated | truncated\n",
-        "            self.first = terminated\n",
+        "            self.begins = self.first = terminated | truncated\n",
+        "            self.begins = self.first = terminated\n",
         "tests/rollouts/test_collector.py",
     ),
     Bug(

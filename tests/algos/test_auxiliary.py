@@ -98,10 +98,10 @@ def logged_by_rate(losses, **options):
     policy = ActorCritic(make_spec(env, run.env, config.RMTConfig(width=8, heads=1, segment=3, memory_tokens=1)))
     learner = RATELearner(run, env, policy, data)
     losses = iter(losses)
-    unroll = policy.backbone.unroll
+    unroll = policy.backbone.unroll_with_losses
 
     def unroll_with_losses(x, state, first):
-        return *unroll(x, state, first), {"extra": policy.head.linear.bias.sum() * 0 + next(losses)}
+        return *unroll(x, state, first)[:2], {"extra": policy.head.linear.bias.sum() * 0 + next(losses)}
 
     policy.backbone.unroll_with_losses = unroll_with_losses
     row = learner.update(data.batch(torch.arange(4), None, False, torch.device("cpu")), 0.5)

@@ -128,7 +128,10 @@ def test_gymnasiums_own_checker_finds_nothing(id: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lenght": 3}, "env.lenght: no such option; tmaze has length, min_length, end_at_turn; did you mean length?"),
+        (
+            {"lenght": 3},
+            "env.lenght: no such option; tmaze has length, min_length, end_at_turn, distractors; did you mean length?",
+        ),
         ({"length": 0}, "env.length=0: expected a whole number, at least 1 and at most 10000000"),
         ({"num_envs": 3}, "env.num_envs: no such option"),
         ({"length": 3, "min_length": 4}, "env.min_length=4: expected at most env.length=3"),

@@ -54,6 +54,8 @@ IMPORTED_BY_VALUE = {
     # arguments of the command line
     "envs/check.py": ["importlib.import_module(module)", "gymnasium.make"],
     "policies/check.py": ["importlib.import_module(module)"],
+    # env=module:name as typed, or after `check_trusted`
+    "comparison/request.py": ["importlib.import_module(module)"],
     # ids and modules after `check_trusted`
     "envs/gym/adapter.py": [
         "importlib.import_module(id.split(':')[0])",
