@@ -54,7 +54,7 @@ def same_actions(policy, task, batch, call, steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [(name, 1_000 if name == "rmt" else 200) for name in POLICIES])
+@pytest.mark.parametrize(("name", "steps"), [(name, 400 if name == "rmt" else 100) for name in POLICIES])
 def test_the_reloaded_program_acts_as_the_policy_for_many_steps_with_resets(name, steps, tmp_path):
     policy = make_policy(POLICIES[name])
     export(policy, tmp_path / "out", 2, onnx=False)

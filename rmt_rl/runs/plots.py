@@ -39,7 +39,10 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
         return None
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1 + 3 * len(quantities)), layout="constrained")
+    # fixed margins in inches: a layout that is computed takes as long as all else
+    tall = 1 + 3 * len(quantities)
+    figure = Figure(figsize=(7, tall))
+    figure.subplots_adjust(left=0.1, right=0.98, bottom=0.55 / tall, top=1 - 0.4 / tall, hspace=0.08)
     panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0]
     for axes, quantity in zip(panels, quantities, strict=True):
         _draw(axes, rows, quantity)

@@ -280,7 +280,7 @@ def wait_for(condition, seconds=120.0):
 @pytest.mark.slow
 def test_a_comparison_that_was_killed_and_continued_has_the_same_rows(tmp_path):
     """A worker is killed, then the parent, at random moments; then it is continued, interrupted by nobody."""
-    given = ["env=tmaze", "policy=mlp,gru", "seeds=2", *SMALL, "checkpoint_steps=500", "test.env.length=5"]
+    given = ["env=tmaze", "policy=mlp,gru", "seeds=1", *SMALL, "checkpoint_steps=500", "test.env.length=5"]
     matrix = parse_compare(given)[1]
     for cell in expand(matrix):
         (tmp_path / "undisturbed").mkdir(exist_ok=True)
@@ -302,5 +302,5 @@ def test_a_comparison_that_was_killed_and_continued_has_the_same_rows(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert without_cost(tmp_path / "x") == without_cost(tmp_path / "undisturbed")
-    assert len(read_cells(tmp_path / "x")) == 4
+    assert len(read_cells(tmp_path / "x")) == 2
     assert json.loads((tmp_path / "x/cells.jsonl").read_text().splitlines()[0])["cost"]["cpu_s"] > 0

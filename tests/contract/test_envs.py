@@ -123,7 +123,7 @@ def play(env: Any, steps: int = STEPS, **reset: Any) -> list[Any]:
 
 
 #: Tasks whose `hidden` changes within an episode, as their classes say.
-CHANGING = ("repeat-previous",)
+CHANGING = ("repeat-previous", "tmaze endless")
 WITHOUT_HIDDEN = ("minigrid doorkey", "minigrid doors", *FOREIGN)
 
 

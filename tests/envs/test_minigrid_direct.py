@@ -41,7 +41,7 @@ GREEN_KEY, GREEN_BALL = key("green"), cell(6, "green")
 CHANCES = (0.12, 0.12, 0.4, 0.12, 0.04, 0.18, 0.02)
 
 #: Steps of every comparison with minigrid, all rows together.
-STEPS = 20_800 if "RMT_RL_FAULTS" in os.environ else 6_400
+STEPS = 20_800 if "RMT_RL_FAULTS" in os.environ else 3_200
 
 
 def assert_same_obs(ours: Any, theirs: Any) -> None:

@@ -15,7 +15,7 @@ from rmt_rl.config.fields import options, show
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
 
-CASES = 1_000 if "RMT_RL_FAULTS" in os.environ else 8
+CASES = 1_000 if "RMT_RL_FAULTS" in os.environ else 6
 #: Integers small enough for a run of a second; some are not allowed, and some do not fit together.
 SMALL = (0, 1, 2, 3, 4, 5, 7, 8, 12, 16)
 FRACTIONS = (0.0, 1e-4, 0.01, 0.1, 0.5, 0.9, 1.0, 2.0)

@@ -268,11 +268,11 @@ def test_a_link_in_an_untrusted_run_is_not_followed(stopped, name, tmp_path) -> 
 def test_metrics_that_cannot_be_written_end_the_run_with_one_line(tmp_path, monkeypatch) -> None:
     write, rows = Metrics.write, itertools.count()
 
-    def full(self, steps, row):
+    def full(self, steps, row, *more):
         if next(rows) == 5:
             self._file.close()
             self._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115  Metrics closes it
-        write(self, steps, row)
+        write(self, steps, row, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Metrics, "write", full)

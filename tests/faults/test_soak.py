@@ -15,7 +15,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.setup import setup_run
 
 FULL = "RMT_RL_FAULTS" in os.environ
-UPDATES = 3_000 if FULL else 150
+UPDATES = 3_000 if FULL else 100
 #: Allowed growth in bytes per environment step: 1 MB per 100,000 steps. A short run still grows (half a megabyte in the first
 #: 1,000 updates, none after that). The leak of the second test is 104.
 ALLOWED = 10.0 if FULL else 40.0
