@@ -41,10 +41,10 @@ from torch.utils.checkpoint import checkpoint
 
 from rmt_rl.common.allocator import give_back_freed_memory
 from rmt_rl.common.state import map_state, select_rows, where_rows
-from rmt_rl.config.policies import RMTConfig, TransformerConfig
+from rmt_rl.config.policies import TransformerConfig
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
 from rmt_rl.policies.memory_update import UPDATES
-from rmt_rl.policies.rmt_state import Attention, Columns, Pass, RMTState, gather_states
+from rmt_rl.policies.rmt_state import Attention, Columns, Pass, RMTState, describe, gather_states
 from rmt_rl.policies.rows import Rows
 from rmt_rl.policies.segments import Group, split_at_boundaries
 from rmt_rl.policies.transformer import Block, Layout, rotary_table, rotate
@@ -119,7 +119,7 @@ class RMT(Backbone[RMTState]):
         for block in blocks:
             for linear in (block.output, block.down):
                 nn.init.normal_(linear.weight, std=0.1 / config.layers**0.5)  # each block starts near the identity
-        self.description = _describe(config)
+        self.description = describe(config)
 
     def initial_state(self, batch: int) -> RMTState:
         C, M, S, D, L = self.cache_steps, self.memory_tokens, self.segment, self.width, len(self.blocks)
@@ -294,11 +294,8 @@ class RMT(Backbone[RMTState]):
     # --------------------------------------------------------------------------------------- from segment to segment
 
     def _next_segment(self, state: RMTState, written_BMD: torch.Tensor) -> tuple[RMTState, torch.Tensor | None]:
-        """Memory, age and XL cache [B, L, C, 2D] at the start of the next segment; all else begins empty. And how far the
-        gate of the memory was open, [B], or None where it has none.
-
-        state: after the last step of a segment; written: outputs of its write tokens.
-        """
+        """Memory, age and XL cache [B, L, C, 2D] at the start of the next segment, all else empty; and how far the gate of the
+        memory was open [B], None without one. state: after a segment's last step; written: outputs of its write tokens."""
         segments, memory, opened = state.age // self.segment, state.memory, None
         xl_cache = state.cache[:, :, :0]
         if self.memory_tokens:
@@ -451,13 +448,3 @@ class RMT(Backbone[RMTState]):
         if ended is not None and (rows := Rows(ended.age % self.segment == 0)):
             ended = self._enter(ended, map_state(rows.take, select_rows(after, ends)), rows)
         return after, ended, opened
-
-
-def _describe(config: RMTConfig) -> str:
-    parts = []
-    if config.memory_tokens:
-        written = f"written every {config.segment} steps ({config.memory_update})"
-        parts.append(f"{config.memory_tokens} memory tokens x {config.width}, {written}")
-    if config.cache:
-        parts.append(f"keys and values of the {config.cache} steps before the segment")
-    return ", ".join(parts) or f"none beyond the segment of {config.segment} steps"

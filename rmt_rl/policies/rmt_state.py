@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from rmt_rl.common.state import map_state, select_rows
+from rmt_rl.config.policies import RMTConfig
 from rmt_rl.policies.segments import Kind
 from rmt_rl.policies.transformer import Layout
 
@@ -177,3 +178,14 @@ def gather_states(written: list[tuple[int, RMTState]], sources: tuple[int, int],
     index = index - parts[0][0]
     states = [state for _, state in parts]
     return map_state(lambda *v: (torch.cat(v) if len(v) > 1 else v[0]).index_select(0, index), *states)
+
+
+def describe(config: RMTConfig) -> str:
+    """What an RMT remembers, in one line."""
+    parts = []
+    if config.memory_tokens:
+        written = f"written every {config.segment} steps ({config.memory_update})"
+        parts.append(f"{config.memory_tokens} memory tokens x {config.width}, {written}")
+    if config.cache:
+        parts.append(f"keys and values of the {config.cache} steps before the segment")
+    return ", ".join(parts) or f"none beyond the segment of {config.segment} steps"
