@@ -185,14 +185,12 @@ def hard_gate(bias):
 
 def test_a_closed_hard_gate_keeps_the_memory_to_the_bit_and_an_open_one_replaces_it():
     old, new = (x[None] for x in pairs())
-    kept, opened = hard_gate(-3.0)(old, new)
-    assert torch.equal(kept, old) and float(opened) == 0
-    replaced, opened = hard_gate(3.0)(old, new)
+    with torch.no_grad():
+        (kept, closed), (replaced, opened), (mixed, half) = (hard_gate(bias)(old, new) for bias in (-3.0, 3.0, 0.0))
+    assert torch.equal(kept, old)
     torch.testing.assert_close(replaced, torch.full_like(old, math.tanh(0.5)))
-    assert float(opened) == 1
-    half, opened = hard_gate(0.0)(old, new)
-    torch.testing.assert_close(half, (old + math.tanh(0.5)) / 2)
-    assert float(opened) == 0.5
+    torch.testing.assert_close(mixed, (old + math.tanh(0.5)) / 2)
+    assert (float(closed), float(opened), float(half)) == (0, 1, 0.5)
 
 
 @pytest.mark.parametrize("bias", [-3.0, 0.0, 3.0])
