@@ -36,7 +36,8 @@ contract: $(STAMP)
 	$(BIN)/python experiments/reliability/contract.py $(ARGS)
 
 test-faults: $(STAMP)
-	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults tests/envs/test_minigrid_memory.py tests/envs/test_minigrid_direct.py $(ARGS)
+	RMT_RL_FAULTS=50 $(BIN)/python -m pytest tests/faults tests/envs/test_minigrid_memory.py tests/envs/test_minigrid_direct.py \
+		tests/envs/test_minigrid_floors.py $(ARGS)
 
 check: lint
 	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow and not thorough" -n 2 --dist worksteal
