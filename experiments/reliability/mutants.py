@@ -1,13 +1,13 @@
 """Bugs planted by rule, one at a time, and whether the tests of the changed module detect them.
 
     python experiments/reliability/mutants.py [--count 96] [--seed 0] [--list] [--again] [--slow] [--passing] [--only policies]
-        [--workers 1] [--deselect <file>]
+        [--workers 1]
 
 Every place of rmt_rl/policies, algos, rollouts and envs at which a rule of `RULES` applies is a mutant. The rules are drawn in
 turn and a place of each at random, so rare rules count as much as frequent ones; a larger --count adds mutants and changes none.
 A mutant is killed if a fast test of its module's files (`TESTS`) fails, timed out if they take four times as long as without it.
 With --passing the tests are known to pass without a mutant and do not run without one first; the time limit is 15 minutes.
---workers runs so many mutants at a time. --deselect names a file with one test per line that fails without a mutant.
+--workers runs so many mutants at a time.
 
 Finished mutants are kept in experiments/results/mutants.jsonl as they end and are not repeated; --again repeats the survivors,
 for instance after tests were added, and --slow runs the tests marked as slow, too. The table at the end, also after an
@@ -404,9 +404,8 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
 class Bench:
     """A copy of the repository in which one file at a time is changed, and the time that each set of tests takes in it."""
 
-    def __init__(self, copy: Path, slow: bool, passing: bool, deselected: list[str]) -> None:
+    def __init__(self, copy: Path, slow: bool, passing: bool) -> None:
         self.copy, self.passing, self.seconds, self.marked = copy, passing, {}, [] if slow else ["-m", "not slow"]
-        self.marked += [f"--deselect={test}" for test in deselected]
         copy.mkdir()
         for part in ("rmt_rl", "tests", "experiments", "docs", "README.md", "CHANGELOG.md", "pyproject.toml"):
             if (ROOT / part).is_dir():
@@ -494,11 +493,9 @@ def main() -> None:
     parser.add_argument("--passing", action="store_true", help="the tests are known to pass without a mutant")
     parser.add_argument("--only", default="", help="only mutants of files whose path starts with this")
     parser.add_argument("--workers", type=int, default=1, help="mutants that run at a time")
-    parser.add_argument("--deselect", type=Path, help="file with the tests that fail without a mutant, one per line")
     arguments = parser.parse_args()
     mutants = [m for m in drawn(arguments.count, arguments.seed) if m.file.startswith(arguments.only)]
     finished = {row["key"]: row for row in read_results(STORED)}  # the newest of a mutant counts
-    deselected = arguments.deselect.read_text().split("\n") if arguments.deselect else []
     todo = [] if arguments.list else [m for m in mutants if is_due(m, finished, arguments.again)]
     signal.signal(signal.SIGTERM, stop)
     try:
@@ -506,7 +503,7 @@ def main() -> None:
             benches: SimpleQueue[Bench] = SimpleQueue()
             for worker in range(arguments.workers):
                 copy = Path(folder).resolve() / str(worker)
-                benches.put(Bench(copy, arguments.slow, arguments.passing, list(filter(None, deselected))))
+                benches.put(Bench(copy, arguments.slow, arguments.passing))
             try:
                 for row in pool.map(lambda mutant: judge(mutant, benches), todo):
                     finished[row["key"]] = row

@@ -128,3 +128,11 @@ def sha256_file(path: Path) -> str:
         while part := file.read(2**20):
             found.update(part)
     return found.hexdigest()
+
+
+def write_and_sync(file: int, data: bytes) -> None:
+    """Write all bytes to an open file descriptor, and force them to the disk."""
+    remaining = memoryview(data)
+    while remaining:  # one call may write only a part
+        remaining = remaining[os.write(file, remaining) :]
+    os.fsync(file)

@@ -16,7 +16,7 @@ import filelock
 import yaml
 
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.common.files import make_folder, open_file, read_bytes, reason, write_file
+from rmt_rl.common.files import make_folder, open_file, read_bytes, reason, write_and_sync, write_file
 from rmt_rl.comparison.cells import Matrix
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import read_yaml
@@ -125,10 +125,7 @@ def append_cell(folder: Path, row: Mapping[str, Any]) -> None:
                     )
                 os.ftruncate(file, length)  # an unfinished line of a killed process
                 os.lseek(file, length, os.SEEK_SET)
-                remaining = memoryview(data)
-                while remaining:
-                    remaining = remaining[os.write(file, remaining) :]
-                os.fsync(file)
+                write_and_sync(file, data)
             finally:
                 os.close(file)
     except filelock.Timeout as error:

@@ -9,6 +9,7 @@ from typing import Any
 from rmt_rl.config.bases import CHOICE, NO_SPACES
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
+from rmt_rl.config.policies import MLPConfig
 from rmt_rl.config.registry import builtin, names
 
 
@@ -143,6 +144,7 @@ class TrainConfig(Config):
         if self.data is not None and not self.algo.offline:
             yield f"data={show(self.data)}: has no effect with algo={self.algo.name}; expected algo=rate"
         yield from self.algo.problems_with(self)
+        yield from self._problems_of_ramp()
         yield from metrics_problems(self.metrics)
         if isinstance(self.env, NoEnvConfig):
             yield from self._problems_without_env()
@@ -151,6 +153,16 @@ class TrainConfig(Config):
         for name in ("success", "mean_return"):
             if getattr(self.until, name) is not None and self.evaluate_every is None:
                 yield f"until.{name}={getattr(self.until, name)}: needs evaluations during training; give evaluate_every=<steps>"
+
+    def _problems_of_ramp(self) -> Iterator[str]:
+        if self.memory.carry and isinstance(self.policy, MLPConfig) and not self.policy.previous_action:
+            yield f"memory.carry={self.memory.carry:g}: has no effect with policy=mlp, which has no memory; leave it out"
+        rises = self.memory.carry or (getattr(self.policy, "write_cost", 0) and not self.algo.offline)
+        if self.memory.ramp_end and not rises:
+            yield (
+                f"memory.ramp_end={self.memory.ramp_end:g}: has no effect, because nothing rises; expected memory.carry, or"
+                " policy.write_cost with an algorithm that acts in an environment"
+            )
 
     def _problems_without_env(self) -> Iterator[str]:
         if not self.algo.offline:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import fsync, machine_memory, read_bytes, reason, remove, sha256
+from rmt_rl.common.files import fsync, machine_memory, read_bytes, reason, remove, sha256, write_and_sync
 
 #: Version of the format; increases when older files cannot be read any more.
 FORMAT = 1
@@ -230,9 +230,6 @@ def _write(path: Path, data: bytes) -> None:
     """Write a new file and force it to the disk."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        remaining = memoryview(data)
-        while remaining:
-            remaining = remaining[os.write(file, remaining) :]
-        os.fsync(file)
+        write_and_sync(file, data)
     finally:
         os.close(file)

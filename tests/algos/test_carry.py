@@ -113,6 +113,8 @@ def test_every_option_of_carrying_changes_a_run(option, value):
             {"memory.carry": 0.5, "algo": "rate", "data": "some/where-v0"},
             "memory.carry=0.5: algo=rate learns from single",
         ),
+        ({"memory.carry": 0.5, "policy": "mlp"}, "memory.carry=0.5: has no effect with policy=mlp"),
+        ({"memory.ramp_end": 0.5}, "memory.ramp_end=0.5: has no effect, because nothing rises"),
         ({"policy.write_cost": 0.1}, "policy.write_cost=0.1: has no effect with policy.memory_update=replace"),
         ({"policy.write_cost": 0.1, "policy.memory_tokens": 0}, "policy.write_cost=0.1: has no effect without memory"),
     ],
