@@ -161,11 +161,21 @@ def test_a_fault_names_row_step_seed_action_and_cause_within_the_deadline(fault)
     assert not row_processes()
 
 
+def play_and_close(env, steps):
+    record = play(env, steps)
+    env.close()
+    return record
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return play_and_close(zoo("none"), 14)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_restarted_row_is_truncated_and_the_other_rows_are_not_affected(fault) -> None:
-    env, undisturbed = zoo(fault, "restart"), zoo("none")
-    found, expected = play(env, 14), play(undisturbed, 14)
+def test_a_restarted_row_is_truncated_and_the_other_rows_are_not_affected(fault, undisturbed) -> None:
+    found, expected = play_and_close(zoo(fault, "restart"), 14), undisturbed
     others = [row for row in range(ROWS) if row != BAD_ROW]
     for ours_, theirs in zip(found, expected, strict=True):
         assert all(torch.equal(a[others], b[others]) for a, b in zip(ours_, theirs, strict=True))
@@ -175,11 +185,13 @@ def test_a_restarted_row_is_truncated_and_the_other_rows_are_not_affected(fault)
     assert not torch.equal(obs, final)
     # the new episode has nine steps
     assert [bool(step[2][BAD_ROW]) for step in found[1:]] == [False] * (BAD_STEP + 8) + [True]
-    again = zoo(fault, "restart")
-    assert all(torch.equal(a[BAD_ROW], b[BAD_ROW]) for a, b in zip(found[-1], play(again, 14)[-1], strict=True))
-    for each in (env, undisturbed, again):
-        each.close()
     assert not row_processes()
+
+
+@pytest.mark.slow
+def test_the_episodes_of_a_restarted_row_are_repeated_with_the_same_seed() -> None:
+    one, other = (play_and_close(zoo("killed", "restart"), 14) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one[-1], other[-1], strict=True))
 
 
 @pytest.mark.slow

@@ -85,9 +85,21 @@ def _equal(x: torch.Tensor, y: torch.Tensor) -> bool:
     return torch.equal(x, y) or (x.is_floating_point() and bool(torch.isclose(x, y, 0, 0, equal_nan=True).all()))
 
 
+def playing(env: TorchVectorEnv, steps: int = STEPS, **reset: Any) -> Iterator[Any]:
+    """The results of a reset and some steps, one after the other."""
+    yield env.reset(**reset)
+    for action in actions(env, steps):
+        yield env.step(action)
+
+
 def play(env: TorchVectorEnv, steps: int = STEPS, **reset: Any) -> list[Any]:
     """The results of a reset and some steps."""
-    return [env.reset(**reset), *(env.step(action) for action in actions(env, steps))]
+    return list(playing(env, steps, **reset))
+
+
+def same_episodes(one: Iterator[Any], other: Iterator[Any]) -> bool:
+    """Whether two environments that are being played give the same results; plays up to the first difference only."""
+    return all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
 def expect(holds: bool, found: str) -> None:

@@ -25,8 +25,10 @@ from rmt_rl.envs.checks.runner import (
     expect,
     parts,
     play,
+    playing,
     row_of,
     same,
+    same_episodes,
     short,
     tensors,
 )
@@ -107,12 +109,15 @@ def same_seed_same_episodes(make: Make) -> None:
 
 def another_seed_other_episodes(make: Make) -> None:
     rows = _enough_rows(make)
-    env = make(rows)
-    if same(play(env, 300, seed=3), play(make(rows), 300, seed=300)):
+    env, other = make(rows), make(rows)
+    if same_episodes(playing(env, 300, seed=3), playing(other, 300, seed=300)):
         found = "seeds 3 and 300 give the same 300 steps: the seed is not used, or the task is not random"
         # a gymnasium task may be deterministic; a deterministic memory task would need no memory
         raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
-    if same(play(env, 300), play(env, 300)):
+    env.reset(seed=3)
+    other.reset(seed=3)
+    other.reset()
+    if same_episodes(playing(env, 300), playing(other, 300)):
         found = "two resets without a seed give the same 300 steps; expected the next episodes of each row"
         raise NotChecked(found) if isinstance(env, GymAdapter) else Broken(found)
 
@@ -155,9 +160,9 @@ def rows_are_independent(make: Make) -> None:
             raise Broken(f"row 1 of seed 5 differs at step {t} from a single row of seed 6 with the same actions")
     rows = _enough_rows(make)
     if not isinstance(env := make(rows), GymAdapter):  # its rows may be deterministic
-        other = play(env, 300, seed=[5, *range(300, 299 + rows)])
+        other_seeds = playing(env, 300, seed=[5, *range(300, 299 + rows)])
         found = "reset(seed=[5, 300, ...]) and reset(seed=[5, 6, ...]) give the same episodes"
-        expect(not same(other, play(make(rows), 300, seed=5)), found)
+        expect(not same_episodes(other_seeds, playing(make(rows), 300, seed=5)), found)
 
 
 def autoreset_in_the_same_step(make: Make) -> None:
