@@ -178,6 +178,7 @@ def test_options_without_effect_are_rejected(options: list[str], message: str) -
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_init_with_a_policy_of_another_task_or_conditioning_is_rejected(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="its observation space differs from the one that the policy was trained on"):
         train(parse(["env=tmaze", f"init={trained}", "steps=1"]), root=tmp_path)

@@ -27,6 +27,7 @@ def new_python(*arguments, cwd, env):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["-m", "shows", "a=1"], ["-c", SHOW, "a=1"], ["shows.py", "a=1"]])
 def test_a_command_has_its_own_arguments_folder_and_environment(folder, arguments):
     one, other = (start(*arguments, cwd=folder, env={"SEEN": "here"}) for start in (run, new_python))

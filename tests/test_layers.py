@@ -144,6 +144,7 @@ def test_only_the_bridge_to_stable_baselines3_imports_it() -> None:
     assert users_of("stable_baselines3") == {"rmt_rl.sb3"}
 
 
+@pytest.mark.slow
 def test_nothing_imports_a_bridge_to_another_library() -> None:
     """So `import rmt_rl`, and every command, works without these libraries."""
     for bridge in ("rmt_rl.sb3", "rmt_rl.torchrl"):

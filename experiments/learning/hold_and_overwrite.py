@@ -44,7 +44,8 @@ GATED = ["policy.memory_update=hard_gate", "policy.write_cost=0.1", "policy.writ
 GATED += ["policy.positions=none", "memory.carry=0.8"]
 POLICIES = {
     "rmt": [],
-    "rmt overwriting": [*GATED, "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
+    "rmt overwriting": [*GATED, "memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"],
+    "rmt overwriting, ramp by steps": [*GATED, "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
     "rmt overwriting, no ramp": GATED,
     "lstm": ["policy=lstm"],
     "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],

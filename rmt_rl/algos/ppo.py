@@ -44,12 +44,10 @@ class PPO:
         rollout, episodes = collector.collect(32)
         metrics = ppo.update(rollout, progress=0.0)
 
-    seed: for the order of the minibatches and for dropout. ramp: the factor of the backbone's `ramped_losses` at a share of
-    the run; 1 by default.
+    seed: for the order of the minibatches and for dropout.
     """
 
     check_stop: Callable[[], None] = staticmethod(lambda: None)  # see `Learner`
-    ramp: Callable[[float], float] = staticmethod(lambda progress: 1.0)
 
     def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
         if not (isinstance(policy, ActorCritic) and isinstance(options, PPOConfig)):
@@ -68,6 +66,10 @@ class PPO:
         self.optimizer = torch.optim.AdamW(
             policy.parameters(), lr=options.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
         )
+
+    def risen(self, progress: float) -> float:
+        """The factor (0..1) of the backbone's `ramped_losses` at `progress` (0..1) of the run."""
+        return 1.0
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float | None]:
         """All epochs over one rollout, at `progress` (0..1) of the run; returns means over the minibatches.
@@ -96,7 +98,7 @@ class PPO:
             o.gamma,
             o.gae_lambda,
         )
-        target = advantage + rollout.value
+        target, risen = advantage + rollout.value, self.risen(progress)
         if self.updates == 0:
             self._check_ratio(rollout)
         # epochs of minibatches of whole rows: a row cut in time would lose its memory
@@ -107,9 +109,7 @@ class PPO:
             for rows in order.chunk(o.minibatch_count()):
                 self.check_stop()
                 with rng.as_global(self.dropout):
-                    loss, measured = self._loss(
-                        rollout, advantage[rows], target[rows], rows, scale, self.ramp(progress)
-                    )
+                    loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale, risen)
                     extra = {name: value for name, value in measured.items() if name.startswith("auxiliary/")}
                     norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, extra)
                 if norm is not None:
@@ -140,11 +140,11 @@ class PPO:
         target: torch.Tensor,
         rows: torch.Tensor,
         scale: float,
-        ramp: float = 1.0,
+        risen: float = 1.0,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of the given rows and the numbers to log.
 
-        scale: the schedule's factor of the bonus and the barrier. ramp: that of the auxiliary losses in `ramped_losses`.
+        scale: the schedule's factor of the bonus and the barrier. risen: that of the auxiliary losses in `ramped_losses`.
 
             L = L_clip + c_v * L_value - c_e * entropy + c_b * KL(uniform || new) + c_kl * KL(old || new) + auxiliary losses
 
@@ -182,7 +182,7 @@ class PPO:
             }
         for name, extra in auxiliary.items():
             if name.removeprefix("critic_") in self.policy.backbone.ramped_losses:
-                extra = ramp * extra
+                extra = risen * extra
             loss, measured[f"auxiliary/{name}"] = loss + extra, extra
         return loss, {name: value.detach() for name, value in measured.items()}
 
@@ -273,7 +273,7 @@ class PPOLearner(PPO, Learner):
 
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
         PPO.__init__(self, policy, run.algo, run.seed)
-        self.carry, self.ramp = run.memory.carry, run.memory.ramp
+        self.memory, self.task = run.memory, run.env.name
         acting = rng.generator(run.seed, "act", env.device)
         metrics = metric_names(run.metrics)
         self.collector = Collector(
@@ -293,11 +293,20 @@ class PPOLearner(PPO, Learner):
             self.options.rollout,
             skip_nonfinite=self.guard.allowed > 0,
             between_steps=self.check_stop,
-            carry=self.carry * self.ramp(progress),
+            carry=self.memory.carry * self.risen(progress),
         )
         self.stats.add(episodes)
         self._before = rollout.state
         return rollout
+
+    def risen(self, progress: float) -> float:
+        """The factor of `memory.carry` and of the backbone's `ramped_losses`."""
+        latest = self.stats.means()
+        if self.memory.ramp == "success" and latest["success"] is None and latest["length"] is not None:
+            raise ConfigError(
+                f"memory.ramp=success: env={self.task} reported no success in its first episodes; expected memory.ramp=steps"
+            )
+        return self.memory.risen(progress, latest["success"])
 
     def statistics(self) -> dict[str, float | None]:
         """Success, return, length and metrics of the latest episodes."""

@@ -16,8 +16,8 @@ class MemoryConfig(Config):
 
     scope: str = option(
         "episode",
-        "memory is reset after every episode, after every trial of `memory.episodes` episodes, or never (run); trial and"
-        " run add the previous reward and an episode-start flag to the observation",
+        "memory is reset after each episode, each trial of `memory.episodes` episodes, or never (run); trial and run"
+        " add the previous reward and an episode-start flag",
         choices=("episode", "trial", "run"),
     )
     episodes: int = option(4, "episodes per trial; scope run is evaluated in trials of this many", low=1, high=10**6)
@@ -27,16 +27,20 @@ class MemoryConfig(Config):
         low=0,
         high=1,
     )
-    ramp_start: float = option(
-        0.0, "share of the run after which memory.carry and policy.write_cost begin to rise from 0", low=0, high=1
+    ramp: str = option(
+        "steps",
+        "what lets carry and policy.write_cost rise: steps of the run, or success in training",
+        choices=("steps", "success"),
     )
-    ramp_end: float = option(0.0, "share of the run after which they have their full value", low=0, high=1)
+    ramp_start: float = option(0.0, "where they begin to rise, as a share of the run or as success", low=0, high=1)
+    ramp_end: float = option(0.0, "where they have their full value; 0 = from the first step", low=0, high=1)
 
-    def ramp(self, progress: float) -> float:
-        """The factor (0..1) of `carry` and of the cost of writing at `progress` (0..1) of the run."""
-        if progress >= self.ramp_end:
+    def risen(self, progress: float, success: float | None) -> float:
+        """The factor (0..1) of `carry` and of the cost of writing, at `progress` of the run and `success` (both 0..1)."""
+        reached = progress if self.ramp == "steps" else success or 0.0
+        if reached >= self.ramp_end:
             return 1.0
-        return max(0.0, (progress - self.ramp_start) / (self.ramp_end - self.ramp_start))
+        return max(0.0, (reached - self.ramp_start) / (self.ramp_end - self.ramp_start))
 
     def problems(self) -> Iterator[str]:
         if self.ramp_start > self.ramp_end:
@@ -44,6 +48,8 @@ class MemoryConfig(Config):
                 f"memory.ramp_start={self.ramp_start:g}: expected at most memory.ramp_end={self.ramp_end:g};"
                 " between the two memory.carry and policy.write_cost rise"
             )
+        if self.ramp == "success" and not self.ramp_end:
+            yield "memory.ramp=success: has no effect with memory.ramp_end=0; expected a success above 0, such as 0.95"
         if self.carry and self.scope == "run":
             yield f"memory.carry={self.carry:g}: has no effect with memory.scope=run, which never resets the memory; leave it out"
         if self.scope == "episode" and self.episodes != MemoryConfig.episodes:

@@ -139,10 +139,10 @@ def test_advantages_and_targets_of_an_update_by_hand(normalize, monkeypatch):
     ppo, received = PPO(policy_of(), options), []
     ppo.updates = 1  # made-up log-probabilities would not pass the check of the ratio
 
-    def recorded(rollout, advantage, target, rows, scale, ramp):
+    def recorded(rollout, advantage, target, rows, scale, risen):
         order = rows.argsort()
         received.append((advantage[order], target[order]))
-        return PPO._loss(ppo, rollout, advantage, target, rows, scale, ramp)
+        return PPO._loss(ppo, rollout, advantage, target, rows, scale, risen)
 
     monkeypatch.setattr(ppo, "_loss", recorded)
     returns, past = [], [0.0, 0.0]

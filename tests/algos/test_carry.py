@@ -13,6 +13,7 @@ from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
+from rmt_rl.rollouts.statistics import Episodes, EpisodeStats
 
 TASK = config.TMazeConfig(length=3, min_length=1)
 RMT = config.RMTConfig(width=16, heads=2, segment=2, memory_tokens=2, memory_update="hard_gate", write_cost=0.5)
@@ -54,6 +55,7 @@ def test_learning_recomputes_what_acted_with_a_memory_that_was_kept(policy):
         map_state(lambda a, b: torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4), after, made.state)
 
 
+@pytest.mark.slow
 def test_returns_of_episodes_are_counted_per_episode_whatever_the_memory_does():
     (_, kept), (_, reset) = collector().collect(100, carry=1.0), collector().collect(100)
     assert int(kept.lengths.max()) == int(reset.lengths.max()) == 4
@@ -83,15 +85,38 @@ def test_the_cost_of_writing_is_the_mean_opening_of_the_gates_times_its_weight()
 
 def test_the_cost_of_writing_and_carrying_rise_between_the_two_shares_of_the_run():
     memory = config.MemoryConfig(carry=1.0, ramp_start=0.25, ramp_end=0.75)
-    assert [memory.ramp(p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
-    assert config.MemoryConfig().ramp(0.0) == 1.0
+    assert [memory.risen(p, 1.0) for p in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert config.MemoryConfig().risen(0.0, None) == 1.0
     learner = learner_of(run_of(memory=memory))
     logged = [learner.update(learner.collect(p), p)["auxiliary/write"] for p in (0.0, 0.5)]
     assert logged[0] == 0 < logged[1]
     assert not bool(learner.collect(1.0).first[:, 1:].any())
 
 
-@pytest.mark.parametrize("option, value", [("carry", 0.9), ("ramp_end", 1.0), ("ramp_start", 0.5)])
+def test_the_cost_of_writing_and_carrying_rise_with_the_success_of_the_latest_episodes():
+    memory = config.MemoryConfig(carry=1.0, ramp="success", ramp_start=0.5, ramp_end=0.75)
+    assert [memory.risen(1.0, s) for s in (None, 0.0, 0.5, 0.625, 0.75, 1.0)] == [0.0, 0.0, 0.0, 0.5, 1.0, 1.0]
+    learner = learner_of(run_of(memory=memory))
+    for success, kept in ((0.0, False), (1.0, True), (0.4, False)):
+        ended = torch.full((20,), success, dtype=torch.float64)
+        learner.stats.add(Episodes(ended, torch.full((20,), 10**5), ended))  # they fill the window
+        rollout = learner.collect(0.5)
+        assert bool((rollout.first == rollout.begins)[:, 1:].all()) != kept
+        learner.stats.add(Episodes(ended, torch.full((20,), 10**5), ended))
+        assert (learner.update(rollout, 0.5)["auxiliary/write"] > 0) == kept
+
+
+def test_a_ramp_by_success_is_refused_where_no_success_is_reported():
+    learner = learner_of(run_of(memory=config.MemoryConfig(carry=1.0, ramp="success", ramp_end=0.75)))
+    learner.collect(0.0)
+    unknown = torch.full((20,), math.nan, dtype=torch.float64)
+    learner.stats = EpisodeStats(100)
+    learner.stats.add(Episodes(unknown, torch.full((20,), 100), unknown))
+    with pytest.raises(ConfigError, match=r"memory.ramp=success: env=tmaze reported no success in its first episodes"):
+        learner.collect(0.0)
+
+
+@pytest.mark.parametrize("option, value", [("carry", 0.9), ("ramp_end", 1.0), ("ramp_start", 0.5), ("ramp", "success")])
 def test_every_option_of_carrying_changes_a_run(option, value):
     usual = {"carry": 0.5, "ramp_end": 0.6}
     weights = []
@@ -114,6 +139,7 @@ def test_every_option_of_carrying_changes_a_run(option, value):
             "memory.carry=0.5: algo=rate learns from single",
         ),
         ({"memory.carry": 0.5, "policy": "mlp"}, "memory.carry=0.5: has no effect with policy=mlp"),
+        ({"memory.carry": 0.5, "memory.ramp": "success"}, "memory.ramp=success: has no effect with memory.ramp_end=0"),
         ({"memory.ramp_end": 0.5}, "memory.ramp_end=0.5: has no effect, because nothing rises"),
         ({"policy.write_cost": 0.1}, "policy.write_cost=0.1: has no effect with policy.memory_update=replace"),
         ({"policy.write_cost": 0.1, "policy.memory_tokens": 0}, "policy.write_cost=0.1: has no effect without memory"),

@@ -67,6 +67,7 @@ def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -
         assert gradient is not None and float(gradient.abs().max()) > 0, name
 
 
+@pytest.mark.slow
 def test_with_detached_memory_reading_is_trained_and_writing_is_not(data) -> None:
     policy = config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update="mrv")
     rate = make(data, policy, detach_memory=True)

@@ -70,6 +70,7 @@ def error_of(capsys):
     return text
 
 
+@pytest.mark.slow
 def test_a_comparison_is_continued_extended_and_reported(inside, capsys):
     given = ["env=tmaze", "policy=mlp", "seeds=1", *TINY, "test.env.length=3,5"]
     assert main([*given, "out=x"]) == 0
@@ -112,6 +113,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_another_comparison_in_the_same_folder_is_refused(inside, capsys):
     given = dict(word.split("=", 1) for word in ["env=tmaze", "policy=mlp", "seeds=1", *TINY])
     assert main([*(f"{key}={value}" for key, value in given.items()), "out=x"]) == 0
@@ -127,6 +129,7 @@ def test_another_comparison_in_the_same_folder_is_refused(inside, capsys):
     assert "another comparison is running there" in error_of(capsys)
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_reported_and_the_rest_goes_on(inside, capsys):
     # no network is that small, which only shows when it is built
     assert main(["env=tmaze", "policy=mlp", "seeds=1", *TINY[:1], *TINY[2:], "policy.params=1,5000", "out=x"]) == 1
@@ -140,6 +143,7 @@ def test_a_failed_cell_is_reported_and_the_rest_goes_on(inside, capsys):
     assert [row["status"] for row in read_cells(Path("x"))] == ["finished", "failed"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_started_again_twice(inside, capsys):
     inside.deaths = {"tmaze-mlp-s0": [-9, 1], "tmaze-mlp-s1": [-9, -9, -9]}
     assert main(["env=tmaze", "policy=mlp", "seeds=2", *TINY, "out=x", "workers=1"]) == 1
@@ -161,6 +165,7 @@ def test_python_gets_what_the_folder_holds(inside):
     assert str(found).startswith("tmaze")
 
 
+@pytest.mark.slow
 def test_an_unfinished_line_is_removed_and_its_cell_is_run_again(inside, capsys):
     given = ["env=tmaze", "policy=mlp", "seeds=2", *TINY, "out=x"]
     assert main(given) == 0
@@ -203,6 +208,7 @@ def test_a_hostile_folder_is_one_sentence_and_nothing_outside_changes(inside, ca
     assert Path("mine").read_text() == "mine" and sorted(os.listdir()) == ["mine", "x"] and inside.started == []
 
 
+@pytest.mark.slow
 def test_a_cell_whose_folder_is_a_link_or_another_run_fails(inside):
     given = ["env=tmaze", "policy=mlp", "seeds=2", *TINY, "out=x"]
     assert main([*given[:2], "seeds=1", *given[3:]]) == 0
@@ -245,6 +251,7 @@ class Stops:
             raise RuntimeError("stopped here")
 
 
+@pytest.mark.slow
 def test_a_stopped_cell_continues_from_its_checkpoint_to_the_same_row(tmp_path, capsys):
     matrix = parse_compare(["env=tmaze", "policy=gru", "seeds=1", *SMALL])[1]
     (cell,) = expand(matrix)

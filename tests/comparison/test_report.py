@@ -67,6 +67,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_a_report_has_the_documented_files(report: Path) -> None:
     figures = {
         f"{name}.{end}" for name in ("curves-tmaze", "curves-hunt", "matrix", "profile") for end in ("png", "svg")

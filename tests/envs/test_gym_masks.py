@@ -240,6 +240,7 @@ def test_random_actions_are_allowed_and_those_of_one_seed_are_the_same(kind: str
     assert len(drawn[0]) == 4 and drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["method", "several", "mixed"])
 def test_the_checks_of_an_environment_respect_its_mask(kind: str) -> None:
     make, raw = maker(words(kind)["id"], {})

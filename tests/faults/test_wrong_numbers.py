@@ -316,6 +316,7 @@ def trained(registered: None) -> Path:
     return Path("runs/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "what"), [("NaNReward", "reward"), ("NaNObservation", "observation")])
 def test_every_command_ends_with_one_line_where_the_environment_returns_nan(
     name: str, what: str, trained: Path, capsys: pytest.CaptureFixture[str]

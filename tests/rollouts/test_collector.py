@@ -343,6 +343,7 @@ def test_the_noise_of_the_next_step_by_hand():
     torch.testing.assert_close(next_noise(noise, first, 0.6, torch.Generator().manual_seed(5)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_noise_is_correlated_within_an_episode_and_new_in_the_next(correlation):
     rollout, _ = collector_of_noise(correlation, rows=32).collect(500)

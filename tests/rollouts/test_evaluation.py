@@ -187,6 +187,7 @@ def test_every_seed_has_its_own_stream_of_actions():
     assert len(set(streams)) == 2
 
 
+@pytest.mark.slow
 def test_sampled_actions_are_determined_by_the_seed():
     policy, env = make_policy(), make_from_config(TURN, 8)
     scores = [evaluate(policy, env, 64, seed=seed, deterministic=False) for seed in (0, 0, 1)]

@@ -134,6 +134,7 @@ def test_a_policy_without_an_environment_is_evaluated_in_one_that_fits(place: Pa
     assert rmt_rl.evaluate(result.folder, episodes=3, **task).episodes == 3
 
 
+@pytest.mark.slow
 def test_a_policy_without_an_environment_is_exported(trained: Path, tmp_path: Path) -> None:
     assert export.main([f"policy={trained}", f"out={tmp_path / 'program'}"]) == 0
 

@@ -127,6 +127,7 @@ def test_a_class_or_a_function_makes_environments_that_are_closed(make, tmp_path
     assert Maze.made == Maze.closed == 3  # training, evaluation during training, final evaluation
 
 
+@pytest.mark.slow
 def test_an_environment_object_trains_to_the_same_bits_as_the_same_task_by_name(tmp_path):
     by_name = rmt_rl.train(env="tmaze", root=tmp_path, **TINY, **{"env.length": 3, "algo.gamma": 0.99})
     as_object = rmt_rl.train(env=Maze, root=tmp_path, **TINY, **{"algo.gamma": 0.99})
