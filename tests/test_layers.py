@@ -91,6 +91,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(graph()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["from rmt_rl.runs.setup import Evaluator", "def f():\n    import rmt_rl.train"])
 def test_a_planted_upward_import_is_found(line: str) -> None:
     edges = graph()
@@ -98,6 +99,7 @@ def test_a_planted_upward_import_is_found(line: str) -> None:
     assert upward(edges) != []
 
 
+@pytest.mark.slow
 def test_a_planted_circle_is_found() -> None:
     edges = graph()
     edges["rmt_rl.common.rng"] = {"rmt_rl.common.state"}

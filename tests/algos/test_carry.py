@@ -116,6 +116,7 @@ def test_a_ramp_by_success_is_refused_where_no_success_is_reported():
         learner.collect(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option, value", [("carry", 0.9), ("ramp_end", 1.0), ("ramp_start", 0.5), ("ramp", "success")])
 def test_every_option_of_carrying_changes_a_run(option, value):
     usual = {"carry": 0.5, "ramp_end": 0.6}

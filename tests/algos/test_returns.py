@@ -117,6 +117,7 @@ def test_equals_torchrl_on_random_batches(theirs, gamma, lam, ended):
         torch.testing.assert_close(gae(*batch, gamma, lam), expected[..., 0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
 def test_an_endless_task_cut_into_episodes_is_worth_its_endless_return(lam):
     """Reward 1 for ever is worth 1 / (1 - gamma), however often a time limit interrupts it (SB3's test_gae)."""

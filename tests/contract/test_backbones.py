@@ -71,7 +71,15 @@ VARIANTS = {
 }
 #: Variants that carry nothing over 30 steps, or carry it without gradient.
 FORGETFUL = ("mlp", "window", "rmt-without-memory", "rmt-bptt", "rmt-everything", "trxl", "gtrxl")
-backbones = pytest.mark.parametrize("variant", VARIANTS)
+#: Variants of the RMT with one option each are left out by `make check`; `rmt-everything` has most of them together.
+FEW = ("rmt", "rmt-everything", "rmt-cache", "rmt-hard-gate")
+backbones = pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] if name.startswith("rmt") and name not in FEW else [])
+        for name in VARIANTS
+    ],
+)
 
 
 def maker(variant):

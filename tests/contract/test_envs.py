@@ -318,6 +318,7 @@ def test_options_of_reset_are_rejected(case: str) -> None:
         make(case).reset(seed=0, options={"length": 3})
 
 
+@pytest.mark.thorough
 @every
 @pytest.mark.parametrize("seed", [None, 70], ids=["next", "seeded"])
 def test_a_mask_restarts_its_rows_and_the_others_go_on(case: str, seed: int | None) -> None:

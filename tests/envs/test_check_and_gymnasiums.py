@@ -342,6 +342,7 @@ def findings(cls: Any) -> list[Any]:
     return [result for result in results if result.verdict != "ok"] or [Result("", "ok", "ok")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_has_a_finding_that_names_it(name: str) -> None:
     expected = SENTENCES.get(name) or SENTENCES[name.split(": ")[1]]
@@ -385,6 +386,7 @@ def nested(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     return [spaces.Dict(a=spaces.Discrete(2), b=space), spaces.Tuple([spaces.Discrete(2), spaces.Dict(b=space)])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_faults_of_a_part_of_a_dict_or_a_tuple_are_found(index: int) -> None:
     def first(**attributes: Any) -> str:

@@ -81,6 +81,7 @@ def test_importing_rmt_rl_imports_neither_torch_nor_the_tasks() -> None:
 # ---------------------------------------------------------------------------------------------------- one environment
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("id", GYMNASIUM_IDS)
 def test_one_environment_equals_row_0_of_a_batch_with_the_same_seed(id: str) -> None:
     name = GYMNASIUM_IDS[id]

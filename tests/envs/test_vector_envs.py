@@ -190,6 +190,7 @@ def test_gymnasiums_own_vector_environments_give_the_episodes_of_env_gym() -> No
             assert torch.equal(one[4]["final_obs"], two[4]["final_obs"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SameStep, Envpool])
 def test_training_takes_an_object_of_another_library_and_leaves_it_open(kind: Any, tmp_path: Any) -> None:
     env = kind()

@@ -132,6 +132,7 @@ def states() -> Callable[[str], Any]:
     return state_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_state_of_a_run_is_loaded(task: str, states: Callable[[str], Any]) -> None:
     loaded = learner(task)

@@ -114,6 +114,7 @@ def test_an_environment_object_has_rows_of_its_own(tmp_path: Path) -> None:
         rmt_rl.play(policy_of("gru"), env, tmp_path / "a.html")
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_and_names_itself_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
