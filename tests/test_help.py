@@ -15,8 +15,18 @@ import pytest
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_play, parse_zoo, run
+from rmt_rl.config.cli import (
+    parse,
+    parse_collect,
+    parse_evaluate,
+    parse_export,
+    parse_memory,
+    parse_play,
+    parse_zoo,
+    run,
+)
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
+from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.help import PROGRAMS, help_text
 from rmt_rl.config.registry import GROUPS
 
@@ -26,6 +36,7 @@ PARSERS: dict[type, Callable[[Sequence[str]], Any]] = {
     PlayConfig: parse_play,
     ExportConfig: parse_export,
     CollectConfig: parse_collect,
+    MemoryReportConfig: parse_memory,
     ZooConfig: parse_zoo,
 }
 CHOICES = [(group, name) for group, entries in GROUPS.items() for name in entries]

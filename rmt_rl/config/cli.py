@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
 from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
+from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.fields import Config, Option, groups, options, read, show
 from rmt_rl.config.files import load_yaml, source_of
 from rmt_rl.config.registry import choose, load_plugins
@@ -29,8 +30,8 @@ PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 #: The modules of the commands; `command_line` makes of them what is typed in a shell.
-TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, ZOO = (
-    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare", "zoo")
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, ZOO, MEMORY = (
+    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare", "zoo", "memory")
 )
 
 #: What `policy=` takes beside the folders of trained policies.
@@ -177,6 +178,11 @@ def parse_collect(argv: Sequence[str], prog: str = COLLECT) -> CollectConfig:
 def parse_export(argv: Sequence[str], prog: str = EXPORT) -> ExportConfig:
     """The validated configuration of an export; raises ConfigError."""
     return _parse_saved(argv, ExportConfig, prog)
+
+
+def parse_memory(argv: Sequence[str], prog: str = MEMORY) -> MemoryReportConfig:
+    """The validated configuration of a report about a memory; raises ConfigError."""
+    return _parse_saved(argv, MemoryReportConfig, prog)
 
 
 def parse_zoo(argv: Sequence[str], prog: str = ZOO) -> ZooConfig:

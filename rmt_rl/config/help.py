@@ -9,9 +9,10 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, PLAY, TRAIN, ZOO
+from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, MEMORY, PLAY, TRAIN, ZOO
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.comparison import BudgetConfig, CompareConfig
+from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
 from rmt_rl.config.recipes import Recipe
@@ -27,6 +28,7 @@ SUMMARIES = {
     CollectConfig: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
     CompareConfig: "Trains and evaluates every combination of tasks, policies, options and seeds, and writes a report.",
     ExportConfig: "Writes one acting step of a saved policy as a program (torch.export, ONNX) that takes and returns its memory.",
+    MemoryReportConfig: "Reports how long a trained policy's memory holds the hidden variable of a task, and why it loses it.",
     ZooConfig: "Lists the trained policies that come with this package, with their scores. Other commands take zoo:<name>.",
 }
 PROGRAMS = {
@@ -36,6 +38,7 @@ PROGRAMS = {
     CollectConfig: COLLECT,
     CompareConfig: COMPARE,
     ExportConfig: EXPORT,
+    MemoryReportConfig: MEMORY,
     ZooConfig: ZOO,
 }
 EXAMPLES = {
@@ -58,6 +61,10 @@ EXAMPLES = {
         "out=first",
     ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
+    MemoryReportConfig: (
+        "policy=runs/first env.length=10000 steps=2000",
+        "policy=zoo:tmaze-rmt env.min_length=400 env.length=400 out=report",
+    ),
     ZooConfig: ("show=tmaze-rmt", "add=runs/first name=tmaze-first"),
 }
 

@@ -37,8 +37,13 @@ class Gate(nn.Module):
         self.candidate = Linear(width, width)
         nn.init.constant_(self.gate.bias, -1.0)
 
+    @staticmethod
+    def opening(logits: torch.Tensor) -> torch.Tensor:
+        """How far the gate is open, 0..1."""
+        return torch.sigmoid(logits)
+
     def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
-        gate = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)))
+        gate = self.opening(self.gate(torch.cat([old, new], dim=-1)))
         return old + gate * (torch.tanh(self.candidate(new)) - old), gate.mean((-1, -2))
 
 
@@ -56,10 +61,15 @@ class HardGate(nn.Module):
         self.gate = Linear(2 * width, width)
         self.candidate = Linear(width, width)
 
+    @staticmethod
+    def opening(logits: torch.Tensor) -> torch.Tensor:
+        """How far the gate is open, 0..1, with the straight-through gradient."""
+        soft = torch.sigmoid(logits)
+        return soft + ((1.2 * soft - 0.1).clamp(0, 1) - soft).detach()
+
     def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
-        soft = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)))
+        gate = self.opening(self.gate(torch.cat([old, new], dim=-1)))
         # torch.lerp would round differently for a gate of exactly 0
-        gate = soft + ((1.2 * soft - 0.1).clamp(0, 1) - soft).detach()
         return old + gate * (torch.tanh(self.candidate(new)) - old), gate.mean((-1, -2))
 
 

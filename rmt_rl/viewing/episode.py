@@ -19,7 +19,7 @@ from rmt_rl.common.state import Obs, leaves
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, parts_of
-from rmt_rl.policies.memory_update import Gate
+from rmt_rl.policies.memory_update import Gate, HardGate
 from rmt_rl.policies.network import memories_in
 from rmt_rl.policies.rmt import RMT
 from rmt_rl.rollouts.episodes import require_usable
@@ -194,10 +194,10 @@ def _gates(policy: ActorCritic) -> Iterator[list[torch.Tensor]]:
     """Collects the gates [1, M, D] of the memory updates of the actor, while it is open."""
     found: list[torch.Tensor] = []
     update = policy.backbone.update if isinstance(policy.backbone, RMT) else None
-    if not isinstance(update, Gate):
+    if not isinstance(update, Gate | HardGate):
         yield found
         return
-    hook = update.gate.register_forward_hook(lambda module, inputs, output: found.append(output.sigmoid()))
+    hook = update.gate.register_forward_hook(lambda module, inputs, output: found.append(update.opening(output)))
     try:
         yield found
     finally:

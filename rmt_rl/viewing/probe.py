@@ -18,7 +18,7 @@ import torch
 
 from rmt_rl.common import rng
 from rmt_rl.envs.base import Obs, TorchVectorEnv
-from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.rollouts.episodes import first_episodes
 from rmt_rl.viewing.episode import Episode, memory_parts
 
@@ -42,6 +42,23 @@ class ReadOut:
     probability: np.ndarray
     accuracy: np.ndarray
     chance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step of N episodes that are played at the same time.
+
+    obs, state: before the step. hidden, shown: [N] by variable, of that observation. parts: the memory after the step, [N, F] by
+    name. running: [N] episodes that have this step. distinct: how many had different observations so far.
+    """
+
+    obs: Obs
+    state: PolicyState
+    hidden: dict[str, torch.Tensor]
+    shown: dict[str, torch.Tensor]
+    parts: dict[str, torch.Tensor]
+    running: torch.Tensor
+    distinct: int
 
 
 @dataclass(frozen=True)
@@ -74,22 +91,23 @@ def probe(
     before: dict[str, tuple[torch.Tensor, torch.Tensor, list[np.ndarray]]] = {}
     different = 0
     # one step of all episodes at a time, because the memories of all steps would not fit
-    for t, (values, memory, running, histories) in enumerate(_play(policy, env, seed, deterministic, len(episode))):
+    for t, now in enumerate(moments(policy, env, seed, deterministic, len(episode))):
+        running = now.running
         if int(running.sum()) < FEWEST:
             break
-        different = histories
-        classes = torch.stack([values[name][running] for name in names])
+        different = now.distinct
+        classes = torch.stack([now.hidden[name][running] for name in names])
         sizes = [
             len(named.get(name, ()))
             or 1 + max(int(y.max()), episode.hidden[t][name])  # values without names are counted
             for name, y in zip(names, classes, strict=True)
         ]
         for part in parts:
-            inputs = torch.cat([memory[part][running], episode.parts[t][part][None]])
+            inputs = torch.cat([now.parts[part][running], episode.parts[t][part][None]])
             last = before.get(part)
             # memory tokens change at writes only
             if last is None or not torch.equal(last[0], inputs) or not torch.equal(last[1], classes):
-                last = before[part] = inputs, classes, _fit(inputs, classes, sizes)
+                last = before[part] = inputs, classes, fit(inputs, classes, sizes)
             for name, result in zip(names, last[2], strict=True):
                 found[name][part].append(result)
         on_step(t + 1)
@@ -101,7 +119,7 @@ def probe(
 
 
 def _read_out(steps: list[np.ndarray], length: int) -> ReadOut:
-    """The results of `_fit` for each step as arrays over `length` steps."""
+    """The results of `fit` for each step as arrays over `length` steps."""
     values = max((len(step) - 2 for step in steps), default=1)
     table = np.full((length, values + 2), np.nan)
     for t, step in enumerate(steps):
@@ -110,33 +128,31 @@ def _read_out(steps: list[np.ndarray], length: int) -> ReadOut:
 
 
 @torch.no_grad()
-def _play(
-    policy: ActorCritic, env: TorchVectorEnv, seed: int, deterministic: bool, steps: int
-) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor, int]]:
-    """For every step: the hidden variables [N], the parts of the memory after it [N, F], which rows still run [N], and how many
-    of the episodes had different observations so far."""
+def moments(policy: ActorCritic, env: TorchVectorEnv, seed: int, deterministic: bool, steps: int) -> Iterator[Moment]:
+    """The steps of one episode of each row of `env`, at most `steps`."""
     generator, state = rng.generator(seed, "probe-act", env.device), policy.initial_state(env.num_envs)
     histories = [0] * env.num_envs
-    hidden: dict[str, torch.Tensor] = {}
+    before: tuple[PolicyState, dict[str, torch.Tensor], dict[str, torch.Tensor]] = state, {}, {}
 
     def act(obs: Obs, first: torch.Tensor) -> torch.Tensor:
-        nonlocal state, hidden
+        nonlocal state, before
+        before = state, env.hidden(), env.shown()  # of the observation, before the step
         action, state = policy.act(obs, state, first, deterministic, generator)
-        hidden = env.hidden()  # of the observation, before the step
         return action
 
     for step in first_episodes(env, act, rng.seed(seed, "probe"), steps):
         columns = [x.reshape(env.num_envs, -1).numpy() for x in _tensors(step.obs)]
         for row in step.running.nonzero().flatten().tolist():
             histories[row] = hash((histories[row], *(x[row].tobytes() for x in columns)))
-        yield hidden, memory_parts(policy, state.memory), step.running, len(set(histories))
+        parts = memory_parts(policy, state.memory)
+        yield Moment(step.obs, *before, parts, step.running, len(set(histories)))
 
 
 def _tensors(obs: Obs) -> list[torch.Tensor]:
     return list(obs.values()) if isinstance(obs, dict) else [obs]
 
 
-def _fit(inputs: torch.Tensor, classes: torch.Tensor, sizes: list[int]) -> list[np.ndarray]:
+def fit(inputs: torch.Tensor, classes: torch.Tensor, sizes: list[int]) -> list[np.ndarray]:
     """For each variable [V + 2]: probabilities of its values for the last input, accuracy and chance on the others.
 
     inputs: [n + 1, F]. classes: [variables, n].

@@ -58,14 +58,16 @@ def test_a_memory_is_what_the_policy_carries_from_step_to_step(
     assert episode.influence[0] == 0.0 and (max(episode.influence) > 0) == (policy != "mlp")
 
 
-def test_a_write_has_the_change_of_every_token_and_a_gate_where_the_update_has_one() -> None:
-    _, episode = recorded("rmt", memory_update="gate", memory_tokens=2)
+@pytest.mark.parametrize("update, low, high", [("gate", 0.1, 0.5), ("hard_gate", 0.2, 0.8)])
+def test_a_write_has_the_change_of_every_token_and_a_gate_where_the_update_has_one(update, low, high) -> None:
+    _, episode = recorded("rmt", memory_update=update, memory_tokens=2)
     assert [write.step for write in episode.writes] == [3, 7]
     tokens = [episode.parts[t][TOKENS].view(2, 8) for t in (2, 3, 6, 7)]
     for write, before, after in zip(episode.writes, tokens[::2], tokens[1::2], strict=True):
         change = (after - before).norm(dim=1) / before.norm(dim=1)
         np.testing.assert_allclose(write.change, change, rtol=1e-6)
-        assert write.gate is not None and write.gate.shape == (2,) and 0.1 < write.gate.min() < write.gate.max() < 0.5
+        assert write.gate is not None and write.gate.shape == (2,)
+        assert low < write.gate.min() < write.gate.max() < high
     _, plain = recorded("rmt")
     assert plain.writes[0].gate is None
 
@@ -82,11 +84,11 @@ def test_the_read_out_finds_a_value_that_a_direction_of_the_memory_holds_and_not
     held = noise.clone()
     held[:96, :3] += 6 * torch.nn.functional.one_hot(classes[0], 3)
     held[96, 1] += 6
-    (found,) = probing._fit(held, classes, [3])
+    (found,) = probing.fit(held, classes, [3])
     assert found[:3].argmax() == 1 and found[1] > 0.7 and found[:3].sum() == pytest.approx(1) and found[3] > 0.95
-    (nothing,) = probing._fit(noise, classes, [3])
+    (nothing,) = probing.fit(noise, classes, [3])
     assert nothing[3] < 0.5
-    (constant,) = probing._fit(torch.ones(97, 5), classes, [3])
+    (constant,) = probing.fit(torch.ones(97, 5), classes, [3])
     share = classes[0].bincount().double() / 96
     np.testing.assert_allclose(constant, [*share, share.max(), share.max()])
 

@@ -1,0 +1,143 @@
+"""The report about a memory: on maps and memories whose fate is known."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from rmt_rl import config
+from rmt_rl.envs.registry import make_from_config
+from rmt_rl.memory import main
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.saving import save_policy
+from rmt_rl.policies.spec import make_spec
+from rmt_rl.viewing.diagnosis import _distances, _is_fitted, _spectral_radius, diagnose
+
+TASK = config.TMazeConfig(length=60, min_length=60)
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    x: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "matrix, radius",
+    [
+        ([[0.9, 0.0], [0.0, 0.3]], 0.9),
+        ([[1.2, 5.0], [0.0, 0.3]], 1.2),
+        ([[0.0, -0.9], [0.9, 0.0]], 0.9),  # a pair of complex eigenvalues
+        ([[0.0, -4.0], [0.16, 0.0]], 0.8),  # of which single steps grow by 4 and by 0.16
+        ([[0.0, 1.0], [0.0, 0.0]], 0.0),
+    ],
+)
+def test_the_top_eigenvalue_of_a_linear_map_is_found(matrix, radius):
+    of = torch.tensor(matrix, dtype=torch.float64)
+    found = _spectral_radius(lambda s: Numbers(s.x @ of.T), Numbers(torch.tensor([[1.0, 2.0]], dtype=torch.float64)))
+    assert found == [pytest.approx(radius, abs=1e-6)]
+
+
+def test_the_top_eigenvalue_is_that_at_the_given_point():
+    at = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    found = _spectral_radius(lambda s: Numbers(torch.tanh(s.x)), Numbers(at))
+    assert found == pytest.approx([1.0, 1 - math.tanh(1.0) ** 2], abs=1e-5)
+
+
+def test_distances_within_and_between_values():
+    memory = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 4.0], [5.0, 4.0]], dtype=torch.float64)
+    found = _distances(memory, torch.tensor([0, 0, 7, 7]))
+    assert found["within"] == pytest.approx(math.sqrt(2 / 8))  # two rows are off by 1 in one of eight numbers
+    assert found["between"] == pytest.approx(math.sqrt((16 + 16) / 2))  # from (1, 0) to (5, 4)
+    assert math.isnan(_distances(memory, torch.zeros(4))["between"])
+
+
+def test_read_outs_grow_sparse():
+    assert all(_is_fitted(t) for t in range(256))
+    assert [t for t in range(256, 1_100) if _is_fitted(t)][:3] == [256, 258, 260]
+    assert sum(_is_fitted(t) for t in range(100_000)) < 3_000
+
+
+def gru(keep):
+    """A GRU that walks ahead. A cue of +1 sets its number 0 to 1, one of -1 its number 1 to -1; later both are multiplied by
+    `keep` at every step. Its number 2 goes to 1 in the same way, whatever it sees."""
+    env = make_from_config(TASK, 32)
+    policy = ActorCritic(make_spec(env, TASK, config.GRUConfig(width=8, previous_action=False))).eval()
+    for parameter in policy.parameters():
+        parameter.data.zero_()
+    policy.norm.weight.data.fill_(1.0)
+    policy.encoder.encoder.linear.weight.data[0, 1] = 1.0  # the cue
+    rnn = policy.backbone.rnn  # rows of its gates: 8 reset, 8 update, 8 new
+    rnn.bias_ih_l0.data[8:16] = math.log(keep / (1 - keep))
+    rnn.weight_ih_l0.data[8, 0], rnn.weight_ih_l0.data[9, 0] = -40.0, 40.0
+    rnn.weight_ih_l0.data[16:18, 0] = 20.0
+    rnn.bias_ih_l0.data[18] = 20.0
+    return policy, env
+
+
+def test_a_memory_that_decays_loses_the_cue_and_both_values_come_to_rest_at_one_place():
+    found = diagnose(*gru(0.8), repeats=200)
+    assert (found.part, found.numbers, found.period, found.distinct) == ("hidden state", 8, 1, 2)
+    assert (found.lengths, found.hold, found.variable) == ((61, 61), 30, "cue")
+    assert [rest.value for rest in found.rests] == ["down", "up"]
+    for rest in found.rests:
+        assert rest.eigenvalue == pytest.approx(0.8, abs=1e-6)
+        assert rest.settled is not None and rest.apart < 1e-4 < rest.apart_before
+    between = found.over_time.between["cue"]
+    assert between[20] / between[10] == pytest.approx(0.8**10, rel=1e-4)
+    # after t steps 0.8 ** t of the difference are left, which noise of five percent hides
+    assert found.over_time.stored["cue"] == 0
+    assert 5 < found.over_time.lost["cue"] < 40
+
+
+def test_a_memory_that_keeps_everything_holds_the_cue():
+    found = diagnose(*gru(1 - 1e-9), repeats=20)
+    assert (found.over_time.stored["cue"], found.over_time.lost["cue"]) == (0, None)
+    for rest in found.rests:
+        assert rest.settled == 1 and rest.apart == pytest.approx(rest.apart_before) and rest.apart > 0.5
+        assert rest.eigenvalue == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_observation_of_another_step_is_held():
+    assert diagnose(*gru(0.8), repeats=5, hold=3).hold == 3
+    assert diagnose(*gru(0.8), repeats=5, steps=10, hold=99).hold == 9
+    # one cue opens one gate and closes the other, which then loses nothing
+    assert diagnose(*gru(0.8), repeats=5, hold=0).rests[0].eigenvalue == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_command_writes_a_figure_a_table_and_the_numbers(tmp_path, capsys):
+    policy, _ = gru(0.8)
+    save_policy(policy, tmp_path / "policy")
+    given = [f"policy={tmp_path / 'policy'}", "episodes=32", f"out={tmp_path / 'report'}"]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "32 episodes of 61 to 61 steps, 2 of them different" in out
+    assert "top eigenvalue 0.800; the same place as another value: it is forgotten" in out
+    content = json.loads((tmp_path / "report/memory.json").read_text())
+    assert f"cue: stored after step 0, lost after step {content['lost']['cue']}\n" in out
+    head, first, *rows = (tmp_path / "report/memory.csv").read_text().splitlines()
+    assert (
+        head.split(",")[:4] == ["step", "running", "change", "size"] and first.startswith("0,32,") and len(rows) == 60
+    )
+    assert (tmp_path / "report/memory.png").read_bytes().startswith(b"\x89PNG")
+    assert main(given) == 2
+    assert "report: exists already; expected the path of a new folder" in capsys.readouterr().err
+
+
+def test_a_policy_that_remembers_nothing_is_one_sentence(tmp_path, capsys):
+    env = make_from_config(TASK, 2)
+    save_policy(ActorCritic(make_spec(env, TASK, config.MLPConfig(width=8))), tmp_path / "policy")
+    assert main([f"policy={tmp_path / 'policy'}", "episodes=16"]) == 2
+    assert "remembers nothing; expected a policy with memory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["rmt", "gtrxl", "lstm"])
+def test_every_memory_can_be_examined(policy):
+    task = config.TMazeConfig(length=20, min_length=3)
+    env = make_from_config(task, 16)
+    torch.manual_seed(0)
+    made = ActorCritic(make_spec(env, task, config.GROUPS["policy"][policy].config(width=16)))
+    found = diagnose(made, env, steps=20, repeats=3)
+    assert len(found.rests) == 2 and all(math.isfinite(rest.eigenvalue) for rest in found.rests)
