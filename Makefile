@@ -40,7 +40,7 @@ test-faults: $(STAMP)
 		tests/envs/test_minigrid_floors.py $(ARGS)
 
 check: lint
-	RMT_RL_CASES=1 $(BIN)/python -m pytest -m "not slow and not thorough" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not thorough" -n 2 --dist worksteal
 
 format: $(STAMP)
 	$(BIN)/ruff format .

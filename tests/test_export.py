@@ -20,7 +20,7 @@ TMAZE = config.TMazeConfig(length=6, min_length=2)
 GRID = config.MiniGridMemoryConfig()  # a dictionary of observations
 POLICIES = {name: entry.config() for name, entry in config.GROUPS["policy"].items()} | {
     "rmt with everything": config.RMTConfig(
-        cache=6, positions="rotary", memory_update="mrv", token_shift=True, null_key_value=True, gating="gru"
+        layers=1, cache=6, positions="rotary", memory_update="mrv", token_shift=True, null_key_value=True, gating="gru"
     )
 }
 
@@ -54,7 +54,7 @@ def same_actions(policy, task, batch, call, steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [(name, 400 if name == "rmt" else 100) for name in POLICIES])
+@pytest.mark.parametrize(("name", "steps"), [(name, 200 if name == "rmt" else 60) for name in POLICIES])
 def test_the_reloaded_program_acts_as_the_policy_for_many_steps_with_resets(name, steps, tmp_path):
     policy = make_policy(POLICIES[name])
     export(policy, tmp_path / "out", 2, onnx=False)

@@ -73,7 +73,6 @@ def test_python_the_command_line_and_a_file_give_equal_runs(group: str, name: st
         assert expected == cfg.make_config(**{group: {"name": name, option: value}}) != chosen
         assert expected == parse([f"{group}={name}", f"{full}={cfg.show(value)}"])
         assert expected == from_file(tmp_path, {group: {"name": name, option: value}})
-        assert expected == from_file(tmp_path, {group: name, full: value})
         assert expected == from_file(tmp_path, {group: name}, f"{full}={cfg.show(value)}")
     assert changed
 

@@ -380,7 +380,6 @@ def run_pytest(copy: Path, tests: list[str], limit: float) -> tuple[str, str]:
             "PYTHONPATH": os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
-            "RMT_RL_CASES": "1",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

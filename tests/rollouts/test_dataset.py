@@ -180,6 +180,16 @@ def broken(change) -> None:
     write("cartpole/broken-v0", episodes, env.observation_space, env.action_space)
 
 
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset in which nothing is wrong."""
+    root = tmp_path_factory.mktemp("intact")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        broken(lambda episodes: None)
+    return root / "cartpole" / "broken-v0"
+
+
 def change_of(key: str, value) -> object:
     def change(episodes: list[dict]) -> None:
         episodes[1][key] = value(episodes[1][key])
@@ -307,8 +317,8 @@ def test_an_episode_without_steps_is_named(datasets: Path) -> None:
         (lambda path: shutil.rmtree(path / "data"), "no Minari dataset is there"),
     ],
 )
-def test_a_damaged_dataset_is_one_line(datasets: Path, damage, message: str) -> None:
-    broken(lambda episodes: None)
+def test_a_damaged_dataset_is_one_line(datasets: Path, damage, message: str, intact: Path) -> None:
+    shutil.copytree(intact, datasets / "cartpole" / "broken-v0")
     damage(datasets / "cartpole" / "broken-v0")
     gc.collect()  # otherwise a buffer of an earlier test may be freed at the recursion limit, which breaks multiprocessing's heap
     with pytest.raises(ConfigError) as caught:
