@@ -58,8 +58,8 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
         axes.set_xlim(left=0)
         axes.set_ylabel(_name(quantity).replace("_", " "))
         axes.grid(alpha=0.3)
-        axes.legend(loc="best", framealpha=0.5)
-    panels[-1].set_xlabel("steps")
+        axes.legend(loc="best", framealpha=0.9)  # a line below the text would strike it through
+    panels[-1].set_xlabel("environment steps")
     panels[0].set_title(folder.name, parse_math=False)  # a name may contain $
     path = folder / "report" / "learning_curve.png"
     make_folder(path.parent)
