@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,12 +91,17 @@ def python_command(function: str, given: Mapping[str, Any], plugins: Sequence[st
     def written(key: str, value: Any) -> str:
         if isinstance(value, list):
             return f"[{', '.join(written(key, item) for item in value)}]"
-        return value.replace(":", ".") if key == "env" and is_class(value) else repr(value)
+        if not isinstance(value, str):
+            return repr(value)
+        # double quotes, because the shell's are single
+        return value.replace(":", ".") if key == "env" and is_class(value) else json.dumps(value, ensure_ascii=False)
 
     tasks = given["env"] if isinstance(given["env"], list) else [given["env"]]
     modules = [*plugins, *(task.partition(":")[0] for task in tasks if is_class(task)), "rmt_rl"]
     words = [f"{key}={written(key, value)}" for key, value in given.items() if key.isidentifier()]
-    if dotted := [f"{key!r}: {written(key, value)}" for key, value in given.items() if not key.isidentifier()]:
+    if dotted := [
+        f"{json.dumps(key)}: {written(key, value)}" for key, value in given.items() if not key.isidentifier()
+    ]:
         words.append(f"**{{{', '.join(dotted)}}}")
     return shlex.join(
         ["python", "-c", f"import {', '.join(dict.fromkeys(modules))}; rmt_rl.{function}({', '.join(words)})"]
