@@ -102,6 +102,13 @@ def test_commands_after_a_run_are_about_the_same_task(
     assert to_dict(parse(other[1:]).env) == to_dict(run.env)
 
 
+def test_the_command_with_another_memory_has_the_steps_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    run = parse(["env=tmaze", "steps=15000"])
+    *_, other = commands(format_summary(tmp_path, run, make_env("tmaze"), None, None, 0))
+    assert parse(other[1:]).steps == 15_000
+
+
 def test_the_command_after_a_recording_is_about_the_same_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
