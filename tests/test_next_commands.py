@@ -53,6 +53,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def no_plugins_stay_loaded() -> Any:
     before = list(PLUGINS)
+    PLUGINS.clear()  # those of other tests' folders cannot be imported here
     yield
     PLUGINS[:] = before
 
