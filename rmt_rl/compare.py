@@ -130,6 +130,8 @@ def _finish(folder: Path, cells: Sequence[Any], stopped: int | None) -> Comparis
         print(f"report: {report}", flush=True)
     if stopped is not None:
         print(f"stopped; {len(cells) - len(rows)} cells are not finished; the same command continues them", flush=True)
+        if lines:
+            print(f"report={folder} out=<another folder> writes a report of the finished cells", flush=True)
     elif any(row["status"] == "failed" for row in rows):
         print("retry=true runs the failed cells again", flush=True)
     return Comparison(folder, rows, report, "\n".join(lines), stopped)
@@ -150,7 +152,15 @@ def _report(out: Path, folders: list[Path]) -> Comparison:
 
 def command_of(matrix: Any) -> str:
     """What starts a comparison in a shell, without out=."""
+    from rmt_rl.comparison.cells import is_class, python_command
     from rmt_rl.config.files import typed
+
+    if any(map(is_class, matrix.tasks)):
+        given = {"env": list(matrix.tasks), "policy": list(matrix.policies), "seeds": list(matrix.seeds)}
+        given |= {key: list(items) for key, items in matrix.axes.items()} | dict(matrix.options)
+        given |= {f"test.{key}": list(items) for key, items in matrix.tests.items()} | {"params": matrix.params}
+        given |= {} if matrix.cpu_s is None else {"budget.cpu_s": matrix.cpu_s}
+        return python_command("compare", given, matrix.plugins)
 
     def values(items: Sequence[Any]) -> str:
         texts = [typed(item) for item in items]

@@ -53,6 +53,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def no_plugins_stay_loaded() -> Any:
     before = list(PLUGINS)
+    PLUGINS.clear()  # those of other tests' folders cannot be imported here
     yield
     PLUGINS[:] = before
 
@@ -100,6 +101,13 @@ def test_commands_after_a_run_are_about_the_same_task(
     assert resume == ["rmt_rl.train", *chosen, f"resume={folder}"]
     assert parse_evaluate(evaluate[1:]).policy == str(folder)
     assert to_dict(parse(other[1:]).env) == to_dict(run.env)
+
+
+def test_the_command_with_another_memory_has_the_steps_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    run = parse(["env=tmaze", "steps=15000"])
+    *_, other = commands(format_summary(tmp_path, run, make_env("tmaze"), None, None, 0))
+    assert parse(other[1:]).steps == 15_000
 
 
 def test_the_command_after_a_recording_is_about_the_same_task(

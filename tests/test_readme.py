@@ -43,9 +43,10 @@ PARSERS = {
 OUTPUTS = {
     "README.md 0": r".*\nruns/tmaze-rmt-ppo-s0(-\d+)? [\d.]+ -?[\d.]+\n",
     "README.md 1": r"\d+ of 2 episodes solved\n",
-    "comparing.md 0": r".*report: first/report/\S+\ntmaze  .*\n  ceiling +1\.000\n",
+    "comparing.md 0": r".*report: first/report/\S+\nfirst/report/\S+ 2\n",
     "torchrl.md 0": r"([^\n]*'loss_critic'[^\n]*\n){2}",
-    "using.md 0": r"tensor\(\[\d, \d, \d, \d\]\)\n",
+    "using.md 0": r"(True\n){4}",
+    "using.md 1": r"tensor\(\[\d, \d, \d, \d\]\)\n",
     "tasks.md 0": "",
     "faq.md 0": "",
     "faq.md 1": "",

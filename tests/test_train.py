@@ -75,6 +75,13 @@ def test_result_json_holds_the_score_and_the_cost(trained):
 
 
 @pytest.mark.slow
+def test_the_score_of_a_run_says_how_many_of_its_episodes_differ(trained):
+    result = json.loads((trained[0] / "runs/first/result.json").read_text())
+    assert result["eval"]["distinct"]["episodes"] == 2  # the two cues
+    assert "exact: 2 distinct episodes" in trained[1]
+
+
+@pytest.mark.slow
 def test_the_banner_names_task_floor_parameters_device_and_memory(trained):
     out = trained[1]
     assert "remember one bit for 3 steps" in out

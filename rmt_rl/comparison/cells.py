@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError
@@ -54,7 +55,7 @@ class Matrix:
 class Cell:
     """One run of a comparison.
 
-    variant: the values of the axes that apply to it. arguments: what `python -m rmt_rl.train` takes, as text. config: the same,
+    variant: the values of the axes that apply to it. given: the options of `python -m rmt_rl.train`. config: the same,
     validated, without a final evaluation. episodes: of each evaluation after training. tests: changed options of the task, by the
     name of the test.
     """
@@ -64,16 +65,47 @@ class Cell:
     policy: str
     variant: Mapping[str, Any]
     seed: int
-    arguments: Mapping[str, str]
+    given: Mapping[str, Any]
     config: TrainConfig
     episodes: int
     tests: Mapping[str, Mapping[str, Any]]
 
     def command(self, plugins: tuple[str, ...] = ()) -> str:
         """What repeats the training of this cell in a shell."""
-        words = [f"{key}={text}" for key, text in self.arguments.items() if key != "run"]
+        given = {key: value for key, value in self.given.items() if key != "run"}
+        if is_class(self.task):
+            return python_command("train", {**given, "env": self.task}, plugins)
+        words = [f"{key}={typed(value)}" for key, value in given.items()]
         words += [f"plugins={','.join(plugins)}"] if plugins else []
         return shlex.join(["python", "-m", "rmt_rl.train", *words])
+
+
+def is_class(task: str) -> bool:
+    """Whether a task is a class or function of a module, module:name, which only Python can be given."""
+    return ":" in task
+
+
+def python_command(function: str, given: Mapping[str, Any], plugins: Sequence[str]) -> str:
+    """A call of rmt_rl.train or rmt_rl.compare as it is typed in a shell. given: its options; those in env may be classes."""
+
+    def written(key: str, value: Any) -> str:
+        if isinstance(value, list):
+            return f"[{', '.join(written(key, item) for item in value)}]"
+        if not isinstance(value, str):
+            return repr(value)
+        # double quotes, because the shell's are single
+        return value.replace(":", ".") if key == "env" and is_class(value) else json.dumps(value, ensure_ascii=False)
+
+    tasks = given["env"] if isinstance(given["env"], list) else [given["env"]]
+    modules = [*plugins, *(task.partition(":")[0] for task in tasks if is_class(task)), "rmt_rl"]
+    words = [f"{key}={written(key, value)}" for key, value in given.items() if key.isidentifier()]
+    if dotted := [
+        f"{json.dumps(key)}: {written(key, value)}" for key, value in given.items() if not key.isidentifier()
+    ]:
+        words.append(f"**{{{', '.join(dotted)}}}")
+    return shlex.join(
+        ["python", "-c", f"import {', '.join(dict.fromkeys(modules))}; rmt_rl.{function}({', '.join(words)})"]
+    )
 
 
 def expand(matrix: Matrix) -> list[Cell]:
@@ -176,16 +208,15 @@ def _cell(matrix: Matrix, seed: int, task: str, policy: str, variant: Mapping[st
         given["policy.params"] = matrix.params
     values = {**given, **variant}
     episodes = values.pop("evaluate_episodes", TrainConfig.evaluate_episodes)
-    arguments = {"env": task, "policy": policy} | {name: typed(value) for name, value in values.items()}
-    arguments |= {"seed": str(seed), "run": key}
+    values = {"env": task, "policy": policy, **values, "seed": seed, "run": key}
     try:
         # the recipe of the task may change the steps
-        config = parse([f"{name}={text}" for name, text in arguments.items()])
+        config = parse([f"{name}={typed(value)}" for name, value in values.items()])
         if isinstance(config.env, NoEnvConfig):
             raise ConfigError("env=none: has no environment in which policies could be compared; expected env=<a task>")
         if "evaluate_every" not in values:
             every = max(1, config.steps // EVALUATIONS)
-            arguments["evaluate_every"] = str(every)
+            values["evaluate_every"] = every
             config = dataclasses.replace(config, evaluate_every=every)
         if episodes < 1:
             raise ConfigError(f"evaluate_episodes={episodes}: expected at least 1 in a comparison")
@@ -195,7 +226,7 @@ def _cell(matrix: Matrix, seed: int, task: str, policy: str, variant: Mapping[st
             change(config.env, "env", changes)
     except ConfigError as error:
         raise ConfigError(f"cell {key}: {error}") from error
-    return Cell(key, task, policy, dict(variant), seed, arguments, config, episodes, {TRAINING: {}, **tests})
+    return Cell(key, task, policy, dict(variant), seed, values, config, episodes, {TRAINING: {}, **tests})
 
 
 def _tests(matrix: Matrix, env: type) -> Iterator[tuple[str, dict[str, Any]]]:

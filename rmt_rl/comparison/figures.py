@@ -31,6 +31,8 @@ INK, GRID, PAPER = "#1b1f25", "#dadde1", "#fefefe"
 #: More lines than these cannot be told apart in one panel.
 MOST_IN_ONE_PANEL = 8
 WIDTH = 5.0
+#: The name of the vertical axis of success rates.
+SUCCESS = "success rate"
 #: Letters of a name in a figure.
 LONGEST_NAME = 22
 
@@ -125,7 +127,7 @@ def learning_curves(results: Results, task: str, name: str) -> Picture | None:
         return None
     example = results.example(task, TRAINING) if TRAINING in results.tests[task] else None
     bounds = {"floor": example.floor, "ceiling": example.ceiling} if example else {}
-    measure = {"success": "success rate"}.get(example.measure, example.measure) if example else "score"
+    measure = {"success": SUCCESS}.get(example.measure, example.measure) if example else "score"
     means = {label: _mean_curve(own) for label, own in curves.items()}
     with matplotlib.rc_context(STYLE):
         look = styles(results.labels)
@@ -180,6 +182,10 @@ def _finish_curves(axes: Axes, curves: Mapping[str, Curve], measure: str) -> Non
     axes.set_xlabel("environment steps")
     axes.set_ylabel(measure)
     axes.margins(y=0.1)
+    if measure == SUCCESS:
+        # a part of the axis would make small differences look large
+        axes.set_ylim(-0.04, 1.1)
+        axes.set_yticks(np.linspace(0, 1, 6))
     axes.grid(axis="y")
 
 
@@ -244,23 +250,33 @@ def matrix(results: Results) -> Picture | None:
         for axes, table in zip(panels, tables, strict=True):
             _draw_matrix(axes, table, results)
         text = (
-            "Mean over runs of the final policies in every test. Dark is better: colours go from floor to ceiling, and from the "
-            "lowest to the highest number of the task where these are not known."
+            "Mean over runs of the final policies in every test. Dark is better: colours go from floor to ceiling. Where these "
+            "are not known they go from 0 to 1 for success rates, otherwise from the lowest to the highest number of the task."
         )
         return _files(figure, "matrix", "Every policy in every test", text)
+
+
+def _values(table: TaskTable) -> np.ndarray:
+    return np.array([[cell.estimate.value if cell.estimate else math.nan for cell in cells] for _, cells in table.rows])
+
+
+def shade(results: Results, table: TaskTable) -> np.ndarray:
+    """How good every number of a table is, from 0 to 1; NaN where there is none. Equal numbers without a scale are 0.5."""
+    values = _values(table)
+    known = values[np.isfinite(values)]
+    scaled = np.full(values.shape, math.nan)
+    for index, column in enumerate(table.columns):
+        bounds = results.bounds(table.task, column.test) or ((0.0, 1.0) if column.measure == "success" else None)
+        low, high = bounds or (known.min(), known.max())
+        scaled[:, index] = np.clip((values[:, index] - low) / (high - low), 0, 1) if low != high else 0.5
+        scaled[~np.isfinite(values[:, index]), index] = math.nan
+    return scaled
 
 
 def _draw_matrix(axes: Axes, table: TaskTable, results: Results) -> None:
     from matplotlib import colormaps
 
-    values = np.array(
-        [[cell.estimate.value if cell.estimate else math.nan for cell in cells] for _, cells in table.rows]
-    )
-    known = values[np.isfinite(values)]
-    scaled = np.full(values.shape, math.nan)
-    for index, column in enumerate(table.columns):
-        low, high = results.bounds(table.task, column.test) or (known.min(), known.max())
-        scaled[:, index] = np.clip((values[:, index] - low) / ((high - low) or 1.0), 0, 1)
+    values, scaled = _values(table), shade(results, table)
     # light to dark, which stays the order of brightness when printed in grey
     colours = colormaps["YlGnBu"]
     # rectangles instead of imshow, which would put a picture into the SVG

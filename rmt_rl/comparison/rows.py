@@ -37,6 +37,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def options_of(cell: Cell, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a cell for its row. values: its configuration, in which the comparison has replaced the final evaluation."""
+    return flat(values) | {"evaluate_episodes": cell.episodes}
+
+
 def base_row(matrix: Matrix, cell: Cell) -> dict[str, Any]:
     return {
         "key": cell.key,
@@ -54,6 +59,6 @@ def failed_row(matrix: Matrix, cell: Cell, error: str) -> dict[str, Any]:
         **base_row(matrix, cell),
         "status": "failed",
         "error": error,
-        "options": flat(to_dict(cell.config)),
+        "options": options_of(cell, to_dict(cell.config)),
         "cost": {},
     }

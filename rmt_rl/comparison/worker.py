@@ -30,7 +30,7 @@ from rmt_rl.common.process import configure_process
 from rmt_rl.common.state import leaves
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules
-from rmt_rl.comparison.rows import base_row, difference, failed_row, flat
+from rmt_rl.comparison.rows import base_row, difference, failed_row, options_of
 from rmt_rl.comparison.scores import curves, score_of
 from rmt_rl.comparison.store import append_cell, from_dict
 from rmt_rl.config.fields import show
@@ -150,7 +150,7 @@ def finished_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any]:
         **scores,
         "best_steps": result["best"] and result["best"]["steps"],
         "curve": curves(place, measure),
-        "options": flat(to_dict(saved)),
+        "options": options_of(cell, to_dict(saved)),
         "versions": {
             "rmt_rl": rmt_rl.__version__,
             "torch": str(torch.__version__),

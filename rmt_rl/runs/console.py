@@ -102,7 +102,7 @@ def format_summary(
         lines.append(f"  {train} {shlex.quote(f'resume={folder}')}    # continue this run")
     lines += [
         f"  {evaluate} {shlex.quote(f'policy={folder}')}{' env=<a task>' if without_env else ''}",
-        f"  {train} {_task(config)} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
+        f"  {train} {_task(config)} steps={config.steps} policy={'lstm' if config.policy.name == 'rmt' else 'rmt'}"
         "    # the same task with another memory",
     ]
     return "\n".join(lines)

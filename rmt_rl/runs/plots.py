@@ -40,9 +40,12 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
     from matplotlib.figure import Figure
 
     # fixed margins in inches: a layout that is computed takes as long as all else
-    tall = 1 + 3 * len(quantities)
+    panel, above, below, title = 2.8, 0.5, 0.55, 0.3
+    tall = title + (above + panel) * len(quantities) + below
     figure = Figure(figsize=(7, tall))
-    figure.subplots_adjust(left=0.1, right=0.98, bottom=0.55 / tall, top=1 - 0.4 / tall, hspace=0.08)
+    figure.subplots_adjust(
+        left=0.1, right=0.98, bottom=below / tall, top=1 - (title + above) / tall, hspace=above / panel
+    )
     panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0]
     for axes, quantity in zip(panels, quantities, strict=True):
         _draw(axes, rows, quantity)
@@ -58,9 +61,11 @@ def learning_curve(folder: Path, floor: float | None, ceiling: float | None, mea
         axes.set_xlim(left=0)
         axes.set_ylabel(_name(quantity).replace("_", " "))
         axes.grid(alpha=0.3)
-        axes.legend(loc="best", framealpha=0.5)
-    panels[-1].set_xlabel("steps")
-    panels[0].set_title(folder.name, parse_math=False)  # a name may contain $
+        # above the panel, where it covers no line
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderpad=0.2)
+    panels[-1].set_xlabel("environment steps")
+    # a name may contain $
+    figure.suptitle(folder.name, y=1 - 0.06 / tall, fontsize=11, parse_math=False)
     path = folder / "report" / "learning_curve.png"
     make_folder(path.parent)
     picture = io.BytesIO()

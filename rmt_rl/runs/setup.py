@@ -445,7 +445,11 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
     rows = 64 if config.algo.offline else parts.env.num_envs
     env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
     at_end.callback(close_unless_borrowed, config.env, env)
-    how: dict[str, Any] = {"episode_steps": config.episode_steps, "metrics": metric_names(config.metrics)}
+    how: dict[str, Any] = {
+        "episode_steps": config.episode_steps,
+        "metrics": metric_names(config.metrics),
+        "count": True,
+    }
     final = evaluate(policy, env, config.evaluate_episodes, config.seed, **how)
     if evaluator.best is None:
         return final, None

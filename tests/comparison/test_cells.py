@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 
@@ -12,6 +13,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.compare import command_of
 from rmt_rl.comparison.cells import expand, key_of, notes
 from rmt_rl.comparison.request import from_python, parse_compare
+from rmt_rl.comparison.rows import failed_row
 from rmt_rl.comparison.store import from_dict, to_dict
 from rmt_rl.config.cli import parse
 
@@ -108,6 +110,11 @@ def test_the_command_of_a_cell_repeats_its_training():
     assert (typed.steps, typed.seed, typed.evaluate_every) == (4000, 0, 200)
 
 
+def test_the_row_of_a_cell_has_the_episodes_that_the_comparison_plays():
+    matrix = matrix_of(*BASE, "evaluate_episodes=7")
+    assert failed_row(matrix, expand(matrix)[0], "an error")["options"]["evaluate_episodes"] == 7
+
+
 def test_tests_are_all_combinations_of_their_options_for_tasks_that_have_them():
     given = ("test.env.length=5,9", "test.env.end_at_turn=true,false", "test.env.min_length=null")
     tmaze, bandit = expand(matrix_of("env=tmaze,bandit", "policy=mlp", "seeds=1", *given))
@@ -201,6 +208,27 @@ def test_a_class_of_a_module_is_a_task():
 
     (cell,) = expand(from_python({"env": TMaze, "policy": "mlp", "seeds": 1})[1])
     assert cell.task == "rmt_rl.envs.tmaze.passive:TMaze" and cell.config.env.name == cell.task
+
+
+@pytest.mark.parametrize("name", ["compare", "train"])
+def test_the_command_of_a_class_of_a_module_gives_the_class_to_python(name, monkeypatch):
+    from rmt_rl.envs.objects import env_config_of
+    from rmt_rl.envs.tmaze.passive import TMaze
+
+    given = {"policy": ["rmt", "mlp"], "seeds": [4], "steps": 2000, "policy.segment": [4, 8], "metrics": "'a,b'"}
+    matrix = from_python({"env": [TMaze, "copy"], **given})[1]
+    command = command_of(matrix) if name == "compare" else expand(matrix)[0].command(matrix.plugins)
+    python, option, code = shlex.split(command)
+    assert (python, option) == ("python", "-c")
+    called = []
+    monkeypatch.setattr(rmt_rl, name, lambda **options: called.append(options))
+    exec(code)
+    (options,) = called
+    if name == "compare":
+        assert from_python(options)[1] == matrix
+    else:
+        config = rmt_rl.make_config(**{**options, "env": env_config_of(options["env"])})
+        assert config == dataclasses.replace(expand(matrix)[0].config, evaluate_episodes=400, run=None)
 
 
 def test_a_registration_names_the_module_that_workers_import(tmp_path, monkeypatch):

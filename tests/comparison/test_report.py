@@ -12,7 +12,11 @@ import pytest
 from comparison_folders import cell, failed, matrix, score, write
 
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.compare import _finish as finish
+from rmt_rl.comparison.cells import expand
+from rmt_rl.comparison.figures import learning_curves, shade
 from rmt_rl.comparison.report import file_names, write_report
+from rmt_rl.comparison.request import parse_compare
 from rmt_rl.comparison.results import load, short_names
 from rmt_rl.comparison.statistics import Estimate
 from rmt_rl.comparison.tables import (
@@ -348,3 +352,38 @@ def test_file_names_are_safe_and_different() -> None:
 )
 def test_numbers_have_a_fixed_number_of_digits(value: float, measure: str, shown: str) -> None:
     assert text_of(value, measure) == shown
+
+
+def test_a_success_rate_is_drawn_from_0_to_1(tmp_path: Path) -> None:
+    rows = [
+        cell("tmaze", "rmt", seed, 0.9) | {"curve": {"steps": [100, 200], "train": [0.8, 0.9]}} for seed in range(2)
+    ]
+    picture = learning_curves(load([write(tmp_path, rows)]), "tmaze", "curves")
+    assert picture is not None
+    ticks = re.findall(r">(\d\.\d)</text>", picture.svg.decode())
+    assert ticks == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "shades"),
+    [
+        ({}, [0.5, 0.75, 1.0], [0.0, 0.5, 1.0]),
+        ({"floor": None, "ceiling": None}, [1.0, 1.0, 0.9], [1.0, 1.0, 0.9]),
+        ({"floor": None, "ceiling": None, "measure": "return"}, [3.0, 3.0, 3.0], [0.5, 0.5, 0.5]),
+        ({"floor": None, "ceiling": None, "measure": "return"}, [1.0, 2.0, 3.0], [0.0, 0.5, 1.0]),
+    ],
+    ids=["floor and ceiling", "a success rate without them", "equal returns", "returns"],
+)
+def test_the_colours_of_the_matrix_go_from_the_worst_to_the_best(changes, values, shades, tmp_path: Path) -> None:
+    rows = [
+        cell("tmaze", policy, 0, 0.5) | {"final": {"training": score(0.5, **changes) | {"value": value}}, "best": {}}
+        for policy, value in zip("abc", values, strict=True)
+    ]
+    results = load([write(tmp_path, rows)])
+    assert shade(results, task_table(results, "tmaze"))[:, 0].tolist() == pytest.approx(shades)
+
+
+def test_a_stopped_comparison_says_how_to_report_what_is_finished(tmp_path: Path, capsys) -> None:
+    cells = expand(parse_compare(["env=tmaze", "policy=rmt,lstm", "seeds=1"])[1])
+    finish(write(tmp_path, [cell("tmaze", "rmt", 0, 0.9)]), cells, 15)
+    assert f"1 cells are not finished; the same command continues them\nreport={tmp_path}" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from rmt_rl.config.cli import parse
 from rmt_rl.rollouts.statistics import success_interval
@@ -86,3 +87,17 @@ def test_metrics_hold_the_interval_of_every_evaluation(tmp_path):
     assert found["eval_return_low"] <= found["eval_return"] <= found["eval_return_high"]
     low, high = success_interval(round(10 * found["eval_success"]), 10)
     assert (found["eval_success_low"], found["eval_success_high"]) == (low, high)
+
+
+def test_no_legend_covers_a_panel(monkeypatch, tmp_path):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *given, **how: (figures.append(figure), save(figure, *given, **how))
+    )
+    rows = [{"steps": step, "success": 0.5, "metrics/distance": 0.5, "eval_success": 0.5} for step in (10, 20)]
+    write_metrics(tmp_path, *rows)
+    assert learning_curve(tmp_path, 0.25, 0.75) is not None
+    panels = [axes.get_window_extent() for axes in figures[0].axes]
+    legends = [axes.get_legend().get_window_extent() for axes in figures[0].axes]
+    assert len(panels) == 2 and not any(legend.overlaps(panel) for legend in legends for panel in panels)
