@@ -46,7 +46,11 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """README.md is the front page here, and notebooks are pages."""
     markdown = re.sub(r"\]\(\.\./README\.md", "](index.md", markdown)
-    return markdown if page.file.src_uri.startswith("notebooks/") else re.sub(r"(\]\([\w/]+)\.ipynb\)", r"\1.md)", markdown)
+    return (
+        markdown
+        if page.file.src_uri.startswith("notebooks/")
+        else re.sub(r"(\]\([\w/]+)\.ipynb\)", r"\1.md)", markdown)
+    )
 
 
 def front_page() -> str:

@@ -63,7 +63,9 @@ def overview() -> str:
     for group, (title, page) in PAGES.items():
         more = f"All of them beside each other: [{page}](../{page})." if page else ""
         lines += ["", f"## {title}", "", more, "", f"| `{group}=` | |", "|---|---|"]
-        lines += [f"| [{name}]({group}-{name}.md) | {_cell(_texts(entry)[0])} |" for name, entry in GROUPS[group].items()]
+        lines += [
+            f"| [{name}]({group}-{name}.md) | {_cell(_texts(entry)[0])} |" for name, entry in GROUPS[group].items()
+        ]
     return "\n".join(lines)
 
 

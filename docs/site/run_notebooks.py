@@ -1,6 +1,8 @@
-"""Runs the notebooks of docs/notebooks: `python docs/site/run_notebooks.py` stores their outputs in the files, `--check` does not.
+"""Runs the notebooks of docs/notebooks and stores their outputs in the files; with `--check` the files stay as they are.
 
-All of them run in one kernel, which imports torch once. It listens on sockets of this machine's file system, so no network is needed.
+    python docs/site/run_notebooks.py [--check]
+
+All of them run in one kernel, which imports torch once. Its sockets are files of this machine, so no network is needed.
 """
 
 from __future__ import annotations
