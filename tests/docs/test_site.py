@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
@@ -40,14 +41,22 @@ LOOKED_AT = ["index.html", "configuration/policy-rmt.html", "notebooks/train.htm
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site: one for all processes of pytest-xdist, which share these tests among them."""
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'rmt_rl[docs]'")
-    folder = tmp_path_factory.mktemp("site") / "site"
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with FileLock(shared / "site.lock"):
+        if not (shared / "site").exists():
+            done = build(shared / "site-being-built")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (shared / "site-being-built").rename(shared / "site")
+    return shared / "site"
+
+
+def build(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow
