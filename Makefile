@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # many tests start a process of their own, which would compile the package again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help train test lint check contract test-faults format bench clean
+.PHONY: help train test lint check contract test-faults format bench docs clean
 
 help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
@@ -20,6 +20,7 @@ help:
 	@echo "make contract                          300 random cases of every policy's contract; an hour or more"
 	@echo "make test-faults                       50 killed runs, every bit of a checkpoint, longer comparisons with minigrid"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
+	@echo "make docs                              the documentation as a site, in site/index.html"
 
 train: $(STAMP)
 	$(BIN)/python -m rmt_rl.train $(ARGS)
@@ -50,6 +51,9 @@ bench: $(STAMP)
 	$(BIN)/python experiments/speed/bench_envs.py
 	$(BIN)/python experiments/speed/bench_ppo.py
 	$(BIN)/python experiments/speed/bench_rmt.py
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 # uv does not read PIP_FIND_LINKS, so it is handed over under uv's name
 $(STAMP): pyproject.toml requirements.txt
