@@ -126,19 +126,22 @@ TESTS = {
     "envs/gym/translate": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks envs/test_gym_text"
     " contract/test_envs[cartpole]",
     "envs/gym/vector_rows": "envs/test_vector_envs",
-    "envs/gym/workers": "faults/test_workers envs/test_gym_adapter",
+    "envs/gym/workers": "faults/test_forked_workers faults/test_worker_close faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
     "envs/minigrid/direct": "envs/test_minigrid_direct contract/test_envs[minigrid]",
     "envs/minigrid/doors": "envs/test_minigrid_direct envs/test_descriptions contract/test_envs[doorkey|doors]",
     "envs/minigrid/pixels": "envs/test_minigrid_pixels envs/test_drawing",
-    "envs/tasks/associative": "envs/test_associative_retrieval envs/test_descriptions contract/test_envs[retrieval]",
-    "envs/tasks/bandit": "envs/test_bandit envs/test_descriptions contract/test_envs[bandit]",
-    "envs/tasks/copy": "envs/test_copy_reverse envs/test_descriptions contract/test_envs[copy]",
-    "envs/tasks/dark": "envs/test_dark_room envs/test_descriptions contract/test_envs[dark]",
-    "envs/tasks/detect": "envs/test_detect_reasoning envs/test_descriptions contract/test_envs[detect|reasoning]",
-    "envs/tasks/memory_len": "envs/test_memory_len envs/test_descriptions contract/test_envs[memory-len]",
-    "envs/tasks/repeat": "envs/test_repeat envs/test_descriptions contract/test_envs[repeat]",
-    "envs/tmaze/": "envs/test_tmaze envs/test_descriptions envs/test_tmaze_variants contract/test_envs[tmaze]",
+    "envs/tasks/associative": "envs/test_task_facts envs/test_associative_retrieval envs/test_descriptions"
+    " contract/test_envs[retrieval]",
+    "envs/tasks/bandit": "envs/test_task_facts envs/test_bandit envs/test_descriptions contract/test_envs[bandit]",
+    "envs/tasks/copy": "envs/test_task_facts envs/test_copy_reverse envs/test_descriptions contract/test_envs[copy]",
+    "envs/tasks/dark": "envs/test_task_facts envs/test_dark_room envs/test_descriptions contract/test_envs[dark]",
+    "envs/tasks/detect": "envs/test_task_facts envs/test_detect_reasoning envs/test_descriptions"
+    " contract/test_envs[detect|reasoning]",
+    "envs/tasks/memory_len": "envs/test_task_facts envs/test_memory_len envs/test_descriptions contract/test_envs[memory-len]",
+    "envs/tasks/repeat": "envs/test_task_facts envs/test_repeat envs/test_descriptions contract/test_envs[repeat]",
+    "envs/tmaze/": "envs/test_task_facts envs/test_tmaze envs/test_tmaze_endless envs/test_tmaze_variants envs/test_descriptions"
+    " contract/test_envs[tmaze]",
     "envs/wrappers/memory_scope": "envs/test_memory_scope contract/test_envs[trial]",
     "envs/wrappers/return_to_go": "envs/test_return_to_go algos/test_rate",
 }

@@ -176,3 +176,10 @@ def test_continuous_actions_are_learned_by_their_squared_error() -> None:
 
 def test_at_least_one_episode_is_used_for_training(data) -> None:
     assert len(make(data, validation=0.9999).training) == 1
+
+
+def test_of_equal_validation_losses_the_earliest_weights_are_kept(data) -> None:
+    rate = make(data, validation=0.01)
+    first = rate.validate()
+    best = rate.best
+    assert rate.validate() == first and rate.best is best
