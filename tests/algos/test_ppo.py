@@ -143,6 +143,25 @@ def test_a_mismatch_between_acting_and_learning_raises_before_any_weight_changes
     assert ppo.updates == 0
 
 
+@pytest.mark.parametrize(
+    ("stored", "difference", "allowed"),
+    [(-0.01, 0.8e-5, True), (-0.01, 1.2e-5, False), (-100.0, 0.8e-3, True), (-100.0, 1.2e-3, False)],
+)
+def test_acting_and_learning_may_differ_by_1e_5_times_the_log_probability_if_that_is_above_one(
+    stored, difference, allowed, monkeypatch
+):
+    ppo, collector = start()
+    rollout, _ = collector.collect(2)
+    rollout = dataclasses.replace(rollout, log_prob=torch.full_like(rollout.log_prob, stored))
+    learned = rollout.log_prob.clone()
+    learned[3, 1] += difference  # one step of one row
+    monkeypatch.setattr(ppo.policy.head, "log_prob", lambda parameters, action: learned)
+    if allowed:
+        return ppo._check_ratio(rollout)
+    with pytest.raises(RuntimeError, match="differ from those of `step`"):
+        ppo._check_ratio(rollout)
+
+
 @pytest.mark.parametrize(("number", "error"), [(-20_000.0, RunError), (-10_000.0, RuntimeError)])
 def test_a_mismatch_at_large_observations_is_blamed_on_them(number, error):
     ppo, collector = start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from types import SimpleNamespace
@@ -96,6 +97,12 @@ def test_rows_step_in_processes_of_their_own_as_one_batch(make) -> None:
     obs, reward, terminated, truncated, info = env.step(np.array([1, 2]))
     assert (obs.tolist(), reward.tolist()) == ([[5, 1, 1], [7, 1, 2]], [0.5, 0.5])
     assert not terminated.any() and not truncated.any() and info["final_obs"] == [None, None]
+
+
+def test_starting_processes_leaves_the_signals_that_this_one_blocks(make) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    make()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before and not before & workers.PARENT_SIGNALS
 
 
 def test_an_episode_that_ends_starts_the_next_one_in_the_same_step(make) -> None:
