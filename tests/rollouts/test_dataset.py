@@ -1,6 +1,7 @@
 """Recorded episodes are read as they were recorded, and invalid ones raise an error that names dataset, episode and field."""
 
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -383,3 +384,25 @@ def test_returns_that_are_too_far_apart_for_the_encoder_are_rejected() -> None:
     with pytest.raises(ConfigError, match="differ by more than 1e\\+06, the most that can be encoded"):
         data.returns(config.RATEConfig(), trained=False, saved=None)
     assert data.returns(config.RATEConfig(returns=False), trained=False, saved=None) is None
+
+
+def one_step(reward: float) -> Episode:
+    return Episode(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([reward]))
+
+
+@pytest.mark.parametrize(("rewards", "fit"), [((-7e5, 7e5), False), ((-4e5, 5e5), True), ((8e5, 1e6), True)])
+def test_the_range_of_returns_is_limited_and_not_their_size(rewards, fit) -> None:
+    data = Dataset([one_step(reward) for reward in rewards], 2, *SPACES)
+    if fit:
+        returns = data.returns(config.RATEConfig(), trained=False, saved=None)
+        assert (returns.low, returns.high) == (min(0.0, *rewards), max(rewards))
+    else:
+        with pytest.raises(ConfigError, match=r"returns of -7e\+05 to 7e\+05 differ by more than 1e\+06"):
+            data.returns(config.RATEConfig(), trained=False, saved=None)
+
+
+def test_the_checksum_of_a_dataset_is_blake2b_of_its_columns_which_earlier_runs_stored_too() -> None:
+    expected = hashlib.blake2b(digest_size=32)
+    for column in (np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([2.5], np.float32)):
+        expected.update(str((column.shape, column.dtype)).encode() + column.tobytes())
+    assert Dataset([one_step(2.5)], 1, *SPACES).fingerprint() == expected.hexdigest()
