@@ -273,6 +273,15 @@ def test_validation_uses_no_dropout_and_learning_goes_on_with_it():
     assert learner.policy.training
 
 
+def test_every_twentieth_of_a_run_is_validated_once_also_where_a_longer_run_begins_at_an_earlier_part_of_it():
+    learner, _ = learner_of()
+    row = learner.collect(0.0)
+    # the run ends at 0.2 and continues as one of twice the length
+    progress = [0.0, 0.03, 0.05, 0.09, 0.12, 0.2, 0.1, 0.12, 0.15]
+    validated = ["validation_loss" in learner.update(row, p) for p in progress]
+    assert validated == [True, False, True, False, True, True, True, False, True]
+
+
 @pytest.mark.parametrize("actions", [CHOICE, BOX], ids=["choice", "box"])
 @pytest.mark.parametrize("detach", [False, True])
 def test_the_training_loss_is_the_mean_over_all_steps_of_the_batch(actions, detach):

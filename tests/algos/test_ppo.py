@@ -192,9 +192,17 @@ def test_outputs_that_are_not_finite_at_large_observations_are_blamed_on_them(co
 
 
 def test_the_largest_number_of_an_observation_is_that_of_its_real_numbers():
-    obs = {"a": torch.tensor([[2.0, -3.0]]), "b": torch.tensor([99]), "c": torch.zeros(1, 0)}
+    obs = {"a": torch.tensor([[2.0, -3.0]]), "b": torch.tensor([99]), "c": torch.zeros(1, 0), "d": torch.tensor([1.0])}
     assert ppo_module._largest(obs) == ppo_module._largest(obs["a"]) == 3
     assert ppo_module._largest(obs["b"]) == 0
+
+
+def test_the_numbers_to_log_hold_no_graph():
+    """They are kept until the end of the update, and with them a graph of every minibatch would be."""
+    ppo, collector = start()
+    rollout, _ = collector.collect(2)
+    loss, measured = ppo._loss(rollout, rollout.value, rollout.value, torch.arange(ROWS), 1.0)
+    assert loss.requires_grad and not any(number.requires_grad for number in measured.values())
 
 
 def test_after_a_rejected_rollout_the_next_one_is_still_checked_and_learned_from():
