@@ -59,6 +59,20 @@ EQUIVALENT: dict[str, str] = {
     " -> seen = torch.where(query < read, is_read, (is_left & is_read) | (key <= query) | (query >= write_from))": (
         "keys of the cache are numbered below 0 and read tokens below every other query, so key <= query holds for both"
     ),
+    "envs/minigrid/memory.py: rows = (self._cursor - self._queue_begin >= BLOCK).nonzero().squeeze(1)"
+    " -> rows = ((self._cursor - self._queue_begin > BLOCK)).nonzero().squeeze(1)": (
+        "a row that has used exactly one block has a second one until the next check, which then draws the same numbers"
+    ),
+    "envs/observations.py: if lowest.item() >= ends[0] and highest.item() <= ends[1]:"
+    " -> if lowest.item() >= ends[0] and (highest.item() < ends[1]):": (
+        "the slower search that follows finds nothing where the highest number is the end"
+    ),
+    'envs/tasks/memory_len.py: context = (n == 0)[:, None] * (2 * state["context"] - 1)'
+    " -> context = ((n == 0)[:, None] / (2 * state['context'] - 1))": (
+        "a number divided by -1 or 1 is the number times it"
+    ),
+    'envs/tmaze/passive.py: return {"cue": (self._goal > 0).long()}'
+    ' -> return {"cue": ((self._goal >= 0)).long()}': "a goal is -1 or 1",
     "policies/transformer.py: is_left, is_read = key < 0, (key >= 0) & (key < read)"
     " -> is_left, is_read = key < (1), (key >= 0) & (key < read)": (
         "key 0 is seen by all queries but the read tokens anyway, and those do not ask for is_left"
@@ -104,8 +118,8 @@ TESTS = {
     "rollouts/dataset": "algos/test_by_hand rollouts/test_dataset algos/test_rate",
     "rollouts/minari": "rollouts/test_dataset test_collect",
     "rollouts/minari_writer": "rollouts/test_own_spaces rollouts/test_dataset test_collect",
-    "rollouts/statistics": "rollouts/test_window rollouts/test_success rollouts/test_metrics rollouts/test_evaluation"
-    " rollouts/test_collector test_train",
+    "rollouts/statistics": "rollouts/test_window rollouts/test_distinct rollouts/test_success rollouts/test_metrics"
+    " rollouts/test_evaluation rollouts/test_collector test_train",
     "envs/": "envs/test_base envs/test_seeds envs/test_resets envs/test_vector_properties contract/test_envs",
     "envs/actions": "envs/test_gym_actions",
     "envs/masks": "envs/test_gym_masks",

@@ -266,6 +266,16 @@ def test_the_validation_loss_is_the_mean_over_all_steps_of_all_held_out_episodes
         assert "validation_accuracy" not in found
 
 
+def test_at_most_a_batch_of_episodes_is_validated_at_a_time(monkeypatch):
+    learner, _ = learner_of(batch=2)
+    sizes, batch = [], learner.data.batch
+    monkeypatch.setattr(
+        learner.data, "batch", lambda episodes, *given: (sizes.append(len(episodes)), batch(episodes, *given))[1]
+    )
+    learner.validate()
+    assert sizes == [2, 2, 1]
+
+
 def test_validation_uses_no_dropout_and_learning_goes_on_with_it():
     learner, episodes = learner_of(policy=policy_of(dropout=0.5))
     losses = [loss for number in learner.held_out.tolist() for loss in losses_of(learner.policy, episodes[number])[0]]
