@@ -1,5 +1,6 @@
 """The examples of docs/extending.md run as written, from a folder outside the package."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,9 +10,13 @@ import commands
 import pytest
 
 from rmt_rl import config
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.registry import GROUPS, register_policy
 from rmt_rl.envs.checks.runner import Result
 from rmt_rl.policies import check
 from rmt_rl.policies.checks.contract import Check
+from rmt_rl.policies.mlp import MLP
+from rmt_rl.policies.registry import check_shapes
 
 PAGE = (Path(__file__).parent.parent / "docs/extending.md").read_text(encoding="utf-8")
 MEMORY, _, ENVIRONMENT, LOOP, CALLBACK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -135,3 +140,26 @@ def test_an_unregistered_class_is_rejected_with_what_to_do(folder):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "@rmt_rl.register_policy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("unroll", "found"),
+    [
+        (lambda y, state: (y, state, {}), "unroll of its class returned 3 values; expected (outputs, state)"),
+        (lambda y, state: y, "unroll of its class returned a Tensor; expected (outputs, state)"),
+        (lambda y, state: (y[:, 0], state), "returned outputs [2, 8] of torch.float32; expected outputs [2, 3, 8]"),
+        (lambda y, state: (y.double(), state), "returned outputs [2, 3, 8] of torch.float64; expected"),
+        (lambda y, state: (None, state), "returned outputs of NoneType; expected"),
+        (lambda y, state: (y, y), "unroll of its class returned a state of Tensor; expected a frozen dataclass"),
+    ],
+)
+def test_a_result_that_is_not_outputs_and_state_is_described(unroll, found):
+    @register_policy("test-results", dataclasses.make_dataclass("Options", [], bases=(config.MLPConfig,), frozen=True))
+    class Results(MLP):
+        def unroll(self, x, state, first):
+            return unroll(*super().unroll(x, state, first))
+
+    options = GROUPS["policy"]["test-results"].config(width=8)
+    with pytest.raises(ConfigError) as caught:
+        check_shapes(Results(options), options)
+    assert found in str(caught.value)

@@ -59,6 +59,20 @@ EQUIVALENT: dict[str, str] = {
     " -> seen = torch.where(query < read, is_read, (is_left & is_read) | (key <= query) | (query >= write_from))": (
         "keys of the cache are numbered below 0 and read tokens below every other query, so key <= query holds for both"
     ),
+    "envs/minigrid/memory.py: rows = (self._cursor - self._queue_begin >= BLOCK).nonzero().squeeze(1)"
+    " -> rows = ((self._cursor - self._queue_begin > BLOCK)).nonzero().squeeze(1)": (
+        "a row that has used exactly one block has a second one until the next check, which then draws the same numbers"
+    ),
+    "envs/observations.py: if lowest.item() >= ends[0] and highest.item() <= ends[1]:"
+    " -> if lowest.item() >= ends[0] and (highest.item() < ends[1]):": (
+        "the slower search that follows finds nothing where the highest number is the end"
+    ),
+    'envs/tasks/memory_len.py: context = (n == 0)[:, None] * (2 * state["context"] - 1)'
+    " -> context = ((n == 0)[:, None] / (2 * state['context'] - 1))": (
+        "a number divided by -1 or 1 is the number times it"
+    ),
+    'envs/tmaze/passive.py: return {"cue": (self._goal > 0).long()}'
+    ' -> return {"cue": ((self._goal >= 0)).long()}': "a goal is -1 or 1",
     "policies/transformer.py: is_left, is_read = key < 0, (key >= 0) & (key < read)"
     " -> is_left, is_read = key < (1), (key >= 0) & (key < read)": (
         "key 0 is seen by all queries but the read tokens anyway, and those do not ask for is_left"
@@ -104,8 +118,8 @@ TESTS = {
     "rollouts/dataset": "algos/test_by_hand rollouts/test_dataset algos/test_rate",
     "rollouts/minari": "rollouts/test_dataset test_collect",
     "rollouts/minari_writer": "rollouts/test_own_spaces rollouts/test_dataset test_collect",
-    "rollouts/statistics": "rollouts/test_window rollouts/test_success rollouts/test_metrics rollouts/test_evaluation"
-    " rollouts/test_collector test_train",
+    "rollouts/statistics": "rollouts/test_window rollouts/test_distinct rollouts/test_success rollouts/test_metrics"
+    " rollouts/test_evaluation rollouts/test_collector test_train",
     "envs/": "envs/test_base envs/test_seeds envs/test_resets envs/test_vector_properties contract/test_envs",
     "envs/actions": "envs/test_gym_actions",
     "envs/masks": "envs/test_gym_masks",
@@ -126,19 +140,22 @@ TESTS = {
     "envs/gym/translate": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks envs/test_gym_text"
     " contract/test_envs[cartpole]",
     "envs/gym/vector_rows": "envs/test_vector_envs",
-    "envs/gym/workers": "faults/test_workers envs/test_gym_adapter",
+    "envs/gym/workers": "faults/test_forked_workers faults/test_worker_close faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
     "envs/minigrid/direct": "envs/test_minigrid_direct contract/test_envs[minigrid]",
     "envs/minigrid/doors": "envs/test_minigrid_direct envs/test_descriptions contract/test_envs[doorkey|doors]",
     "envs/minigrid/pixels": "envs/test_minigrid_pixels envs/test_drawing",
-    "envs/tasks/associative": "envs/test_associative_retrieval envs/test_descriptions contract/test_envs[retrieval]",
-    "envs/tasks/bandit": "envs/test_bandit envs/test_descriptions contract/test_envs[bandit]",
-    "envs/tasks/copy": "envs/test_copy_reverse envs/test_descriptions contract/test_envs[copy]",
-    "envs/tasks/dark": "envs/test_dark_room envs/test_descriptions contract/test_envs[dark]",
-    "envs/tasks/detect": "envs/test_detect_reasoning envs/test_descriptions contract/test_envs[detect|reasoning]",
-    "envs/tasks/memory_len": "envs/test_memory_len envs/test_descriptions contract/test_envs[memory-len]",
-    "envs/tasks/repeat": "envs/test_repeat envs/test_descriptions contract/test_envs[repeat]",
-    "envs/tmaze/": "envs/test_tmaze envs/test_descriptions envs/test_tmaze_variants contract/test_envs[tmaze]",
+    "envs/tasks/associative": "envs/test_task_facts envs/test_associative_retrieval envs/test_descriptions"
+    " contract/test_envs[retrieval]",
+    "envs/tasks/bandit": "envs/test_task_facts envs/test_bandit envs/test_descriptions contract/test_envs[bandit]",
+    "envs/tasks/copy": "envs/test_task_facts envs/test_copy_reverse envs/test_descriptions contract/test_envs[copy]",
+    "envs/tasks/dark": "envs/test_task_facts envs/test_dark_room envs/test_descriptions contract/test_envs[dark]",
+    "envs/tasks/detect": "envs/test_task_facts envs/test_detect_reasoning envs/test_descriptions"
+    " contract/test_envs[detect|reasoning]",
+    "envs/tasks/memory_len": "envs/test_task_facts envs/test_memory_len envs/test_descriptions contract/test_envs[memory-len]",
+    "envs/tasks/repeat": "envs/test_task_facts envs/test_repeat envs/test_descriptions contract/test_envs[repeat]",
+    "envs/tmaze/": "envs/test_task_facts envs/test_tmaze envs/test_tmaze_endless envs/test_tmaze_variants envs/test_descriptions"
+    " contract/test_envs[tmaze]",
     "envs/wrappers/memory_scope": "envs/test_memory_scope contract/test_envs[trial]",
     "envs/wrappers/return_to_go": "envs/test_return_to_go algos/test_rate",
 }

@@ -266,11 +266,30 @@ def test_the_validation_loss_is_the_mean_over_all_steps_of_all_held_out_episodes
         assert "validation_accuracy" not in found
 
 
+def test_at_most_a_batch_of_episodes_is_validated_at_a_time(monkeypatch):
+    learner, _ = learner_of(batch=2)
+    sizes, batch = [], learner.data.batch
+    monkeypatch.setattr(
+        learner.data, "batch", lambda episodes, *given: (sizes.append(len(episodes)), batch(episodes, *given))[1]
+    )
+    learner.validate()
+    assert sizes == [2, 2, 1]
+
+
 def test_validation_uses_no_dropout_and_learning_goes_on_with_it():
     learner, episodes = learner_of(policy=policy_of(dropout=0.5))
     losses = [loss for number in learner.held_out.tolist() for loss in losses_of(learner.policy, episodes[number])[0]]
     assert learner.validate()["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert learner.policy.training
+
+
+def test_every_twentieth_of_a_run_is_validated_once_also_where_a_longer_run_begins_at_an_earlier_part_of_it():
+    learner, _ = learner_of()
+    row = learner.collect(0.0)
+    # the run ends at 0.2 and continues as one of twice the length
+    progress = [0.0, 0.03, 0.05, 0.09, 0.12, 0.2, 0.1, 0.12, 0.15]
+    validated = ["validation_loss" in learner.update(row, p) for p in progress]
+    assert validated == [True, False, True, False, True, True, True, False, True]
 
 
 @pytest.mark.parametrize("actions", [CHOICE, BOX], ids=["choice", "box"])

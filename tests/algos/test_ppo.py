@@ -143,6 +143,25 @@ def test_a_mismatch_between_acting_and_learning_raises_before_any_weight_changes
     assert ppo.updates == 0
 
 
+@pytest.mark.parametrize(
+    ("stored", "difference", "allowed"),
+    [(-0.01, 0.8e-5, True), (-0.01, 1.2e-5, False), (-100.0, 0.8e-3, True), (-100.0, 1.2e-3, False)],
+)
+def test_acting_and_learning_may_differ_by_1e_5_times_the_log_probability_if_that_is_above_one(
+    stored, difference, allowed, monkeypatch
+):
+    ppo, collector = start()
+    rollout, _ = collector.collect(2)
+    rollout = dataclasses.replace(rollout, log_prob=torch.full_like(rollout.log_prob, stored))
+    learned = rollout.log_prob.clone()
+    learned[3, 1] += difference  # one step of one row
+    monkeypatch.setattr(ppo.policy.head, "log_prob", lambda parameters, action: learned)
+    if allowed:
+        return ppo._check_ratio(rollout)
+    with pytest.raises(RuntimeError, match="differ from those of `step`"):
+        ppo._check_ratio(rollout)
+
+
 @pytest.mark.parametrize(("number", "error"), [(-20_000.0, RunError), (-10_000.0, RuntimeError)])
 def test_a_mismatch_at_large_observations_is_blamed_on_them(number, error):
     ppo, collector = start()
@@ -173,9 +192,17 @@ def test_outputs_that_are_not_finite_at_large_observations_are_blamed_on_them(co
 
 
 def test_the_largest_number_of_an_observation_is_that_of_its_real_numbers():
-    obs = {"a": torch.tensor([[2.0, -3.0]]), "b": torch.tensor([99]), "c": torch.zeros(1, 0)}
+    obs = {"a": torch.tensor([[2.0, -3.0]]), "b": torch.tensor([99]), "c": torch.zeros(1, 0), "d": torch.tensor([1.0])}
     assert ppo_module._largest(obs) == ppo_module._largest(obs["a"]) == 3
     assert ppo_module._largest(obs["b"]) == 0
+
+
+def test_the_numbers_to_log_hold_no_graph():
+    """They are kept until the end of the update, and with them a graph of every minibatch would be."""
+    ppo, collector = start()
+    rollout, _ = collector.collect(2)
+    loss, measured = ppo._loss(rollout, rollout.value, rollout.value, torch.arange(ROWS), 1.0)
+    assert loss.requires_grad and not any(number.requires_grad for number in measured.values())
 
 
 def test_after_a_rejected_rollout_the_next_one_is_still_checked_and_learned_from():

@@ -176,3 +176,27 @@ def test_continuous_actions_are_learned_by_their_squared_error() -> None:
 
 def test_at_least_one_episode_is_used_for_training(data) -> None:
     assert len(make(data, validation=0.9999).training) == 1
+
+
+def test_of_equal_validation_losses_the_earliest_weights_are_kept(data) -> None:
+    rate = make(data, validation=0.01)
+    first = rate.validate()
+    best = rate.best
+    assert rate.validate() == first and rate.best is best
+
+
+def test_the_weights_of_the_last_validation_are_not_selected_where_an_earlier_one_was_better(data) -> None:
+    rate = make(data, validation=0.01)
+    rate.validate()
+    best = rate.policy.head.linear.bias.detach().clone()
+    rate.policy.head.linear.bias.data[2] += 50.0  # training goes wrong
+    result = rate.select_weights()
+    assert result["validation_loss_kept"] == rate.best_loss < result["validation_loss"]
+    assert torch.equal(rate.policy.head.linear.bias, best)
+
+
+def test_without_validation_the_last_weights_are_selected(data) -> None:
+    rate = make(data, validation=0.0)
+    last = {name: value.clone() for name, value in rate.policy.state_dict().items()}
+    assert rate.select_weights() == {}
+    assert all(torch.equal(last[name], value) for name, value in rate.policy.state_dict().items())

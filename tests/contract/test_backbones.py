@@ -91,6 +91,16 @@ def test_every_registered_policy_of_the_package_is_covered():
     assert {type(v) for v in VARIANTS.values()} == ours
 
 
+def test_a_fifth_of_the_cases_begins_with_a_reset_and_another_fifth_ends_with_one():
+    """Cases 0, 20, ... and 16, 36, ... have no other resets."""
+    for number, place in ((0, 0), (20, 0), (16, -1), (36, -1), (8, None), (12, None)):
+        first = make_case(maker("mlp"), number).first
+        expected = torch.zeros_like(first)
+        if place is not None:
+            expected[:, place] = True
+        assert torch.equal(first, expected)
+
+
 @backbones
 @pytest.mark.parametrize(
     "check",

@@ -14,8 +14,10 @@ import pytest
 import torch
 from commands import run
 
+from rmt_rl.envs import check as command
 from rmt_rl.envs.check import check, main, maker
-from rmt_rl.envs.checks.runner import run_check
+from rmt_rl.envs.checks import vector_env
+from rmt_rl.envs.checks.runner import Result, run_check
 from rmt_rl.envs.checks.vector_env import CHECKS
 from rmt_rl.envs.tmaze.passive import TMaze
 
@@ -420,6 +422,64 @@ def test_an_invalid_argument_is_reported_in_one_line(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["tmaze", "-h"], 0), ([], 2)])
+def test_the_command_explains_itself(arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == status
+    assert capsys.readouterr().out.startswith("Checks an environment: `python -m rmt_rl.envs.check <name")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status", "line"),
+    [
+        (["ok", "ok"], 0, "tmaze: 2 ok, 0 not checked, 0 wrong"),
+        (["ok", "warning", "not checked"], 0, "tmaze: 1 ok, 1 warning, 1 not checked, 0 wrong"),
+        (["wrong", "warning"], 1, "tmaze: 0 ok, 1 warning, 0 not checked, 1 wrong"),
+    ],
+)
+def test_the_last_line_counts_the_verdicts_and_warnings_only_where_there_are_some(
+    verdicts: list[str], status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = [Result("a claim", verdict, "" if verdict == "ok" else "a finding") for verdict in verdicts]
+    monkeypatch.setattr(command, "check", lambda make, raw: results)
+    assert main(["env=tmaze"]) == status
+    *shown, last = capsys.readouterr().out.splitlines()
+    assert last == line
+    assert shown == [text for v in verdicts for text in (f"{v:>11}  a claim", *[f"{'':13}a finding"] * (v != "ok"))]
+
+
+class EndsInRow0(Sound):
+    """All episodes but those of row 0 go on for ever."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        over = terminated & (torch.arange(self.num_envs) == 0)
+        kept = torch.where(over[:, None], obs, info["final_obs"])
+        return kept, reward, over, truncated, {**info, "_final_obs": over}
+
+
+def test_the_next_episodes_are_not_checked_before_two_episodes_of_every_row_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vector_env, "PATIENCE", 30)
+    result = run_check("", lambda: vector_env.autoreset_in_the_same_step(EndsInRow0))
+    assert (result.verdict, result.found) == (
+        "not checked",
+        "a row had fewer than two episode ends in 30 random steps",
+    )
+
+
+class SeedsGlobally(Sound):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        if seed is not None:
+            random.seed(seed)
+        return super().reset(seed=seed)
+
+
+def test_a_global_generator_that_only_a_seed_touches_is_found() -> None:
+    result = run_check("", lambda: vector_env.no_global_generator(SeedsGlobally))
+    assert result.verdict == "wrong" and "the global generator of random is used" in result.found
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.actions import MixedActions
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.checks import runner, vector_env
+from rmt_rl.envs.checks.gymnasium_env import _types, malformed_space
 from rmt_rl.envs.checks.masked import allowed_only, sample_own
 from rmt_rl.envs.checks.runner import Broken, brief, describe_type, run_check, same, short
 from rmt_rl.envs.registry import make_env
@@ -390,6 +391,24 @@ def test_tensors_are_equal_in_shape_dtype_and_every_number() -> None:
     ]
     differ += [((one, one), (one,)), ({"a": one}, {"a": 2 * one}), ((), ()), ("text", "text")]
     assert all(same(a, b) for a, b in equal) and not any(same(a, b) for a, b in differ)
+
+
+def test_a_discrete_observation_is_an_int_or_an_int64() -> None:
+    space = spaces.Dict(a=spaces.Tuple([spaces.Discrete(3), spaces.Box(0, 1, (1,))]), b=spaces.Discrete(2))
+    for number in (1, np.int64(1)):
+        assert _types(space, {"a": (number, np.zeros(1, np.float32)), "b": number}) == []
+    found = _types(space, {"a": (np.uint8(1), np.zeros(1, np.float32)), "b": np.array(0)})
+    assert [text.split(";")[0] for text in found] == [
+        "an observation of Discrete(3) is uint8 1",
+        f"an observation of Discrete(2) is {describe_type(np.array(0))}",
+    ]
+
+
+def test_a_multibinary_space_with_one_axis_below_1_is_malformed() -> None:
+    space = spaces.MultiBinary((2, 3))
+    assert malformed_space(space) == ""
+    space._shape = (2, 0)
+    assert malformed_space(space) == "MultiBinary has shape (2, 0); expected at least 1"
 
 
 def test_findings_are_cut_after_100_characters() -> None:

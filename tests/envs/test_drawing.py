@@ -24,6 +24,7 @@ from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env
 from rmt_rl.envs.tasks.bandit import Bandit
 from rmt_rl.envs.tasks.dark_room import DarkRoom
+from rmt_rl.envs.tmaze.endless import TMazeEndless
 from rmt_rl.envs.tmaze.passive import TMaze
 from rmt_rl.envs.tmaze.variants import TMazeActive
 from rmt_rl.envs.wrappers.return_to_go import ReturnToGo
@@ -98,6 +99,20 @@ def test_a_maze_shows_the_corridor_the_correct_arm_and_the_agent(env: Any, state
     assert [shapes(axes), marks(axes), [axes.get_xlim(), axes.get_ylim()]] == expected
     assert list(axes.get_yticks()) == []
     assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_endless_maze_shows_the_corridor_of_the_agent_with_left_as_the_upper_arm(side: str) -> None:
+    env = TMazeEndless(1, corridors=4, length=3, uniform=False)
+    env.reset(seed=1)
+    corridor = next(i for i in range(4) if ["left", "right"][bits(bits(1, 0), i) % 2] == side)
+    axes = in_state(env, corridor=corridor, x=2, t=9)
+    upper, lower = (GREEN, FREE) if side == "left" else (FREE, GREEN)
+    arms = [(2.5, 0.25, 1, 0.5, upper), (2.5, -0.75, 1, 0.5, lower)]
+    assert shapes(axes) == [(-0.5, -0.25, 4, 0.5, FREE), *arms]
+    assert marks(axes) == [(2, 0, "o", BLUE)]
+    said = f"corridor {corridor + 1} of 4; the agent observes [0.5 0. 0. ] green: the correct arm, left is up"
+    assert " ".join(axes.get_xlabel().split()) == said
 
 
 def test_a_maze_counts_its_cells_in_whole_numbers() -> None:

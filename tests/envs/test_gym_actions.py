@@ -125,6 +125,10 @@ def test_one_number_is_at_most_65536_choices() -> None:
         UnsupportedSpace, match=r"action: Box.* has 4,294,967,296 values for one number, .* Box of floats"
     ):
         ActionTranslation(spaces.Box(-(2**31), 2**31 - 1, (2,), np.int32))
+    ActionTranslation(spaces.Box(0, 65_535, (1,), np.int64))
+    low, high = np.zeros(2, np.int64), np.array([3, 65_536])
+    with pytest.raises(UnsupportedSpace, match=r"action: Box.* has 65,537 values for one number"):
+        ActionTranslation(spaces.Box(low, high, dtype=np.int64))
     with pytest.raises(UnsupportedSpace, match="more than 65,536 choices"):
         ActionTranslation(spaces.Discrete(2**40))
     with pytest.raises(UnsupportedSpace, match=r"action 'a': Text.* is not supported"):

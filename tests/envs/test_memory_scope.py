@@ -1,7 +1,9 @@
 """Memory scopes: trials and runs of several episodes."""
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from rmt_rl import config
 from rmt_rl.algos.ppo import PPO
@@ -154,6 +156,14 @@ def test_a_scope_keeps_the_info_about_inner_episodes():
         info, expected = (env.step(torch.zeros(3, dtype=torch.int64))[4] for env in (scoped, bare))
         assert torch.equal(info["inner_start"], expected["inner_start"])
         assert torch.equal(info["inner_success"], expected["inner_success"])
+
+
+def test_the_added_entries_of_an_observation_are_a_reward_without_bounds_and_a_flag():
+    bare = make_env("tmaze", 2, length=5)
+    space = MemoryScope(bare, 2).single_observation_space
+    reward = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    flag, inner = spaces.Discrete(2), bare.single_observation_space
+    assert space == spaces.Dict({"observation": inner, "previous_reward": reward, "episode_start": flag})
 
 
 def test_a_scope_is_described_by_its_environment_and_its_episodes():

@@ -139,6 +139,41 @@ def test_a_moment_that_is_nan_is_detected_in_the_weight_that_it_changes(make_lea
         learn(learner)
 
 
+@pytest.fixture
+def cartpole(tmp_path):
+    """A learner that normalises observations, before its first rollout, and the rollouts that its collector makes."""
+    options = ["env=gym", "algo.num_envs=2", "algo.rollout=4", "algo.minibatches=1", "policy=mlp", "policy.width=8"]
+    with contextlib.ExitStack() as stack:
+        learner = setup_run(parse([*options, "algo.skip_nonfinite=2"]), tmp_path, stack).learner
+        collect, rollouts = learner.collector.collect, []
+
+        def recorded(*given, **more):
+            rollout, episodes = collect(*given, **more)
+            rollouts.append(rollout)
+            return rollout, episodes
+
+        learner.collector.collect = recorded
+        yield learner, rollouts
+
+
+def test_the_first_of_two_rollouts_sets_the_scale_of_the_observations(cartpole) -> None:
+    learner, rollouts = cartpole
+    assert learner.collect(0.0) is rollouts[1] and len(rollouts) == 2
+    moments = learner.policy.encoder.encoder.moments
+    speeds = rollouts[0].obs.flatten(0, 1)[:, [1, 3]]  # without bounds
+    assert float(moments.count) == 8 and torch.allclose(moments.mean[[1, 3]], speeds.double().mean(0))
+    assert learner.collect(0.0) is rollouts[2] and float(moments.count) == 8
+
+
+def test_the_scale_of_the_observations_is_not_set_by_a_rollout_with_a_nan(cartpole, monkeypatch) -> None:
+    learner, rollouts = cartpole
+    poison(learner, monkeypatch, 1, observation=math.nan, rows=(1,))
+    learner.collect(0.0)
+    assert rollouts[0].nonfinite and float(learner.policy.encoder.encoder.moments.count) == 0
+    learner.collect(0.0)
+    assert float(learner.policy.encoder.encoder.moments.count) == 8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("policy", ["rmt", "lstm"])

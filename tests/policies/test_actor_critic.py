@@ -407,3 +407,32 @@ def test_values_start_near_zero():
         head = ActorCritic(make_spec(env, config.TMazeConfig(), config.MLPConfig(width=1024))).value_head
     assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
     assert float(head.bias.detach()) == 0
+
+
+def test_a_backbone_that_changes_buffers_gets_the_inputs_that_it_learned_from(monkeypatch):
+    policy, learned, given = make_policy("gru", critic="separate"), [], []
+    obs, first = observations(3, 4), resets(3, 4)
+    state = policy.initial_state(3, critic=True)
+    action = torch.tensor([[0, 1, 2, 3]] * 3)
+    unroll = type(policy.backbone).unroll
+    monkeypatch.setattr(
+        type(policy.backbone),
+        "unroll",
+        lambda self, *inputs: (learned.append((self, *inputs)), unroll(self, *inputs))[1],
+    )
+    monkeypatch.setattr(
+        type(policy.backbone), "between_updates", lambda self, *inputs: given.append((self, *inputs)), raising=False
+    )
+    policy.unroll(obs, action, state, first)
+    generator = generator_of()
+    policy.between_updates(obs, action, state, first, generator)
+    assert [one[0] for one in given] == [policy.backbone, policy.critic.backbone] == [one[0] for one in learned]
+    for (_, x, memory, starts), (_, x_given, memory_given, starts_given, noise) in zip(learned, given, strict=True):
+        assert torch.equal(x, x_given) and torch.equal(starts, starts_given) and noise is generator
+        assert all(torch.equal(a, b) for a, b in zip(tensors(memory), tensors(memory_given), strict=True))
+
+
+def test_a_backbone_without_buffers_costs_nothing_between_updates(monkeypatch):
+    policy = make_policy("gru")
+    monkeypatch.setattr(policy, "embed", None)
+    policy.between_updates(observations(3, 4), None, policy.initial_state(3), resets(3, 4), generator_of())

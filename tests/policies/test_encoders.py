@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.text import TextBytes
 from rmt_rl.policies import encoders
 from rmt_rl.policies.encoders import (
     Categories,
@@ -22,6 +23,7 @@ from rmt_rl.policies.encoders import (
     make_encoder,
 )
 from rmt_rl.policies.pictures import describe_pictures
+from rmt_rl.policies.words import Words
 
 WIDTH = 16
 INT64 = np.iinfo(np.int64)
@@ -408,3 +410,21 @@ def test_encoding_each_distinct_row_once_changes_neither_vectors_nor_gradients(s
         results.append([y.detach(), *gradients])
     for once, each in zip(*results, strict=True):
         torch.testing.assert_close(once, each, atol=1e-12, rtol=1e-12)
+
+
+def test_the_number_of_a_word_depends_on_its_letters_and_their_order_and_not_on_its_place():
+    encoder = Words(TextBytes(24, characters=False), WIDTH)
+
+    def numbers(text):
+        shown = torch.tensor([list(text.encode().ljust(24, b"\0"))])
+        ids, present = encoder.tokens(shown)
+        return ids[present].tolist()
+
+    ab, ba, abc = numbers("ab ba abc")
+    assert len({ab, ba, abc}) == 3
+    assert numbers("abc  x ab") == [abc, *numbers("x"), ab] and numbers("ba") == [ba] and numbers("") == []
+
+
+def test_a_grid_is_described_as_a_picture_from_8_by_8_on():
+    for shape, described in (((8, 8, 3), True), ((7, 20, 3), False), ((20, 7, 3), False)):
+        assert bool(describe_pictures(box(0, 255, shape, np.uint8))) == described

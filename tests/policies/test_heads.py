@@ -7,6 +7,7 @@ from gymnasium import spaces
 from torch.distributions import Categorical, Independent, Normal, Uniform, kl_divergence
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.envs.actions import MixedActions
 from rmt_rl.policies.heads import CategoricalHead, GaussianHead, make_head
 
 WIDTH = 8
@@ -304,3 +305,11 @@ def test_draws_under_a_mask_have_the_frequencies_of_the_allowed_choices():
             expected = torch.zeros(SIZES[component], dtype=raw.dtype).index_put((chosen,), part.probs)
             assert bool(((counts == 0) == (expected == 0)).all())
             torch.testing.assert_close(counts.double(), expected, rtol=0, atol=0.02)
+
+
+def test_the_lowest_and_the_highest_action_of_a_head_are_those_that_it_may_draw():
+    choices, reals = head_of("MultiDiscrete 2-d"), head_of("Box 2-d")
+    assert [end.tolist() for end in choices.ends()] == [[[0, 0], [0, 0]], [[1, 2], [3, 4]]]
+    assert [end.tolist() for end in reals.ends()] == [[[-np.inf] * 3] * 2, [[np.inf] * 3] * 2]
+    low, high = make_head(MixedActions([2, 3], [-1.0], [1.0]), WIDTH).ends()
+    assert (low.tolist(), high.tolist()) == ([0, 0, -np.inf], [1, 2, np.inf])

@@ -6,8 +6,9 @@ import torch
 from gymnasium import spaces
 
 import rmt_rl
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.policies.encoders import ObservationEncoder
-from rmt_rl.policies.moments import RunningMoments
+from rmt_rl.policies.moments import ActionScale, RunningMoments
 from rmt_rl.policies.saving import load_policy
 
 MIXED = spaces.Box(np.array([-1, -np.inf], np.float32), np.array([3, np.inf], np.float32))
@@ -88,3 +89,31 @@ def test_moments_are_learned_before_the_first_update_and_saved_with_the_policy(t
     loaded = load_policy(result.folder / "policy").encoder.encoder.moments
     assert torch.equal(loaded.mean, moments.mean) and torch.equal(loaded.squares, moments.squares)
     assert list(moments.chosen) == [False, True, False, True]  # velocities have no bounds
+
+
+def test_the_scale_of_the_last_elements_of_an_action_is_that_of_these_elements():
+    assert ActionScale((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)).of_last(2) == ActionScale((2.0, 3.0), (5.0, 6.0))
+
+
+def test_the_scale_of_actions_is_restored_from_plain_values():
+    scale = ActionScale((1.0, -2.0), (4.0, 0.5))
+    assert ActionScale.from_json(scale.to_json(), 2) == scale and ActionScale.from_json(None, 2) is None
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"mean": [0.0, 1.0], "deviation": [1.0, 0.0]},
+        {"mean": [0.0, 1.0], "deviation": [1.0, -1.0]},
+        {"mean": [0.0], "deviation": [1.0]},
+        {"mean": [0.0, 1.0], "deviation": [1.0, 1e39]},
+        {"mean": [0.0, "1"], "deviation": [1.0, 1.0]},
+        {"mean": [0.0, 1.0]},
+        {"mean": [0.0, 1.0], "deviation": [1.0, 1.0], "more": 1},
+        [0.0, 1.0],
+    ],
+    ids=str,
+)
+def test_a_scale_of_actions_that_no_run_writes_is_rejected(saved):
+    with pytest.raises(ConfigError, match=r"expected null, or mean and deviation with 2 numbers each, above 0 in dev"):
+        ActionScale.from_json(saved, 2)

@@ -20,7 +20,7 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import env_config, load_policy, policy_folder, save_policy
 from rmt_rl.policies.spaces import from_json, to_json
 from rmt_rl.policies.spec import PolicySpec, make_spec
-from rmt_rl.policies.weights import BESIDE, BadWeights, Sized
+from rmt_rl.policies.weights import BESIDE, BadWeights, Sized, numbers_in
 
 POLICIES = {
     "rmt": config.RMTConfig(width=16, heads=2, segment=4, memory_tokens=2),
@@ -547,3 +547,15 @@ def test_other_errors_keep_their_traceback():
 
     with pytest.raises(RuntimeError, match="a bug"):
         run(command, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_in_place_of_the_weights_is_refused_without_waiting_for_it(tmp_path):
+    pipe = tmp_path / "model.safetensors"
+    os.mkfifo(pipe)
+    both_ends = os.open(pipe, os.O_RDWR)  # so that nothing that opens it waits
+    try:
+        with pytest.raises(OSError, match="is not a regular file"):
+            numbers_in(pipe, config.MLPConfig())
+    finally:
+        os.close(both_ends)

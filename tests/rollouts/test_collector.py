@@ -304,6 +304,21 @@ def test_a_rollout_is_determined_by_seed_and_generator():
     assert not torch.equal(other.action, rollouts[0].action)
 
 
+@pytest.mark.parametrize("policy_name", ["rmt", "mlp"])
+def test_a_restored_collector_gives_the_next_rollout_bit_for_bit(policy_name):
+    whole, begun, resumed = (make_collector(policy_name)[0] for _ in range(3))
+    whole.collect(7)
+    begun.collect(7)
+    resumed.collect(2)  # is somewhere else
+    resumed.load_state_dict(begun.state_dict())
+    (expected, ended), (found, also_ended) = whole.collect(9), resumed.collect(9)
+    assert resumed.steps == whole.steps and len(ended.returns) > 3
+    for name in ("obs", "action", "log_prob", "value", "next_value", "reward", "terminated", "first", "begins"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(also_ended.returns, ended.returns) and torch.equal(also_ended.lengths, ended.lengths)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(found.state), tensors(expected.state), strict=True))
+
+
 # ------------------------------------------------------------------------------------------- noise of continuous actions
 
 

@@ -1,9 +1,11 @@
 """Recorded episodes are read as they were recorded, and invalid ones raise an error that names dataset, episode and field."""
 
 import gc
+import hashlib
 import json
 import os
 import shutil
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from rmt_rl.envs.registry import make_env
 from rmt_rl.rollouts.dataset import Dataset, Episode, spans
 from rmt_rl.rollouts.episodes import oracle_actor, record
 from rmt_rl.rollouts.minari_reader import read_minari
+from rmt_rl.rollouts.minari_writer import _Statistics
 
 
 @pytest.fixture(autouse=True)
@@ -393,3 +396,51 @@ def test_returns_that_are_too_far_apart_for_the_encoder_are_rejected() -> None:
     with pytest.raises(ConfigError, match="differ by more than 1e\\+06, the most that can be encoded"):
         data.returns(config.RATEConfig(), trained=False, saved=None)
     assert data.returns(config.RATEConfig(returns=False), trained=False, saved=None) is None
+
+
+def one_step(reward: float) -> Episode:
+    return Episode(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([reward]))
+
+
+@pytest.mark.parametrize(("rewards", "fit"), [((-7e5, 7e5), False), ((-4e5, 5e5), True), ((8e5, 1e6), True)])
+def test_the_range_of_returns_is_limited_and_not_their_size(rewards, fit) -> None:
+    data = Dataset([one_step(reward) for reward in rewards], 2, *SPACES)
+    if fit:
+        returns = data.returns(config.RATEConfig(), trained=False, saved=None)
+        assert (returns.low, returns.high) == (min(0.0, *rewards), max(rewards))
+    else:
+        with pytest.raises(ConfigError, match=r"returns of -7e\+05 to 7e\+05 differ by more than 1e\+06"):
+            data.returns(config.RATEConfig(), trained=False, saved=None)
+
+
+def test_the_range_of_returns_is_that_of_all_steps() -> None:
+    """The returns to go of the first episode are -2 and -5, those of the second one 2 and 5."""
+    pay = [
+        Episode(np.zeros((2, 1), np.float32), np.zeros(2, np.int64), np.array(pay)) for pay in ([3.0, -5], [-3.0, 5])
+    ]
+    returns = Dataset(pay, 4, *SPACES).returns(config.RATEConfig(), trained=False, saved=None)
+    assert (returns.low, returns.high, returns.target) == (-5.0, 5.0, 2.0)
+
+
+def test_the_checksum_of_a_dataset_is_blake2b_of_its_columns_which_earlier_runs_stored_too() -> None:
+    expected = hashlib.blake2b(digest_size=32)
+    for column in (np.zeros((1, 1), np.float32), np.zeros(1, np.int64), np.array([2.5], np.float32)):
+        expected.update(str((column.shape, column.dtype)).encode() + column.tobytes())
+    assert Dataset([one_step(2.5)], 1, *SPACES).fingerprint() == expected.hexdigest()
+
+
+def test_a_dataset_is_described_by_its_size_and_the_range_of_its_returns() -> None:
+    assert str(Dataset([episode(3), episode(2)], 5, *SPACES)) == "2 episodes, 5 steps, returns 3 to 6"
+
+
+@pytest.mark.parametrize(
+    ("successes", "share"), [((True, False, True), 2 / 3), ((None, True, None), 1 / 3), ((None, None, None), None)]
+)
+def test_the_statistics_of_recorded_episodes_by_hand(successes, share) -> None:
+    rewards = [np.array([1.0, 2.0]), np.array([-4.0]), np.array([0.5, 0.5, 0.5])]
+    waves = [types.SimpleNamespace(reward=r, success=s) for r, s in zip(rewards, successes, strict=True)]
+    stats = _Statistics()
+    stats.add(waves[:2])
+    stats.add(waves[2:])
+    expected = {"return_mean": 0.5 / 3, "return_min": -4.0, "return_max": 3.0, "length_mean": 2.0}
+    assert stats.summary() == pytest.approx(expected if share is None else expected | {"success": share})

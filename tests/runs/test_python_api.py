@@ -16,6 +16,7 @@ from rmt_rl.config import TMazeConfig
 from rmt_rl.config.registry import OBJECTS
 from rmt_rl.config.resolve import make_config
 from rmt_rl.envs.objects import env_config_of
+from rmt_rl.envs.registry import make_from_config
 from rmt_rl.envs.tmaze.passive import TMaze
 
 TINY = {"policy": "lstm", "steps": 200, "evaluate_episodes": 12, "policy.width": 8}
@@ -155,6 +156,12 @@ def test_a_gymnasium_class_is_trained_on(tmp_path):
     result = rmt_rl.train(env=Corridor, root=tmp_path, **TINY)
     assert result.folder.name.startswith("Corridor-lstm-ppo")
     assert result.score.success is None and 1 <= result.score.mean_return <= 5
+
+
+def test_a_task_of_a_gymnasium_class_has_the_name_of_the_class():
+    env = make_from_config(env_config_of(Corridor), 2)
+    assert env.task == f"{__name__}:Corridor"
+    env.close()
 
 
 @pytest.mark.parametrize(("env", "normalised"), [(Corridor, True), ("gym", True), (Maze, False), ("tmaze", False)])

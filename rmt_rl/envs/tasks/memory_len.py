@@ -39,7 +39,7 @@ class MemoryLen(EpisodicEnv):
         super().__init__(num_envs, device, gymnasium.spaces.Box(low, high), 2)
         self.length, self.bits = length, bits
         self.floor = 1.0 if length == 1 else 0.5
-        self.distinct_episodes = if_few(bits * 2 ** min(bits, 20))  # a query and the bits
+        self.distinct_episodes = if_few(bits * 2**bits)  # a query and the bits
         steps = f"{length - 1} step{'' if length == 2 else 's'}"
         self._bits = ("bit",) if bits == 1 else tuple(f"bit {i}" for i in range(bits))  # numbers as in the query
         self.task = f"memory_len: remember {bits} bit{'s' if bits > 1 else ''} for {steps}"
