@@ -146,6 +146,10 @@ def test_only_the_bridge_to_stable_baselines3_imports_it() -> None:
     assert users_of("stable_baselines3") == {"rmt_rl.sb3"}
 
 
+def test_only_jobs_of_comparisons_import_submitit() -> None:
+    assert users_of("submitit") == {"rmt_rl.comparison.jobs"}
+
+
 @pytest.mark.slow
 def test_nothing_imports_a_bridge_to_another_library() -> None:
     """So `import rmt_rl`, and every command, works without these libraries."""

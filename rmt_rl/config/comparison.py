@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rmt_rl.config.fields import Config, option
 
@@ -32,7 +33,15 @@ class CompareConfig(Config):
         high=10**10,
     )
     workers: int | None = option(
-        None, "cells that run at the same time, each in a process; null = one per CPU core", low=1, high=1_024
+        None,
+        "cells that run at the same time; null = one per CPU core, with executor=slurm all",
+        low=1,
+        high=1_024,
+    )
+    executor: str = option(
+        "local",
+        "where cells run: local = in processes on this machine, slurm = each as a job of a cluster, with the options slurm.*",
+        choices=("local", "slurm"),
     )
     retry: bool = option(False, "run failed cells again")
     report: str | None = option(
@@ -55,4 +64,23 @@ class BudgetConfig(Config):
     )
 
 
-CompareConfig.name, BudgetConfig.name = "", "budget"
+@dataclass(frozen=True)
+class SlurmConfig(Config):
+    """The jobs of executor=slurm."""
+
+    partition: str | None = option(
+        None, "partition of the jobs; null = the cluster's own choice", form=("a name without spaces", r"\S+")
+    )
+    minutes: int = option(
+        240, "minutes of a job; one that needs more saves, is queued again and continues", low=1, high=1_000_000
+    )
+    cpus: int = option(1, "CPU cores of a job", low=1, high=1_024)
+    options: dict[str, Any] = option(
+        {}, "more options of sbatch, by their names in submitit, such as {account: mine, gres: 'gpu:1', mem: 4GB}"
+    )
+    cluster: str = option(
+        "slurm", "local = processes on this machine instead of a cluster, to try it", choices=("slurm", "local")
+    )
+
+
+CompareConfig.name, BudgetConfig.name, SlurmConfig.name = "", "budget", "slurm"

@@ -11,7 +11,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, PLAY, TRAIN, ZOO
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
 from rmt_rl.config.recipes import Recipe
@@ -55,7 +55,7 @@ EXAMPLES = {
     CompareConfig: (
         "env=tmaze,minigrid-memory policy=rmt,trxl,lstm,mlp seeds=5 workers=2 out=first",
         "env=tmaze policy=rmt seeds=3 policy.segment=4,8,16 test.env.length=80,1000 out=lengths",
-        "out=first",
+        "out=first executor=slurm slurm.partition=cpu",
     ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
     ZooConfig: ("show=tmaze-rmt", "add=runs/first name=tmaze-first"),
@@ -119,7 +119,7 @@ def _overview(command: type) -> str:
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
     if command is CompareConfig:
-        lines += [*_option_lines(BudgetConfig, "budget."), "", *_wrap(MATRIX)]
+        lines += [*_option_lines(BudgetConfig, "budget."), *_option_lines(SlurmConfig, "slurm."), "", *_wrap(MATRIX)]
     shown = _groups(command)
     for group in shown:
         if list(GROUPS[group]) == [group]:  # nothing to choose
