@@ -58,10 +58,13 @@ class StopSignals:
 
 
 class Worker:
-    """The process of one cell. Its output goes to logs/<key>.log."""
+    """The process of one cell. Its output goes to logs/<key>.log.
 
-    def __init__(self, folder: Path, matrix: Matrix, cell: Cell) -> None:
-        job = json.dumps({"folder": str(folder), "key": cell.key, "matrix": to_dict(matrix)}) + "\n"
+    scored: whether the policies are evaluated on new episodes after training.
+    """
+
+    def __init__(self, folder: Path, matrix: Matrix, cell: Cell, scored: bool = True) -> None:
+        job = {"folder": str(folder), "key": cell.key, "matrix": to_dict(matrix), "scored": scored}
         log = _open_log(folder / "logs" / f"{cell.key}.log")
         with log:
             self.process = subprocess.Popen(
@@ -74,7 +77,7 @@ class Worker:
             )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at its start, which `run_cells` notices
-            self.process.stdin.write(job.encode())
+            self.process.stdin.write((json.dumps(job) + "\n").encode())
             self.process.stdin.flush()
 
     def stop(self) -> None:

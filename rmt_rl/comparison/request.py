@@ -11,7 +11,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.comparison.cells import Matrix, all_classes, find_known
 from rmt_rl.config.cli import read_argument, split_arguments
 from rmt_rl.config.commands import TrainConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.fields import Config, Option, did_you_mean, options, read, show
 from rmt_rl.config.files import typed
 from rmt_rl.config.registry import BASES, ENCODERS, GROUPS, OBJECTS, PLUGINS, choose, entry_of, load_plugins
@@ -93,7 +93,7 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     slurm = _slurm(config.executor, _take("slurm", lists))
     if not lists and not {"seeds", "params"} & values.keys():
         return config, None, slurm
-    return config, _matrix(config, lists, params_given="params" in values), slurm
+    return config, matrix_of(config, lists, params_given="params" in values), slurm
 
 
 def _take(group: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -112,7 +112,8 @@ def _slurm(executor: str, given: Mapping[str, list[str]]) -> SlurmConfig | None:
     return None
 
 
-def _matrix(config: CompareConfig, lists: dict[str, list[str]], params_given: bool) -> Matrix:
+def matrix_of(config: CompareConfig | TuneConfig, lists: dict[str, list[str]], params_given: bool) -> Matrix:
+    """The matrix of options as typed, several values each; raises ConfigError."""
     lists = dict(lists)
     tests = {key.removeprefix("test."): lists.pop(key) for key in list(lists) if key.startswith("test.")}
     budget = _single_values(BudgetConfig, _take("budget", lists))

@@ -31,7 +31,7 @@ from rmt_rl.common.state import leaves
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules
 from rmt_rl.comparison.rows import base_row, difference, failed_row, flat
-from rmt_rl.comparison.scores import curves, score_of
+from rmt_rl.comparison.scores import curves, measure_of, score_of
 from rmt_rl.comparison.store import append_cell, cell_lock, from_dict
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import load_yaml, to_dict
@@ -156,7 +156,8 @@ def finished_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any]:
         for which, policy in policies.items():
             print(f"evaluating the {which} policy: {name}", flush=True)
             scores[which][name] = score_of(policy, env, cell.config, cell.episodes, device)
-    measure = next(iter(scores["final"].values()))["measure"]
+    measures = [score["measure"] for score in scores["final"].values()]
+    measure = measures[0] if measures else measure_of(place)
     policy = policies["final"]
     return {
         **base_row(matrix, cell),
@@ -231,6 +232,8 @@ def main() -> int:
     matrix = from_dict(job["matrix"])
     load_modules(matrix.plugins, matrix.tasks)
     cell = next(cell for cell in expand(matrix) if cell.key == job["key"])
+    if not job["scored"]:  # for a search, the evaluations during training are enough
+        cell = dataclasses.replace(cell, tests={})
     configure_process(cell.config.threads)
     return 0 if run_cell(Path(job["folder"]), matrix, cell) else 128 + signal.SIGTERM
 

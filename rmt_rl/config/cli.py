@@ -29,8 +29,8 @@ PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 #: The modules of the commands; `command_line` makes of them what is typed in a shell.
-TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, ZOO = (
-    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare", "zoo")
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, TUNE, ZOO = (
+    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare", "tune", "zoo")
 )
 
 #: What `policy=` takes beside the folders of trained policies.

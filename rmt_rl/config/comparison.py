@@ -83,4 +83,30 @@ class SlurmConfig(Config):
     )
 
 
-CompareConfig.name, BudgetConfig.name, SlurmConfig.name = "", "budget", "slurm"
+@dataclass(frozen=True)
+class TuneConfig(Config):
+    """One search for settings."""
+
+    out: str = option(
+        "tune",
+        "folder of the search; an existing one is continued: finished trials are not repeated",
+        form=("the path of a folder", r".+"),
+    )
+    trials: int = option(20, "trials for each task and policy; more than before continue a search", low=1, high=100_000)
+    seeds: str = option(
+        "1",
+        "seeds of each trial, one after the other; a trial is scored by their mean",
+        form=("a number of seeds, or seeds separated by commas", r"[0-9]+(,[0-9]+)*|\[[0-9]+(,[0-9]+)*\]"),
+    )
+    params: int | None = option(
+        PARAMS,
+        "about this number of parameters for every policy, unless policy.width or policy.params is given; none = the policies'"
+        " own widths",
+        low=1,
+        high=10**10,
+    )
+    workers: int | None = option(None, "trials that run at the same time; null = one per CPU core", low=1, high=1_024)
+    pruning: bool = option(True, "stop a trial whose evaluations are below the median of the trials before")
+
+
+CompareConfig.name, BudgetConfig.name, SlurmConfig.name, TuneConfig.name = "", "budget", "slurm", ""
