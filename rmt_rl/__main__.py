@@ -9,6 +9,7 @@ COMMANDS = {
     "train": ("env=minigrid-memory algo=ppo", "train a memory agent"),
     "evaluate": ("policy=runs/<name>", "score a trained policy on new episodes"),
     "compare": ("env=tmaze policy=rmt,lstm seeds=5 out=<folder>", "compare policies over tasks, options and seeds"),
+    "tune": ("env=tmaze policy=rmt algo.learning_rate=1e-4..1e-2 out=<folder>", "search for good settings"),
     "memory": ("policy=runs/<name>", "report how long a memory holds, and why it loses"),
     "play": ("policy=runs/<name>", "draw episodes into a GIF"),
     "collect": ("env=tmaze out=tmaze/oracle-v0", "record episodes as a Minari dataset"),

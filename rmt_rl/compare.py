@@ -16,7 +16,7 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import CallableModule
-from rmt_rl.config.comparison import CompareConfig
+from rmt_rl.config.comparison import CompareConfig, SlurmConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,17 +58,20 @@ def compare(**given: Any) -> Comparison:
     return _run(*from_python(given))
 
 
-def _run(config: CompareConfig, matrix: Any) -> Comparison:
-    """Run, continue or report a comparison. matrix: None = the one in the folder."""
+def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Comparison:
+    """Run, continue or report a comparison. matrix: None = the one in the folder. slurm: cells are jobs."""
     from rmt_rl.comparison.cells import expand, notes
     from rmt_rl.comparison.executors import run_cells
     from rmt_rl.comparison.extending import check_extends, trusted_cells
+    from rmt_rl.comparison.jobs import check_slurm
     from rmt_rl.comparison.overview import Overview
     from rmt_rl.comparison.store import forget_failed, load_request, locked, prepare, read_cells, repair, save_request
 
     folder = Path(config.out)
     if config.report is not None:
         return _report(folder, [Path(name) for name in config.report.split(",")])
+    if slurm is not None:
+        check_slurm(slurm)
     if matrix is None:
         matrix = load_request(folder)
         if matrix is None:
@@ -93,9 +96,9 @@ def _run(config: CompareConfig, matrix: Any) -> Comparison:
         pending = [cell for cell in cells if cell.key not in known]
         messages.append(_opening(folder, len(cells), len(pending), again))
         print("\n".join(message for message in messages if message), flush=True)
-        workers = min(config.workers or cores(), max(1, len(pending)))
+        workers = min(config.workers or (cores() if slurm is None else len(pending)), len(pending)) or 1
         with Overview(folder, cells, workers) as overview:
-            stopped = run_cells(folder, matrix, pending, workers, overview.look)
+            stopped = run_cells(folder, matrix, pending, workers, overview.look, slurm)
         return _finish(folder, cells, stopped)
 
 

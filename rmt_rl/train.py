@@ -197,6 +197,7 @@ def command(argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda number, frame: None)
+            signal.signal(signal.SIGUSR2, lambda number, frame: sys.exit(128 + number))
     config = parse(argv)
     if config.resume is None and config.run is not None and (Path("runs") / config.run).exists():
         raise folder_exists(config.run, Path("runs") / config.run)  # before seconds go into imports

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "rmt_rl"
 #: From the bottom to the top. A module may import from its own layer and from lower ones.
 LAYERS = ("common", "config", "envs", "policies", "rollouts", "viewing", "algos", "runs")
 #: Above the commands that they use: the comparison, and then the commands about comparisons.
-ABOVE = {"comparison": 1, "compare": 2, "zoo": 2}
+ABOVE = {"comparison": 1, "compare": 2, "tune": 2, "zoo": 2}
 #: Modules inside lower folders that are commands, and so belong to the top.
 COMMANDS = {"rmt_rl.envs.check", "rmt_rl.policies.check"}
 
@@ -144,6 +144,14 @@ def test_only_the_torchrl_bridge_and_the_dataset_import_torchrl() -> None:
 
 def test_only_the_bridge_to_stable_baselines3_imports_it() -> None:
     assert users_of("stable_baselines3") == {"rmt_rl.sb3"}
+
+
+def test_only_jobs_of_comparisons_import_submitit() -> None:
+    assert users_of("submitit") == {"rmt_rl.comparison.jobs"}
+
+
+def test_only_searches_import_optuna() -> None:
+    assert users_of("optuna") == {"rmt_rl.comparison.search"}
 
 
 @pytest.mark.slow

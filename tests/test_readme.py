@@ -15,6 +15,7 @@ from commands import run
 from rmt_rl import export
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import parse_compare
+from rmt_rl.comparison.space import parse_tune
 from rmt_rl.config.cli import parse, parse_collect, parse_evaluate, parse_export, parse_memory, parse_play, parse_zoo
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import train
@@ -38,6 +39,7 @@ PARSERS = {
     "export": parse_export,
     "memory": parse_memory,
     "zoo": parse_zoo,
+    "tune": parse_tune,
 }
 #: What an example prints, by its page and its place on it.
 OUTPUTS = {

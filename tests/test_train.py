@@ -16,6 +16,7 @@ import pytest
 import rmt_rl
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.cli import parse
+from rmt_rl.runs.signals import OnSignal
 from rmt_rl.train import train
 
 TINY = ["env=tmaze", "env.length=3", "algo.num_envs=8", "algo.rollout=12", "steps=200", "evaluate_episodes=20"]
@@ -234,6 +235,17 @@ def test_a_signal_while_data_are_copied_leaves_no_temporary_files(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert list(copies.iterdir()) == []
+
+
+@pytest.mark.parametrize("numbers", [(15, 12), (12, 15), (12, 12), (12,)])
+def test_the_signals_with_which_slurm_ends_a_job_never_exit_before_the_run_is_saved(numbers):
+    with OnSignal() as signals:
+        for number in numbers:
+            signal.raise_signal(number)
+        assert signals.stop in numbers
+        if 15 in numbers:
+            with pytest.raises(SystemExit):
+                signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""Runs the cells of a comparison: each in a process of its own on this machine, some at a time."""
+"""Runs the cells of a comparison, some at a time: each in a process of its own on this machine, or as a job of a cluster."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -18,14 +19,18 @@ from typing import Any, BinaryIO
 from rmt_rl.common.errors import RunError
 from rmt_rl.common.files import open_to_append, reason
 from rmt_rl.comparison.cells import Cell, Matrix
+from rmt_rl.comparison.jobs import Job, Jobs
 from rmt_rl.comparison.request import search_path
 from rmt_rl.comparison.rows import failed_row
 from rmt_rl.comparison.store import append_cell, read_cells, to_dict
+from rmt_rl.config.comparison import SlurmConfig
 
 #: A worker that dies without a row is started again so many times.
 RESTARTS = 2
 #: Seconds between two looks at the workers.
 INTERVAL = 0.2
+#: Seconds between two looks at jobs, whose files may lie on a slow file system.
+JOB_INTERVAL = 1.0
 
 
 class StopSignals:
@@ -53,10 +58,13 @@ class StopSignals:
 
 
 class Worker:
-    """The process of one cell. Its output goes to logs/<key>.log."""
+    """The process of one cell. Its output goes to logs/<key>.log.
 
-    def __init__(self, folder: Path, matrix: Matrix, cell: Cell) -> None:
-        job = json.dumps({"folder": str(folder), "key": cell.key, "matrix": to_dict(matrix)}) + "\n"
+    scored: whether the policies are evaluated on new episodes after training.
+    """
+
+    def __init__(self, folder: Path, matrix: Matrix, cell: Cell, scored: bool = True) -> None:
+        job = {"folder": str(folder), "key": cell.key, "matrix": to_dict(matrix), "scored": scored}
         log = _open_log(folder / "logs" / f"{cell.key}.log")
         with log:
             self.process = subprocess.Popen(
@@ -69,7 +77,7 @@ class Worker:
             )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at its start, which `run_cells` notices
-            self.process.stdin.write(job.encode())
+            self.process.stdin.write((json.dumps(job) + "\n").encode())
             self.process.stdin.flush()
 
     def stop(self) -> None:
@@ -81,6 +89,20 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
 
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self.process.poll()
+
+    def wait(self) -> None:
+        self.process.wait()
+
+    def ending(self) -> str:
+        """How the process ended, in words."""
+        status = self.process.returncode
+        if status >= 0:
+            return f"its process ended with status {status}"
+        return f"its process was ended by signal {-status} ({_signal_name(-status)})"
+
 
 def _open_log(path: Path) -> BinaryIO:
     try:
@@ -90,40 +112,48 @@ def _open_log(path: Path) -> BinaryIO:
 
 
 def run_cells(
-    folder: Path, matrix: Matrix, cells: Sequence[Cell], workers: int, look: Callable[[Sequence[str], bool], None]
+    folder: Path,
+    matrix: Matrix,
+    cells: Sequence[Cell],
+    workers: int,
+    look: Callable[[Sequence[str], bool], None],
+    slurm: SlurmConfig | None = None,
 ) -> int | None:
     """Run cells, `workers` at a time, until each has a row; returns the signal that ended it early, or None.
 
-    look: is called with the keys of the running cells, and whether they are being stopped, again and again.
+    look: is called with the keys of the running cells, and whether they are being stopped, again and again. slurm: the jobs that
+    cells are, None = processes on this machine.
     """
-    pending, running, deaths = list(cells), dict[str, tuple[Cell, Worker]](), dict[str, int]()
+    start: Callable[[Cell], Worker | Job] = functools.partial(Worker, folder, matrix)
+    if slurm is not None:
+        start = Jobs(folder, matrix, slurm).start
+    pending, running, deaths = list(cells), dict[str, tuple[Cell, Worker | Job]](), dict[str, int]()
     with StopSignals() as signals:
         try:
             while running or (pending and signals.received is None):
                 while pending and len(running) < workers and signals.received is None:
                     cell = pending.pop(0)
-                    running[cell.key] = cell, Worker(folder, matrix, cell)
+                    running[cell.key] = cell, start(cell)
                 look([*running], signals.received is not None)
-                time.sleep(INTERVAL)
+                time.sleep(INTERVAL if slurm is None else JOB_INTERVAL)
                 if signals.received is not None:
                     for _, worker in running.values():
                         worker.kill() if signals.twice else worker.stop()
                 for key, (cell, worker) in list(running.items()):
-                    status = worker.process.poll()
-                    if status is None:
+                    if worker.poll() is None:
                         continue
                     worker.stop()
                     del running[key]
                     if signals.received is None and not _has_row(folder, key):
                         deaths[key] = deaths.get(key, 0) + 1
                         pending[:0] = [cell] if deaths[key] <= RESTARTS else []
-                        _report_death(folder, matrix, cell, status, deaths[key])
+                        _report_death(folder, matrix, cell, worker.ending(), deaths[key])
             look([], signals.received is not None)
         finally:
             for _, worker in running.values():  # an error here must not leave workers behind
                 worker.stop()
             for _, worker in running.values():
-                worker.process.wait()
+                worker.wait()
     return signals.received
 
 
@@ -131,14 +161,13 @@ def _has_row(folder: Path, key: str) -> bool:
     return any(row["key"] == key for row in read_cells(folder))
 
 
-def _report_death(folder: Path, matrix: Matrix, cell: Cell, status: int, times: int) -> None:
+def _report_death(folder: Path, matrix: Matrix, cell: Cell, how: str, times: int) -> None:
     """Say that a worker died, or write the row of its cell where it died too often."""
-    how = f"was ended by signal {-status} ({_signal_name(-status)})" if status < 0 else f"ended with status {status}"
     if times <= RESTARTS:
-        print(f"{cell.key}: its process {how}; it continues from its checkpoint in a new one", flush=True)
+        print(f"{cell.key}: {how}; it continues from its checkpoint in a new one", flush=True)
         return
-    hint = "; was the memory full? use fewer workers" if status == -9 else ""
-    text = f"its process {how}, {times} times{hint}; logs/{cell.key}.log has its output"
+    hint = "; was the memory full? use fewer workers" if "(SIGKILL)" in how else ""
+    text = f"{how}, {times} times{hint}; logs/{cell.key}.log has its output"
     append_cell(folder, failed_row(matrix, cell, text))
 
 

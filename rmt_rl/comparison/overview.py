@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -120,12 +120,27 @@ class Overview:
 
 def last_row(path: Path) -> dict[str, Any] | None:
     """The last row of a metrics.jsonl that a process is writing; None where there is none yet."""
+    return next(_newest_rows(path, TAIL), None)
+
+
+def eval_rows(path: Path) -> list[tuple[int, float]]:
+    """Steps and value of the evaluations among the newest rows of a metrics.jsonl that a process is writing, oldest first."""
+    found = []
+    for row in _newest_rows(path, 32 * TAIL):
+        value = row.get("eval_return") if row.get("eval_success") is None else row["eval_success"]
+        if isinstance(value, (int, float)):
+            found.append((row["steps"], float(value)))
+    return found[::-1]
+
+
+def _newest_rows(path: Path, size: int) -> Iterator[dict[str, Any]]:
+    """The rows in the last bytes of a metrics.jsonl, newest first."""
     try:
         with os.fdopen(open_file(path), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            lines = file.read(TAIL).splitlines(keepends=True)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            lines = file.read(size).splitlines(keepends=True)
     except OSError:  # the run has not begun
-        return None
+        return
     for line in reversed(lines):
         if line.endswith(b"\n") and line.startswith(b"{"):
             try:
@@ -133,8 +148,7 @@ def last_row(path: Path) -> dict[str, Any] | None:
             except ValueError:  # the beginning of a row that was cut
                 continue
             if isinstance(row, dict) and isinstance(row.get("steps"), int) and row["steps"] > 0:
-                return row
-    return None
+                yield row
 
 
 def describe(row: Mapping[str, Any]) -> str:

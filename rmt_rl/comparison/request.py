@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.comparison.cells import Matrix, all_classes, find_known
 from rmt_rl.config.cli import read_argument, split_arguments
 from rmt_rl.config.commands import TrainConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig
-from rmt_rl.config.fields import Option, did_you_mean, options, read, show
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
+from rmt_rl.config.fields import Config, Option, did_you_mean, options, read, show
 from rmt_rl.config.files import typed
 from rmt_rl.config.registry import BASES, ENCODERS, GROUPS, OBJECTS, PLUGINS, choose, entry_of, load_plugins
 from rmt_rl.config.resolve import find_option, validate
 
+ConfigT = TypeVar("ConfigT", bound=Config)
+#: The options of a comparison, its matrix, None where the folder knows it (`out=` alone), and the jobs of executor=slurm.
+Request = tuple[CompareConfig, Matrix | None, SlurmConfig | None]
 #: Options of a run that a comparison chooses itself.
 OWN = {
     "seed": "expected seeds=<a number of seeds, or seeds separated by commas>",
@@ -26,8 +29,8 @@ OWN = {
 }
 
 
-def parse_compare(argv: Sequence[str]) -> tuple[CompareConfig, Matrix | None]:
-    """The options of a comparison and its matrix, None where the folder knows it (`out=` alone); raises ConfigError.
+def parse_compare(argv: Sequence[str]) -> Request:
+    """What was typed; raises ConfigError.
 
     An option's text is split at commas, unless it is in [ ], { } or quotes.
     """
@@ -39,7 +42,7 @@ def parse_compare(argv: Sequence[str]) -> tuple[CompareConfig, Matrix | None]:
     return _request(values, {key: split(key, text) for key, text in given.items()})
 
 
-def from_python(given: Mapping[str, Any]) -> tuple[CompareConfig, Matrix | None]:
+def from_python(given: Mapping[str, Any]) -> Request:
     """`parse_compare` for the arguments of `rmt_rl.compare`; lists are axes."""
     given = dict(given)
     known = options(CompareConfig)
@@ -82,21 +85,38 @@ def split(key: str, text: str) -> list[str]:
     return parts
 
 
-def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> tuple[CompareConfig, Matrix | None]:
+def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     config = validate(CompareConfig(**values))
-    if not lists and not {"seeds", "params"} & values.keys():
-        return config, None
     if config.report is not None:
+        for key in (*lists, *(key for key in ("seeds", "params", "executor") if key in values)):
+            raise ConfigError(f"{key}: has no effect with report=, which trains nothing; leave it out")
+    slurm = _slurm(config.executor, _take("slurm", lists))
+    if not lists and not {"seeds", "params"} & values.keys():
+        return config, None, slurm
+    return config, matrix_of(config, lists, params_given="params" in values), slurm
+
+
+def _take(group: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The options of a group, such as budget.*, which are removed from the others."""
+    return {key: lists.pop(key) for key in list(lists) if key.startswith(f"{group}.")}
+
+
+def _slurm(executor: str, given: Mapping[str, list[str]]) -> SlurmConfig | None:
+    if executor == "slurm":
+        return validate(_single_values(SlurmConfig, given))
+    if given:
+        key, texts = next(iter(given.items()))
         raise ConfigError(
-            f"{next(iter(lists), 'seeds')}: has no effect with report=, which trains nothing; leave it out"
+            f"{show(key)}={show(','.join(texts))}: has no effect with executor={executor}; expected executor=slurm"
         )
-    return config, _matrix(config, lists, params_given="params" in values)
+    return None
 
 
-def _matrix(config: CompareConfig, lists: dict[str, list[str]], params_given: bool) -> Matrix:
+def matrix_of(config: CompareConfig | TuneConfig, lists: dict[str, list[str]], params_given: bool) -> Matrix:
+    """The matrix of options as typed, several values each; raises ConfigError."""
     lists = dict(lists)
     tests = {key.removeprefix("test."): lists.pop(key) for key in list(lists) if key.startswith("test.")}
-    budget = _budget({key: lists.pop(key) for key in list(lists) if key.startswith("budget.")})
+    budget = _single_values(BudgetConfig, _take("budget", lists))
     for key, why in OWN.items():
         if key in lists:
             raise ConfigError(f"{key}={show(','.join(lists[key]))}: {why}")
@@ -164,19 +184,20 @@ def _test_option(matrix: Matrix, key: str) -> Option:
     )
 
 
-def _budget(given: Mapping[str, list[str]]) -> BudgetConfig:
-    known, values = options(BudgetConfig), {}
+def _single_values(cls: type[ConfigT], given: Mapping[str, list[str]]) -> ConfigT:
+    """The dataclass of a group whose options have one value for all cells."""
+    known, values = options(cls), {}
     for key, texts in given.items():
-        name = key.removeprefix("budget.")
+        name = key.removeprefix(f"{cls.name}.")
         if name not in known:
-            names = [f"budget.{own}" for own in known]
+            names = [f"{cls.name}.{own}" for own in known]
             raise ConfigError(
                 f"{show(key)}: no such option, expected one of {', '.join(names)}{did_you_mean(key, names)}"
             )
         if len(texts) > 1:
-            raise ConfigError(f"{key}={show(','.join(texts))}: all cells have the same budget; expected one value")
+            raise ConfigError(f"{key}={show(','.join(texts))}: all cells have the same {cls.name}; expected one value")
         values[name] = read_argument(key, known[name], texts[0])
-    return BudgetConfig(**values)
+    return cls(**values)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

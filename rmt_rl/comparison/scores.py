@@ -76,6 +76,12 @@ def to_json(score: Score, distinct: Distinct | None, env: TorchVectorEnv) -> dic
     }
 
 
+def measure_of(run: Path) -> str:
+    """In what the evaluations during training are measured: success where the task reports it."""
+    rows = read_rows(run / "metrics.jsonl")
+    return "success" if any(row.get("eval_success") is not None for row in rows) else "return"
+
+
 def curves(run: Path, measure: str) -> dict[str, list[float]]:
     """The learning curves of a run in units of `measure`: of the training episodes, and of the evaluations."""
     rows = read_rows(run / "metrics.jsonl")

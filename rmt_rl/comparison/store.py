@@ -59,6 +59,21 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def cell_lock(folder: Path, key: str) -> filelock.BaseFileLock:
+    """The lock of a cell, which the process that trains and evaluates it holds: it never runs twice at a time."""
+    (folder / "runs").mkdir(exist_ok=True)
+    return filelock.FileLock(folder / "runs" / f".{key}.lock")
+
+
+def is_locked(folder: Path, key: str) -> bool:
+    """Whether a process trains or evaluates a cell now, on this machine or another one with the same file system."""
+    try:
+        with cell_lock(folder, key).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """The rows of a comparison, the latest one of every cell, in the order in which they ended.
 
@@ -85,7 +100,7 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
             row = json.loads(line)
-            good = _is_row(row)
+            good = is_row(row)
         except (RecursionError, ValueError):
             good = False
         if not good:
@@ -97,7 +112,7 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     return rows, len(complete)
 
 
-def _is_row(row: Any) -> bool:
+def is_row(row: Any) -> bool:
     """Whether a value has what readers of rows rely on."""
     kinds = {"key": str, "task": str, "policy": str, "variant": dict, "seed": int, "status": str, "cost": dict}
     if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):

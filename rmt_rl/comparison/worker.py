@@ -31,8 +31,8 @@ from rmt_rl.common.state import leaves
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules
 from rmt_rl.comparison.rows import base_row, difference, failed_row, options_of
-from rmt_rl.comparison.scores import curves, score_of
-from rmt_rl.comparison.store import append_cell, from_dict
+from rmt_rl.comparison.scores import curves, measure_of, score_of
+from rmt_rl.comparison.store import append_cell, cell_lock, from_dict
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import load_yaml, to_dict
 from rmt_rl.config.resolve import change
@@ -59,21 +59,39 @@ class CpuBudget(Callback):
 
 
 def run_cell(folder: Path, matrix: Matrix, cell: Cell) -> bool:
-    """Train and evaluate a cell and append its row; False where a signal stopped it, so that it has none.
+    """Train and evaluate a cell and append its row; False where a signal stopped it, so that it has none."""
+    row = locked_row(folder, matrix, cell)
+    if row is not None:
+        append_cell(folder, row)
+    return row is not None
 
-    What goes wrong becomes the row of a failed cell.
-    """
+
+def locked_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any] | None:
+    """The row of a cell, which no other process runs meanwhile; None where a signal stopped it, or another one does not end."""
+    lock = cell_lock(folder, cell.key)
+    try:
+        # the worker of a killed command needs a moment to stop
+        with lock.acquire(timeout=PATIENCE):
+            return _row(folder, matrix, cell)
+    except filelock.Timeout:
+        print(f"another process runs {cell.key} since {PATIENCE:.0f} seconds; stop it", flush=True)
+        return None
+
+
+def _row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any] | None:
+    """Train and evaluate a cell. What goes wrong becomes the row of a failed cell."""
     try:
         if not train_cell(folder, matrix, cell):
-            return False
-        append_cell(folder, finished_row(folder, matrix, cell))
+            return None
+        row = finished_row(folder, matrix, cell)
+        json.dumps(row, allow_nan=False)  # a number that no file can hold is an error of this cell
+        return row
     except (ConfigError, RunError) as error:
-        append_cell(folder, failed_row(matrix, cell, str(error)))
+        return failed_row(matrix, cell, str(error))
     except Exception as error:  # of an environment or a policy of the user
         traceback.print_exc()
         text = f"{type(error).__name__}: {show(' '.join(str(error).split()), 300)}; logs/{cell.key}.log has the details"
-        append_cell(folder, failed_row(matrix, cell, text))
-    return True
+        return failed_row(matrix, cell, text)
 
 
 def train_cell(folder: Path, matrix: Matrix, cell: Cell) -> bool:
@@ -138,7 +156,8 @@ def finished_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any]:
         for which, policy in policies.items():
             print(f"evaluating the {which} policy: {name}", flush=True)
             scores[which][name] = score_of(policy, env, cell.config, cell.episodes, device)
-    measure = next(iter(scores["final"].values()))["measure"]
+    measures = [score["measure"] for score in scores["final"].values()]
+    measure = measures[0] if measures else measure_of(place)
     policy = policies["final"]
     return {
         **base_row(matrix, cell),
@@ -213,6 +232,8 @@ def main() -> int:
     matrix = from_dict(job["matrix"])
     load_modules(matrix.plugins, matrix.tasks)
     cell = next(cell for cell in expand(matrix) if cell.key == job["key"])
+    if not job["scored"]:  # for a search, the evaluations during training are enough
+        cell = dataclasses.replace(cell, tests={})
     configure_process(cell.config.threads)
     return 0 if run_cell(Path(job["folder"]), matrix, cell) else 128 + signal.SIGTERM
 

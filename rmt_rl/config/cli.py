@@ -30,8 +30,9 @@ PlayerT = TypeVar("PlayerT", PlayConfig, CollectConfig)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 #: The modules of the commands; `command_line` makes of them what is typed in a shell.
-TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, ZOO, MEMORY = (
-    f"rmt_rl.{command}" for command in ("train", "evaluate", "play", "export", "collect", "compare", "zoo", "memory")
+TRAIN, EVALUATE, PLAY, EXPORT, COLLECT, COMPARE, TUNE, ZOO, MEMORY = (
+    f"rmt_rl.{command}"
+    for command in ("train", "evaluate", "play", "export", "collect", "compare", "tune", "zoo", "memory")
 )
 
 #: What `policy=` takes beside the folders of trained policies.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rmt_rl.config.fields import Config, option
 
@@ -32,7 +33,15 @@ class CompareConfig(Config):
         high=10**10,
     )
     workers: int | None = option(
-        None, "cells that run at the same time, each in a process; null = one per CPU core", low=1, high=1_024
+        None,
+        "cells that run at the same time; null = one per CPU core, with executor=slurm all",
+        low=1,
+        high=1_024,
+    )
+    executor: str = option(
+        "local",
+        "where cells run: local = in processes on this machine, slurm = each as a job of a cluster, with the options slurm.*",
+        choices=("local", "slurm"),
     )
     retry: bool = option(False, "run failed cells again")
     report: str | None = option(
@@ -55,4 +64,49 @@ class BudgetConfig(Config):
     )
 
 
-CompareConfig.name, BudgetConfig.name = "", "budget"
+@dataclass(frozen=True)
+class SlurmConfig(Config):
+    """The jobs of executor=slurm."""
+
+    partition: str | None = option(
+        None, "partition of the jobs; null = the cluster's own choice", form=("a name without spaces", r"\S+")
+    )
+    minutes: int = option(
+        240, "minutes of a job; one that needs more saves, is queued again and continues", low=1, high=1_000_000
+    )
+    cpus: int = option(1, "CPU cores of a job", low=1, high=1_024)
+    options: dict[str, Any] = option(
+        {}, "more options of sbatch, by their names in submitit, such as {account: mine, gres: 'gpu:1', mem: 4GB}"
+    )
+    cluster: str = option(
+        "slurm", "local = processes on this machine instead of a cluster, to try it", choices=("slurm", "local")
+    )
+
+
+@dataclass(frozen=True)
+class TuneConfig(Config):
+    """One search for settings."""
+
+    out: str = option(
+        "tune",
+        "folder of the search; an existing one is continued: finished trials are not repeated",
+        form=("the path of a folder", r".+"),
+    )
+    trials: int = option(20, "trials for each task and policy; more than before continue a search", low=1, high=100_000)
+    seeds: str = option(
+        "1",
+        "seeds of each trial, one after the other; a trial is scored by their mean",
+        form=("a number of seeds, or seeds separated by commas", r"[0-9]+(,[0-9]+)*|\[[0-9]+(,[0-9]+)*\]"),
+    )
+    params: int | None = option(
+        PARAMS,
+        "about this number of parameters for every policy, unless policy.width or policy.params is given; none = the policies'"
+        " own widths",
+        low=1,
+        high=10**10,
+    )
+    workers: int | None = option(None, "trials that run at the same time; null = one per CPU core", low=1, high=1_024)
+    pruning: bool = option(True, "stop a trial whose evaluations are below the median of the trials before")
+
+
+CompareConfig.name, BudgetConfig.name, SlurmConfig.name, TuneConfig.name = "", "budget", "slurm", ""

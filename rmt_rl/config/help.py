@@ -9,9 +9,9 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
-from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, MEMORY, PLAY, TRAIN, ZOO
+from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, MEMORY, PLAY, TRAIN, TUNE, ZOO
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
@@ -27,6 +27,7 @@ SUMMARIES = {
     PlayConfig: "Draws episodes, with the policy's action probabilities and attention, into a GIF. Opens no window.",
     CollectConfig: "Plays episodes and writes them as a Minari dataset, from which algo=rate learns.",
     CompareConfig: "Trains and evaluates every combination of tasks, policies, options and seeds, and writes a report.",
+    TuneConfig: "Searches for good settings of every task and policy, and writes the best ones as a file for rmt_rl.train.",
     ExportConfig: "Writes one acting step of a saved policy as a program (torch.export, ONNX) that takes and returns its memory.",
     MemoryReportConfig: "Reports how long a trained policy's memory holds the hidden variable of a task, and why it loses it.",
     ZooConfig: "Lists the trained policies that come with this package, with their scores. Other commands take zoo:<name>.",
@@ -37,6 +38,7 @@ PROGRAMS = {
     PlayConfig: PLAY,
     CollectConfig: COLLECT,
     CompareConfig: COMPARE,
+    TuneConfig: TUNE,
     ExportConfig: EXPORT,
     MemoryReportConfig: MEMORY,
     ZooConfig: ZOO,
@@ -58,7 +60,11 @@ EXAMPLES = {
     CompareConfig: (
         "env=tmaze,minigrid-memory policy=rmt,trxl,lstm,mlp seeds=5 workers=2 out=first",
         "env=tmaze policy=rmt seeds=3 policy.segment=4,8,16 test.env.length=80,1000 out=lengths",
-        "out=first",
+        "out=first executor=slurm slurm.partition=cpu",
+    ),
+    TuneConfig: (
+        "env=tmaze policy=rmt algo.learning_rate=1e-4..1e-2 policy.segment=4,8 out=tuned",
+        "env=tmaze policy=rmt,lstm algo.entropy_coef=0.001..0.03:log seeds=3 trials=40 out=entropy",
     ),
     ExportConfig: ("policy=runs/first", "policy=runs/first out=first-program onnx=true"),
     MemoryReportConfig: (
@@ -74,6 +80,13 @@ MATRIX = (
     " are an axis of the comparison; commas in [ ], { } or quotes separate nothing. An option that a policy or a task does not"
     " have does not apply to it. test.env.<option>=<values> evaluates the trained policies on changed tasks, too. out=<folder>"
     " alone continues."
+)
+#: The same for a search.
+SPACE = (
+    "Beside them env=<tasks>, policy=<policies>, each of which is searched for by itself, and every option of rmt_rl.train (see"
+    " its --help). An option with a range of numbers, low..high, or with several values separated by commas is tuned. A range"
+    " whose ends have at least a ratio of 100 is logarithmic; low..high:log and low..high:linear say which. An option that a"
+    " policy or a task does not have does not apply to it. The same command continues."
 )
 
 
@@ -126,7 +139,9 @@ def _overview(command: type) -> str:
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
     if command is CompareConfig:
-        lines += [*_option_lines(BudgetConfig, "budget."), "", *_wrap(MATRIX)]
+        lines += [*_option_lines(BudgetConfig, "budget."), *_option_lines(SlurmConfig, "slurm."), "", *_wrap(MATRIX)]
+    if command is TuneConfig:
+        lines += ["", *_wrap(SPACE)]
     shown = _groups(command)
     for group in shown:
         if list(GROUPS[group]) == [group]:  # nothing to choose

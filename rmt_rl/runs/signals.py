@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 during training."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 during training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from types import FrameType, TracebackType
 
 from rmt_rl.common.errors import Interrupted
 
+#: A second one of these ends the process at once.
+URGENT = (signal.SIGINT, signal.SIGTERM)
+
 
 class OnSignal:
-    """Ctrl-C or SIGTERM: stop at the next border of steps or minibatches; a second one exits at once. SIGUSR1: write a checkpoint
-    after this update.
+    """Ctrl-C or SIGTERM: stop at the next border of steps or minibatches; a second one exits at once. SIGUSR2, with which Slurm
+    announces the end of a job, before or after a SIGTERM, stops too, and does not count as one of the two. SIGUSR1: write a
+    checkpoint after this update.
 
     Outside the main thread, where Python allows no signal handlers, it does nothing. The previous handlers are restored at
     the end.
@@ -36,7 +40,7 @@ class OnSignal:
         return requested
 
     def __enter__(self) -> OnSignal:
-        handled = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+        handled = [*URGENT, *([signal.SIGUSR1, signal.SIGUSR2] if hasattr(signal, "SIGUSR1") else [])]
         main = threading.current_thread() is threading.main_thread()
         self._active = True
         self._before = {s: signal.signal(s, self._handle) for s in handled} if main else {}
@@ -50,10 +54,11 @@ class OnSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number not in (signal.SIGINT, signal.SIGTERM):
+        if number == getattr(signal, "SIGUSR1", None):
             self._checkpoint = True
-            return
-        if self.stop is not None:
+        elif self.stop not in URGENT:
+            if self.stop is None:
+                print("\nstopping, then saving; press again to exit at once", flush=True)
+            self.stop = number
+        elif number in URGENT:
             raise SystemExit(128 + number)
-        self.stop = number
-        print("\nstopping, then saving; press again to exit at once", flush=True)

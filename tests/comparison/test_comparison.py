@@ -48,6 +48,12 @@ class Inside:
     def stop(self):
         pass
 
+    @property
+    def returncode(self):
+        return self.status
+
+    ending = executors.Worker.ending
+
 
 @pytest.fixture
 def inside(monkeypatch, tmp_path):

@@ -37,7 +37,9 @@ CLOSE = 5.0
 #: Requests of at most so many bytes fit into the empty buffer of a pipe, so that sending them never waits.
 FITS_PIPE = 16_384
 #: Signals for the training process only, although the whole process group may get them; empty on platforms without signal masks.
-PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} if hasattr(signal, "pthread_sigmask") else set()
+PARENT_SIGNALS = (
+    {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} if hasattr(signal, "pthread_sigmask") else set()
+)
 
 
 class EnvironmentFault(RunError):
