@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.process import CallableModule, configure_process
+from rmt_rl.common.process import CallableModule, configure_process, torch_threads
 from rmt_rl.config.commands import TrainConfig
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def train(
     if not isinstance(root, str | os.PathLike):
         raise ConfigError(f"root={root!r}: expected the folder in which the run's folder is made, such as root='runs'")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(torch_threads(config.threads))
         # config -> environment, policy, learner, run folder, which is locked until the end
         parts = setup_run(config, Path(root), stack)
         config, learner = parts.config, parts.learner

@@ -56,6 +56,19 @@ def configure_process(threads: int) -> None:
 
 
 @contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """So many threads for torch inside, and as many as before after it: the process may be the user's own."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _exit_at_once_on_interrupt() -> Iterator[None]:
     """Ctrl-C during an import ends the process at once: an exception inside an import can leave modules half initialised."""
     if threading.current_thread() is not threading.main_thread():

@@ -38,7 +38,7 @@ class PolicyState:
     previous action.
 
     `state[rows]` selects rows by an index, a slice or a mask, `state.to(device)` moves it, and `policy.state_to_dict(state)`
-    makes a dictionary of tensors that `torch.save` and safetensors can write.
+    makes nested dictionaries of tensors, which `torch.save` can write.
     """
 
     memory: Any

@@ -103,6 +103,7 @@ def test_the_page_about_moving_has_every_name_that_an_error_translates() -> None
     assert [name for name in OTHER_NAMES if name != "lr" and f"{name}" not in MOVING] == []
 
 
+@pytest.mark.slow
 def test_names_of_torchrl_on_the_page_about_moving_exist() -> None:
     for package in ("torchrl.envs", "torchrl.modules", "torchrl.collectors", "torchrl.objectives"):
         pytest.importorskip(package, reason="torchrl is not installed: pip install 'rmt_rl[torchrl]'")
@@ -118,6 +119,7 @@ def test_names_of_torchrl_on_the_page_about_moving_exist() -> None:
     assert [name for name in sorted(names) if not any(hasattr(place, name) for place in places)] == []
 
 
+@pytest.mark.slow
 def test_options_of_sb3_on_the_page_about_moving_exist() -> None:
     pytest.importorskip("sb3_contrib", reason="sb3-contrib is not among the requirements")
     import inspect

@@ -362,3 +362,17 @@ def test_an_entry_point_that_returns_the_same_environment_again_is_refused(tmp_p
     with pytest.raises(ConfigError, match=r"evaluate_every=96: .* returned the same object again; make a new one"):
         rmt_rl.train(root=tmp_path, **alone)
     assert not list(tmp_path.iterdir())
+
+
+def test_training_from_python_has_the_threads_of_its_option_and_restores_those_of_the_process(tmp_path) -> None:
+    seen = []
+
+    class Threads(rmt_rl.Callback):
+        def on_update(self, run) -> None:
+            seen.append(torch.get_num_threads())
+            run.stop("seen")
+
+    before = torch.get_num_threads()
+    options = {"algo.num_envs": 4, "algo.rollout": 8, "algo.minibatches": 1, "evaluate_episodes": 0}
+    rmt_rl.train(env="tmaze", policy="mlp", threads=before + 1, root=tmp_path, callbacks=[Threads()], **options)
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
