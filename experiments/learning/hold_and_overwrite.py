@@ -40,15 +40,17 @@ TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
         {f"{length:,}": ({"env.min_length": length, "env.length": length}, 64) for length in (1_000, 10_007)},
     ),
 }
-GATED = ["policy.memory_update=hard_gate", "policy.write_cost=0.1", "policy.write_from=learned", "policy.segment=4"]
-GATED += ["policy.positions=none", "memory.carry=0.8"]
+GATED = ["policy.memory_update=hard_gate", "policy.write_from=learned", "policy.segment=4", "policy.positions=none"]
+GATED += ["memory.carry=0.8"]
+BY_SUCCESS = ["memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"]
+BY_STEPS = ["memory.ramp_start=0.33", "memory.ramp_end=0.67"]
 POLICIES = {
     "rmt": [],
-    "rmt overwriting": [*GATED, "memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"],
-    "rmt overwriting, ramp by steps": [*GATED, "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
-    "rmt overwriting, no ramp": GATED,
+    "rmt overwriting": [*GATED, "policy.write_cost=0.3", *BY_SUCCESS],
+    "rmt overwriting, ramp by steps": [*GATED, "policy.write_cost=0.1", *BY_STEPS],
+    "rmt overwriting, no ramp": [*GATED, "policy.write_cost=0.1"],
     "lstm": ["policy=lstm"],
-    "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
+    "lstm, carry": ["policy=lstm", "memory.carry=0.8", *BY_STEPS],
     "gru": ["policy=gru"],
     "gtrxl": ["policy=gtrxl"],
 }
