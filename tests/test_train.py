@@ -101,7 +101,7 @@ def test_the_end_shows_a_score_a_picture_and_two_commands_that_work(trained):
     assert [c[0] for c in commands] == ["rmt_rl.evaluate", "rmt_rl.train"]
     code, out, err = run("evaluate", *commands[0][1:], "episodes=8", cwd=folder)
     assert code == 0, err
-    code, _, err = run("train", *commands[1][1:], "algo.num_envs=8", "steps=100", "evaluate_episodes=8", cwd=folder)
+    code, _, err = run("train", *commands[1][1:], "algo.num_envs=8", "evaluate_episodes=8", cwd=folder)
     assert code == 0, err
 
 
