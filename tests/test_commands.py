@@ -35,6 +35,7 @@ def test_a_command_has_its_own_arguments_folder_and_environment(folder, argument
     assert str(folder) in one.stdout and "here" in one.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ENDS)
 def test_a_command_ends_as_in_a_new_python(folder, code):
     one, other = (start("-c", code, cwd=folder, env={}) for start in (run, new_python))

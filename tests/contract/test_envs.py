@@ -211,6 +211,7 @@ def test_every_environment_passes_the_checks_of_the_check_command(case: str, che
         assert check.run in allowed
 
 
+@pytest.mark.thorough
 @every
 def test_the_info_of_a_reset_is_empty(case: str) -> None:
     assert make(case).reset(seed=0)[1] == {}
@@ -222,6 +223,7 @@ def test_there_is_no_state_before_the_first_reset(case: str) -> None:
         make(case).state_dict()
 
 
+@pytest.mark.thorough
 @ours
 def test_actions_may_be_tensors_numpy_arrays_or_lists(case: str) -> None:
     of_torch, of_numpy, of_lists = (make(case, 3) for _ in range(3))
@@ -289,6 +291,7 @@ def test_a_state_holds_tensors_and_json_values_only(case: str) -> None:
     json.dumps(env.state_dict(), default=torch.Tensor.tolist)  # raises for anything else
 
 
+@pytest.mark.thorough
 @ours
 def test_a_state_with_another_number_of_rows_is_rejected(case: str) -> None:
     env, other = make(case, 2), make(case, 3)
@@ -312,6 +315,7 @@ def test_a_step_reads_no_value_back_from_the_device_but_the_range_of_actions(
         assert obs.shape == env.observation_space.shape
 
 
+@pytest.mark.thorough
 @ours
 def test_options_of_reset_are_rejected(case: str) -> None:
     with pytest.raises(ValueError, match="options"):
@@ -357,6 +361,7 @@ def _rows(value: Any) -> list[Any]:
     return list(value.split(1))
 
 
+@pytest.mark.thorough
 @every
 def test_np_random_seed_is_a_tuple_of_the_seeds_of_the_rows(case: str) -> None:
     env = make(case, 2)
@@ -370,6 +375,7 @@ def test_np_random_seed_is_a_tuple_of_the_seeds_of_the_rows(case: str) -> None:
     assert env.np_random_seed == (3, 9)
 
 
+@pytest.mark.thorough
 @every
 def test_zero_rows_are_rejected(case: str) -> None:
     with pytest.raises(ValueError, match="num_envs is 0"):

@@ -418,6 +418,7 @@ def test_faults_of_a_part_of_a_dict_or_a_tuple_are_found(index: int) -> None:
     assert first(observation_space=nested(spaces.Discrete(3))[index], seen=lambda self: right[index]) == "ok"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("attributes", "found"),
     [

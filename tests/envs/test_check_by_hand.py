@@ -133,6 +133,7 @@ def one_tensor_for_all_resets(self: Any, *, seed: Any = None, options: Any = Non
 BATCHED = spaces.Box(-1.0, 1.0, (3, 2), np.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("check", "planted", "found"),
     [

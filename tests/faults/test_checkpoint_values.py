@@ -140,6 +140,7 @@ def test_the_state_of_a_run_is_loaded(task: str, states: Callable[[str], Any]) -
     loaded.update(loaded.collect(0.5), 0.5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("task", "lie"), LIES, ids=range(len(LIES)))
 def test_a_value_that_no_run_writes_is_one_sentence(
     task: str, lie: Callable[[Any], None], states: Callable[[str], Any], tmp_path: Path

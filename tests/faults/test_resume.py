@@ -177,6 +177,7 @@ def test_without_a_complete_checkpoint_the_error_names_all(stopped) -> None:
         train(parse([f"resume={stopped}"]))
 
 
+@pytest.mark.slow
 def test_the_error_for_a_run_that_cannot_be_resumed_names_the_reason(stopped, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"seed=1: a run is resumed with its own configuration"):
         parse([f"resume={stopped}", "seed=1"])

@@ -91,6 +91,7 @@ def test_arrays_of_float64_are_accepted_and_one_first_for_many_rows_is_rejected(
         policy.act(obs.numpy(), state, True)
 
 
+@pytest.mark.thorough
 @every_policy
 @pytest.mark.parametrize("rows", [[2, 0], slice(1, 3), torch.tensor([False, True, False, True]), 3, -1], ids=str)
 def test_rows_of_a_state_act_as_they_do_in_the_batch(name, rows):

@@ -110,6 +110,7 @@ def test_a_row_acts_alone_as_it_acts_among_64(policy_name):
         assert torch.equal(act_greedily(policy, obs[one], first[one]), together[one])
 
 
+@pytest.mark.thorough
 @every_policy
 @every_action
 def test_rows_of_a_state_can_be_taken_out_reordered_and_joined(policy_name, action_name):
@@ -182,6 +183,7 @@ def with_another_action(state):
     return dataclasses.replace(state, action=another(state.action))
 
 
+@pytest.mark.thorough
 @every_policy
 @every_action
 @pytest.mark.parametrize("asked", [True, False])

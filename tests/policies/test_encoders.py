@@ -105,6 +105,7 @@ def test_the_encoder_is_chosen_from_the_space(name):
     assert type(make_encoder(space, WIDTH)) is expected
 
 
+@pytest.mark.thorough
 @every
 def test_one_vector_for_each_observation_whatever_the_leading_axes_are(name):
     encoder, obs = make(name), sample(SPACES[name][0], 3, 2)
@@ -122,6 +123,7 @@ def test_one_vector_for_each_observation_whatever_the_leading_axes_are(name):
     torch.testing.assert_close(x_BD, x_BTD[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @every
 def test_different_observations_have_different_vectors(name):
     encoder, obs = make(name), sample(SPACES[name][0], 20)
@@ -133,6 +135,7 @@ def test_different_observations_have_different_vectors(name):
     assert len(x.unique(dim=0)) == distinct
 
 
+@pytest.mark.thorough
 @every
 def test_gradient_reaches_every_weight(name):
     encoder = make(name)

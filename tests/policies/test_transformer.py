@@ -60,11 +60,13 @@ def causal_at_the_bottom_right(q, k, v, causal):
     return plain(q, k, v, seen)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_layout_is_the_table_of_its_docstring(layout):
     assert torch.equal(layout.dense(torch.device("cpu")), by_the_rules(layout))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_sdpa_is_plain_attention(layout, dtype, tolerance):
@@ -73,6 +75,7 @@ def test_sdpa_is_plain_attention(layout, dtype, tolerance):
     torch.testing.assert_close(ours.double(), plain(q, k, v, by_the_rules(layout)), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_three_calls_that_know_no_mask_make_up_the_layout(layout):
     q, k, v = inputs(layout)
@@ -87,6 +90,7 @@ def test_three_calls_that_know_no_mask_make_up_the_layout(layout):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex_attention is for CUDA and this machine has none")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_flex_is_plain_attention(layout):
@@ -100,6 +104,7 @@ def test_flex_is_plain_attention(layout):
         torch.testing.assert_close(a.double().cpu(), b, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash-attn is for CUDA and this machine has none")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_flash_is_plain_attention(layout):

@@ -99,6 +99,7 @@ def test_a_memory_that_keeps_everything_holds_the_cue():
         assert rest.eigenvalue == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_observation_of_another_step_is_held():
     assert diagnose(*gru(0.8), repeats=5, hold=3).hold == 3
     assert diagnose(*gru(0.8), repeats=5, steps=10, hold=99).hold == 9
@@ -106,6 +107,7 @@ def test_the_observation_of_another_step_is_held():
     assert diagnose(*gru(0.8), repeats=5, hold=0).rests[0].eigenvalue == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_figure_a_table_and_the_numbers(tmp_path, capsys):
     policy, _ = gru(0.8)
     save_policy(policy, tmp_path / "policy")
