@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.process import configure_process
 from rmt_rl.config.diagnosis import MemoryReportConfig
 
 #: Seconds without output after which the command reports that it is still playing.
@@ -35,6 +36,7 @@ def command(argv: list[str]) -> int:
 
     if options.out is not None and Path(options.out).exists():
         raise ConfigError(f"out={options.out}: exists already; expected the path of a new folder")
+    configure_process(options.threads)
     policy = load_policy(policy_folder(options.policy), "cpu", trust=options.trust)
     trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))
     task = resolve_env(trained, options.env, options.env_overrides)

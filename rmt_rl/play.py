@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.process import CallableModule
+from rmt_rl.common.process import CallableModule, configure_process
 from rmt_rl.config.commands import PlayConfig
 
 if TYPE_CHECKING:
@@ -422,6 +422,7 @@ def command(argv: list[str]) -> int:
     from rmt_rl.config.trust import check_trusted
     from rmt_rl.policies.saving import env_config, load_policy
 
+    configure_process(threads=1)
     # the task and what acts in it
     policy = None if options.policy in PLAYERS[PlayConfig] else load_policy(options.policy, trust=options.trust)
     trained = None if policy is None or options.env else env_config(policy, typed=gives_id(options.env_overrides))

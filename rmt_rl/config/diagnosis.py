@@ -35,5 +35,6 @@ class MemoryReportConfig(Config):
         form=("the path of a new folder", r".+"),
     )
     seed: int = option(0, "seeds the environments and sampling", low=0, high=2**31 - 1)
+    threads: int = option(1, "CPU threads for torch", low=1, high=1_024)
     target_return: float | None = _target_return()
     deterministic: bool = option(True, "take the most likely action; false = sample")

@@ -51,8 +51,8 @@ class OverTime:
     running: episodes that have the step. change: root mean square over the numbers and the episodes of how far the step moved
     the memory; size: the same of the memory. By variable: within, between: distances (root mean square over the numbers) of
     the memories to the mean of their value, and of these means to each other; accuracy, chance: of the read-out.
-    stored: the first step at which the read-out is nearer to certainty than to chance, or None. lost: the first one after it at
-    which it is not, or None.
+    stored: the first step at which the read-out is nearer to certainty than to chance, or None. lost: the first one after it from
+    which on it is not, at nine of ten steps, or None.
     """
 
     running: np.ndarray
@@ -190,7 +190,7 @@ def _over_time(
     stored = {name: _first(held[name], 0) for name in variables}
     # steps without a read-out are NaN, of which every comparison is false
     failed = {name: accuracy[name] < chance[name] + HALFWAY * (1 - chance[name]) for name in variables}
-    lost = {name: None if begin is None else _first(failed[name], begin) for name, begin in stored.items()}
+    lost = {name: None if stored[name] is None else _from_which_on(failed[name], held[name]) for name in variables}
     columns = (table["running"], table["change"], table["size"])
     return OverTime(*columns, of("within"), of("between"), accuracy, chance, stored, lost), distinct
 
@@ -204,6 +204,15 @@ def _first(where: np.ndarray, begin: int) -> int | None:
     """The first index from `begin` on at which `where` is true, or None."""
     found = np.flatnonzero(where[begin:])
     return begin + int(found[0]) if len(found) else None
+
+
+def _from_which_on(failed: np.ndarray, held: np.ndarray) -> int | None:
+    """The first index at which `failed` is true and from which on it is so nine times out of ten; or None.
+
+    A single read-out may fail or succeed by chance, in particular where few episodes are left.
+    """
+    failures, known = (np.cumsum(x[::-1])[::-1] for x in (failed, failed | held))
+    return _first(failed & (failures >= 0.9 * known), 0)
 
 
 def _rms(x: torch.Tensor) -> float:
@@ -270,7 +279,7 @@ def _rests(
 def _apart(memory: torch.Tensor) -> list[float]:
     """The distance of each row to the nearest other one, as a share of its size; NaN for a single row."""
     distance = torch.cdist(memory, memory).fill_diagonal_(math.inf).min(dim=1).values
-    return (distance / memory.norm(dim=1)).tolist() if len(memory) > 1 else [math.nan]
+    return (distance / memory.norm(dim=1).clamp(min=1e-300)).tolist() if len(memory) > 1 else [math.nan]
 
 
 def _spectral_radius(step: Callable[[PolicyState], PolicyState], state: PolicyState) -> list[float]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from rmt_rl.memory import main
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
 from rmt_rl.policies.spec import make_spec
-from rmt_rl.viewing.diagnosis import _distances, _is_fitted, _spectral_radius, diagnose
+from rmt_rl.viewing.diagnosis import _distances, _from_which_on, _is_fitted, _spectral_radius, diagnose
 
 TASK = config.TMazeConfig(length=60, min_length=60)
 
@@ -51,6 +52,22 @@ def test_distances_within_and_between_values():
     assert found["within"] == pytest.approx(math.sqrt(2 / 8))  # two rows are off by 1 in one of eight numbers
     assert found["between"] == pytest.approx(math.sqrt((16 + 16) / 2))  # from (1, 0) to (5, 4)
     assert math.isnan(_distances(memory, torch.zeros(4))["between"])
+
+
+@pytest.mark.parametrize(
+    "held, lost",
+    [
+        ("111111", None),
+        ("110111", None),  # one failure by chance
+        ("110000", 2),
+        ("1100000001000000", 2),  # one success by chance
+        ("11 1 0 0", 5),  # spaces: steps without a read-out
+        ("", None),
+    ],
+)
+def test_a_variable_is_lost_where_nearly_all_later_read_outs_fail(held, lost):
+    marks = np.array(list(held))
+    assert _from_which_on(marks == "0", marks == "1") == lost
 
 
 def test_read_outs_grow_sparse():
