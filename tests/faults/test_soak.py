@@ -17,8 +17,8 @@ from rmt_rl.runs.setup import setup_run
 FULL = "RMT_RL_FAULTS" in os.environ
 UPDATES = 3_000 if FULL else 100
 #: Allowed growth in bytes per environment step: 1 MB per 100,000 steps. A short run still grows (half a megabyte in the first
-#: 1,000 updates, none after that). The leak of the second test is 104.
-ALLOWED = 10.0 if FULL else 40.0
+#: 1,000 updates, none after that): 100 updates by 33 to 46. The leak of the second test is 104.
+ALLOWED = 10.0 if FULL else 70.0
 OPTIONS = ["env=tmaze", "env.length=8", "env.min_length=3", "algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2"]
 OPTIONS += ["policy.width=16", "policy.cache=8", "policy.positions=rotary", "algo.epochs=1", f"steps={96 * UPDATES}"]
 
