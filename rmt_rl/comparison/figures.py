@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmt_rl.common.palette import PALETTE
 from rmt_rl.comparison.results import TRAINING, Results
 from rmt_rl.comparison.statistics import band, common_curve, performance_profile
 from rmt_rl.comparison.tables import CURVES, Aggregation, TaskTable, steps_text, task_table, text_of
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Colours that people with any kind of colour blindness can tell apart (Okabe and Ito 2008; grey and brown instead of black and
-#: yellow, of which one is invisible on a dark and the other on a light page).
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080", "#8a5a3c")
 LINES = ("-", "--", "-.", ":")
 #: report.py replaces these three by the colours of the page, so that figures are dark where the page is.
 INK, GRID, PAPER = "#1b1f25", "#dadde1", "#fefefe"

@@ -178,7 +178,7 @@ class TrainConfig(Config):
                 )
 
 
-def _env_option() -> Any:
+def env_option() -> Any:
     return option(
         None,
         "the task; null = the one that the policy was trained on, changed by env.* options",
@@ -186,14 +186,14 @@ def _env_option() -> Any:
     )
 
 
-def _trust_option() -> Any:
+def trust_option() -> Any:
     return option(
         False,
         "the policy's files may name a module to import, as in env.id=module:id, which can run any code; not one in its folder",
     )
 
 
-def _target_return() -> Any:
+def target_return_option() -> Any:
     return option(
         None,
         "target return of a return-conditioned policy; null = the one it was saved with",
@@ -209,15 +209,15 @@ class EvaluateConfig(Config):
     policy: str = option(
         text="the folder of a trained policy, or zoo:<name>", form=("the folder of a trained policy", r".+")
     )
-    env: str | None = _env_option()
+    env: str | None = env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
-    trust: bool = _trust_option()
+    trust: bool = trust_option()
     episodes: int = option(400, "episodes to play", low=1, high=10_000_000)
     seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
     threads: int = option(1, "CPU threads for torch", low=1, high=1_024)
     num_envs: int = option(64, "episodes played at the same time; never more than episodes", low=1, high=2**20)
-    target_return: float | None = _target_return()
+    target_return: float | None = target_return_option()
     deterministic: bool = option(True, "take the most likely action; false = sample")
     episode_steps: int | None = _episode_steps()
     metrics: str | None = _metrics_option()
@@ -235,9 +235,9 @@ class PlayConfig(Config):
         "the folder of a trained policy, or zoo:<name>, or random, or human-keys = actions are read from the terminal",
         form=("the folder of a trained policy, random or human-keys", r".+"),
     )
-    env: str | None = _env_option()
+    env: str | None = env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
-    trust: bool = _trust_option()
+    trust: bool = trust_option()
     episodes: int = option(
         1,
         "episodes to play, one after the other; trials for a policy whose memory.scope is trial or run",
@@ -259,7 +259,7 @@ class PlayConfig(Config):
         form=("the path of a new .gif, .mp4 or .html file", r".+\.(gif|mp4|html)"),
     )
     seed: int = option(0, "seeds the environment and sampling", low=0, high=2**31 - 1)
-    target_return: float | None = _target_return()
+    target_return: float | None = target_return_option()
     deterministic: bool = option(True, "take the most likely action; false = sample")
 
     def problems(self) -> Iterator[str]:
@@ -288,9 +288,9 @@ class CollectConfig(Config):
         " information, or random",
         form=("the folder of a trained policy, oracle or random", r".+"),
     )
-    env: str | None = _env_option()
+    env: str | None = env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
-    trust: bool = _trust_option()
+    trust: bool = trust_option()
     episodes: int = option(2_000, "episodes to record", low=1, high=10_000_000)
     seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
     num_envs: int = option(256, "episodes played at the same time and held in memory", low=1, high=2**20)

@@ -9,6 +9,17 @@ from rmt_rl.config.fields import Config, option
 
 #: About the parameters of every network of a comparison, unless the user says otherwise.
 PARAMS = 110_000
+SEEDS = ("a number of seeds, or seeds separated by commas", r"[0-9]+(,[0-9]+)*|\[[0-9]+(,[0-9]+)*\]")
+
+
+def _params_option() -> Any:
+    return option(
+        PARAMS,
+        "about this number of parameters for every policy, unless policy.width or policy.params is given; none = the policies'"
+        " own widths",
+        low=1,
+        high=10**10,
+    )
 
 
 @dataclass(frozen=True)
@@ -23,15 +34,9 @@ class CompareConfig(Config):
     seeds: str = option(
         "5",
         "number of seeds, 5 = 0,1,2,3,4; or the seeds themselves, as 3,7 or [3]",
-        form=("a number of seeds, or seeds separated by commas", r"[0-9]+(,[0-9]+)*|\[[0-9]+(,[0-9]+)*\]"),
+        form=SEEDS,
     )
-    params: int | None = option(
-        PARAMS,
-        "about this number of parameters for every policy, unless policy.width or policy.params is given; none = the policies'"
-        " own widths",
-        low=1,
-        high=10**10,
-    )
+    params: int | None = _params_option()
     workers: int | None = option(
         None,
         "cells that run at the same time; null = one per CPU core, with executor=slurm all",
@@ -96,15 +101,9 @@ class TuneConfig(Config):
     seeds: str = option(
         "1",
         "seeds of each trial, one after the other; a trial is scored by their mean",
-        form=("a number of seeds, or seeds separated by commas", r"[0-9]+(,[0-9]+)*|\[[0-9]+(,[0-9]+)*\]"),
+        form=SEEDS,
     )
-    params: int | None = option(
-        PARAMS,
-        "about this number of parameters for every policy, unless policy.width or policy.params is given; none = the policies'"
-        " own widths",
-        low=1,
-        high=10**10,
-    )
+    params: int | None = _params_option()
     workers: int | None = option(None, "trials that run at the same time; null = one per CPU core", low=1, high=1_024)
     pruning: bool = option(True, "stop a trial whose evaluations are below the median of the trials before")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmt_rl.config.commands import _env_option, _target_return, _trust_option
+from rmt_rl.config.commands import env_option, target_return_option, trust_option
 from rmt_rl.config.fields import Config, option
 
 
@@ -15,9 +15,9 @@ class MemoryReportConfig(Config):
     policy: str = option(
         text="the folder of a trained policy, or zoo:<name>", form=("the folder of a trained policy", r".+")
     )
-    env: str | None = _env_option()
+    env: str | None = env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
-    trust: bool = _trust_option()
+    trust: bool = trust_option()
     episodes: int = option(128, "episodes to play at the same time", low=16, high=4_096)
     steps: int = option(1_000, "steps after which an episode is cut", low=2, high=1_000_000)
     hold: int | None = option(
@@ -36,5 +36,5 @@ class MemoryReportConfig(Config):
     )
     seed: int = option(0, "seeds the environments and sampling", low=0, high=2**31 - 1)
     threads: int = option(1, "CPU threads for torch", low=1, high=1_024)
-    target_return: float | None = _target_return()
+    target_return: float | None = target_return_option()
     deterministic: bool = option(True, "take the most likely action; false = sample")

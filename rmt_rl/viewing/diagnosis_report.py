@@ -11,12 +11,11 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import reason, write_file
+from rmt_rl.common.palette import PALETTE
 from rmt_rl.viewing.diagnosis import SAME, Diagnosis, Rest
 
 #: Rows of the printed table.
 ROWS = 12
-#: Colors that people with color blindness tell apart (Okabe and Ito).
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def write_report(found: Diagnosis, folder: Path) -> Path:
@@ -133,11 +132,11 @@ def draw(found: Diagnosis) -> bytes:
     figure = Figure(figsize=(7, 7), layout="constrained")
     change, distance, readout = figure.subplots(3, sharex=True)
     moved = o.change > 0  # memory tokens are written at the end of a segment only
-    _line(change, o.change, moved, COLORS[0], "-", "change in one write" if found.period > 1 else "change in one step")
+    _line(change, o.change, moved, PALETTE[0], "-", "change in one write" if found.period > 1 else "change in one step")
     change.axhline(float(o.size[-1]), color="gray", linewidth=1, linestyle=":", label="size of the memory")
     change.set_yscale("log")
     change.set_ylabel("root mean square")
-    for color, name in zip(COLORS, o.accuracy, strict=False):
+    for color, name in zip(PALETTE, o.accuracy, strict=False):
         _line(distance, o.between[name], o.between[name] >= 0, color, "-", f"between values of {name}")
         _line(distance, o.within[name], o.within[name] >= 0, color, "--", f"within values of {name}")
         _line(readout, o.accuracy[name], o.accuracy[name] >= 0, color, "-", f"read-out of {name}")

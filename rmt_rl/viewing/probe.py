@@ -48,14 +48,13 @@ class ReadOut:
 class Moment:
     """One step of N episodes that are played at the same time.
 
-    obs, state: before the step. hidden, shown: [N] by variable, of that observation. parts: the memory after the step, [N, F] by
+    obs, state: before the step. hidden: [N] by variable, of that observation. parts: the memory after the step, [N, F] by
     name. running: [N] episodes that have this step. distinct: how many had different observations so far.
     """
 
     obs: Obs
     state: PolicyState
     hidden: dict[str, torch.Tensor]
-    shown: dict[str, torch.Tensor]
     parts: dict[str, torch.Tensor]
     running: torch.Tensor
     distinct: int
@@ -132,11 +131,11 @@ def moments(policy: ActorCritic, env: TorchVectorEnv, seed: int, deterministic: 
     """The steps of one episode of each row of `env`, at most `steps`."""
     generator, state = rng.generator(seed, "probe-act", env.device), policy.initial_state(env.num_envs)
     histories = [0] * env.num_envs
-    before: tuple[PolicyState, dict[str, torch.Tensor], dict[str, torch.Tensor]] = state, {}, {}
+    before: tuple[PolicyState, dict[str, torch.Tensor]] = state, {}
 
     def act(obs: Obs, first: torch.Tensor) -> torch.Tensor:
         nonlocal state, before
-        before = state, env.hidden(), env.shown()  # of the observation, before the step
+        before = state, env.hidden()  # of the observation, before the step
         action, state = policy.act(obs, state, first, deterministic, generator)
         return action
 
