@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import rmt_rl
-from rmt_rl.rollouts.distinct import digest
+from rmt_rl.rollouts import distinct
+from rmt_rl.rollouts.distinct import Watched, digest
 from rmt_rl.rollouts.episodes import evaluate
 
 #: Tasks and the number of their episodes that they claim; None = many.
@@ -109,6 +110,25 @@ def test_counting_changes_no_number():
     env = rmt_rl.make_env("tmaze-rate", 8, length=3)
     policy = rmt_rl.make_policy(env, "gru", width=8)
     assert evaluate(policy, env, 20, count=True) == evaluate(policy, env, 20)
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_episodes_are_told_apart_by_what_every_step_shows_until_they_end(together, monkeypatch):
+    """However many steps are hashed together, and where the environment writes every observation into the same memory."""
+    monkeypatch.setattr(distinct, "KEPT_STEPS", together)
+    shown = torch.arange(10.0).repeat(5, 1)[..., None]  # [rows, steps, 1]
+    shown[1, [4, 5]] = shown[1, [5, 4]]  # row 1 shows two steps in another order
+    shown[2, 6] = -1.0  # row 2 differs in the last step of its first episode
+    shown[3, 7] = -1.0  # row 3 differs in the next episode only
+    env = rmt_rl.make_env("repeat-first", 5)
+    env.reset(seed=0)
+    env.hidden = dict
+    watched, obs = Watched(env, lambda obs, first: first), torch.empty(5, 1)
+    for t in range(10):
+        watched(obs.copy_(shown[:, t]), torch.full((5,), t in (0, 7)))
+    keys = list(watched.keys([torch.zeros(5)]))
+    assert keys[0] == keys[3] == keys[4]
+    assert len({keys[0], keys[1], keys[2]}) == 3
 
 
 def test_a_hash_depends_on_every_value_its_place_and_its_key_and_on_its_row_alone():
