@@ -7,13 +7,10 @@ instead (`viewing/`). Opens no window.
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,61 +19,15 @@ from rmt_rl.common.process import CallableModule, configure_process
 from rmt_rl.config.commands import PlayConfig
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from matplotlib.figure import Figure
 
     from rmt_rl.common.state import Obs
     from rmt_rl.envs.base import TorchVectorEnv
     from rmt_rl.policies.actor_critic import ActorCritic
-
+    from rmt_rl.viewing.film import Choice, Player
 
 #: Seconds without output after which `play` reports that it is still drawing.
 PATIENCE = 10.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An action [1, ...] and, for a policy, its probabilities [A] and attention weights [L * H, M + C + S].
-
-    columns: M, C, S.
-    """
-
-    action: torch.Tensor
-    probabilities: np.ndarray | None = None
-    attention: np.ndarray | None = None
-    columns: tuple[int, int, int] = (0, 0, 0)
-
-
-#: (observation, first) -> choice; a player keeps its own memory.
-Player = Callable[["Obs", "torch.Tensor"], Choice]
-
-
-def policy_player(policy: ActorCritic, seed: int, deterministic: bool) -> Player:
-    import gymnasium
-    import torch
-
-    from rmt_rl.common import rng
-
-    state, generator = policy.initial_state(1), rng.generator(seed, "play-act")
-    discrete = isinstance(policy.spec.action_space, gymnasium.spaces.Discrete)
-
-    @torch.no_grad()
-    def act(obs: Obs, first: torch.Tensor) -> Choice:
-        nonlocal state
-        probabilities = policy.act_step(obs, state, first)[0].softmax(-1)[0].numpy() if discrete else None
-        try:
-            attention = policy.explain(obs, state, first)
-        except TypeError:  # a policy without attention
-            attention = None
-        action, state = policy.act(obs, state, first, deterministic, generator)
-        if attention is None:
-            return Choice(action, probabilities)
-        spans = (attention.read, attention.cache, attention.steps)
-        columns = tuple(span.shape[-1] for span in spans)
-        return Choice(action, probabilities, torch.cat(spans, dim=-1)[0].flatten(0, 1).numpy(), columns)  # type: ignore[arg-type]
-
-    return act
 
 
 def random_player(env: TorchVectorEnv, seed: int) -> Player:
@@ -85,6 +36,7 @@ def random_player(env: TorchVectorEnv, seed: int) -> Player:
 
     from rmt_rl.envs.masks import has_mask
     from rmt_rl.rollouts.episodes import random_actor
+    from rmt_rl.viewing.film import Choice
 
     if has_mask(env.single_observation_space, env.single_action_space):
         actor = random_actor(env, seed)()
@@ -98,6 +50,7 @@ def human_player(env: TorchVectorEnv) -> Player:
     import torch
 
     from rmt_rl.envs.masks import has_mask, mask_of
+    from rmt_rl.viewing.film import Choice
 
     space = env.single_action_space
     masked = has_mask(env.single_observation_space, space)
@@ -134,96 +87,14 @@ def _plain(obs: Obs, space: Any) -> Any:
     return obs[0].tolist() if obs[0].numel() <= 400 else f"{tuple(obs[0].shape)} numbers"
 
 
-def _action_text(env: TorchVectorEnv, action: torch.Tensor) -> str:
-    import gymnasium
-    import numpy as np
-
-    if isinstance(env.single_action_space, gymnasium.spaces.Discrete):
-        return _names(env)[int(action[0])]
-    return np.array2string(action[0].numpy(), precision=2, suppress_small=True, threshold=6)
-
-
-def _names(env: TorchVectorEnv) -> tuple[str, ...]:
-    return env.action_names or tuple(map(str, range(int(env.single_action_space.n))))  # type: ignore[attr-defined]
-
-
-def frames(env: TorchVectorEnv, player: Player, options: PlayConfig, figure: Figure) -> Iterator[None]:
-    """Plays, and draws each step on `figure`; the last step of an episode is drawn twice, the second time with the result."""
-    import torch
-
-    from rmt_rl.envs.observations import ObservationCheck
-    from rmt_rl.envs.wrappers.memory_scope import MemoryScope
-    from rmt_rl.rollouts.episodes import require_usable
-
-    word = "trial" if isinstance(env, MemoryScope) else "episode"
-    check = ObservationCheck(env.single_observation_space, env.single_action_space)
-    obs, _ = env.reset(seed=options.seed)
-    require_usable(check, f"from reset(seed={options.seed})", obs)
-    first, episode, step, total = torch.ones(1, dtype=torch.bool), 1, 0, 0.0
-    for _ in range(options.frames):
-        try:
-            choice = player(obs, first)
-        except EOFError:
-            return
-        chosen = _action_text(env, choice.action)
-        _draw(figure, env, obs, choice, f"{word} {episode}, step {step}, return {total:.2f}; next: {chosen}")
-        yield
-        obs, reward, terminated, truncated, info = env.step(choice.action)
-        require_usable(check, f"after step {step + 1} of {word} {episode}", obs, reward, info["final_obs"])
-        first = terminated | truncated
-        step, total = step + 1, total + float(reward[0])
-        if bool(first[0]):
-            outcome = {True: ", success", False: ", no success"}[bool(info["success"][0])] if "success" in info else ""
-            end = f"{word} {episode} ended after {step} steps: return {total:.2f}{outcome}"
-            print(end)
-            _title(figure, end)
-            yield
-            episode, step, total = episode + 1, 0, 0.0
-            if episode > options.episodes:
-                return
-
-
-def _draw(figure: Figure, env: TorchVectorEnv, obs: Obs, choice: Choice, title: str) -> None:
-    from rmt_rl.envs.drawing import SMALL, draw, shortened
-
-    figure.clear()
-    beside = [part for part in (choice.probabilities, choice.attention) if part is not None]
-    grid = figure.add_gridspec(max(1, len(beside)), 2 if beside else 1, width_ratios=(3, 2) if beside else None)
-    axes = figure.add_subplot(grid[:, 0])
-    draw(axes, env, obs)
-    _title(figure, title)
-    if choice.probabilities is not None:
-        axes = figure.add_subplot(grid[0, 1])
-        names = _names(env)
-        colors = ["tab:orange" if i == int(choice.action[0]) else "0.7" for i in range(len(names))]
-        axes.barh(range(len(names)), choice.probabilities, color=colors)
-        if len(names) <= 20:  # more names would overlap
-            labels = [shortened(name, 16) for name in names]
-            axes.set_yticks(range(len(names)), labels, fontsize=SMALL if len(names) <= 8 else 7, parse_math=False)
-        axes.tick_params(axis="x", labelsize=SMALL)
-        axes.set_xlim(0, 1)
-        axes.invert_yaxis()
-        axes.set_title("action probabilities", fontsize=SMALL)
-    if choice.attention is not None:
-        axes = figure.add_subplot(grid[len(beside) - 1, 1])
-        axes.imshow(choice.attention, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        borders = list(itertools.accumulate(choice.columns))
-        for border in borders[:-1]:
-            axes.axvline(border - 0.5, color="white", linewidth=1)
-        parts = [name for name, n in zip(("memory", "cache", "steps"), choice.columns, strict=True) if n]
-        axes.set_title(f"attention: {' | '.join(parts)}", fontsize=SMALL)
-        axes.set_ylabel("layers, heads", fontsize=SMALL)
-        axes.set_xticks([])
-        axes.set_yticks([])
-
-
 def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path) -> int:
     """Write the picture; returns the number of its frames."""
-    from matplotlib.animation import FFMpegWriter, PillowWriter
+    from matplotlib.animation import FFMpegWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    from rmt_rl.viewing.film import DPI, Gif, frames, new_figure
+
+    figure, gif = new_figure(), Gif()
     FigureCanvasAgg(figure)
     if path.suffix == ".mp4" and not FFMpegWriter.isAvailable():
         raise ConfigError(f"out={path}: needs ffmpeg, which is not installed; expected a name that ends in .gif")
@@ -231,34 +102,35 @@ def record(env: TorchVectorEnv, player: Player, options: PlayConfig, path: Path)
         raise ConfigError(
             f"fps={options.fps}: a GIF counts in hundredths of a second, and viewers slow down; expected at most 50"
         )
-    writer = (FFMpegWriter if path.suffix == ".mp4" else PillowWriter)(fps=options.fps)  # type: ignore[arg-type]  # any number
+    movie = FFMpegWriter(fps=options.fps) if path.suffix == ".mp4" else None  # type: ignore[arg-type]  # any number
     shown, last_report = 0, time.monotonic()
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        unfinished.unlink(missing_ok=True)  # the writer would follow a link of this name
-        for _ in frames(env, player, options, figure):
-            if shown == 0:  # not before the loop, because a writer without frames cannot be finished
-                writer.setup(figure, str(unfinished), dpi=90)
-            writer.grab_frame()
+        unfinished.unlink(missing_ok=True)  # a write would follow a link of this name
+        for result in frames(env, player, figure, options.seed, options.frames, options.episodes):
+            if result is not None:
+                print(result)
+            if movie is None:
+                gif.add(figure)
+            else:
+                if shown == 0:  # not before the loop, because a writer without frames cannot be finished
+                    movie.setup(figure, str(unfinished), dpi=DPI)
+                movie.grab_frame()
             shown += 1
             if time.monotonic() - last_report > PATIENCE:
                 last_report = time.monotonic()
                 print(f"drawn: {shown} frames", flush=True)
         if shown:
-            writer.finish()
+            if movie is None:
+                unfinished.write_bytes(gif.to_bytes(options.fps))
+            else:
+                movie.finish()
             unfinished.rename(path)
     except OSError as error:
         raise ConfigError(f"out={path}: cannot be written: {error.strerror}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return shown
-
-
-def _title(figure: Figure, words: str) -> None:
-    """Above the whole figure, because a part of it is narrower than a sentence."""
-    from rmt_rl.envs.drawing import TEXT
-
-    figure.suptitle(textwrap.fill(words, 84), fontsize=TEXT, parse_math=False)
 
 
 def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, command: str = "") -> int:
@@ -270,11 +142,12 @@ def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, 
     from rmt_rl.envs.drawing import numbers
     from rmt_rl.policies.saving import check_fits, make_task
     from rmt_rl.viewing.episode import record_episode
+    from rmt_rl.viewing.film import action_text, with_pixels
     from rmt_rl.viewing.frames import Frames
     from rmt_rl.viewing.page import Heading, render
     from rmt_rl.viewing.probe import probe
 
-    shown = _with_pixels(task)
+    shown = with_pixels(task)
     env = make_task(policy, shown, target_return=options.target_return)
     check_fits(policy, env, task)
     frames, last_report = Frames(env), time.monotonic()
@@ -289,7 +162,7 @@ def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, 
         frames.add(obs)
         report("drawn", len(frames.order))
 
-    describe = (numbers, lambda action: _action_text(env, action))
+    describe = (numbers, lambda action: action_text(env, action))
     choice = (options.seed, options.deterministic)
     episode = record_episode(policy, env, *choice, options.frames, on_step, describe)
     found = None
@@ -373,10 +246,11 @@ def _draw_policy(policy: ActorCritic, task: Any, options: PlayConfig, path: Path
     """Draw episodes of a policy into `path`; returns the number of frames or steps."""
     from rmt_rl.envs.base import close_env
     from rmt_rl.policies.saving import check_fits, make_task
+    from rmt_rl.viewing.film import policy_player, with_pixels
 
     if path.suffix == ".html":
         return write_page(policy, task, options, path, command)
-    env = make_task(policy, _with_pixels(task), target_return=options.target_return)
+    env = make_task(policy, with_pixels(task), target_return=options.target_return)
     check_fits(policy, env, task)
     drawn = record(env, policy_player(policy, options.seed, options.deterministic), options, path)
     close_env(env)
@@ -387,12 +261,13 @@ def _draw_without_policy(task: Any, options: PlayConfig, path: Path) -> int:
     """Draw episodes of random or typed actions into `path`; returns the number of frames."""
     from rmt_rl.envs.base import close_env
     from rmt_rl.envs.registry import make_from_config
+    from rmt_rl.viewing.film import with_pixels
 
     if options.target_return is not None:
         raise ConfigError(
             f"target_return={options.target_return}: policy={options.policy} is not return-conditioned; leave it out"
         )
-    env = make_from_config(_with_pixels(task), 1)
+    env = make_from_config(with_pixels(task), 1)
     player = random_player(env, options.seed) if options.policy == "random" else human_player(env)
     drawn = record(env, player, options, path)
     close_env(env)
@@ -434,7 +309,7 @@ def command(argv: list[str]) -> int:
             _require_new(path)
             drawn = _draw_without_policy(task, options, path)
         else:
-            check_trusted(task, policy.spec.source, typed=True)  # before `_with_pixels` imports its module
+            check_trusted(task, policy.spec.source, typed=True)  # before `with_pixels` imports its module
             _require_new(path)
             again = f"python -m rmt_rl.play {' '.join(map(shlex.quote, argv))}"
             drawn = _draw_policy(policy, task, options, path, again)
@@ -444,39 +319,6 @@ def command(argv: list[str]) -> int:
     unit = "steps" if path.suffix == ".html" else "frames"
     print(f"wrote {path}, {drawn} {unit}" if drawn else "no step was played, nothing was written")
     return 0
-
-
-def _with_pixels(task: Any) -> Any:
-    """The task with render_mode=rgb_array, where a gymnasium environment supports it and no render_mode is given."""
-    import dataclasses
-
-    import gymnasium
-
-    from rmt_rl.config.envs import GymConfig
-    from rmt_rl.envs.gym.adapter import register_package
-
-    if not isinstance(task, GymConfig) or "render_mode" in task.options:
-        return task
-    register_package(task.id, task.id.split(":")[-1])
-    spec = gymnasium.registry.get(task.id.split(":")[-1])
-    try:
-        entry: Any = (
-            gymnasium.envs.registration.load_env_creator(spec.entry_point)
-            if spec and isinstance(spec.entry_point, str)
-            else None
-        )
-    except Exception:  # of the module's own code; making the environment reports it
-        return task
-    if "rgb_array" not in getattr(entry, "metadata", {}).get("render_modes", ()) or not _takes_render_mode(entry):
-        return task
-    return dataclasses.replace(task, options={**task.options, "render_mode": "rgb_array"})
-
-
-def _takes_render_mode(entry: Any) -> bool:
-    import inspect
-
-    parameters = inspect.signature(entry).parameters
-    return "render_mode" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _free_name(task: str, seed: int) -> Path:

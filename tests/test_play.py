@@ -21,10 +21,11 @@ from rmt_rl.envs.drawing import draw
 from rmt_rl.envs.minigrid.doors import DoorKey, RedBlueDoors
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.registry import make_env, make_from_config
-from rmt_rl.play import Choice, _draw, _with_pixels, main, policy_player
+from rmt_rl.play import main
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
 from rmt_rl.policies.spec import make_spec
+from rmt_rl.viewing.film import Choice, draw_step, policy_player, with_pixels
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +199,7 @@ def test_nothing_is_written_where_no_step_was_played(
 
 
 def test_minigrid_through_gymnasium_draws_itself_too(folder: Path) -> None:
-    assert _with_pixels(config.GymConfig(id="MiniGrid-Empty-5x5-v0")).options == {"render_mode": "rgb_array"}
+    assert with_pixels(config.GymConfig(id="MiniGrid-Empty-5x5-v0")).options == {"render_mode": "rgb_array"}
     assert main(["env=gym", "env.id=MiniGrid-Empty-5x5-v0", "frames=2", "out=m.gif"]) == 0
     assert frames(folder / "m.gif") == 2
 
@@ -277,7 +278,7 @@ def test_no_label_of_a_picture_is_cut_off_and_all_are_legible(name: str) -> None
     names = env.action_names
     choice = Choice(torch.tensor([0]), np.full(len(names), 1 / len(names)), np.full((4, 12), 0.1), (4, 0, 8))
     figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
-    _draw(figure, env, obs, choice, f"trial 1000, step 1000, return -1000.00; next: {'a long name ' * 8}")
+    draw_step(figure, env, obs, choice, f"trial 1000, step 1000, return -1000.00; next: {'a long name ' * 8}")
     figure.savefig(io.BytesIO(), format="rgba")
     # every part of the figure with its labels, and the sentence above
     boxes = [axes.get_tightbbox() for axes in figure.axes] + [

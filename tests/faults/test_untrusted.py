@@ -66,7 +66,7 @@ IMPORTED_BY_VALUE = {
         "importlib.util.find_spec(module)",
         "importlib.import_module(module)",
     ],
-    "play.py": ["gymnasium.envs.registration.load_env_creator(spec.entry_point)"],
+    "viewing/film.py": ["gymnasium.envs.registration.load_env_creator(spec.entry_point)"],
 }
 
 
