@@ -64,6 +64,7 @@ def train(
     from rmt_rl.runs.metrics import Laps, Progress
     from rmt_rl.runs.setup import Evaluator, crossed_multiple, finish_run, setup_run
     from rmt_rl.runs.signals import OnSignal
+    from rmt_rl.runs.videos import record_video
 
     config, callbacks = resolve(config, given), check_callbacks(callbacks)
     if not isinstance(root, str | os.PathLike):
@@ -94,6 +95,10 @@ def train(
                     if config.evaluate_every is not None and due:
                         row |= evaluator.evaluate(run, callbacks, signals.check_stop)
                         laps.lap("evaluate")
+                    due = run.steps >= config.steps or crossed_multiple(config.video_every, before, run.steps)
+                    if parts.video_env is not None and due:
+                        record_video(run, parts.video_env, parts.metrics, signals.check_stop)
+                        laps.lap("video")
                     # log
                     run.row, run.cpu_s = {"steps": run.steps, **row}, parts.clock.cpu()
                     more = functools.partial(_numbers_beside, laps, batch.steps, learner)

@@ -129,12 +129,15 @@ class TrainConfig(Config):
         400, "new episodes played with the final policy after training; 0 = none", low=0, high=10_000_000
     )
     evaluate_every: int | None = option(
+        None, "training steps between evaluations; keeps the best policy in best/; null = never", low=1, high=10**12
+    )
+    validation_episodes: int = option(64, "episodes of each evaluation during training", low=1, high=10_000_000)
+    video_every: int | None = option(
         None,
-        "environment steps between evaluations during training, on their own seeds; saves the best policy in best/; null = never",
+        "training steps between videos of an episode, in videos/ and the loggers; null = none",
         low=1,
         high=10**12,
     )
-    validation_episodes: int = option(64, "episodes of each evaluation during training", low=1, high=10_000_000)
     episode_steps: int | None = _episode_steps()
     metrics: str | None = _metrics_option()
     tensorboard: bool = option(False, "write TensorBoard event files too")
@@ -169,8 +172,8 @@ class TrainConfig(Config):
             yield f"env=none: algo={self.algo.name} acts in an environment; expected algo=rate with data=<a Minari dataset>"
         if self.data is None:
             yield "env=none: there are no episodes to learn from; expected data=<the id or the folder of a Minari dataset>"
-        without = {"evaluate_episodes": 0, "evaluate_every": None, "episode_steps": None, "metrics": None}
-        for name, value in without.items():
+        unset = dict.fromkeys(("evaluate_every", "video_every", "episode_steps", "metrics"))
+        for name, value in {"evaluate_episodes": 0, **unset}.items():
             if getattr(self, name) != value:
                 yield (
                     f"{name}={getattr(self, name)}: env=none has no environment to play in; expected {name}={show(value)}, or"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LARGEST_RESULT = 2**30
 #: Everything that a run writes, and the files of it that are changed in place.
 FILES = ("config.yaml", "metrics.jsonl", "result.json", ".result.json", ".lock", "wandb-id.txt", ".wandb-id.txt")
-FOLDERS = ("checkpoints", "policy", "best", "report", "tensorboard", "wandb")
+FOLDERS = ("checkpoints", "policy", "best", "report", "tensorboard", "videos", "wandb")
 IN_PLACE = ("metrics.jsonl", ".lock")
 
 

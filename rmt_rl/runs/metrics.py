@@ -27,6 +27,8 @@ LARGEST_METRICS = 2**30
 WANDB_ID = "wandb-id.txt"
 #: How the names of the groups begin at TensorBoard and Weights & Biases.
 GROUPS = ("train/", "eval/", "time/", "memory/", "final/")
+#: The name of videos there.
+VIDEO = "eval/video"
 
 
 def grouped(name: str) -> str:
@@ -92,6 +94,15 @@ class Metrics:
                 self._tensorboard.add_scalar(key, value, steps)
         if self._wandb is not None:
             self._wandb.log(numbers, step=steps)
+
+    def video(self, steps: int, path: Path, data: bytes) -> None:
+        """The video of an episode after `steps` environment steps. path: of the GIF. data: its bytes."""
+        if self._tensorboard is not None:
+            self._tensorboard.file_writer.add_summary(_gif_summary(VIDEO, data), steps)
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({VIDEO: wandb.Video(str(path), format="gif")}, step=steps)
 
     def sync(self) -> None:
         """Force all rows to the disk."""
@@ -191,6 +202,16 @@ def _tensorboard(folder: Path, start: int | None) -> Any:
 
     # points after the checkpoint are removed
     return SummaryWriter(str(folder / "tensorboard"), purge_step=None if start is None else start + 1)
+
+
+def _gif_summary(name: str, data: bytes) -> Any:
+    """A GIF as an image for TensorBoard, which plays it. (`add_video` encodes frames itself, and needs moviepy for it.)"""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    # a GIF begins with six letters, its width and its height
+    width, height = (int.from_bytes(data[start : start + 2], "little") for start in (6, 8))
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)  # 3 = red, green, blue
+    return Summary(value=[Summary.Value(tag=name, image=image)])
 
 
 def _wandb(folder: Path, config: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from rmt_rl.common.errors import ConfigError, Interrupted, RunError
 from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.common.state import copy_tree
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
@@ -44,6 +45,10 @@ from rmt_rl.runs.console import banner, format_summary
 from rmt_rl.runs.folder import make_run_folder, versions, write_result
 from rmt_rl.runs.metrics import Metrics, check_loggers, read_rows
 from rmt_rl.runs.resume import ResumePoint
+from rmt_rl.runs.videos import check_drawable
+
+#: Options for which a run makes an environment beside that of training, and what it is for.
+BESIDE = {"evaluate_every": "evaluations", "video_every": "videos"}
 
 
 class Clock:
@@ -64,7 +69,7 @@ class RunParts:
     """The parts of a run.
 
     manifest: values that must stay the same for a resumed run to give the same bits. evaluation_env: that of the evaluations
-    during training; None without them.
+    during training; None without them. video_env: that of the videos.
     """
 
     config: TrainConfig
@@ -77,6 +82,7 @@ class RunParts:
     manifest: dict[str, Any]
     device: torch.device
     evaluation_env: TorchVectorEnv | None
+    video_env: TorchVectorEnv | None
 
     def save(self, steps: int, evaluator: Evaluator) -> None:
         """Write a checkpoint; a full disk is reported and the run continues."""
@@ -133,11 +139,12 @@ class RunParts:
 def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> RunParts:
     """Build or restore all parts of a run; `stack` closes them. Raises ConfigError before anything is written."""
     check_loggers(config.tensorboard, config.wandb)
-    if config.evaluate_every is not None and is_borrowed(config.env):
-        raise ConfigError(
-            f"evaluate_every={config.evaluate_every}: evaluations need an environment of their own, but env= is a single object;"
-            " give a class or a function f(num_envs, device) that makes it"
-        )
+    for option, what in BESIDE.items():
+        if (every := getattr(config, option)) is not None and is_borrowed(config.env):
+            raise ConfigError(
+                f"{option}={every}: {what} need an environment of their own, but env= is a single object; give a class or a"
+                " function f(num_envs, device) that makes it"
+            )
     device = choose_device(config.device)
     resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume), config.steps)
     if resumed is not None:
@@ -164,7 +171,9 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
         check_fits(initial, env, config.env, values=True)
         policy.load_state_dict(initial.state_dict())
     learner = learner_class(config, env, policy, data)
-    evaluation_env = make_evaluation_env(config, env, policy, device, stack)
+    rows = min(config.validation_episodes, 64)
+    evaluation_env = make_env_beside("evaluate_every", config, config.env, rows, policy, [env], stack)
+    video_env = make_video_env(config, policy, [env, evaluation_env], stack)
 
     # a new folder, or the state of the checkpoint
     if resumed is None:
@@ -186,7 +195,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
     stack.callback(metrics.close)
     clock = Clock(resumed.wall_s, resumed.cpu_s)
-    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device, evaluation_env)
+    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device, evaluation_env, video_env)
 
 
 def make_run_env(
@@ -218,19 +227,42 @@ def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device)
         raise ConfigError(f"device={device}: the environment object is on {env.device}; expected device={env.device}")
 
 
-def make_evaluation_env(
-    config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, stack: contextlib.ExitStack
+def make_env_beside(
+    option: str,
+    config: TrainConfig,
+    task: EnvConfig,
+    rows: int,
+    policy: ActorCritic,
+    others: Sequence[TorchVectorEnv | None],
+    stack: contextlib.ExitStack,
 ) -> TorchVectorEnv | None:
-    """The environment of the evaluations during training, closed by `stack`; raises ConfigError where it is that of training."""
-    if config.evaluate_every is None:
+    """The environment for `option`, closed by `stack`; None where it is not given. task: the options of the environment.
+
+    Raises ConfigError where it is one of `others`.
+    """
+    if (every := getattr(config, option)) is None:
         return None
-    made = make_task(policy, config.env, min(config.validation_episodes, 64), device)
-    if any(ours is theirs for ours in innermost(made) for theirs in innermost(env)):
+    made = make_task(policy, task, rows, policy.device)
+    if any(ours is theirs for ours in innermost(made) for other in others for theirs in innermost(other)):
         raise ConfigError(
-            f"evaluate_every={config.evaluate_every}: evaluations need an environment of their own, but env={config.env.name}"
-            " returned the same object again; make a new one in every call"
+            f"{option}={every}: {BESIDE[option]} need an environment of their own, but env={config.env.name} returned the same"
+            " object again; make a new one in every call"
         )
     stack.callback(close_unless_borrowed, config.env, made)
+    return made
+
+
+def make_video_env(
+    config: TrainConfig, policy: ActorCritic, others: Sequence[TorchVectorEnv | None], stack: contextlib.ExitStack
+) -> TorchVectorEnv | None:
+    """The environment of the videos; raises ConfigError where it cannot be drawn."""
+    if config.video_every is None:
+        return None
+    from rmt_rl.viewing.film import with_pixels
+
+    made = make_env_beside("video_every", config, with_pixels(config.env), 1, policy, others, stack)
+    assert made is not None
+    check_drawable(made, f"video_every={config.video_every}")
     return made
 
 

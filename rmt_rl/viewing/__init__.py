@@ -1,1 +1,1 @@
-"""A page about one episode: what the policy saw, did, attended to and remembered (`python -m rmt_rl.play out=episode.html`)."""
+"""What people look at: films of episodes, and a page about one episode and the memory in it (`python -m rmt_rl.play`)."""

@@ -76,7 +76,7 @@ def victim_is_unchanged(run: Path) -> bool:
     return os.listdir(victim) == ["file"] and (victim / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["report", "tensorboard", "wandb", "checkpoints", "policy", "best"])
+@pytest.mark.parametrize("name", ["report", "tensorboard", "videos", "wandb", "checkpoints", "policy", "best"])
 def test_a_link_in_place_of_a_folder_is_not_followed(name: str, run: Path) -> None:
     remove(run / name)
     (run / name).symlink_to(run.parent / "victim")
@@ -98,7 +98,7 @@ def test_only_a_regular_file_is_used_in_place_of_a_file(kind: str, name: str, ru
     assert victim_is_unchanged(run)
 
 
-@pytest.mark.parametrize("name", ["report", "tensorboard", "wandb", "policy", "best"])
+@pytest.mark.parametrize("name", ["report", "tensorboard", "videos", "wandb", "policy", "best"])
 def test_a_file_in_place_of_a_folder_is_reported_before_the_run_goes_on(name: str, run: Path) -> None:
     (run / name).touch()
     assert f"{name}: is no folder" in rejection(run)
