@@ -23,7 +23,7 @@ from rmt_rl.config.commands import TrainConfig
 if TYPE_CHECKING:
     import numpy as np
 
-    from rmt_rl.algos.base import Learner
+    from rmt_rl.algos.base import Batch, Learner
     from rmt_rl.config.bases import EnvConfig
     from rmt_rl.policies.actor_critic import ActorCritic
     from rmt_rl.rollouts.statistics import Score
@@ -91,17 +91,20 @@ def train(
                     before, run.steps = run.steps, run.steps + batch.steps
                     row |= learner.statistics()
                     # evaluate; at the last step, too
-                    due = run.steps >= config.steps or crossed_multiple(config.evaluate_every, before, run.steps)
-                    if config.evaluate_every is not None and due:
+                    last = run.steps >= config.steps
+                    evaluated = parts.evaluation_env is not None and (
+                        last or crossed_multiple(config.evaluate_every, before, run.steps)
+                    )
+                    if evaluated:
                         row |= evaluator.evaluate(run, callbacks, signals.check_stop)
                         laps.lap("evaluate")
-                    due = run.steps >= config.steps or crossed_multiple(config.video_every, before, run.steps)
+                    due = last or crossed_multiple(config.video_every, before, run.steps)
                     if parts.video_env is not None and due:
                         record_video(run, parts.video_env, parts.metrics, signals.check_stop)
                         laps.lap("video")
                     # log
                     run.row, run.cpu_s = {"steps": run.steps, **row}, parts.clock.cpu()
-                    more = functools.partial(_numbers_beside, laps, batch.steps, learner)
+                    more = functools.partial(_numbers_beside, laps, batch, learner, evaluated)
                     parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()}, more)
                     progress.update(
                         run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown
@@ -109,15 +112,16 @@ def train(
                     notify(callbacks, "on_update", run)
                     # save
                     due = crossed_multiple(config.checkpoint_steps, before, run.steps)
-                    ends = run.steps >= config.steps or run.stopped is not None or signals.stop is not None
+                    ends = last or run.stopped is not None or signals.stop is not None
                     if signals.checkpoint_requested() or due or ends:
                         parts.save(run.steps, evaluator)
         return TrainResult(**finish_run(parts, run, evaluator, signals.stop, callbacks))
 
 
-def _numbers_beside(laps: Laps, steps: int, learner: Learner) -> dict[str, float]:
+def _numbers_beside(laps: Laps, batch: Batch, learner: Learner, evaluated: bool) -> dict[str, float]:
     """The numbers of an update that TensorBoard and Weights & Biases get beside its row."""
-    return laps.numbers(steps) | learner.diagnostics()
+    costly = learner.costly_diagnostics(batch) if evaluated else {}
+    return laps.numbers(batch.steps) | learner.diagnostics() | costly
 
 
 def resolve(config: TrainConfig | None, given: dict[str, Any]) -> TrainConfig:

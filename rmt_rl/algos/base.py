@@ -73,6 +73,10 @@ class Learner:
         """Numbers for TensorBoard and Weights & Biases only, such as memory/change; not computed without them."""
         return {}
 
+    def costly_diagnostics(self, batch: Any) -> dict[str, float]:
+        """As `diagnostics`, for numbers that cost more: only after updates with an evaluation. batch: of that update."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how training continues: dictionaries of tensors and of what JSON can hold."""
         raise NotImplementedError(f"{type(self).__name__} does not define state_dict()")

@@ -10,6 +10,7 @@ import torch
 from rmt_rl.algos.base import Learner
 from rmt_rl.algos.losses import approximate_kl, clipped_surrogate, standardise, value_loss
 from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optimizer_state, schedule
+from rmt_rl.algos.reach import gradient_reach
 from rmt_rl.algos.returns import ReturnDeviation, gae
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError, RunError
@@ -320,6 +321,12 @@ class PPOLearner(PPO, Learner):
         changes = torch.cat([(new - old).flatten() for new, old in zip(after, before, strict=True)])
         numbers = torch.cat([new.flatten() for new in after])
         return {"memory/change": _root_mean_square(changes), "memory/size": _root_mean_square(numbers)}
+
+    def costly_diagnostics(self, batch: Rollout) -> dict[str, float]:
+        """How many steps back the gradient reaches through the memory."""
+        with rng.as_global(rng.generator(self.seed, "reach", self.policy.device)):  # training's dropout stays as it is
+            reach = None if batch.nonfinite else gradient_reach(self.policy, batch)
+        return {} if reach is None else {"memory/gradient_reach": reach}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -133,10 +133,7 @@ class TrainConfig(Config):
     )
     validation_episodes: int = option(64, "episodes of each evaluation during training", low=1, high=10_000_000)
     video_every: int | None = option(
-        None,
-        "training steps between videos of an episode, in videos/ and the loggers; null = none",
-        low=1,
-        high=10**12,
+        None, "training steps between videos of an episode (videos/, loggers); null = none", low=1, high=10**12
     )
     episode_steps: int | None = _episode_steps()
     metrics: str | None = _metrics_option()

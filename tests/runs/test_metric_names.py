@@ -32,7 +32,8 @@ TINY = {
     "evaluate_every": 32,
     "validation_episodes": 2,
 }
-PPO = {**TINY, "steps": 64, "algo.num_envs": 4, "algo.rollout": 8, "algo.minibatches": 1, "algo.skip_nonfinite": 1}
+PPO = {**TINY, "steps": 96, "algo.num_envs": 4, "algo.rollout": 8, "algo.minibatches": 1, "algo.skip_nonfinite": 1}
+PPO |= {"policy.dropout": 0.1, "evaluate_every": 64}
 RATE = {
     **TINY,
     "algo": "rate",
@@ -71,6 +72,8 @@ def test_every_number_of_ppo_is_on_the_page_and_has_one_name_everywhere_and_chan
     result = rmt_rl.train(root=tmp_path, wandb=True, tensorboard=True, **PPO)
     check_names(rows_of(result), logged(wandb))
     assert {"memory/change", "memory/size"} <= logged(wandb)
+    # at evaluations only
+    assert [steps for steps, numbers in wandb.logged if "memory/gradient_reach" in numbers] == [64, 96]
     events = EventAccumulator(str(result.folder / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == logged(wandb)
