@@ -37,6 +37,7 @@ LONGEST_NAME = 22
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "rmt_rl",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the Type 3 fonts of matplotlib's default
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.edgecolor": INK,
@@ -58,13 +59,14 @@ STYLE: dict[Any, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One figure: the name of its files without their ending, what it shows, and both files."""
+    """One figure: the name of its files without their ending, what it shows, and the files."""
 
     name: str
     title: str
     text: str
     svg: bytes
     png: bytes
+    pdf: bytes
 
 
 def shorten(name: str, longest: int = LONGEST_NAME) -> str:
@@ -105,14 +107,15 @@ def _new(width: float, height: float) -> Figure:
 
 
 def _files(figure: Figure, name: str, title: str, text: str) -> Picture:
-    """Both files of a figure."""
-    svg, png = io.BytesIO(), io.BytesIO()
+    """All files of a figure."""
+    svg, png, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
-        # The PNG has boxes in place of letters that the font lacks. The SVG, and so the page, uses the fonts of its reader.
+        # PNG and PDF have boxes in place of letters that the font lacks. The SVG, and so the page, uses the fonts of its reader.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-    return Picture(name, title, text, svg.getvalue(), png.getvalue())
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return Picture(name, title, text, svg.getvalue(), png.getvalue(), pdf.getvalue())
 
 
 def learning_curves(results: Results, task: str, name: str) -> Picture | None:

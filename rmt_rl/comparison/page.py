@@ -92,7 +92,7 @@ def figure(picture: Picture) -> Html:
     del root.attrib["height"]
     root.set("role", "img")
     root.set("aria-label", picture.title)
-    links = [element("a", end, href=f"{picture.name}.{end.lower()}") for end in ("PNG", "SVG")]
+    links = [element("a", end, href=f"{picture.name}.{end.lower()}") for end in ("PNG", "SVG", "PDF")]
     caption = element("figcaption", picture.text, " ", join(links, " "))
     return element("figure", Html(ElementTree.tostring(root, encoding="unicode")), caption)
 

@@ -20,7 +20,9 @@ from rmt_rl.comparison.results import KINDS, Results, Run, load, natural, plain,
 from rmt_rl.comparison.statistics import FEWEST_RUNS, RESAMPLES, Efficiency, Estimate
 
 #: Names of files that a report writes, so that an earlier report leaves none of its own behind.
-OWN_FILES = re.compile(r"(index|speed)\.html|(results|speed)\.csv|results\.tex|(curves-.*|matrix|profile)\.(png|svg)")
+OWN_FILES = re.compile(
+    r"(index|speed)\.html|(results|speed)\.csv|results\.tex|(curves-.*|matrix|profile)\.(pdf|png|svg)"
+)
 LONGEST_FILE_NAME = 60
 #: Runs from which on bootstrap intervals contain the mean nearly as often as they should (docs/statistics.md).
 ENOUGH_RUNS = 10
@@ -47,7 +49,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         "index.html": results_page(results, aggregations, curves, others).encode(),
     }
     for picture in pictures.values():
-        files |= {f"{picture.name}.svg": picture.svg, f"{picture.name}.png": picture.png}
+        files |= {f"{picture.name}.{end}": getattr(picture, end) for end in ("svg", "png", "pdf")}
     _write(out, files)
     return out / "index.html"
 

@@ -74,7 +74,9 @@ class Tags(HTMLParser):
 @pytest.mark.slow
 def test_a_report_has_the_documented_files(report: Path) -> None:
     figures = {
-        f"{name}.{end}" for name in ("curves-tmaze", "curves-hunt", "matrix", "profile") for end in ("png", "svg")
+        f"{name}.{end}"
+        for name in ("curves-tmaze", "curves-hunt", "matrix", "profile")
+        for end in ("pdf", "png", "svg")
     }
     others = {"index.html", "speed.html", "speed.csv", "results.csv", "results.tex"}
     assert {path.name for path in report.iterdir()} == figures | others
@@ -85,7 +87,7 @@ def test_the_page_loads_nothing_and_is_well_formed(text: str) -> None:
     assert page.open == []
     assert not page.tags & {"script", "img", "iframe", "object"}
     assert all(
-        address.startswith("#") or re.fullmatch(r"[\w.-]+\.(html|csv|png|svg)|data:,", address)
+        address.startswith("#") or re.fullmatch(r"[\w.-]+\.(html|csv|pdf|png|svg)|data:,", address)
         for address in page.addresses
     )
     assert "url(http" not in text
@@ -102,6 +104,13 @@ def test_ids_of_the_page_are_different_and_every_reference_has_its_target(text: 
 def test_figures_take_the_colours_of_the_page(text: str, report: Path) -> None:
     assert "#1b1f25" in (report / "matrix.svg").read_text()
     assert "fill: var(--ink)" in text and text.count("#1b1f25") == 1  # where the colour is defined
+
+
+def test_the_figures_for_publications_embed_truetype_fonts_and_have_no_date(report: Path) -> None:
+    for path in report.glob("*.pdf"):
+        data = path.read_bytes()
+        assert data.startswith(b"%PDF-") and b"/FontFile2" in data and b"/Type3" not in data
+        assert b"CreationDate" not in data and b"Producer" not in data
 
 
 @pytest.mark.slow
