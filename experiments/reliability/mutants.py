@@ -73,6 +73,9 @@ EQUIVALENT: dict[str, str] = {
     ),
     'envs/tmaze/passive.py: return {"cue": (self._goal > 0).long()}'
     ' -> return {"cue": ((self._goal >= 0)).long()}': "a goal is -1 or 1",
+    "policies/rmt.py: if self.cache_steps and group.writes_memory: -> if (self.cache_steps or group.writes_memory):": (
+        "steps are appended to the caches of all pieces, of which those that need one are then taken: slower"
+    ),
     "policies/transformer.py: is_left, is_read = key < 0, (key >= 0) & (key < read)"
     " -> is_left, is_read = key < (1), (key >= 0) & (key < read)": (
         "key 0 is seen by all queries but the read tokens anyway, and those do not ask for is_left"
@@ -142,7 +145,7 @@ TESTS = {
     "envs/gym/vector_rows": "envs/test_vector_envs",
     "envs/gym/workers": "faults/test_forked_workers faults/test_worker_close faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
-    "envs/minigrid/direct": "envs/test_minigrid_direct contract/test_envs[minigrid]",
+    "envs/minigrid/direct": "envs/test_minigrid_direct test_play contract/test_envs[minigrid]",
     "envs/minigrid/doors": "envs/test_minigrid_direct envs/test_descriptions contract/test_envs[doorkey|doors]",
     "envs/minigrid/pixels": "envs/test_minigrid_pixels envs/test_drawing",
     "envs/tasks/associative": "envs/test_task_facts envs/test_associative_retrieval envs/test_descriptions"

@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.envs import MemoryEnv
 
-from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, tables
+from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, _expert, tables
 
 NOTHING = 6  # MiniGrid's "done", which has no effect
 
@@ -202,6 +202,9 @@ def test_a_restored_state_continues_bit_for_bit(random: bool) -> None:
     fresh = MiniGridMemory(5, size=13, random=random)
     fresh.load_state_dict(state)
     assert_same_state(fresh.state_dict(), state)
+    assert (
+        fresh.np_random_seed == (-1,) * 5
+    )  # gymnasium's sign for a seed that is not known: only generators were saved
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
     fresh.load_state_dict(state)  # the first play did not modify the saved state
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
@@ -354,6 +357,26 @@ def test_the_expert_by_hand() -> None:
         assert bool(info["success"])
         lengths.setdefault(start, set()).add(steps)
     assert lengths == {(1, 3): {6, 8}, (2, 3): {7, 9}, (3, 3): {8, 10}, (4, 3): {9}}
+
+
+@pytest.mark.parametrize(("size", "random", "view"), [(7, False, 3), (9, True, 5)])
+def test_the_expert_takes_a_shortest_way_to_the_end(size: int, random: bool, view: int) -> None:
+    """Breadth-first search over all states, backwards from the correct ends; a wrong end is no way."""
+    known = tables(size, random, view)
+    way = _expert(size, random, view)[1][2].tolist()
+    following = known.next.tolist()
+    distance = dict.fromkeys(range(known.num_success), 0)
+    before: dict[int, set[int]] = {}
+    for state in range(known.num_terminal, len(following)):
+        for other in following[state]:
+            before.setdefault(other, set()).add(state)
+    reached = list(distance)
+    for state in reached:  # the list grows
+        new = [other for other in before.get(state, ()) if other not in distance]
+        distance |= dict.fromkeys(new, distance[state] + 1)
+        reached += new
+    for state in range(known.num_terminal, len(following)):
+        assert distance[following[state][way[state]]] == distance[state] - 1
 
 
 @pytest.mark.parametrize("size", [11, 13])
