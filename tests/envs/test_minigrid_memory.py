@@ -360,23 +360,31 @@ def test_the_expert_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("size", "random", "view"), [(7, False, 3), (9, True, 5)])
-def test_the_expert_takes_a_shortest_way_to_the_end(size: int, random: bool, view: int) -> None:
-    """Breadth-first search over all states, backwards from the correct ends; a wrong end is no way."""
+def test_the_expert_takes_shortest_ways(size: int, random: bool, view: int) -> None:
+    """To a view of the cue, to one of the order at the fork, to the end: by a search through all states, backwards from each."""
     known = tables(size, random, view)
-    way = _expert(size, random, view)[1][2].tolist()
-    following = known.next.tolist()
-    distance = dict.fromkeys(range(known.num_success), 0)
+    reveals, ways = _expert(size, random, view)
+    following, states = known.next.tolist(), range(known.num_terminal, len(known.next))
     before: dict[int, set[int]] = {}
-    for state in range(known.num_terminal, len(following)):
+    for state in states:
         for other in following[state]:
             before.setdefault(other, set()).add(state)
-    reached = list(distance)
-    for state in reached:  # the list grows
-        new = [other for other in before.get(state, ()) if other not in distance]
-        distance |= dict.fromkeys(new, distance[state] + 1)
-        reached += new
-    for state in range(known.num_terminal, len(following)):
-        assert distance[following[state][way[state]]] == distance[state] - 1
+    cell = known.cells.tolist()
+    at_fork = [state for state in states if cell[state // 4][3] == cell[state // 4][0] + 1]
+    goals = [
+        [state for state in states if reveals[0, state]],
+        [state for state in at_fork if reveals[1, state]],
+        list(range(known.num_success)),
+    ]
+    for goal, way in zip(goals, ways.tolist(), strict=True):
+        distance = dict.fromkeys(goal, 0)
+        for state in goal:  # the list grows
+            new = [other for other in before.get(state, ()) if other not in distance]
+            distance |= dict.fromkeys(new, distance[state] + 1)
+            goal += new
+        for state in states:
+            if distance.get(state):
+                assert distance[following[state][way[state]]] == distance[state] - 1
 
 
 @pytest.mark.parametrize("size", [11, 13])
