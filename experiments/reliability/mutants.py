@@ -143,8 +143,8 @@ TESTS = {
     "envs/objects": "runs/test_python_api",
     "envs/registry": "contract/test_envs test_plugins",
     "envs/gym/": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks contract/test_envs[cartpole]",
-    "envs/gym/adapter": "rollouts/test_own_spaces envs/test_gym_actions envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks"
-    " contract/test_envs[cartpole]",
+    "envs/gym/adapter": "envs/test_gym_actions envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks"
+    " rollouts/test_own_spaces contract/test_envs[cartpole]",
     "envs/gym/info": "envs/test_gym_info policies/test_critic_only",
     "envs/gym/reports": "envs/test_base envs/test_gym_adapter envs/test_gym_mistakes",
     "envs/gym/translate": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks envs/test_gym_text"

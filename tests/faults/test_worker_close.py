@@ -62,6 +62,7 @@ def test_every_row_is_closed(tmp_path):
     env.close()  # twice changes nothing
 
 
+@pytest.mark.slow
 def test_a_closed_environment_holds_no_open_file(tmp_path):
     def opened():
         gc.collect()
