@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
-from rmt_rl.config.fields import option, show
+from rmt_rl.config.fields import option
 from rmt_rl.config.minigrid import MINIGRID_IDS as MINIGRID_IDS
 from rmt_rl.config.minigrid import DoorKeyConfig as DoorKeyConfig
 from rmt_rl.config.minigrid import MiniGridMemoryConfig as MiniGridMemoryConfig

@@ -76,7 +76,7 @@ def test_every_step_follows_the_rules(options):
 def test_an_expert_reaches_every_target_in_time_even_from_corner_to_corner():
     env = ColorCubes(200, size=3, cubes=2, phases=3, teleport=0.5)
     longest = 0
-    obs, _ = env.reset(seed=0)
+    env.reset(seed=0)
     for _ in range(60):
         _, _, terminated, truncated, info = env.step(env.oracle())
         assert torch.equal(terminated, info["success"]) and not bool(truncated.any())

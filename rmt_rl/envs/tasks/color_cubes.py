@@ -1,4 +1,4 @@
-"""Color-Cubes: walk to the cube of a given color, whose place was shown some steps ago; the map in memory has to be kept up to date.
+"""Color-Cubes: walk to the cube of a given color, whose place was shown some steps ago; the map in memory has to be kept true.
 
 Memory: the target and the places of all cubes, of which single ones are replaced whenever a cube has been moved.
 Source: "Color-Cubes" of arXiv 2601.15086, from its text; its code is not public, so the rules marked with * are ours.
