@@ -77,7 +77,9 @@ def test_the_exact_score_of_a_policy_that_knows_one_of_two_cues_is_a_half():
     score = rmt_rl.evaluate(always_up(env), env, episodes=7)
     assert score.episodes == 7 and score.success != 0.5  # seven episodes are no even number
     assert score.distinct.exact and (len(score.distinct), score.distinct.success) == (2, 0.5)
-    assert str(score).endswith("exact: 2 distinct episodes, success 0.500")
+    assert (
+        str(score) == f"success 0.500  return {score.distinct.mean_return:.3f}  exact: 2 distinct episodes of 4.0 steps"
+    )
     own = score.distinct.each
     assert own.success.tolist().count(1.0) == 1 and own.lengths.tolist() == [4, 4]
     assert score.to_json()["distinct"] == {
