@@ -45,8 +45,8 @@ def evaluate(
     = where the policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
     never end. trust: the files of the policy may name a module to import. metrics: numbers in the last infos of episodes to
     average, such as "distance,collisions". episodes: at most; fewer where the task has only a few different ones
-    (`distinct_episodes`) and a deterministic policy has played them all: the score is exact then. given: options of the task, such
-    as "env.length".
+    (`distinct_episodes`) and a deterministic policy has played them all: the score is exact then. given: options of the task,
+    such as "env.length".
     Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import options, read
