@@ -181,9 +181,9 @@ def test_help_and_mistakes_are_answered_fast_and_without_torch(command: str, sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "evaluate", "play", "collect", "export"])
+@pytest.mark.parametrize("command", ["rmt_rl", "rmt_rl.train", "rmt_rl.evaluate", "rmt_rl.play", "rmt_rl.export"])
 def test_a_reader_of_the_output_may_stop_early(command: str) -> None:
-    arguments = [sys.executable, "-m", f"rmt_rl.{command}", "--help"]
+    arguments = [sys.executable, "-m", command, "--help"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
