@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.process import command_line
+from rmt_rl.common.process import command_line, on_terminal
 from rmt_rl.config.cli import (
     parse,
     parse_collect,
@@ -196,6 +197,49 @@ def test_a_broken_pipe_that_is_not_the_output_is_an_error() -> None:
 
     with pytest.raises(BrokenPipeError, match="of an environment"):
         run(main, [])
+
+
+def test_letters_that_the_output_cannot_show_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def main(argv: list[str]) -> int:
+        print("runs/é")
+        return 0
+
+    assert run(main, []) == 0
+    out.seek(0)
+    assert out.read() == "runs/\\xe9\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_output_on_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: list[str]) -> int:
+        print("a result")
+        return 0
+
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(main, []) == 1
+    message = "error: what the command prints cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_command_whose_output_is_closed_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not on_terminal()
+
+    def main(argv: list[str]) -> int:
+        print("a result")
+        assert not sys.stdout.isatty()
+        return 0
+
+    assert run(main, []) == 0
+    sys.stdout.close()
+    sys.stderr.close()
 
 
 def test_parsing_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,11 @@ def command_line(module: str) -> str:
     return f"{python} -m {module}"
 
 
+def on_terminal() -> bool:
+    """Whether standard output is a terminal; there is none where it was closed, as by >&-."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def require_packages(what: str, extra: str, *packages: str) -> None:
     """Raise ConfigError where `what` is requested and a package of the extra is missing."""
     for package in packages:
