@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
+from rmt_rl.common.errors import ConfigError, RunError, Stopped, is_out_of_memory
 from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.diagnosis import MemoryReportConfig
@@ -309,6 +310,13 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         print(
             "error: the memory is full; use a smaller network, fewer rows (num_envs) or fewer episodes", file=sys.stderr
         )
+        return 1
+    except Stopped:
+        raise
+    except SystemExit as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}, line {place.lineno},"
+        print(f"error: {where} called sys.exit({error.code!r}); expected code that raises an error", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
