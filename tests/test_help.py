@@ -15,7 +15,8 @@ import pytest
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.process import command_line, on_terminal
+from rmt_rl.common.output import on_terminal
+from rmt_rl.common.process import command_line
 from rmt_rl.config.cli import (
     parse,
     parse_collect,

@@ -39,11 +39,6 @@ def exit_on_signal(number: int, frame: object) -> NoReturn:
     raise Stopped(128 + number)
 
 
-def on_terminal() -> bool:
-    """Whether standard output is a terminal; there is none where it was closed, as by >&-."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def require_packages(what: str, extra: str, *packages: str) -> None:
     """Raise ConfigError where `what` is requested and a package of the extra is missing."""
     for package in packages:

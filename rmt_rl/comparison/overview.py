@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rmt_rl.common.files import open_file
-from rmt_rl.common.process import on_terminal
+from rmt_rl.common.output import on_terminal
 from rmt_rl.comparison.cells import TRAINING, Cell
 from rmt_rl.comparison.store import read_cells
 from rmt_rl.config.files import typed

@@ -6,7 +6,6 @@ runs. `config=<file>` reads options from a YAML file, and what is typed wins ove
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError, RunError, Stopped, is_out_of_memory
+from rmt_rl.common.output import output_problem, prepare_output
 from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.diagnosis import MemoryReportConfig
@@ -294,7 +294,7 @@ def read_argument(key: str, allowed: Option, text: str) -> Any:
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
     """The exit status of a command. Errors that users can act on become one line; a closed output ends the command quietly."""
-    _prepare_output()
+    prepare_output()
     try:
         status = main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -321,7 +321,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError:
-        problem = _output_problem()
+        problem = output_problem()
         if problem is None:
             raise  # an environment's own pipe or file, for instance
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it exits
@@ -330,25 +330,6 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         print(f"error: what the command prints cannot be written: {problem.strerror}", file=sys.stderr)
         return 1
     return status
-
-
-def _prepare_output() -> None:
-    """Let nothing that is printed end a command: streams that the shell closed, and letters that an encoding lacks."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed, as by >&-
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for the rest of the process
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _output_problem() -> OSError | None:
-    """Why nothing can be written to standard output any more, or None."""
-    try:
-        print(flush=True)  # a flush alone does not write again what failed before
-    except OSError as error:
-        return error
-    return None
 
 
 def in_main_thread() -> bool:

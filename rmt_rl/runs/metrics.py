@@ -14,7 +14,7 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.files import open_file, open_to_append, read_text, reason, write_file
-from rmt_rl.common.process import on_terminal
+from rmt_rl.common.output import on_terminal
 from rmt_rl.config.fields import show
 
 #: Seconds between two plain lines where the output is not a terminal.
