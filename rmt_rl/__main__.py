@@ -1,9 +1,12 @@
 """`python -m rmt_rl`: the list of commands."""
 
 import sys
+from collections.abc import Sequence
 
 from rmt_rl import __version__
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
+from rmt_rl.config.cli import run
 
 COMMANDS = {
     "train": ("env=minigrid-memory algo=ppo", "train a memory agent"),
@@ -20,11 +23,15 @@ COMMANDS = {
 }
 
 
-def main() -> int:
-    if sys.argv[1:] and not {"-h", "--help"} & set(sys.argv[1:]):
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of the command."""
+    return run(command, argv)
+
+
+def command(argv: list[str]) -> int:
+    if argv and not {"-h", "--help"} & set(argv):
         train = command_line("rmt_rl.train")
-        print(f"error: {sys.argv[1]}: commands are written with a dot, as in {train}", file=sys.stderr)
-        return 2
+        raise ConfigError(f"{argv[0]}: commands are written with a dot, as in {train}")
     print(f"rmt_rl {__version__}: reinforcement learning for agents that must remember\n")
     typed = {f"{command_line(f'rmt_rl.{name}')} {example}": text for name, (example, text) in COMMANDS.items()}
     for command, text in typed.items():

@@ -44,7 +44,9 @@ def evaluate(
     rmt_rl.config, an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None
     = where the policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
     never end. trust: the files of the policy may name a module to import. metrics: numbers in the last infos of episodes to
-    average, such as "distance,collisions". given: options of the task, such as "env.length".
+    average, such as "distance,collisions". episodes: at most; fewer where the task has only a few different ones
+    (`distinct_episodes`) and a deterministic policy has played them all: the score is exact then. given: options of the task,
+    such as "env.length".
     Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import options, read
@@ -66,7 +68,7 @@ def evaluate(
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
-        how: dict[str, Any] = {"metrics": metric_names(metrics), "count": deterministic}
+        how: dict[str, Any] = {"metrics": metric_names(metrics), "count": deterministic, "until_all": deterministic}
         return play(policy, batch, episodes, seed, deterministic, episode_steps, **how)
     finally:
         close_unless_borrowed(task, batch)
@@ -132,6 +134,7 @@ def command(argv: list[str]) -> int:
             options.episode_steps,
             metrics=metric_names(options.metrics),
             count=options.deterministic,
+            until_all=options.deterministic,
         )
     except KeyboardInterrupt:
         print("stopped; no score was computed", file=sys.stderr)

@@ -16,6 +16,7 @@ numbers in it count from its "start" or "low", and a Tuple or Dict lies side by 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import shutil
@@ -86,7 +87,7 @@ def export(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
 
 def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Path]:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from rmt_rl.common.state import leaves
     from rmt_rl.policies.spaces import to_json as space_to_json
@@ -103,7 +104,10 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         outputs = program.module()(*inputs)
     written = [folder / "step.pt2"]
     example, program.example_inputs = program.example_inputs, None  # it would be pickled into the file
-    torch.export.save(program, written[0])
+    # in memory first: torch ends the process where it cannot write a file
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    written[0].write_bytes(archive.getvalue())
     program.example_inputs = example
     if onnx:
         written.append(folder / "step.onnx")
@@ -131,12 +135,12 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         action = {"start": policy.spec.action_start}
     if policy.spec.own_actions is not None:
         action["own_space"] = space_to_json(policy.spec.own_actions, own=True)
-    io = {"inputs": described(input_names, inputs), "outputs": described(output_names, outputs)}
-    io["outputs"][0] |= action
+    described_io = {"inputs": described(input_names, inputs), "outputs": described(output_names, outputs)}
+    described_io["outputs"][0] |= action
     written.append(folder / "io.json")
-    written[-1].write_text(json.dumps(io, indent=2) + "\n", encoding="utf-8")
+    written[-1].write_text(json.dumps(described_io, indent=2) + "\n", encoding="utf-8")
     written.append(folder / "initial_state.safetensors")
-    save_file({name: x.contiguous() for name, x in leaves(policy.initial_state(batch)).items()}, written[-1])
+    written[-1].write_bytes(save({name: x.contiguous() for name, x in leaves(policy.initial_state(batch)).items()}))
     sums = {path.name: sha256_file(path) for path in written}
     written.append(folder / "sha256.json")
     written[-1].write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.process import CallableModule, configure_process, torch_threads
+from rmt_rl.common.process import CallableModule, configure_process, exit_on_signal, torch_threads
 from rmt_rl.config.commands import TrainConfig
 
 if TYPE_CHECKING:
@@ -204,10 +204,10 @@ def command(argv: list[str]) -> int:
         return 0
     if in_main_thread():
         # before and after the loop a signal has nothing to save, but temporary files to remove
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, exit_on_signal)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda number, frame: None)
-            signal.signal(signal.SIGUSR2, lambda number, frame: sys.exit(128 + number))
+            signal.signal(signal.SIGUSR2, exit_on_signal)
     config = parse(argv)
     if config.resume is None and config.run is not None and (Path("runs") / config.run).exists():
         raise folder_exists(config.run, Path("runs") / config.run)  # before seconds go into imports

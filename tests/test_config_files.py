@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,15 @@ def test_a_file_cannot_unfold_to_more_than_was_written(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"a0: &a0 [x]\n{laughs}")
     with pytest.raises(ConfigError, match="aliases"):
         cfg.load_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000])
+def test_a_file_cannot_take_long_to_read_because_it_is_nested(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    before = time.process_time()
+    with pytest.raises(ConfigError, match="more than 32 lists and dictionaries inside each other"):
+        cfg.load_yaml(tmp_path / "config.yaml")
+    assert time.process_time() - before < 2
 
 
 @pytest.mark.parametrize(

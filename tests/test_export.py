@@ -1,6 +1,7 @@
 """The exported program against the policy that it was exported from."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path, capsy
     (tmp_path / "file").write_text("")
     assert main([f"policy={tmp_path / 'run'}", f"out={tmp_path / 'file' / 'out'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_folder(tmp_path, capsys):
+    save_policy(make_policy(POLICIES["mlp"]), tmp_path / "run" / "policy")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_024, before[1]))  # torch ended the process
+    try:
+        status = main([f"policy={tmp_path / 'run'}"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2 and not (tmp_path / "run" / "export").exists()
+    assert capsys.readouterr().err.endswith("export: cannot be written: File too large\n")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The examples of docs/extending.md run as written, from a folder outside the package."""
 
+import contextlib
 import dataclasses
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import commands
 import pytest
+import torch
 
 from rmt_rl import config
 from rmt_rl.common.errors import ConfigError
@@ -163,3 +165,18 @@ def test_a_result_that_is_not_outputs_and_state_is_described(unroll, found):
     with pytest.raises(ConfigError) as caught:
         check_shapes(Results(options), options)
     assert found in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("losses", "wrong"),
+    [({}, False), ({"own": torch.zeros(())}, False), ({"own": torch.zeros(2)}, True), ({"own": 0.0}, True), ([], True)],
+)
+def test_auxiliary_losses_are_a_dictionary_of_scalar_tensors(losses, wrong):
+    @register_policy("test-losses", dataclasses.make_dataclass("Options", [], bases=(config.MLPConfig,), frozen=True))
+    class Losses(MLP):
+        def unroll_with_losses(self, x, state, first):
+            return *self.unroll(x, state, first), losses
+
+    options = GROUPS["policy"]["test-losses"].config(width=8)
+    with pytest.raises(ConfigError, match="a dictionary of scalar tensors") if wrong else contextlib.nullcontext():
+        check_shapes(Losses(options), options)

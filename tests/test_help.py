@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from rmt_rl import config as cfg
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.output import on_terminal
 from rmt_rl.common.process import command_line
 from rmt_rl.config.cli import (
     parse,
@@ -181,9 +183,9 @@ def test_help_and_mistakes_are_answered_fast_and_without_torch(command: str, sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "evaluate", "play", "collect", "export"])
+@pytest.mark.parametrize("command", ["rmt_rl", "rmt_rl.train", "rmt_rl.evaluate", "rmt_rl.play", "rmt_rl.export"])
 def test_a_reader_of_the_output_may_stop_early(command: str) -> None:
-    arguments = [sys.executable, "-m", f"rmt_rl.{command}", "--help"]
+    arguments = [sys.executable, "-m", command, "--help"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
@@ -196,6 +198,49 @@ def test_a_broken_pipe_that_is_not_the_output_is_an_error() -> None:
 
     with pytest.raises(BrokenPipeError, match="of an environment"):
         run(main, [])
+
+
+def test_letters_that_the_output_cannot_show_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def main(argv: list[str]) -> int:
+        print("runs/é")
+        return 0
+
+    assert run(main, []) == 0
+    out.seek(0)
+    assert out.read() == "runs/\\xe9\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_output_on_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: list[str]) -> int:
+        print("a result")
+        return 0
+
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(main, []) == 1
+    message = "error: what the command prints cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_command_whose_output_is_closed_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not on_terminal()
+
+    def main(argv: list[str]) -> int:
+        print("a result")
+        assert not sys.stdout.isatty()
+        return 0
+
+    assert run(main, []) == 0
+    sys.stdout.close()
+    sys.stderr.close()
 
 
 def test_parsing_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The two errors that commands print as one line without a traceback, and the one that leaves a long update."""
+"""The two errors that commands print as one line without a traceback, and the two that end what a signal stops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ class ConfigError(ValueError):
 
 class Interrupted(Exception):
     """A signal asks the run to stop. `train` saves the last complete state and ends the run."""
+
+
+class Stopped(SystemExit):
+    """A signal ends the process at once. `SystemExit` itself is an environment's or another module's call of sys.exit()."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

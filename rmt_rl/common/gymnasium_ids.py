@@ -24,6 +24,7 @@ GYMNASIUM_IDS = {
     "rmt_rl/TMazeRATE-v0": "tmaze-rate",
     "rmt_rl/TMazeTrial-v0": "tmaze-trial",
     "rmt_rl/TMazeEndless-v0": "tmaze-endless",
+    "rmt_rl/ColorCubes-v0": "color-cubes",
     "rmt_rl/MemoryLen-v0": "memory-len",
     "rmt_rl/Copy-v0": "copy",
     "rmt_rl/AssociativeRetrieval-v0": "associative-retrieval",

@@ -13,9 +13,9 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, Stopped
 
 
 class CallableModule(types.ModuleType):
@@ -32,6 +32,11 @@ def command_line(module: str) -> str:
     """
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(os.path.relpath(sys.executable))
     return f"{python} -m {module}"
+
+
+def exit_on_signal(number: int, frame: object) -> NoReturn:
+    """A handler for signals that end the process at once, with the status that a shell reports for them."""
+    raise Stopped(128 + number)
 
 
 def require_packages(what: str, extra: str, *packages: str) -> None:

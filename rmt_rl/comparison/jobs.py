@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.errors import ConfigError, RunError, Stopped
 from rmt_rl.common.files import make_folder, open_to_append, read_bytes, read_text, reason, remove, write_file
-from rmt_rl.common.process import require_packages
+from rmt_rl.common.process import exit_on_signal, require_packages
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules, search_path
 from rmt_rl.comparison.store import LARGEST_ROWS, append_cell, from_dict, is_locked, is_row, to_dict
@@ -214,11 +214,11 @@ class CellJob:
         assert callable(queue_again)
         handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
         for number in handled:
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+            signal.signal(number, exit_on_signal)
         threading.Thread(target=_end_when_asked, args=(stop,), daemon=True).start()
         try:
             row = self._run(place)
-        except SystemExit:
+        except Stopped:
             row = None
         for number in handled:
             signal.signal(number, signal.SIG_IGN)

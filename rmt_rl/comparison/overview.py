@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rmt_rl.common.files import open_file
+from rmt_rl.common.output import on_terminal
 from rmt_rl.comparison.cells import TRAINING, Cell
 from rmt_rl.comparison.store import read_cells
 from rmt_rl.config.files import typed
@@ -33,11 +33,11 @@ class Overview:
         self._folder, self._workers = folder, workers
         self._cells = {cell.key: cell for cell in cells}
         self._reported = {row["key"] for row in read_cells(folder)}
-        self._last = time.monotonic() - (LIVE_INTERVAL if sys.stdout.isatty() else 0)
+        self._last = time.monotonic() - (LIVE_INTERVAL if on_terminal() else 0)
         self._size = -1
         self._rows: list[dict[str, Any]] = []
         self._live: Any = None
-        if sys.stdout.isatty():
+        if on_terminal():
             from rich.live import Live
 
             self._live = Live(refresh_per_second=2, transient=True)

@@ -6,17 +6,18 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import read_text, reason
 from rmt_rl.comparison.statistics import Array
+from rmt_rl.config.yaml_files import read_yaml
 
 #: The policy at the end of training, and the one that the evaluations during training chose.
 Kind = Literal["final", "best"]
@@ -150,14 +151,9 @@ def read_cells(folder: Path) -> list[dict[str, Any]]:
 def read_asked(folder: Path) -> dict[str, Any]:
     """What comparison.yaml asks for; {} where there is none."""
     path = folder / "comparison.yaml"
-    try:
-        asked = yaml.safe_load(read_text(path, follow=True))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except OSError as error:
-        raise ConfigError(f"{path}: {reason(error)}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: is not YAML; expected the file that a comparison wrote") from error
+    asked = read_yaml(path)
     if not isinstance(asked, dict):
         raise ConfigError(f"{path}: expected a mapping with tasks, policies and seeds, found {type(asked).__name__}")
     return asked

@@ -24,9 +24,9 @@ import torch
 
 import rmt_rl
 from rmt_rl.common.device import choose_device
-from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.errors import ConfigError, RunError, Stopped
 from rmt_rl.common.files import reason, remove
-from rmt_rl.common.process import configure_process
+from rmt_rl.common.process import configure_process, exit_on_signal
 from rmt_rl.common.state import leaves
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules
@@ -88,7 +88,9 @@ def _row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any] | None:
         return row
     except (ConfigError, RunError) as error:
         return failed_row(matrix, cell, str(error))
-    except Exception as error:  # of an environment or a policy of the user
+    except Stopped:
+        raise
+    except (Exception, SystemExit) as error:  # of an environment or a policy of the user
         traceback.print_exc()
         text = f"{type(error).__name__}: {show(' '.join(str(error).split()), 300)}; logs/{cell.key}.log has the details"
         return failed_row(matrix, cell, text)
@@ -226,7 +228,7 @@ def stop_when_closed() -> None:
 def main() -> int:
     """The exit status: 0 where the row was written, 128 + signal where the worker was stopped."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        signal.signal(number, exit_on_signal)
     job = json.loads(sys.stdin.buffer.readline())
     stop_when_closed()
     matrix = from_dict(job["matrix"])

@@ -16,6 +16,7 @@ from rmt_rl.config.envs import (
     MINIGRID_IDS,
     AssociativeRetrievalConfig,
     BanditConfig,
+    ColorCubesConfig,
     CopyConfig,
     DarkRoomConfig,
     DetectConfig,
@@ -30,6 +31,7 @@ from rmt_rl.config.envs import (
     RepeatPreviousConfig,
     TMazeActiveConfig,
     TMazeConfig,
+    TMazeEndlessConfig,
     TMazeRATEConfig,
     TMazeTrialConfig,
 )

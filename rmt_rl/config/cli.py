@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rmt_rl.common.errors import ConfigError, RunError, is_out_of_memory
+from rmt_rl.common.errors import ConfigError, RunError, Stopped, is_out_of_memory
+from rmt_rl.common.output import output_problem, prepare_output
 from rmt_rl.common.process import command_line
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
 from rmt_rl.config.diagnosis import MemoryReportConfig
@@ -292,6 +294,7 @@ def read_argument(key: str, allowed: Option, text: str) -> Any:
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
     """The exit status of a command. Errors that users can act on become one line; a closed output ends the command quietly."""
+    prepare_output()
     try:
         status = main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -308,23 +311,25 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
             "error: the memory is full; use a smaller network, fewer rows (num_envs) or fewer episodes", file=sys.stderr
         )
         return 1
+    except Stopped:
+        raise
+    except SystemExit as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}, line {place.lineno},"
+        print(f"error: {where} called sys.exit({error.code!r}); expected code that raises an error", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        if not _output_is_closed():
-            raise  # an environment's own pipe, for instance
+    except OSError:
+        problem = output_problem()
+        if problem is None:
+            raise  # an environment's own pipe or file, for instance
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it exits
-        return 128 + 13  # what the shell reports for a program that SIGPIPE ended
+        if isinstance(problem, BrokenPipeError):
+            return 128 + 13  # what the shell reports for a program that SIGPIPE ended
+        print(f"error: what the command prints cannot be written: {problem.strerror}", file=sys.stderr)
+        return 1
     return status
-
-
-def _output_is_closed() -> bool:
-    """Whether nothing reads standard output any more."""
-    try:
-        print(flush=True)  # a flush alone does not write again what failed before
-    except BrokenPipeError:
-        return True
-    return False
 
 
 def in_main_thread() -> bool:

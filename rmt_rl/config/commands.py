@@ -212,7 +212,7 @@ class EvaluateConfig(Config):
     env: str | None = env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
     trust: bool = trust_option()
-    episodes: int = option(400, "episodes to play", low=1, high=10_000_000)
+    episodes: int = option(400, "episodes to play; fewer where these are all that a task has", low=1, high=10_000_000)
     seed: int = option(0, "seeds environments and sampling", low=0, high=2**31 - 1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto = a GPU if there is one", form=DEVICE)
     threads: int = option(1, "CPU threads for torch", low=1, high=1_024)

@@ -14,6 +14,8 @@ from rmt_rl.config.fields import show
 
 #: Bytes of the largest YAML file that is read; PyYAML takes seconds for them.
 LARGEST_YAML = 2**20
+#: Lists and dictionaries inside each other.
+DEEPEST = 32
 
 
 def read_yaml(path: str | Path, by_hand: bool = False) -> Any:
@@ -27,9 +29,7 @@ def read_yaml(path: str | Path, by_hand: bool = False) -> Any:
     where = show(str(path), limit=1_000)
     try:
         text = read_text(path, LARGEST_YAML, follow=True)
-        # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")
+        _refuse_unbounded(text, where)
         found = _load(text, exponents=False)
         if by_hand and isinstance(found, Mapping) and "format" not in found:
             return _numbers_as_typed(found, _load(text, exponents=True))
@@ -42,6 +42,20 @@ def read_yaml(path: str | Path, by_hand: bool = False) -> Any:
         raise
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{where}: not valid YAML: {show(' '.join(str(error).split()), limit=200)}") from error
+
+
+def _refuse_unbounded(text: str, where: str) -> None:
+    """Raise ConfigError where a small text would take much memory or time to read."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        # a few lines of aliases of aliases unfold to more than any memory can hold ("billion laughs")
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{where}: YAML aliases (*name) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:  # the time that PyYAML takes grows with the square of the depth
+            raise ConfigError(f"{where}: has more than {DEEPEST} lists and dictionaries inside each other")
 
 
 def plain_value(text: str) -> Any:

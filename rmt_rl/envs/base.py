@@ -27,7 +27,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, Stopped
 from rmt_rl.config.fields import show
 
 Obs = torch.Tensor | dict[str, torch.Tensor]
@@ -326,11 +326,13 @@ def close_env(env: Any) -> None:
     """Close an environment. An error on the way is a warning, because it must not cost what the environment was used for."""
     try:
         env.close()
-    except Exception as error:
+    except Stopped:
+        raise
+    except (Exception, SystemExit) as error:
         report_close_error(type(env).__name__, error)
 
 
-def report_close_error(name: str, error: Exception) -> None:
+def report_close_error(name: str, error: Exception | SystemExit) -> None:
     """Print a warning that the environment `name` raised while it was closed, once per process."""
     text = (
         f"warning: {name}: close raised {type(error).__name__}: {' '.join(str(error).split())[:200]}; nothing is lost"

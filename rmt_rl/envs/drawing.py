@@ -23,6 +23,7 @@ from rmt_rl.envs.minigrid.direct import STEP, MiniGridDirect
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.envs.minigrid.pixels import MiniGridPixels
 from rmt_rl.envs.tasks.bandit import Bandit
+from rmt_rl.envs.tasks.color_cubes import COLORS, ColorCubes, color_name
 from rmt_rl.envs.tasks.dark_room import SIZE, DarkRoom
 from rmt_rl.envs.tmaze.endless import LEFT, TMazeEndless
 from rmt_rl.envs.tmaze.passive import TMaze
@@ -111,6 +112,8 @@ def _draw(axes: Axes, env: TorchVectorEnv, obs: Obs) -> None:
         _corridor(axes, env, obs)
     elif isinstance(env, DarkRoom):
         _dark_room(axes, env)
+    elif isinstance(env, ColorCubes):
+        _color_cubes(axes, env)
     elif isinstance(env, Bandit):
         _bandit(axes, env)
     elif env.render_mode == "rgb_array" and (frame := _frame(env.render())) is not None:
@@ -186,17 +189,45 @@ def _corridor(axes: Axes, env: TMazeEndless, obs: Obs) -> None:
     _caption(axes, f"{env.in_words(0)}; the agent observes {numbers(obs)}\ngreen: the correct arm, left is up")
 
 
+def _room(axes: Axes, size: int) -> None:
+    """A room of size x size cells."""
+    axes.set_xlim(-0.5, size - 0.5)
+    axes.set_ylim(-0.5, size - 0.5)
+    axes.set_aspect("equal")
+    axes.set_xticks(np.arange(size) + 0.5, [])
+    axes.set_yticks(np.arange(size) + 0.5, [])
+    axes.grid(color=CORRIDOR)
+    axes.tick_params(length=0)
+
+
+def _color_cubes(axes: Axes, env: ColorCubes) -> None:
+    state = {name: value[0].tolist() for name, value in env.state_dict().items()}
+    _room(axes, env.size)
+    side = 120 / env.size
+    for cube, cell in enumerate(state["place"]):
+        row, column = divmod(cell, env.size)
+        place, name = (column, env.size - 1 - row), color_name(cube)  # row 0 is at the top
+        axes.plot(*place, "s", color=f"tab:{name}" if cube < len(COLORS) else "0.5", markersize=side)
+        if cube == state["target"]:
+            axes.plot(*place, "s", color="black", markersize=side + 6, fillstyle="none")
+    row, column = divmod(state["agent"], env.size)
+    axes.plot(column, env.size - 1 - row, "o", color="black", markeredgecolor="white", markersize=side / 2)
+    seen = (
+        "the color of the target and all cubes"
+        if state["told"]
+        else "all cubes"
+        if state["moved"]
+        else "its own cell only"
+    )
+    hidden = " without their colors" if state["moved"] and env.hides else ""
+    _caption(axes, f"{env.in_words(0)} (framed)\nthe agent sees {seen}{hidden}")
+
+
 def _dark_room(axes: Axes, env: DarkRoom) -> None:
     state = {name: int(value[0]) for name, value in env.state_dict().items()}
-    axes.set_xlim(-0.5, SIZE - 0.5)
-    axes.set_ylim(-0.5, SIZE - 0.5)
-    axes.set_aspect("equal")
-    axes.set_xticks(np.arange(SIZE) + 0.5, [])
-    axes.set_yticks(np.arange(SIZE) + 0.5, [])
-    axes.grid(color=CORRIDOR)
+    _room(axes, SIZE)
     axes.plot(state["goal_x"], state["goal_y"], "s", color=GOAL, markersize=18)
     axes.plot(state["x"], state["y"], "o", color=AGENT, markersize=12)
-    axes.tick_params(length=0)
     _caption(axes, f"{env.in_words(0)}\ngreen: the goal (hidden)")
 
 

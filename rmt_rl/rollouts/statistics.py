@@ -146,10 +146,7 @@ class Distinct:
         return {"episodes": len(self), "exact": self.exact, "success": self.success, "return": self.mean_return}
 
     def __str__(self) -> str:
-        if not self.exact:
-            return f"{len(self):,} distinct episode{'s' if len(self) > 1 else ''}"
-        value = f"return {self.mean_return:.3f}" if self.success is None else f"success {self.success:.3f}"
-        return f"exact: {len(self):,} distinct episode{'s' if len(self) > 1 else ''}, {value}"
+        return f"{'exact: ' if self.exact else ''}{len(self):,} distinct episode{'s' if len(self) > 1 else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,17 +178,27 @@ class Score:
     distinct: Distinct | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        cut = f", {self.cut} of them cut" if self.cut else ""
+        return self.in_words(f", {self.cut} of them cut" if self.cut else "")
+
+    def in_words(self, beside: str, word: str = "episodes") -> str:
+        """One line for people. beside: what is said after the number of episodes. word: what an episode is called."""
+        if self.distinct is not None and self.distinct.exact:
+            steps = float(self.distinct.each.lengths.double().mean())
+            return f"{self.means()}  {self.distinct} of {steps:.1f} steps{beside}"
         counted = f"; {self.distinct}" if self.distinct is not None else ""
-        return f"{self.means()}  over {self.episodes} episodes of {self.mean_length:.1f} steps{cut}{counted}"
+        return f"{self.means()}  over {self.episodes} {word} of {self.mean_length:.1f} steps{beside}{counted}"
 
     def means(self) -> str:
-        """Success and return with their intervals, and metrics, rounded for people."""
-        line = f"return {self.mean_return:.3f}"
-        if self.return_ci95 is not None:
-            line += f" [{self.return_ci95[0]:.3f}, {self.return_ci95[1]:.3f}]"
-        if self.success is not None and self.ci95 is not None:
-            line = f"success {self.success:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]  {line}"
+        """Success and return with their intervals, and metrics, rounded for people; without intervals where they are exact."""
+        if self.distinct is not None and self.distinct.exact:
+            line, success = f"return {self.distinct.mean_return:.3f}", self.distinct.success
+            line = line if success is None else f"success {success:.3f}  {line}"
+        else:
+            line = f"return {self.mean_return:.3f}"
+            if self.return_ci95 is not None:
+                line += f" [{self.return_ci95[0]:.3f}, {self.return_ci95[1]:.3f}]"
+            if self.success is not None and self.ci95 is not None:
+                line = f"success {self.success:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]  {line}"
         for name, value in self.metrics.items():
             line += f"  {name} not reported" if value is None else f"  {name} {value:.4g}"
         return line
@@ -268,6 +275,4 @@ def format_score(score: Score, env: TorchVectorEnv) -> str:
     if score.cut:
         longest = int(score.each.lengths.max())
         beside += f"; {score.cut} of {score.episodes} {word} had not ended after {longest:,} steps and were cut (episode_steps)"
-    if score.distinct is not None:
-        beside += f"; {score.distinct}"
-    return f"{score.means()}  over {score.episodes} {word} of {score.mean_length:.1f} steps{beside}"
+    return score.in_words(beside, word)

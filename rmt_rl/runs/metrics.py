@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.files import open_file, open_to_append, read_text, reason, write_file
+from rmt_rl.common.output import on_terminal
 from rmt_rl.config.fields import show
 
 #: Seconds between two plain lines where the output is not a terminal.
@@ -269,7 +269,7 @@ class Progress:
         self.total, self.start, self.started, self._last_line = total, start, time.monotonic(), -PLAIN_INTERVAL
         self._shown: dict[str, float] = {}
         self._bar: Any = None
-        if sys.stdout.isatty():
+        if on_terminal():
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
 

@@ -17,7 +17,7 @@ import torch
 from rmt_rl.algos.base import Learner
 from rmt_rl.common import rng
 from rmt_rl.common.device import choose_device
-from rmt_rl.common.errors import ConfigError, Interrupted, RunError
+from rmt_rl.common.errors import ConfigError, Interrupted, RunError, Stopped
 from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.common.state import copy_tree
@@ -104,7 +104,9 @@ class RunParts:
             self.learner.policy.load_state_dict(weights)
             if problem := self._write(steps, last):
                 print(problem, flush=True)
-        except Exception:
+        except Stopped:
+            raise
+        except BaseException:  # sys.exit() or Ctrl-C of an environment with a window must not cost the run, either
             problem = self._write(steps, last)
             print(
                 problem or f"the state after {steps:,} steps is saved; resume={self.folder} continues there", flush=True
@@ -481,6 +483,7 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
         "episode_steps": config.episode_steps,
         "metrics": metric_names(config.metrics),
         "count": True,
+        "until_all": True,
     }
     final = evaluate(policy, env, config.evaluate_episodes, config.seed, **how)
     if evaluator.best is None:

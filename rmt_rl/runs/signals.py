@@ -6,7 +6,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from rmt_rl.common.errors import Interrupted
+from rmt_rl.common.errors import Interrupted, Stopped
 
 #: A second one of these ends the process at once.
 URGENT = (signal.SIGINT, signal.SIGTERM)
@@ -61,4 +61,4 @@ class OnSignal:
                 print("\nstopping, then saving; press again to exit at once", flush=True)
             self.stop = number
         elif number in URGENT:
-            raise SystemExit(128 + number)
+            raise Stopped(128 + number)

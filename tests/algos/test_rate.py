@@ -195,6 +195,16 @@ def test_the_weights_of_the_last_validation_are_not_selected_where_an_earlier_on
     assert torch.equal(rate.policy.head.linear.bias, best)
 
 
+def test_a_run_can_be_stopped_between_the_batches_of_a_validation(data) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    rate = make(data, validation=0.01)
+    rate.check_stop = stop
+    with pytest.raises(KeyboardInterrupt):
+        rate.validate()
+
+
 def test_without_validation_the_last_weights_are_selected(data) -> None:
     rate = make(data, validation=0.0)
     last = {name: value.clone() for name, value in rate.policy.state_dict().items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import unittest.mock
 
 import pytest
 
 import rmt_rl
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, Stopped
 from rmt_rl.compare import command_of
+from rmt_rl.comparison import worker
 from rmt_rl.comparison.cells import expand, key_of, notes
 from rmt_rl.comparison.request import from_python, parse_compare
 from rmt_rl.comparison.rows import failed_row
@@ -113,6 +115,18 @@ def test_the_command_of_a_cell_repeats_its_training():
 def test_the_row_of_a_cell_has_the_episodes_that_the_comparison_plays():
     matrix = matrix_of(*BASE, "evaluate_episodes=7")
     assert failed_row(matrix, expand(matrix)[0], "an error")["options"]["evaluate_episodes"] == 7
+
+
+def test_a_cell_whose_environment_exits_is_a_failed_cell_and_one_that_a_signal_ends_is_none(tmp_path, monkeypatch):
+    matrix = matrix_of(*BASE)
+    for end in (SystemExit(0), Stopped(143)):
+        monkeypatch.setattr(worker, "train_cell", unittest.mock.Mock(side_effect=end))
+        if isinstance(end, Stopped):
+            with pytest.raises(Stopped):
+                worker.locked_row(tmp_path, matrix, expand(matrix)[0])
+        else:
+            row = worker.locked_row(tmp_path, matrix, expand(matrix)[0])
+            assert row is not None and row["error"].startswith("SystemExit: 0; ")
 
 
 def test_tests_are_all_combinations_of_their_options_for_tasks_that_have_them():

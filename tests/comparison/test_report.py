@@ -290,6 +290,13 @@ def test_a_folder_without_a_comparison_is_one_sentence(tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "report")
 
 
+@pytest.mark.parametrize("text", ["tasks: &a [x]\npolicies: [*a, *a]\n", "[" * 10_000, "a: ["])
+def test_an_untrusted_comparison_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "comparison.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"comparison.yaml: (YAML aliases|has more than 32|not valid YAML)"):
+        write_report([tmp_path], tmp_path / "report")
+
+
 def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     write(tmp_path, [failed("tmaze", "rmt", 0, "no memory")])
     (tmp_path / "report").write_text("a file")

@@ -38,6 +38,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "tmaze trial": ("tmaze-trial", {"episodes": 2, "length": 4, "min_length": 2}),
     "tmaze distractors": ("tmaze", {"length": 4, "distractors": True}),
     "tmaze endless": ("tmaze-endless", {"corridors": 2, "length": 2}),
+    "cubes": ("color-cubes", {"size": 3, "cubes": 2, "phases": 2, "teleport": 0.3, "hide_colors": True}),
     "memory-len": ("memory-len", {"length": 5, "bits": 2}),
     "copy": ("copy", {"symbols": 3, "length": 2, "delay": 1}),
     "retrieval": ("associative-retrieval", {"keys": 4, "values": 3, "pairs": 3, "queries": 2}),
@@ -66,6 +67,7 @@ WITH_ORACLE = [name for name in OURS if name not in WITHOUT_ORACLE]
 PAID_IN_PARTS = (
     "tmaze trial",
     "tmaze endless",
+    "cubes",
     "copy",
     "retrieval",
     "repeat-first",
@@ -123,7 +125,7 @@ def play(env: Any, steps: int = STEPS, **reset: Any) -> list[Any]:
 
 
 #: Tasks whose `hidden` changes within an episode, as their classes say.
-CHANGING = ("repeat-previous", "tmaze endless")
+CHANGING = ("repeat-previous", "tmaze endless", "cubes")
 WITHOUT_HIDDEN = ("minigrid doorkey", "minigrid doors", *FOREIGN)
 
 
@@ -392,7 +394,13 @@ def test_the_floor_lies_below_the_ceiling(case: str) -> None:
         assert env.ceiling == known.get(case, 1.0)
         assert env.task
         assert env.floor is None or 0 <= env.floor < env.ceiling
-    assert env.floor is not None or case in (*FOREIGN, "minigrid S13Random", "minigrid doorkey", "minigrid doors")
+    assert env.floor is not None or case in (
+        *FOREIGN,
+        "cubes",
+        "minigrid S13Random",
+        "minigrid doorkey",
+        "minigrid doors",
+    )
 
 
 def test_options_are_those_of_the_dataclass() -> None:

@@ -115,6 +115,17 @@ def test_an_endless_maze_shows_the_corridor_of_the_agent_with_left_as_the_upper_
     assert " ".join(axes.get_xlabel().split()) == said
 
 
+def test_a_room_shows_the_cubes_in_their_colors_the_framed_target_and_the_agent() -> None:
+    env = make_env("color-cubes", 1, size=4, cubes=2, phases=3)
+    state: Any = {"place": [1, 11], "target": 1, "agent": 12, "phase": 1, "told": False, "moved": True}
+    axes = in_state(env, **state)
+    red, green, black = to_rgba("tab:red"), to_rgba("tab:green"), to_rgba("black")
+    # row 0 is at the top: cell 1 is the second of the first row, 11 the last of the third, 12 the first of the last
+    assert marks(axes) == [(1, 3, "s", red), (3, 1, "s", green), (3, 1, "s", black), (0, 0, "o", black)]
+    said = "phase 2 of 3; the target is green (framed) the agent sees all cubes"
+    assert " ".join(axes.get_xlabel().split()) == said
+
+
 def test_a_maze_counts_its_cells_in_whole_numbers() -> None:
     ticks = in_state(TMaze(1, length=1), goal=1, length=1, x=0, y=0, t=0).get_xticks()
     assert len(ticks) >= 2 and all(tick == int(tick) for tick in ticks)

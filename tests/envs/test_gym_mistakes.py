@@ -87,6 +87,7 @@ def test_an_option_that_does_not_exist_is_still_named(register) -> None:
     [
         (BOX, [[1.0, 2.0], [3.0]], r"that is .*\[\[1.0, 2.0\], \[3.0\]\].*; expected numbers of Box"),
         (spaces.Discrete(3), None, "that is .?None.?; expected numbers of Discrete"),
+        (BOX, np.ma.array([0.5, 7.0], mask=[False, True]), r"that is .*masked.*; expected numbers of Box"),
         (BOX, "abc", "that is .*abc.*; expected numbers of Box"),
         (BOX, {"a": 1}, r"that is .*{'a': 1}.*; expected numbers of Box"),
         (spaces.Dict(a=BOX), np.zeros(2), r"without the part 'a'; found array\(\[0., 0.\]\)"),

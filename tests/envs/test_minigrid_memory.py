@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.envs import MemoryEnv
 
-from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, tables
+from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGridMemory, _expert, tables
 
 NOTHING = 6  # MiniGrid's "done", which has no effect
 
@@ -202,6 +202,9 @@ def test_a_restored_state_continues_bit_for_bit(random: bool) -> None:
     fresh = MiniGridMemory(5, size=13, random=random)
     fresh.load_state_dict(state)
     assert_same_state(fresh.state_dict(), state)
+    assert (
+        fresh.np_random_seed == (-1,) * 5
+    )  # gymnasium's sign for a seed that is not known: only generators were saved
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
     fresh.load_state_dict(state)  # the first play did not modify the saved state
     assert_same_record(play(fresh, obs, steps=600, seed=1)[1], expected)
@@ -354,6 +357,34 @@ def test_the_expert_by_hand() -> None:
         assert bool(info["success"])
         lengths.setdefault(start, set()).add(steps)
     assert lengths == {(1, 3): {6, 8}, (2, 3): {7, 9}, (3, 3): {8, 10}, (4, 3): {9}}
+
+
+@pytest.mark.parametrize(("size", "random", "view"), [(7, False, 3), (9, True, 5)])
+def test_the_expert_takes_shortest_ways(size: int, random: bool, view: int) -> None:
+    """To a view of the cue, to one of the order at the fork, to the end: by a search through all states, backwards from each."""
+    known = tables(size, random, view)
+    reveals, ways = _expert(size, random, view)
+    following, states = known.next.tolist(), range(known.num_terminal, len(known.next))
+    before: dict[int, set[int]] = {}
+    for state in states:
+        for other in following[state]:
+            before.setdefault(other, set()).add(state)
+    cell = known.cells.tolist()
+    at_fork = [state for state in states if cell[state // 4][3] == cell[state // 4][0] + 1]
+    goals = [
+        [state for state in states if reveals[0, state]],
+        [state for state in at_fork if reveals[1, state]],
+        list(range(known.num_success)),
+    ]
+    for goal, way in zip(goals, ways.tolist(), strict=True):
+        distance = dict.fromkeys(goal, 0)
+        for state in goal:  # the list grows
+            new = [other for other in before.get(state, ()) if other not in distance]
+            distance |= dict.fromkeys(new, distance[state] + 1)
+            goal += new
+        for state in states:
+            if distance.get(state):
+                assert distance[following[state][way[state]]] == distance[state] - 1
 
 
 @pytest.mark.parametrize("size", [11, 13])

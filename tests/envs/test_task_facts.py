@@ -26,6 +26,8 @@ def box(low: list[float], high: list[float]) -> spaces.Box:
         ("tmaze-rate", {}, box([-1] * 4, [1] * 4), 4),
         ("tmaze-trial", {}, box([-1] * 3, [1] * 3), 4),
         ("tmaze-endless", {}, box([0] * 3, [1] * 3), 3),
+        ("color-cubes", {"size": 3, "cubes": 2}, box([0] * 26, [1] * 26), 4),
+        ("color-cubes", {"size": 3, "cubes": 2, "hide_colors": True}, box([0] * 35, [1] * 35), 4),
         ("memory-len", {"bits": 1}, box([0, 0, -1], [1, 1, 1]), 2),
         ("memory-len", {"bits": 4}, box([0, 0, *[-1] * 4], [1, 3, *[1] * 4]), 2),
         ("copy", {"symbols": 3}, spaces.Discrete(5), 3),

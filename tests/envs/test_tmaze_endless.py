@@ -56,6 +56,25 @@ def test_every_step_follows_the_rules(options):
     assert min(successes, failures) >= 4
 
 
+def test_rewards_by_hand():
+    """Nothing for a step forward in the corridor, 1 for the right turn, -0.01 for a turn in the corridor, a wrong turn at the
+    junction, and no turn there."""
+    env = TMazeEndless(5, corridors=2, length=2, uniform=False)
+    env.reset(seed=0)
+    hint = env.oracle()  # steps forward, until the junction
+    assert bool((hint == FORWARD).all())
+    turns = torch.tensor([FORWARD, FORWARD, FORWARD, LEFT, RIGHT])
+    assert env.step(turns)[1].tolist() == pytest.approx([0, 0, 0, -0.01, -0.01])
+    assert env.step(torch.full((5,), FORWARD))[1].tolist() == [0.0] * 5
+    right = env.oracle()
+    at_junction = torch.tensor([True, True, True, False, False])
+    assert (right != FORWARD).tolist() == at_junction.tolist()
+    action = torch.stack([right[0], LEFT + RIGHT - right[1], torch.tensor(FORWARD), *right[3:]])
+    _, reward, terminated, _, _ = env.step(action)
+    assert reward.tolist() == pytest.approx([1.0, -0.01, -0.01, 0, 0])
+    assert terminated.tolist() == [False, True, False, False, False]
+
+
 def test_an_episode_is_cut_after_six_times_the_steps_that_it_may_need():
     env = TMazeEndless(2, corridors=2, length=3, uniform=False)
     env.reset(seed=0)

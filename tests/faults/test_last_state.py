@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 
 import gymnasium
 import numpy as np
@@ -16,6 +17,7 @@ from rmt_rl.algos.ppo import PPO
 from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common.errors import RunError
 from rmt_rl.config.cli import parse
+from rmt_rl.envs.base import close_env
 from rmt_rl.envs.tmaze.passive import TMaze
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollouts import episodes
@@ -54,6 +56,23 @@ class CannotBeClosed(Counter):
         raise RuntimeError("the viewer was closed already")
 
 
+class Exits(Counter):
+    """Somebody closes the window of a simulator."""
+
+    steps, last, end = 0, 10**9, SystemExit(0)
+
+    def step(self, action):
+        Exits.steps += 1
+        if Exits.steps > self.last:
+            raise self.end
+        return super().step(action)
+
+
+class ExitsWhenClosed(Counter):
+    def close(self):
+        sys.exit(0)
+
+
 class NotesWhatIsSaved(Counter):
     seen: list = []  # noqa: RUF012
 
@@ -68,10 +87,10 @@ def command(*arguments):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for cls in (Counter, CannotBeClosed, NotesWhatIsSaved):
+    for cls in (Counter, CannotBeClosed, Exits, ExitsWhenClosed, NotesWhatIsSaved):
         gymnasium.register(f"{cls.__name__}-v0", entry_point=cls)
     yield tmp_path
-    for cls in (Counter, CannotBeClosed, NotesWhatIsSaved):
+    for cls in (Counter, CannotBeClosed, Exits, ExitsWhenClosed, NotesWhatIsSaved):
         gymnasium.registry.pop(f"{cls.__name__}-v0")
 
 
@@ -80,6 +99,25 @@ def test_an_error_of_close_is_one_warning_after_a_complete_run(folder, capsys) -
     assert json.loads((folder / "runs/a/result.json").read_text())["eval"]["return"] == 5.0
     err = capsys.readouterr().err
     assert err.count("warning: CannotBeClosed: close raised RuntimeError: the viewer was closed already") == 1, err
+
+
+@pytest.mark.parametrize(("end", "status"), [(SystemExit(0), 1), (KeyboardInterrupt(), 130)])
+def test_an_environment_that_ends_the_process_costs_no_update(folder, capsys, monkeypatch, end, status) -> None:
+    monkeypatch.setattr(Exits, "steps", 0)
+    monkeypatch.setattr(Exits, "last", 100)
+    monkeypatch.setattr(Exits, "end", end)
+    assert command("env.id=Exits-v0", "run=a", "checkpoint_steps=200") == status
+    out, err = capsys.readouterr()
+    assert "resume=runs/a continues there" in out and (folder / "runs/a/checkpoints/step-96").is_dir()
+    if status == 1:
+        assert err.endswith("called sys.exit(0); expected code that raises an error\n") and "test_last_state.py" in err
+
+
+def test_an_environment_that_exits_when_it_is_closed_is_one_warning(folder, capsys) -> None:
+    assert command("env.id=ExitsWhenClosed-v0", "run=a") == 0
+    assert "warning: ExitsWhenClosed: close raised SystemExit: 0; nothing is lost" in capsys.readouterr().err
+    close_env(ExitsWhenClosed())
+    assert "warning: ExitsWhenClosed: close raised SystemExit: 0" not in capsys.readouterr().err  # said once
 
 
 def test_an_error_of_the_close_of_a_batch_is_a_warning(folder, capsys, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Environments in worker processes are closed when they are no longer needed, within a deadline."""
 
+import gc
 import os
 import signal
 import time
@@ -59,6 +60,20 @@ def test_every_row_is_closed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["0", "1"]
     assert all(process._closed for process in processes)
     env.close()  # twice changes nothing
+
+
+@pytest.mark.slow
+def test_a_closed_environment_holds_no_open_file(tmp_path):
+    def opened():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    make(tmp_path).close()  # what is opened once, such as multiprocessing's own pipes
+    before = opened()
+    env = make(tmp_path)
+    assert opened() >= before + 4  # two pipes of two rows
+    env.close()
+    assert opened() == before
 
 
 @pytest.mark.slow

@@ -428,6 +428,26 @@ def test_the_number_of_a_word_depends_on_its_letters_and_their_order_and_not_on_
     assert numbers("abc  x ab") == [abc, *numbers("x"), ab] and numbers("ba") == [ba] and numbers("") == []
 
 
+def test_the_numbers_of_words_and_pairs_are_those_that_saved_policies_were_trained_with():
+    """The hash, computed again with Python's unbounded integers; another one would give every word another vector."""
+
+    def number(word, factor=0x9E3779B97F4A7C15, bits=2**64):
+        total = sum((byte + 1) * pow(factor, i, bits) for i, byte in enumerate(word.encode())) % bits
+        signed = total - bits if total >= bits // 2 else total
+        total = ((signed ^ (signed >> 29)) * factor) % bits
+        signed = total - bits if total >= bits // 2 else total
+        return (signed ^ (signed >> 32)) % 4096
+
+    encoder = Words(TextBytes(24, characters=False), WIDTH).double()
+    shown = torch.tensor([list(b"go to a door".ljust(24, b"\0"))])
+    ids, present = encoder.tokens(shown)
+    words = [number(word) for word in ("go", "to", "a", "door")]
+    assert ids[present].tolist() == words
+    pairs = [(a * 31 + b) % 4096 for a, b in itertools.pairwise(words)]
+    total = encoder.table.weight[words].sum(0) + encoder.pairs.weight[pairs].sum(0)
+    torch.testing.assert_close(encoder(shown)[0], encoder.linear(total / 7**0.5), atol=1e-12, rtol=1e-12)
+
+
 def test_a_grid_is_described_as_a_picture_from_8_by_8_on():
     for shape, described in (((8, 8, 3), True), ((7, 20, 3), False), ((20, 7, 3), False)):
         assert bool(describe_pictures(box(0, 255, shape, np.uint8))) == described

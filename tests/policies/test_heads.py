@@ -54,6 +54,14 @@ def normal(head, parameters):
     return Independent(Normal(mean, log_deviation.exp()), 1)
 
 
+def test_a_number_with_only_one_allowed_value_has_the_unit_of_unbounded_ones():
+    """Half the distance of its bounds is 0, and no probability has a deviation of 0."""
+    head = make_head(spaces.Box(np.array([2.0, -4.0], np.float32), np.array([2.0, 0.0], np.float32)), WIDTH)
+    assert (head.middle.tolist(), head.unit.tolist()) == ([0.0, -2.0], [1.0, 2.0])
+    parameters = head(torch.zeros(WIDTH))
+    assert bool(head.log_prob(parameters, torch.tensor([2.0, -1.0])).isfinite())
+
+
 def test_the_head_is_chosen_from_the_action_space():
     assert all(isinstance(make_head(space, WIDTH), CategoricalHead) for space in DISCRETE.values())
     assert all(isinstance(make_head(space, WIDTH), GaussianHead) for space in BOX.values())

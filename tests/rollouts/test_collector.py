@@ -377,7 +377,7 @@ def test_a_saved_collector_continues_with_the_same_noise():
     assert torch.equal(resumed.collect(9)[0].action, whole.collect(9)[0].action)
 
 
-@pytest.mark.parametrize("number", [math.nan, 1e30])
+@pytest.mark.parametrize("number", [math.nan, 1e30, 20.5, -20.5])
 def test_noise_that_no_run_writes_is_rejected(number):
     collector = collector_of_noise(0.9)
     collector.collect(3)

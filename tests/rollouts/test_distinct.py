@@ -77,7 +77,9 @@ def test_the_exact_score_of_a_policy_that_knows_one_of_two_cues_is_a_half():
     score = rmt_rl.evaluate(always_up(env), env, episodes=7)
     assert score.episodes == 7 and score.success != 0.5  # seven episodes are no even number
     assert score.distinct.exact and (len(score.distinct), score.distinct.success) == (2, 0.5)
-    assert str(score).endswith("exact: 2 distinct episodes, success 0.500")
+    assert (
+        str(score) == f"success 0.500  return {score.distinct.mean_return:.3f}  exact: 2 distinct episodes of 4.0 steps"
+    )
     own = score.distinct.each
     assert own.success.tolist().count(1.0) == 1 and own.lengths.tolist() == [4, 4]
     assert score.to_json()["distinct"] == {
@@ -135,8 +137,11 @@ def test_a_hash_depends_on_every_value_its_place_and_its_key_and_on_its_row_alon
     x = torch.zeros(9, 3)
     x[1, 0], x[2, 1], x[3, 2], x[4, :2], x[5, 0] = 1.0, 1.0, 1.0, 1.0, -1.0
     x[6, 0] = -0.0
+    x[8, 1] = 0.25  # no whole number
     found = digest({"": x}, 9).tolist()
-    assert len({*found[:6]}) == 6 and found[0] == found[6] == found[7]
+    assert len({*found[:6], found[8]}) == 7 and found[0] == found[6] == found[7]
     assert digest({"": x[3:]}, 6).tolist() == found[3:]
     assert digest({"a": x, "b": 0 * x}, 9).tolist() != digest({"a": 0 * x, "b": x}, 9).tolist()
+    large = torch.tensor([[2**62], [2**62 + 1]])  # equal as floating-point numbers
+    assert len(set(digest({"": large}, 2).tolist())) == 2
     assert digest({}, 2).tolist() == [0, 0]

@@ -22,7 +22,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 
-from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.errors import ConfigError, RunError, Stopped
 from rmt_rl.common.gymnasium_ids import near_ids
 from rmt_rl.common.process import command_line
 from rmt_rl.config.fields import show
@@ -301,7 +301,9 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         # here and not around all rows, so that every row is closed
         try:
             super().close()
-        except Exception as error:
+        except Stopped:
+            raise
+        except (Exception, SystemExit) as error:
             report_close_error(self._name, error)
 
     def _translate(self, obs: Any, where: str) -> Arrays:

@@ -22,9 +22,12 @@ class WrongObservation(ConfigError):
 
 
 def plain_array(value: Any) -> np.ndarray:
-    """A value as an array; of dtype object where numpy cannot make one of numbers or text, as of a ragged list."""
+    """A value as an array; of dtype object where numpy cannot make one of numbers or text, as of a ragged list.
+
+    Of dtype object, too, where numbers are masked: numpy would return what lies below the mask.
+    """
     try:
-        return np.asarray(value)
+        return np.asarray(value, dtype=object if np.ma.is_masked(value) else None)
     except (TypeError, ValueError, RuntimeError):  # a torch tensor on a GPU, for instance
         array = np.empty((), dtype=object)
         array[()] = value
