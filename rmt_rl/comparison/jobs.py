@@ -24,7 +24,7 @@ from rmt_rl.common.files import make_folder, open_to_append, read_bytes, read_te
 from rmt_rl.common.process import require_packages
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules, search_path
-from rmt_rl.comparison.store import LARGEST_ROWS, append_cell, from_dict, is_locked, is_row, to_dict
+from rmt_rl.comparison.store import LARGEST_ROWS, append_cell, check_row, from_dict, is_locked, to_dict
 from rmt_rl.config.comparison import SlurmConfig
 from rmt_rl.config.fields import show
 
@@ -151,9 +151,11 @@ class Job:
         if os.path.lexists(path):
             try:
                 row = json.loads(read_bytes(path, LARGEST_ROWS))
-            except (OSError, RecursionError, ValueError):
-                row = None
-            if not is_row(row) or row["key"] != self._key:
+                check_row(row, str(path))
+                good = row["key"] == self._key
+            except (OSError, RecursionError, ValueError):  # ConfigError is one
+                good = False
+            if not good:
                 raise ConfigError(f"{path}: is not the row of this cell; remove it, and the cell is run again")
             append_cell(self._folder, row)
             remove(path)

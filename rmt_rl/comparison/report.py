@@ -148,7 +148,7 @@ def _failed(results: Results) -> Iterable[Html]:
     items = []
     for run in results.failed:
         where = element("b", f"{run.label} in {run.task}, seed {run.seed}: ")
-        items.append(element("li", where, run.error or "no reason given"))
+        items.append(element("li", where, str(run.error)))
     yield element("ul", *items)
 
 

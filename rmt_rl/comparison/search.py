@@ -17,7 +17,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import open_to_append, read_bytes, reason, remove
 from rmt_rl.comparison.cells import Cell, Matrix
 from rmt_rl.comparison.executors import INTERVAL, RESTARTS, StopSignals, Worker
-from rmt_rl.comparison.overview import eval_rows
+from rmt_rl.comparison.overview import eval_points, eval_rows
 from rmt_rl.comparison.space import Space
 from rmt_rl.comparison.store import LARGEST_ROWS, read_cells
 from rmt_rl.config.fields import show
@@ -172,10 +172,11 @@ class Search:
             return False
         if row["status"] == "failed":
             return self._fail(one.trial, row["error"], say)
-        if not row["curve"]["eval"]:
+        points = eval_points(row)
+        if not points:
             return self._fail(one.trial, "no evaluation during training has a finite value", say)
-        self._report(one, list(zip(row["curve"]["eval_steps"], row["curve"]["eval"], strict=True)))
-        one.values.append(row["curve"]["eval"][-1])
+        self._report(one, points)
+        one.values.append(points[-1][1])
         one.worker = None
         if len(one.values) < len(one.cells):
             return False

@@ -188,9 +188,9 @@ def test_an_unfinished_line_is_removed_and_its_cell_is_run_again(inside, capsys)
 
 
 HOSTILE = {
-    "a line that is no row": (lambda x: (x / "cells.jsonl").write_text("[1, 2]\n"), "line 1 is .*; expected the row"),
-    "a row without a key": (lambda x: (x / "cells.jsonl").write_text('{"status": "failed"}\n'), "expected the row"),
-    "deep brackets": (lambda x: (x / "cells.jsonl").write_text("[" * 10**5 + "\n"), "expected the row"),
+    "a line that is no row": (lambda x: (x / "cells.jsonl").write_text("[1, 2]\n"), "line 1 is a list; expected a run"),
+    "a row without a key": (lambda x: (x / "cells.jsonl").write_text('{"status": "failed"}\n'), "line 1: key is None"),
+    "deep brackets": (lambda x: (x / "cells.jsonl").write_text("[" * 10**5 + "\n"), "line 1 is not JSON"),
     "rows through a link": (lambda x: (x / "cells.jsonl").symlink_to(x.parent / "mine"), "is a link"),
     "rows in a folder": (lambda x: (x / "cells.jsonl").mkdir(), "is not a regular file"),
     "runs through a link": (lambda x: (x / "runs").symlink_to(x.parent), "links are not followed"),
