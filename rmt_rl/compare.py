@@ -153,16 +153,21 @@ def _report(out: Path, folders: list[Path]) -> Comparison:
     return Comparison(out, [row for folder in folders for row in read_cells(folder)], report, "")
 
 
-def command_of(matrix: Any) -> str:
-    """What starts a comparison in a shell, without out=."""
+def command_of(matrix: Any, out: str | None = None) -> str:
+    """What starts a comparison in a shell."""
     from rmt_rl.comparison.cells import is_class, python_command
     from rmt_rl.config.files import typed
 
     if any(map(is_class, matrix.tasks)):
-        given = {"env": list(matrix.tasks), "policy": list(matrix.policies), "seeds": list(matrix.seeds)}
+        given: dict[str, Any] = {
+            "env": list(matrix.tasks),
+            "policy": list(matrix.policies),
+            "seeds": list(matrix.seeds),
+        }
         given |= {key: list(items) for key, items in matrix.axes.items()} | dict(matrix.options)
         given |= {f"test.{key}": list(items) for key, items in matrix.tests.items()} | {"params": matrix.params}
         given |= {} if matrix.cpu_s is None else {"budget.cpu_s": matrix.cpu_s}
+        given |= {} if out is None else {"out": out}
         return python_command("compare", given, matrix.plugins)
 
     def values(items: Sequence[Any]) -> str:
@@ -178,6 +183,7 @@ def command_of(matrix: Any) -> str:
     words["params"] = "none" if matrix.params is None else str(matrix.params)
     words |= {} if matrix.cpu_s is None else {"budget.cpu_s": typed(matrix.cpu_s)}
     words |= {"plugins": ",".join(matrix.plugins)} if matrix.plugins else {}
+    words |= {} if out is None else {"out": typed(out)}
     return shlex.join(["python", "-m", "rmt_rl.compare", *(f"{key}={text}" for key, text in words.items())])
 
 

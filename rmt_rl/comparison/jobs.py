@@ -6,6 +6,7 @@ job it is, <cell>.stop asks it to save and to end, <cell>.row is its row. A job 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -73,10 +74,10 @@ def _executor(place: Path, slurm: SlurmConfig) -> Any:
 
 
 class Jobs:
-    """The jobs of a comparison."""
+    """The jobs of a comparison, or of a search."""
 
-    def __init__(self, folder: Path, matrix: Matrix, slurm: SlurmConfig) -> None:
-        self._folder, self._matrix, self._slurm = folder, matrix, slurm
+    def __init__(self, folder: Path, slurm: SlurmConfig) -> None:
+        self._folder, self._slurm = folder, slurm
         if "%" in str(folder.absolute()):
             raise ConfigError(f"out={folder}: submitit replaces parts of paths with %; choose another out=")
         try:
@@ -85,11 +86,15 @@ class Jobs:
             raise ConfigError(f"{folder / 'jobs'}: cannot be used: {reason(error)}") from error
         self._executor = _executor(folder / "jobs", slurm)
 
-    def start(self, cell: Cell) -> Job:
-        """The job of a cell: that of an earlier command where it is still queued or runs, or left its row; else a new one."""
+    def start(self, matrix: Matrix, cell: Cell, scored: bool = True) -> Job:
+        """The job of a cell: that of an earlier command where it is still queued or runs, or left its row; else a new one.
+
+        scored: whether the policies are evaluated on new episodes after training.
+        """
         job = Job(self._folder, cell.key)
         if not job.find():
-            job.submit(self._executor, CellJob(str(self._folder), to_dict(self._matrix), cell.key), self._slurm.cluster)
+            task = CellJob(str(self._folder), to_dict(matrix), cell.key, scored)
+            job.submit(self._executor, task, self._slurm.cluster)
         return job
 
 
@@ -197,8 +202,11 @@ class CellJob:
     again, which then continues from there to the same bits.
     """
 
-    def __init__(self, folder: str, matrix: dict[str, Any], key: str) -> None:
-        self.folder, self.matrix, self.key = folder, matrix, key
+    #: of jobs that an earlier version submitted
+    scored = True
+
+    def __init__(self, folder: str, matrix: dict[str, Any], key: str, scored: bool = True) -> None:
+        self.folder, self.matrix, self.key, self.scored = folder, matrix, key, scored
 
     def checkpoint(self) -> Any:
         """What submitit runs when the job starts again."""
@@ -240,6 +248,8 @@ class CellJob:
         matrix = from_dict(self.matrix)
         load_modules(matrix.plugins, matrix.tasks)
         cell = next(cell for cell in expand(matrix) if cell.key == self.key)
+        if not self.scored:
+            cell = dataclasses.replace(cell, tests={})
         configure_process(cell.config.threads)
         return locked_row(folder, matrix, cell)
 

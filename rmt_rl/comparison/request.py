@@ -30,22 +30,32 @@ OWN = {
 
 
 def parse_compare(argv: Sequence[str]) -> Request:
-    """What was typed; raises ConfigError.
-
-    An option's text is split at commas, unless it is in [ ], { } or quotes.
-    """
-    given = split_arguments(argv)
-    own = {key: given.pop(key) for key in options(CompareConfig) if key in given}
-    if own.get("params") == "none":
-        own["params"] = "null"
-    values = {key: read_argument(key, options(CompareConfig)[key], text) for key, text in own.items()}
-    return _request(values, {key: split(key, text) for key, text in given.items()})
+    """What was typed; raises ConfigError."""
+    return _request(*typed_request(argv, CompareConfig))
 
 
 def from_python(given: Mapping[str, Any]) -> Request:
     """`parse_compare` for the arguments of `rmt_rl.compare`; lists are axes."""
+    return _request(*python_request(given, CompareConfig))
+
+
+def typed_request(argv: Sequence[str], cls: type[Config]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The values of the options of `cls`, and the others as typed, each as a list of texts; raises ConfigError.
+
+    An option's text is split at commas, unless it is in [ ], { } or quotes.
+    """
+    given = split_arguments(argv)
+    own = {key: given.pop(key) for key in options(cls) if key in given}
+    if own.get("params") == "none":
+        own["params"] = "null"
+    values = {key: read_argument(key, options(cls)[key], text) for key, text in own.items()}
+    return values, {key: split(key, text) for key, text in given.items()}
+
+
+def python_request(given: Mapping[str, Any], cls: type[Config]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """`typed_request` for the arguments of a function; lists have several values."""
     given = dict(given)
-    known = options(CompareConfig)
+    known = options(cls)
     if given.get("plugins") is not None:
         load_plugins(given["plugins"])
     given.pop("plugins", None)
@@ -72,7 +82,7 @@ def from_python(given: Mapping[str, Any]) -> Request:
             lists[key] = [typed(item) for item in items]
             if not lists[key]:
                 raise ConfigError(f"{show(key)}=[]: has no value; expected at least one")
-    return _request(values, lists)
+    return values, lists
 
 
 def split(key: str, text: str) -> list[str]:
@@ -90,7 +100,7 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     if config.report is not None:
         for key in (*lists, *(key for key in ("seeds", "params", "executor") if key in values)):
             raise ConfigError(f"{key}: has no effect with report=, which trains nothing; leave it out")
-    slurm = _slurm(config.executor, _take("slurm", lists))
+    slurm = take_slurm(config.executor, lists)
     if not lists and not {"seeds", "params"} & values.keys():
         return config, None, slurm
     return config, matrix_of(config, lists, params_given="params" in values), slurm
@@ -101,7 +111,9 @@ def _take(group: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
     return {key: lists.pop(key) for key in list(lists) if key.startswith(f"{group}.")}
 
 
-def _slurm(executor: str, given: Mapping[str, list[str]]) -> SlurmConfig | None:
+def take_slurm(executor: str, lists: dict[str, list[str]]) -> SlurmConfig | None:
+    """The options of jobs, which are removed from the others; None where there are no jobs. Raises ConfigError."""
+    given = _take("slurm", lists)
     if executor == "slurm":
         return validate(_single_values(SlurmConfig, given))
     if given:

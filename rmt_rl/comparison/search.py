@@ -1,4 +1,4 @@
-"""Searches for the best settings of a task and a policy: Optuna suggests them, worker processes train them.
+"""Searches for the best settings of a task and a policy: Optuna suggests them, worker processes or jobs train them.
 
 Only the command's own process reads and writes Optuna's journal. A trial has a run for each seed, one after the other; its value
 is the mean of the last evaluations during training, whose episodes are not those of a comparison.
@@ -7,6 +7,7 @@ is the mean of the last evaluations during training, whose episodes are not thos
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from typing import Any
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import open_to_append, read_bytes, reason, remove
 from rmt_rl.comparison.cells import Cell, Matrix
-from rmt_rl.comparison.executors import INTERVAL, RESTARTS, StopSignals, Worker
+from rmt_rl.comparison.executors import INTERVAL, JOB_INTERVAL, RESTARTS, StopSignals, Worker
+from rmt_rl.comparison.jobs import Job, Jobs
 from rmt_rl.comparison.overview import eval_points, eval_rows
 from rmt_rl.comparison.space import Space
 from rmt_rl.comparison.store import LARGEST_ROWS, read_cells
@@ -37,7 +39,7 @@ class Running:
     trial: Any
     matrix: Matrix
     cells: list[Cell]
-    worker: Worker | None = None
+    worker: Worker | Job | None = None
     reported: set[int] = dataclasses.field(default_factory=set)
     values: list[float] = dataclasses.field(default_factory=list)
     deaths: int = 0
@@ -72,14 +74,18 @@ def _open_study(path: Path, name: str) -> Any:
 
 
 class Search:
-    """The trials of one task and one policy."""
+    """The trials of one task and one policy. jobs: what runs them, None = processes on this machine."""
 
-    def __init__(self, folder: Path, space: Space, task: str, policy: str, pruning: bool) -> None:
+    def __init__(
+        self, folder: Path, space: Space, task: str, policy: str, pruning: bool, jobs: Jobs | None = None
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._folder, self._space, self._pruning = optuna, folder, space, pruning
-        self.task, self.policy = task, policy
+        self.task, self.policy, self._interval = task, policy, INTERVAL if jobs is None else JOB_INTERVAL
+        start = functools.partial(Worker, folder) if jobs is None else jobs.start
+        self._start: Callable[[Matrix, Cell], Worker | Job] = functools.partial(start, scored=False)
         self.study = _open_study(folder / JOURNAL, f"{task}-{policy}")
         # a sampler begins anew in every command; with the same seed it would repeat its first suggestions
         self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials))
@@ -104,7 +110,7 @@ class Search:
                         running.append(new)
                     if not running:
                         break
-                    time.sleep(INTERVAL)
+                    time.sleep(self._interval)
                     for one in list(running):
                         if signals.received is not None and one.worker is not None:
                             one.worker.kill() if signals.twice else one.worker.stop()
@@ -168,7 +174,7 @@ class Search:
                 one.deaths += 1
                 if one.deaths > RESTARTS:
                     return self._fail(one.trial, f"{one.worker.ending()}; logs/{one.cell.key}.log has its output", say)
-            one.worker = Worker(self._folder, one.matrix, one.cell, scored=False)
+            one.worker = self._start(one.matrix, one.cell)
             return False
         if row["status"] == "failed":
             return self._fail(one.trial, row["error"], say)
