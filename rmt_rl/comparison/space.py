@@ -17,6 +17,7 @@ from rmt_rl.comparison.request import matrix_of, python_request, take_slurm, typ
 from rmt_rl.comparison.store import to_dict
 from rmt_rl.config.comparison import SlurmConfig, TuneConfig
 from rmt_rl.config.fields import show
+from rmt_rl.config.files import typed
 from rmt_rl.config.resolve import validate
 from rmt_rl.config.yaml_files import read_yaml
 
@@ -26,6 +27,17 @@ RANGE = re.compile(rf"(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?P<scale>:log|:lin
 #: Ranges whose ends have at least this ratio are searched on a logarithmic scale.
 LOG_RATIO = 100
 REQUEST = "tune.yaml"
+#: Options of a run of which no value is better than another.
+NOT_LEARNED = {
+    "device",
+    "threads",
+    "checkpoint_steps",
+    "evaluate_every",
+    "validation_episodes",
+    "episode_steps",
+    "metrics",
+}
+NOT_LEARNED |= {"tensorboard", "wandb"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +83,7 @@ def tune_from_python(given: Mapping[str, Any]) -> Request:
 def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     config = validate(TuneConfig(**values))
     slurm = take_slurm(config.executor, lists)
-    if others := [key for key in lists if key.startswith("test.") or key == "budget.cpu_s"]:
+    if others := [key for key in lists if key.startswith("test.") or key in ("budget.cpu_s", "evaluate_episodes")]:
         raise ConfigError(f"{show(others[0])}: has no effect on a search; expected it in the comparison that follows")
     alone = {key: texts[0] for key, texts in lists.items() if len(texts) == 1}
     ranges = {key: found for key, text in alone.items() if (found := RANGE.fullmatch(text))}
@@ -79,6 +91,11 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     matrix = matrix_of(config, lists, "params" in values)
     if "algo" in matrix.axes:
         raise ConfigError(f"algo={','.join(lists['algo'])}: one algorithm at a time is tuned; expected one name")
+    if measured := [key for key in matrix.axes if key in NOT_LEARNED]:
+        raise ConfigError(
+            f"{measured[0]}={','.join(map(typed, matrix.axes[measured[0]]))}: changes how a trial runs or is measured, and not"
+            " what it learns; expected one value"
+        )
     if not matrix.axes:
         raise ConfigError(
             "nothing is tuned; expected options with a range or several values, such as algo.learning_rate=1e-4..1e-2"
