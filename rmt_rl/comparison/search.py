@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rmt_rl.comparison.executors import INTERVAL, JOB_INTERVAL, RESTARTS, StopSi
 from rmt_rl.comparison.jobs import Job, Jobs
 from rmt_rl.comparison.overview import eval_points, eval_rows
 from rmt_rl.comparison.space import Space
-from rmt_rl.comparison.store import LARGEST_ROWS, read_cells
+from rmt_rl.comparison.store import LARGEST_ROWS, number, read_cells
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import typed
 
@@ -52,7 +52,7 @@ class Running:
         return self.cells[len(self.values)]
 
 
-def _open_study(path: Path, name: str) -> Any:
+def _open_study(path: Path, name: str, distributions: Mapping[str, Any]) -> Any:
     """The trials in a journal, to which nothing else writes, because the folder is locked; raises ConfigError."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -64,13 +64,41 @@ def _open_study(path: Path, name: str) -> Any:
             complete = read_bytes(path, LARGEST_ROWS).rfind(b"\n") + 1
             open_to_append(path, complete).close()
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        _check_study(study, distributions)
+        return study
     except OSError as error:
         raise ConfigError(f"{path}: cannot be used: {reason(error)}; choose another out=") from error
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: is not a journal of Optuna ({type(error).__name__}); choose another out="
-        ) from error
+    except Exception as error:  # whatever Optuna raises for contents of another kind
+        text = f"{type(error).__name__}: {show(' '.join(str(error).split()), 200)}"
+        raise ConfigError(f"{path}: is not a journal of this search in Optuna ({text}); choose another out=") from error
+
+
+def _check_study(study: Any, distributions: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the trials have the settings that this search tunes, in their ranges, and values that are numbers.
+
+    A journal of somebody else could otherwise set any option of a run, also one that names a module to import.
+    """
+    if [direction.name for direction in study.directions] != ["MAXIMIZE"]:
+        raise ValueError("it does not maximise one value")
+    for trial in study.trials:
+        for name, value in trial.params.items():
+            known = distributions.get(name)
+            if (
+                known is None
+                or trial.distributions[name] != known
+                or not known._contains(known.to_internal_repr(value))
+            ):
+                raise ValueError(f"trial {trial.number} has {name}={value}, which is not searched")
+        if trial.state.name == "COMPLETE" and (
+            number(trial.value) is None or trial.params.keys() != distributions.keys()
+        ):
+            raise ValueError(f"trial {trial.number} is complete without a value or a setting")
+        numbers = [*trial.intermediate_values, *trial.intermediate_values.values()]
+        if not all(isinstance(x, (int, float)) for x in numbers) or not isinstance(
+            trial.user_attrs.get("error", ""), str
+        ):
+            raise ValueError(f"trial {trial.number} has evaluations that are no numbers, or an error that is no text")
 
 
 class Search:
@@ -86,7 +114,7 @@ class Search:
         self.task, self.policy, self._interval = task, policy, INTERVAL if jobs is None else JOB_INTERVAL
         start = functools.partial(Worker, folder) if jobs is None else jobs.start
         self._start: Callable[[Matrix, Cell], Worker | Job] = functools.partial(start, scored=False)
-        self.study = _open_study(folder / JOURNAL, f"{task}-{policy}")
+        self.study = _open_study(folder / JOURNAL, f"{task}-{policy}", self._distributions())
         # a sampler begins anew in every command; with the same seed it would repeat its first suggestions
         self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials))
         _, cells = space.cells(task, policy, {key: values[0] for key, values in space.tuned(task, policy).items()})
@@ -206,10 +234,10 @@ class Search:
         config, done = one.cell.config, len(one.values)
         every = config.evaluate_every or 1
         for steps, value in points:
-            number = done * (config.steps // every + 1) + steps // every
-            if number not in one.reported:
-                one.reported.add(number)
-                one.trial.report((sum(one.values) + value) / (done + 1), number)
+            place = done * (config.steps // every + 1) + steps // every
+            if place not in one.reported:
+                one.reported.add(place)
+                one.trial.report((sum(one.values) + value) / (done + 1), place)
 
     def _fail(self, trial: Any, error: str, say: Callable[[str], None]) -> bool:
         trial.set_user_attr("error", error)

@@ -298,12 +298,47 @@ def test_jobs_run_the_trials_of_a_search_on_a_cluster(inside, tmp_path):
     assert search.run(1, 1, print) is None and len(search.finished()) == len(Inside.started) == 1
 
 
-@pytest.mark.parametrize("text", ["{}\n", "[1]\n", "{\n{\n"])
+@pytest.mark.parametrize("text", ["{}\n", "[1]\n", "{\n{\n", "[" * 10**5 + "\n", "9" * 5000 + "\n", "\0\n"])
 def test_a_journal_that_is_none_is_one_sentence(tmp_path, text):
     pytest.importorskip("optuna")
     (tmp_path / "optuna.log").write_text(text)
-    with pytest.raises(ConfigError, match=r"optuna\.log: is not a journal of Optuna .*; choose another out="):
+    with pytest.raises(ConfigError, match=r"optuna\.log: is not a journal of this search .*; choose another out="):
         Search(tmp_path, parse_tune([*BASE])[1], "tmaze", "rmt", True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"directions":[2]', '"directions":[1]'),
+        ('"directions":[2]', '"directions":[2,2]'),
+        ('"param_name":"algo.gamma"', '"param_name":"policy.encoder"'),  # which could name code of a plugin
+        ('"param_name":"algo.gamma"', '"param_name":null'),
+        ("0.99,", "0.999,"),
+        ('"param_value_internal":0.95', '"param_value_internal":0.5'),
+        ('"param_value_internal":1,', '"param_value_internal":5,'),
+        ("[16, 32]", "[16, 64]"),
+        ('"values":[0.5]', '"values":null'),
+        ('"values":[0.5]', '"values":[NaN]'),
+        ('"values":[0.5]', '"values":["much"]'),
+        ('"values":[0.5]', f'"values":[{10**400}]'),
+        ('"intermediate_value":0.25', '"intermediate_value":"much"'),
+    ],
+)
+def test_a_journal_with_other_contents_than_this_search_writes_is_one_sentence(tmp_path, old, new):
+    pytest.importorskip("optuna")
+    space = parse_tune(["env=tmaze", "policy=mlp", "policy.width=16,32", "algo.gamma=0.9..0.99"])[1]
+    search = Search(tmp_path, space, "tmaze", "mlp", True)
+    search.study.enqueue_trial({"policy.width": 32, "algo.gamma": 0.95})
+    trial = search.study.ask(search._distributions())
+    trial.report(0.25, 1)
+    search.study.tell(trial, 0.5)
+    journal = tmp_path / "optuna.log"
+    text = journal.read_text()
+    assert old in text and len(Search(tmp_path, space, "tmaze", "mlp", True).finished()) == 1
+    journal.write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=r"optuna\.log: is not a journal of this search") as found:
+        Search(tmp_path, space, "tmaze", "mlp", True)
+    assert "\n" not in str(found.value) and len(str(found.value)) < 500
 
 
 @pytest.mark.slow
