@@ -17,6 +17,7 @@ from typing import Any
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import CallableModule
 from rmt_rl.config.comparison import CompareConfig, SlurmConfig
+from rmt_rl.config.fields import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +147,10 @@ def _report(out: Path, folders: list[Path]) -> Comparison:
     from rmt_rl.comparison.store import REQUEST, read_cells
 
     for folder in folders:
-        if not (folder / REQUEST).is_file():
-            raise ConfigError(f"report={folder}: there is no {REQUEST} in it; expected the folder of a comparison")
+        if not os.path.isfile(folder / REQUEST):
+            raise ConfigError(
+                f"report={show(str(folder), 300)}: there is no {REQUEST} in it; expected the folder of a comparison"
+            )
     report = write_report(folders, out)
     print(f"report: {report}", flush=True)
     return Comparison(out, [row for folder in folders for row in read_cells(folder)], report, "")

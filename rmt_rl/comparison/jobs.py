@@ -118,7 +118,7 @@ class Job:
             kind = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[known["cluster"]]
             if re.fullmatch(r"[0-9]+(_[0-9]+)?", known["id"]) is None:
                 raise ValueError
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+        except (FileNotFoundError, KeyError, RecursionError, TypeError, ValueError):
             return os.path.lexists(self._file("row"))
         self._job = kind(self._folder / "jobs", known["id"])
         # a job that Slurm has forgotten is UNKNOWN for ever, and done() does not count it as done

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ def load(folders: Sequence[Path]) -> Results:
     """The runs of these folders. A label that would mix two folders gets the folder's name."""
     folders = list({folder.resolve(): folder for folder in folders}.values())
     for folder in folders:
-        if not (folder / ROWS).is_file() and not (folder / REQUEST).is_file():
+        if not os.path.isfile(folder / ROWS) and not os.path.isfile(folder / REQUEST):
             raise ConfigError(
                 f"{folder}: has no comparison.yaml and no cells.jsonl; expected the folder of a comparison"
             )

@@ -58,7 +58,10 @@ def prepare(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The lock of a comparison's folder; raises ConfigError where another process holds it."""
+    """The lock of a comparison's folder; raises ConfigError where another process holds it.
+
+    An operation on files that fails inside, as on a full disk, raises RunError.
+    """
     lock = filelock.FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -68,6 +71,11 @@ def locked(folder: Path) -> Iterator[None]:
         raise ConfigError(f"out={folder}: cannot be used: {reason(error)}") from error
     try:
         yield
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except OSError as error:
+        where = folder if error.filename is None else show(os.fsdecode(error.filename), 300)
+        raise RunError(f"{where}: {reason(error)}; once that is solved, the same command continues") from error
     finally:
         lock.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 
 import rmt_rl
+from rmt_rl.common import files
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.compare import main
-from rmt_rl.comparison import executors
+from rmt_rl.comparison import executors, store
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import parse_compare
 from rmt_rl.comparison.store import append_cell, locked, read_cells
@@ -244,6 +246,28 @@ def test_a_folder_names_no_module_unless_the_user_trusts_it(inside, capsys, tmp_
         assert main(["out=x"]) == 2
         error_of(capsys)
         assert not Path("ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cells.jsonl", ".comparison.yaml"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues(inside, capsys, monkeypatch, name):
+    """At both files that the command itself writes."""
+    open_before = files.open_file
+
+    def full(path, flags=os.O_RDONLY, **options):
+        if Path(path).name == name and flags & os.O_WRONLY:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return open_before(path, flags, **options)
+
+    given = ["env=tmaze", "policy=mlp", "seeds=1", *TINY, "out=x"]
+    inside.deaths["tmaze-mlp-s0"] = [1, 1, 1]  # so that the command writes the row
+    with monkeypatch.context() as patch:
+        for module in (files, store):
+            patch.setattr(module, "open_file", full)
+        assert main(given) == 1
+    assert f"x/{name}: " in (text := error_of(capsys)) and "No space left on device" in text
+    inside.deaths.clear()
+    assert main(given) == 0
 
 
 def test_out_alone_needs_a_comparison(inside, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import re
 import shlex
 import sys
@@ -16,8 +17,10 @@ from commands import Command
 from forked_workers import FORKED
 
 import rmt_rl
+from rmt_rl.common import files
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.comparison import search as search_module
+from rmt_rl.comparison import space as space_module
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import parse_compare
 from rmt_rl.comparison.search import Search
@@ -28,6 +31,7 @@ from rmt_rl.config.comparison import SlurmConfig, TuneConfig
 from rmt_rl.config.help import help_text
 from rmt_rl.envs.tmaze.passive import TMaze
 from rmt_rl.tune import command, write_best
+from rmt_rl.tune import main as tune_main
 
 BASE = ("env=tmaze", "policy=rmt,lstm", "algo.learning_rate=1e-4..1e-2")
 
@@ -283,6 +287,30 @@ def test_every_search_is_reported_although_one_has_no_completed_trial(inside, ca
     assert Path("x/best-tmaze-mlp.yaml").is_file() and not Path("x/best-tmaze-rmt.yaml").exists()
     found = [row["state"] for row in csv.DictReader(Path("x/trials.csv").read_text().splitlines())]
     assert found == ["fail", "complete"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tune.yaml", "trials.csv", "best-tmaze-mlp.yaml", "optuna.log"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues_a_search(inside, capsys, monkeypatch, name):
+    optuna = pytest.importorskip("optuna")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = ["env=tmaze", "policy=mlp", *WORDS[:1], "policy.width=8,16", *WORDS[2:], "trials=1", "workers=1", "out=x"]
+    with monkeypatch.context() as patch:
+        if name == "optuna.log":
+            patch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+        else:
+            write = files.write_file
+            for module in (files, space_module):
+                patch.setattr(
+                    module, "write_file", lambda path, data: (full if path.name == name else write)(path, data)
+                )
+        assert tune_main(words) == (2 if name == "optuna.log" else 1)
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and error.startswith("error: ") and error.count("\n") == 1
+    assert tune_main(words) == 0
 
 
 def test_jobs_run_the_trials_of_a_search_on_a_cluster(inside, tmp_path):
