@@ -66,6 +66,7 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
     from rmt_rl.comparison.extending import check_extends, trusted_cells
     from rmt_rl.comparison.jobs import check_slurm
     from rmt_rl.comparison.overview import Overview
+    from rmt_rl.comparison.space import REQUEST as SEARCH
     from rmt_rl.comparison.store import forget_failed, load_request, locked, prepare, read_cells, repair, save_request
 
     folder = Path(config.out)
@@ -86,6 +87,8 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
                 "trust=true: has no effect beside env= and policy=; it is about the modules that a folder names"
             )
         cells = expand(matrix)
+    if os.path.lexists(folder / SEARCH):
+        raise ConfigError(f"out={folder}: holds a search for settings; choose another out=")
     prepare(folder)
     with locked(folder):
         if (old := load_request(folder)) is not None:

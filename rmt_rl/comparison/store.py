@@ -128,6 +128,8 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
         where = f"{path}: line {number}"
         try:
             row = json.loads(line.decode())
+            if b"\\ud" in line.lower():  # half of a pair, which no other file can hold
+                json.dumps(row, ensure_ascii=False).encode()
         except (RecursionError, ValueError) as error:
             raise ConfigError(f"{where} is not JSON; {WITHOUT_LINE}") from error
         check_row(row, where)

@@ -272,6 +272,7 @@ def test_an_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
         ('{"key": "a", "task": "t", "policy": "p", "seed": 0, "status": "failed", "cost": 3}', "cost is a int"),
         ("[" * 10**5, "line 1 is not JSON"),
         ("\\ud800 \x80", "line 1 is not JSON"),
+        (json.dumps(failed("t", "p", 0, "\ud800")), "line 1 is not JSON"),
         (json.dumps(failed("t", "p", 0, "x") | {"error": None}), "line 1: error is None; expected text"),
         (json.dumps(failed("t", "p", True, "x")), "line 1: seed is true; expected a whole number"),
         (json.dumps(cell("t", "p", 0, 1.0, steps="many")), "line 1: steps is 'many'; expected a whole number"),

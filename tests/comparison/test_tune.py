@@ -99,6 +99,13 @@ def test_another_search_and_a_comparison_in_the_same_folder_are_refused(tmp_path
         check_same(tmp_path, parse_tune([*BASE])[1])
 
 
+def test_a_comparison_in_the_folder_of_a_search_is_refused(tmp_path):
+    check_same(tmp_path, parse_tune([*BASE])[1])
+    with pytest.raises(ConfigError, match="holds a search for settings; choose another out="):
+        rmt_rl.compare(env="tmaze", policy="rmt", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tune.yaml"]
+
+
 def test_without_optuna_nothing_is_written_and_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "optuna", None)
