@@ -278,6 +278,8 @@ def from_dict(content: Mapping[str, Any]) -> Matrix:
     """The reverse of `to_dict`; raises what Python raises where the values are of other kinds."""
     texts = {name: _texts(content[name]) for name in ("tasks", "policies", "plugins")}
     seeds, params, cpu_s = tuple(content["seeds"]), content["params"], content["budget"]["cpu_s"]
+    if not texts["tasks"] or not texts["policies"]:
+        raise TypeError("expected tasks and policies")
     if not seeds or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
         raise TypeError("expected seeds")
     if not (params is None or type(params) is int) or not (cpu_s is None or type(cpu_s) in (int, float)):
@@ -286,13 +288,20 @@ def from_dict(content: Mapping[str, Any]) -> Matrix:
         texts["tasks"],
         texts["policies"],
         seeds,
-        {str(key): tuple(values) for key, values in content["axes"].items()},
+        _values(content["axes"]),
         {str(key): value for key, value in content["options"].items()},
-        {str(key): tuple(values) for key, values in content["tests"].items()},
+        _values(content["tests"]),
         params,
         cpu_s,
         texts["plugins"],
     )
+
+
+def _values(axes: Any) -> dict[str, tuple[Any, ...]]:
+    """The values of every axis, which are one at least."""
+    if not all(isinstance(values, list) and values for values in axes.values()):
+        raise TypeError("expected a list of values for every axis and test")
+    return {str(key): tuple(values) for key, values in axes.items()}
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rmt_rl
 from rmt_rl.common import files
@@ -268,6 +269,20 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_continues(inside, caps
     assert f"x/{name}: " in (text := error_of(capsys)) and "No space left on device" in text
     inside.deaths.clear()
     assert main(given) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tasks": []}, {"policies": []}, {"seeds": []}, {"axes": {"env.length": []}}, {"axes": {"env.length": "345"}}]
+    + [{"tests": {"env.length": []}}, {"tests": {"env.length": {3: 4}}}],
+)
+def test_a_comparison_of_nothing_is_one_sentence(inside, capsys, change):
+    content = {"format": 1, **store.to_dict(parse_compare(["env=tmaze", "policy=mlp", "seeds=1"])[1]), **change}
+    Path("x").mkdir()
+    Path("x/comparison.yaml").write_text(yaml.safe_dump(content))
+    assert main(["out=x"]) == 2
+    assert "x/comparison.yaml: is not what a comparison writes (TypeError: expected" in error_of(capsys)
+    assert [path.name for path in Path("x").iterdir()] == ["comparison.yaml"]
 
 
 def test_out_alone_needs_a_comparison(inside, capsys):
