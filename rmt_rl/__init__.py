@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from rmt_rl.runs.callbacks import Callback as Callback
     from rmt_rl.train import TrainResult as TrainResult
     from rmt_rl.train import train as train
+    from rmt_rl.tune import tune as tune
 
 # Looked up on first use, because importing torch takes seconds and --help must not wait for it. An empty module name stands for
 # a module of this package that is called like a function.
@@ -83,6 +84,7 @@ _PUBLIC = {
     "register_policy": "rmt_rl.config.registry",
     "save_policy": "rmt_rl.policies.saving",
     "train": "",
+    "tune": "",
 }
 __all__ = sorted(_PUBLIC)
 

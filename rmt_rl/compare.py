@@ -17,6 +17,7 @@ from typing import Any
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import CallableModule
 from rmt_rl.config.comparison import CompareConfig, SlurmConfig
+from rmt_rl.config.fields import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
     from rmt_rl.comparison.extending import check_extends, trusted_cells
     from rmt_rl.comparison.jobs import check_slurm
     from rmt_rl.comparison.overview import Overview
+    from rmt_rl.comparison.space import REQUEST as SEARCH
     from rmt_rl.comparison.store import forget_failed, load_request, locked, prepare, read_cells, repair, save_request
 
     folder = Path(config.out)
@@ -85,6 +87,8 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
                 "trust=true: has no effect beside env= and policy=; it is about the modules that a folder names"
             )
         cells = expand(matrix)
+    if os.path.lexists(folder / SEARCH):
+        raise ConfigError(f"out={folder}: holds a search for settings; choose another out=")
     prepare(folder)
     with locked(folder):
         if (old := load_request(folder)) is not None:
@@ -146,23 +150,30 @@ def _report(out: Path, folders: list[Path]) -> Comparison:
     from rmt_rl.comparison.store import REQUEST, read_cells
 
     for folder in folders:
-        if not (folder / REQUEST).is_file():
-            raise ConfigError(f"report={folder}: there is no {REQUEST} in it; expected the folder of a comparison")
+        if not os.path.isfile(folder / REQUEST):
+            raise ConfigError(
+                f"report={show(str(folder), 300)}: there is no {REQUEST} in it; expected the folder of a comparison"
+            )
     report = write_report(folders, out)
     print(f"report: {report}", flush=True)
     return Comparison(out, [row for folder in folders for row in read_cells(folder)], report, "")
 
 
-def command_of(matrix: Any) -> str:
-    """What starts a comparison in a shell, without out=."""
+def command_of(matrix: Any, out: str | None = None) -> str:
+    """What starts a comparison in a shell."""
     from rmt_rl.comparison.cells import is_class, python_command
     from rmt_rl.config.files import typed
 
     if any(map(is_class, matrix.tasks)):
-        given = {"env": list(matrix.tasks), "policy": list(matrix.policies), "seeds": list(matrix.seeds)}
+        given: dict[str, Any] = {
+            "env": list(matrix.tasks),
+            "policy": list(matrix.policies),
+            "seeds": list(matrix.seeds),
+        }
         given |= {key: list(items) for key, items in matrix.axes.items()} | dict(matrix.options)
         given |= {f"test.{key}": list(items) for key, items in matrix.tests.items()} | {"params": matrix.params}
         given |= {} if matrix.cpu_s is None else {"budget.cpu_s": matrix.cpu_s}
+        given |= {} if out is None else {"out": out}
         return python_command("compare", given, matrix.plugins)
 
     def values(items: Sequence[Any]) -> str:
@@ -178,6 +189,7 @@ def command_of(matrix: Any) -> str:
     words["params"] = "none" if matrix.params is None else str(matrix.params)
     words |= {} if matrix.cpu_s is None else {"budget.cpu_s": typed(matrix.cpu_s)}
     words |= {"plugins": ",".join(matrix.plugins)} if matrix.plugins else {}
+    words |= {} if out is None else {"out": typed(out)}
     return shlex.join(["python", "-m", "rmt_rl.compare", *(f"{key}={text}" for key, text in words.items())])
 
 

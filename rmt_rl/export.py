@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import sha256_file
+from rmt_rl.common.files import reason, require_new, sha256_file
 from rmt_rl.common.process import require_packages
 from rmt_rl.config.commands import ExportConfig
+from rmt_rl.config.fields import show
 from rmt_rl.policies.zoo import in_zoo
 
 if TYPE_CHECKING:
@@ -173,8 +174,10 @@ def command(argv: list[str]) -> int:
 
     source = policy_folder(options.policy)
     folder = Path(options.out) if options.out else _usual_folder(options.policy, source)
-    if folder.exists():
-        raise ConfigError(f"out={folder}: exists already and is not overwritten; choose another out=")
+    try:
+        require_new(folder)
+    except OSError as error:
+        raise ConfigError(f"out={show(str(folder), 300)}: {reason(error)}; choose another out=") from error
     try:
         written = export(load_policy(source), folder, options.num_envs, options.onnx)
     except OSError as error:

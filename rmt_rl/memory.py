@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import reason, require_new
 from rmt_rl.common.process import configure_process
 from rmt_rl.config.diagnosis import MemoryReportConfig
+from rmt_rl.config.fields import show
 
 #: Seconds without output after which the command reports that it is still playing.
 PATIENCE = 10.0
@@ -34,8 +36,11 @@ def command(argv: list[str]) -> int:
     from rmt_rl.viewing.diagnosis import diagnose
     from rmt_rl.viewing.diagnosis_report import describe, write_report
 
-    if options.out is not None and Path(options.out).exists():
-        raise ConfigError(f"out={options.out}: exists already; expected the path of a new folder")
+    try:
+        if options.out is not None:
+            require_new(options.out)
+    except OSError as error:
+        raise ConfigError(f"out={show(str(options.out), 300)}: {reason(error)}; choose another out=") from error
     configure_process(options.threads)
     policy = load_policy(policy_folder(options.policy), "cpu", trust=options.trust)
     trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))

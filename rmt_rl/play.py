@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.files import reason, require_new
 from rmt_rl.common.process import CallableModule, configure_process
 from rmt_rl.config.commands import PlayConfig
+from rmt_rl.config.fields import show
 
 if TYPE_CHECKING:
     import torch
@@ -275,8 +277,10 @@ def _draw_without_policy(task: Any, options: PlayConfig, path: Path) -> int:
 
 
 def _require_new(path: Path) -> None:
-    if path.exists():
-        raise ConfigError(f"out={path}: exists already and is not overwritten; choose another out=")
+    try:
+        require_new(path)
+    except OSError as error:
+        raise ConfigError(f"out={show(str(path), 300)}: {reason(error)}; choose another out=") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

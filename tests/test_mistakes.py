@@ -1,5 +1,6 @@
 """Mistakes that new users make are one sentence with what to write instead."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -157,3 +158,37 @@ def test_an_experiment_names_the_package_that_it_lacks(script, package, install,
     name = f"this script needs the package {package}"
     assert done.returncode == 1 and done.stderr.strip().startswith(name), done.stderr
     assert done.stderr.strip().endswith(f"which is not installed; pip install {install}")
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("compare", [f"report={LONG}"]),
+        ("compare", ["env=tmaze", "policy=mlp", f"out={LONG}"]),
+        ("tune", ["env=tmaze", "policy=mlp", "algo.gamma=0.9,0.99", f"out={LONG}"]),
+        ("memory", ["policy=zoo:tmaze-rmt", f"out={LONG}"]),
+        ("export", ["policy=zoo:tmaze-rmt", f"out={LONG}"]),
+        ("play", ["policy=random", "env=tmaze", f"out={LONG}.gif"]),
+        ("play", ["policy=random", "env=tmaze", f"out={LONG}/x.gif"]),
+        ("zoo.__main__", ["add=runs/x", f"name={LONG}"]),
+        ("train", ["algo=rate", f"data={LONG}"]),
+    ],
+)
+def test_a_path_that_is_too_long_is_one_sentence(command, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert importlib.import_module(f"rmt_rl.{command}").main(words) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_nowhere_is_not_overwritten(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, command in (("a.gif", "play"), ("b", "export"), ("c", "memory")):
+        Path(name).symlink_to("nowhere")
+        policy = "random" if command == "play" else "zoo:tmaze-rmt"
+        words = [f"policy={policy}", f"out={name}", *(["env=tmaze"] if command == "play" else [])]
+        assert importlib.import_module(f"rmt_rl.{command}").main(words) == 2
+        assert f"out={name}: exists already and is not overwritten" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from typing import Any
 
 import rmt_rl
 from rmt_rl.config.commands import TrainConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.fields import options, show
-from rmt_rl.config.help import EXAMPLES, MATRIX, PROGRAMS, SUMMARIES
+from rmt_rl.config.help import EXAMPLES, MATRIX, PROGRAMS, SPACE, SUMMARIES
 from rmt_rl.config.registry import GROUPS, Entry
 
 DOCS = Path(__file__).parent.parent
@@ -81,6 +81,17 @@ def command_page(command: type) -> str:
     if command is CompareConfig:
         lines += [MATRIX, "", "## `budget.`", "", (BudgetConfig.__doc__ or "").partition("\n")[0], ""]
         lines += [option_table(BudgetConfig, "budget."), ""]
+    if command is TuneConfig:
+        lines += [SPACE, ""]
+    if command in (CompareConfig, TuneConfig):
+        lines += [
+            "## `slurm.`",
+            "",
+            (SlurmConfig.__doc__ or "").partition("\n")[0],
+            "",
+            option_table(SlurmConfig, "slurm."),
+            "",
+        ]
     if command is TrainConfig:
         for group in GROUPS:
             if list(GROUPS[group]) == [group]:

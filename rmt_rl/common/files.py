@@ -93,6 +93,15 @@ def make_folder(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
+def require_new(path: str | Path) -> None:
+    """Raise OSError where a file, a folder or a link has this path already, or where none can have it: it is too long."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    raise FileExistsError(errno.EEXIST, "exists already and is not overwritten", str(path))
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with everything in it, if there is one; what a link leads to stays."""
     if path.is_dir() and not path.is_symlink():

@@ -126,7 +126,7 @@ def run_cells(
     """
     start: Callable[[Cell], Worker | Job] = functools.partial(Worker, folder, matrix)
     if slurm is not None:
-        start = Jobs(folder, matrix, slurm).start
+        start = functools.partial(Jobs(folder, slurm).start, matrix)
     pending, running, deaths = list(cells), dict[str, tuple[Cell, Worker | Job]](), dict[str, int]()
     with StopSignals() as signals:
         try:

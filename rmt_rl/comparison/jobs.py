@@ -6,6 +6,7 @@ job it is, <cell>.stop asks it to save and to end, <cell>.row is its row. A job 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from rmt_rl.common.files import make_folder, open_to_append, read_bytes, read_te
 from rmt_rl.common.process import exit_on_signal, require_packages
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules, search_path
-from rmt_rl.comparison.store import LARGEST_ROWS, append_cell, from_dict, is_locked, is_row, to_dict
+from rmt_rl.comparison.store import LARGEST_ROWS, append_cell, check_row, from_dict, is_locked, to_dict
 from rmt_rl.config.comparison import SlurmConfig
 from rmt_rl.config.fields import show
 
@@ -73,10 +74,10 @@ def _executor(place: Path, slurm: SlurmConfig) -> Any:
 
 
 class Jobs:
-    """The jobs of a comparison."""
+    """The jobs of a comparison, or of a search."""
 
-    def __init__(self, folder: Path, matrix: Matrix, slurm: SlurmConfig) -> None:
-        self._folder, self._matrix, self._slurm = folder, matrix, slurm
+    def __init__(self, folder: Path, slurm: SlurmConfig) -> None:
+        self._folder, self._slurm = folder, slurm
         if "%" in str(folder.absolute()):
             raise ConfigError(f"out={folder}: submitit replaces parts of paths with %; choose another out=")
         try:
@@ -85,11 +86,15 @@ class Jobs:
             raise ConfigError(f"{folder / 'jobs'}: cannot be used: {reason(error)}") from error
         self._executor = _executor(folder / "jobs", slurm)
 
-    def start(self, cell: Cell) -> Job:
-        """The job of a cell: that of an earlier command where it is still queued or runs, or left its row; else a new one."""
+    def start(self, matrix: Matrix, cell: Cell, scored: bool = True) -> Job:
+        """The job of a cell: that of an earlier command where it is still queued or runs, or left its row; else a new one.
+
+        scored: whether the policies are evaluated on new episodes after training.
+        """
         job = Job(self._folder, cell.key)
         if not job.find():
-            job.submit(self._executor, CellJob(str(self._folder), to_dict(self._matrix), cell.key), self._slurm.cluster)
+            task = CellJob(str(self._folder), to_dict(matrix), cell.key, scored)
+            job.submit(self._executor, task, self._slurm.cluster)
         return job
 
 
@@ -113,7 +118,7 @@ class Job:
             kind = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[known["cluster"]]
             if re.fullmatch(r"[0-9]+(_[0-9]+)?", known["id"]) is None:
                 raise ValueError
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+        except (FileNotFoundError, KeyError, RecursionError, TypeError, ValueError):
             return os.path.lexists(self._file("row"))
         self._job = kind(self._folder / "jobs", known["id"])
         # a job that Slurm has forgotten is UNKNOWN for ever, and done() does not count it as done
@@ -151,9 +156,11 @@ class Job:
         if os.path.lexists(path):
             try:
                 row = json.loads(read_bytes(path, LARGEST_ROWS))
-            except (OSError, RecursionError, ValueError):
-                row = None
-            if not is_row(row) or row["key"] != self._key:
+                check_row(row, str(path))
+                good = row["key"] == self._key
+            except (OSError, RecursionError, ValueError):  # ConfigError is one
+                good = False
+            if not good:
                 raise ConfigError(f"{path}: is not the row of this cell; remove it, and the cell is run again")
             append_cell(self._folder, row)
             remove(path)
@@ -195,8 +202,11 @@ class CellJob:
     again, which then continues from there to the same bits.
     """
 
-    def __init__(self, folder: str, matrix: dict[str, Any], key: str) -> None:
-        self.folder, self.matrix, self.key = folder, matrix, key
+    #: of jobs that an earlier version submitted
+    scored = True
+
+    def __init__(self, folder: str, matrix: dict[str, Any], key: str, scored: bool = True) -> None:
+        self.folder, self.matrix, self.key, self.scored = folder, matrix, key, scored
 
     def checkpoint(self) -> Any:
         """What submitit runs when the job starts again."""
@@ -238,6 +248,8 @@ class CellJob:
         matrix = from_dict(self.matrix)
         load_modules(matrix.plugins, matrix.tasks)
         cell = next(cell for cell in expand(matrix) if cell.key == self.key)
+        if not self.scored:
+            cell = dataclasses.replace(cell, tests={})
         configure_process(cell.config.threads)
         return locked_row(folder, matrix, cell)
 

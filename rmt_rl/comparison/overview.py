@@ -13,7 +13,7 @@ from typing import Any
 from rmt_rl.common.files import open_file
 from rmt_rl.common.output import on_terminal
 from rmt_rl.comparison.cells import TRAINING, Cell
-from rmt_rl.comparison.store import read_cells
+from rmt_rl.comparison.store import number, read_cells
 from rmt_rl.config.files import typed
 from rmt_rl.runs.metrics import clock, short
 
@@ -100,7 +100,8 @@ class Overview:
     def _total(self, running: Sequence[str]) -> str:
         failed = sum(row["status"] == "failed" for row in self._rows if row["key"] in self._cells)
         text = f"{self._done()} of {len(self._cells)} cells done" + (f", {failed} failed" if failed else "")
-        speeds = [row["cost"]["steps_per_cpu_s"] for row in self._rows if row["cost"].get("steps_per_cpu_s")]
+        costs = [number((row.get("cost") or {}).get("steps_per_cpu_s")) for row in self._rows]
+        speeds = [speed for speed in costs if speed is not None and speed > 0]
         remaining = 0
         for key, cell in self._cells.items():
             if key in self._reported:
@@ -133,6 +134,14 @@ def eval_rows(path: Path) -> list[tuple[int, float]]:
     return found[::-1]
 
 
+def eval_points(row: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Steps and value of the evaluations in the row of a cell, those without a finite value left out."""
+    curve = row.get("curve") or {}
+    pairs = zip(curve.get("eval_steps") or (), curve.get("eval") or (), strict=False)
+    points = [(number(step), number(value)) for step, value in pairs]
+    return [(int(step), value) for step, value in points if step is not None and value is not None]
+
+
 def _newest_rows(path: Path, size: int) -> Iterator[dict[str, Any]]:
     """The rows in the last bytes of a metrics.jsonl, newest first."""
     try:
@@ -156,10 +165,13 @@ def describe(row: Mapping[str, Any]) -> str:
     if row["status"] == "failed":
         return f"{row['key']}: failed: {row['error']}"
     parts = []
-    for name, score in row["final"].items():
+    for name, score in (row.get("final") or {}).items():
         where = "" if name == TRAINING else f"{name}: "
-        parts.append(f"{where}{score['measure']} {score['value']:.3f}")
-    return f"{row['key']}: {', '.join(parts)}  ({row['cost']['cpu_s']:.0f} CPU-seconds)"
+        parts.append(f"{where}{score.get('measure') or 'return'} {_number(score.get('value'))}")
+    seconds = number((row.get("cost") or {}).get("cpu_s"))
+    return f"{row['key']}: {', '.join(parts) or 'nothing was evaluated'}" + (
+        "" if seconds is None else f"  ({seconds:.0f} CPU-seconds)"
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[str]:
@@ -172,18 +184,18 @@ def table(rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[str]
         if not known:
             continue
         tests = [*own[0].tests]
-        scores = {name: known[0]["final"][name] for name in tests if name in known[0]["final"]}
+        finals = [row.get("final") or {} for row in known]
+        scores = {name: final[name] for name in tests for final in finals[::-1] if name in final}
         heads = [name if name != TRAINING else "as trained" for name in scores]
         lines.append((task, "seeds", *heads))
         for kind in dict.fromkeys((cell.policy, _variant(cell.variant)) for cell in own):
             same = [found[c.key] for c in own if c.key in found and (c.policy, _variant(c.variant)) == kind]
-            values = [_mean([row["final"][name]["value"] for row in same if name in row["final"]]) for name in scores]
+            values = [_mean([(row.get("final") or {}).get(name, {}).get("value") for row in same]) for name in scores]
             lines.append((f"  {' '.join(kind).strip()}", str(len(same)), *values))
         for bound in ("floor", "ceiling"):
-            if any(score[bound] is not None for score in scores.values()):
-                lines.append(
-                    (f"  {bound}", "", *("" if s[bound] is None else f"{s[bound]:.3f}" for s in scores.values()))
-                )
+            found_bounds = [number(score.get(bound)) for score in scores.values()]
+            if any(value is not None for value in found_bounds):
+                lines.append((f"  {bound}", "", *("" if value is None else f"{value:.3f}" for value in found_bounds)))
     widths: dict[int, int] = {}
     for line in lines:
         widths |= {i: max(len(text), widths.get(i, 0)) for i, text in enumerate(line)}
@@ -197,7 +209,12 @@ def _variant(variant: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={typed(value)}" for key, value in variant.items())
 
 
-def _mean(values: Sequence[float]) -> str:
+def _number(value: Any) -> str:
+    return "-" if (known := number(value)) is None else f"{known:.3f}"
+
+
+def _mean(found: Sequence[Any]) -> str:
+    values = [value for value in map(number, found) if value is not None]
     if not values:
         return "-"
     mean = sum(values) / len(values)

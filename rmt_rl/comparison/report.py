@@ -140,9 +140,9 @@ def _compared(results: Results) -> Iterable[Html]:
     for folder, asked in zip(results.folders, results.asked, strict=True):
         if command := asked.get("command"):
             # the name of the only folder is left out, so that a copy of it has the same page
-            name = f" of {folder.name}" if len(results.folders) > 1 else ""
+            name = f" of {plain(folder.name)}" if len(results.folders) > 1 else ""
             yield element("p", f"The command{name}:")
-            yield element("pre", element("code", str(command)))
+            yield element("pre", element("code", plain(command)))
 
 
 def _failed(results: Results) -> Iterable[Html]:
@@ -150,7 +150,7 @@ def _failed(results: Results) -> Iterable[Html]:
     items = []
     for run in results.failed:
         where = element("b", f"{run.label} in {run.task}, seed {run.seed}: ")
-        items.append(element("li", where, run.error or "no reason given"))
+        items.append(element("li", where, str(run.error)))
     yield element("ul", *items)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from rmt_rl.comparison.cells import Matrix, all_classes, find_known
 from rmt_rl.config.cli import read_argument, split_arguments
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
-from rmt_rl.config.fields import Config, Option, did_you_mean, options, read, show
+from rmt_rl.config.fields import Config, Option, did_you_mean, options, plain, read, show
 from rmt_rl.config.files import typed
 from rmt_rl.config.registry import BASES, ENCODERS, GROUPS, OBJECTS, PLUGINS, choose, entry_of, load_plugins
 from rmt_rl.config.resolve import find_option, validate
@@ -30,49 +30,87 @@ OWN = {
 
 
 def parse_compare(argv: Sequence[str]) -> Request:
-    """What was typed; raises ConfigError.
-
-    An option's text is split at commas, unless it is in [ ], { } or quotes.
-    """
-    given = split_arguments(argv)
-    own = {key: given.pop(key) for key in options(CompareConfig) if key in given}
-    if own.get("params") == "none":
-        own["params"] = "null"
-    values = {key: read_argument(key, options(CompareConfig)[key], text) for key, text in own.items()}
-    return _request(values, {key: split(key, text) for key, text in given.items()})
+    """What was typed; raises ConfigError."""
+    return _request(*typed_request(argv, CompareConfig))
 
 
 def from_python(given: Mapping[str, Any]) -> Request:
     """`parse_compare` for the arguments of `rmt_rl.compare`; lists are axes."""
+    return _request(*python_request(given, CompareConfig))
+
+
+def typed_request(argv: Sequence[str], cls: type[Config]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The values of the options of `cls`, and the others as typed, each as a list of texts; raises ConfigError.
+
+    An option's text is split at commas, unless it is in [ ], { } or quotes.
+    """
+    given = split_arguments(argv)
+    own = {key: given.pop(key) for key in options(cls) if key in given}
+    if own.get("params") == "none":
+        own["params"] = "null"
+    values = {key: read_argument(key, options(cls)[key], text) for key, text in own.items()}
+    return values, {key: split(key, text) for key, text in given.items()}
+
+
+def python_request(given: Mapping[str, Any], cls: type[Config]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """`typed_request` for the arguments of a function; lists have several values."""
     given = dict(given)
-    known = options(CompareConfig)
-    if given.get("plugins") is not None:
-        load_plugins(given["plugins"])
-    given.pop("plugins", None)
+    known = options(cls)
+    plugins = given.pop("plugins", None)
+    if plugins is not None and plugins != []:
+        load_plugins(",".join(map(str, plugins)) if isinstance(plugins, (list, tuple)) else str(plugins))
     values: dict[str, Any] = {}
     for key in known:
         if key not in given:
             continue
         value = given.pop(key)
         if key == "seeds":
-            listed = isinstance(value, (list, tuple, range))
-            value = json.dumps([*value]).replace(" ", "") if listed else str(value)
-        elif key == "report" and isinstance(value, (list, tuple)):
-            value = ",".join(map(str, value))
+            value = f"[{','.join(_text(key, item) for item in _items(value))}]" if _is_list(value) else str(value)
+        elif key == "report" and _is_list(value):
+            value = ",".join(_folder(item) for item in value)
         values[key] = read(key, known[key], None if key == "params" and value == "none" else value)
     lists = {}
     for key, value in given.items():
+        key, items = str(key), _items(value)
+        if not items:
+            raise ConfigError(f"{show(key)}=[]: has no value; expected at least one")
         if key == "env":
-            items = value if isinstance(value, (list, tuple)) else [value]
             lists[key] = [name for item in items for name in _task_names(item)]
         elif key == "policy" and isinstance(value, str):
             lists[key] = split(key, value)
         else:
-            items = [*value] if isinstance(value, (list, tuple, range)) else [value]
-            lists[key] = [typed(item) for item in items]
-            if not lists[key]:
-                raise ConfigError(f"{show(key)}=[]: has no value; expected at least one")
-    return _request(values, lists)
+            lists[key] = [_text(key, item) for item in items]
+    return values, lists
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a value is several, in an order: a list, or an array of one axis."""
+    return isinstance(value, (list, tuple, range)) or (getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist"))
+
+
+def _items(value: Any) -> list[Any]:
+    if not _is_list(value):
+        return [value]
+    return value.tolist() if hasattr(value, "tolist") else [*value]
+
+
+def _text(key: str, value: Any) -> str:
+    """A value of Python as it is typed in a shell; raises ConfigError where it cannot be typed."""
+    try:
+        return typed(plain(os.fspath(value) if isinstance(value, os.PathLike) else value))
+    except (RecursionError, TypeError, ValueError) as error:
+        expected = "a number, text, true, false, null, or a list or a dictionary of these"
+        if key in BASES:
+            expected = f"its name; its options are given as {key}.<option>"
+        raise ConfigError(f"{show(key)}={show(value)}: expected {expected}") from error
+
+
+def _folder(path: Any) -> str:
+    """The path of one of several folders, in which a comma would separate two."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or "," in text:
+        raise ConfigError(f"report={show(path)}: expected the path of a folder, without a comma in it")
+    return text
 
 
 def split(key: str, text: str) -> list[str]:
@@ -90,7 +128,7 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     if config.report is not None:
         for key in (*lists, *(key for key in ("seeds", "params", "executor") if key in values)):
             raise ConfigError(f"{key}: has no effect with report=, which trains nothing; leave it out")
-    slurm = _slurm(config.executor, _take("slurm", lists))
+    slurm = take_slurm(config.executor, lists)
     if not lists and not {"seeds", "params"} & values.keys():
         return config, None, slurm
     return config, matrix_of(config, lists, params_given="params" in values), slurm
@@ -101,7 +139,9 @@ def _take(group: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
     return {key: lists.pop(key) for key in list(lists) if key.startswith(f"{group}.")}
 
 
-def _slurm(executor: str, given: Mapping[str, list[str]]) -> SlurmConfig | None:
+def take_slurm(executor: str, lists: dict[str, list[str]]) -> SlurmConfig | None:
+    """The options of jobs, which are removed from the others; None where there are no jobs. Raises ConfigError."""
+    given = _take("slurm", lists)
     if executor == "slurm":
         return validate(_single_values(SlurmConfig, given))
     if given:
@@ -203,7 +243,7 @@ def _single_values(cls: type[ConfigT], given: Mapping[str, list[str]]) -> Config
 def _seeds(text: str) -> tuple[int, ...]:
     known = options(TrainConfig)["seed"]
     if text.isdigit():
-        if not 1 <= int(text) <= 10_000:
+        if len(text) > 5 or not 1 <= int(text) <= 10_000:
             raise ConfigError(
                 f"seeds={show(text)}: expected a number of seeds from 1 to 10,000, or seeds separated by commas"
             )
@@ -284,6 +324,4 @@ def load_modules(plugins: Sequence[str], tasks: Sequence[str]) -> None:
 
 def search_path() -> str:
     """The folders in which this process finds modules, for PYTHONPATH of worker processes."""
-    import os
-
     return os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in sys.path))

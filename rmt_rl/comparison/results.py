@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import read_text, reason
 from rmt_rl.comparison.statistics import Array
-from rmt_rl.config.yaml_files import read_yaml
+from rmt_rl.comparison.store import REQUEST, ROWS, number, read_request, read_rows
 
 #: The policy at the end of training, and the one that the evaluations during training chose.
 Kind = Literal["final", "best"]
@@ -28,8 +27,6 @@ TRAINING = "training"
 TASK_GROUPS = ("env.", "memory.")
 #: Options that may differ between runs that are equal in everything that matters.
 IDENTITY = frozenset({"seed", "run", "resume", "out"})
-#: Bytes of the largest cells.jsonl that is read.
-LARGEST = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,76 +124,26 @@ class Results:
 # Reading
 
 
-def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """The rows of cells.jsonl. A last line without its end is left out: the comparison was stopped while writing it."""
-    path = folder / "cells.jsonl"
-    try:
-        text = read_text(path, LARGEST, follow=True)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ConfigError(f"{path}: {reason(error)}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not text; expected the file that a comparison wrote") from error
-    rows = []
-    for number, line in enumerate(text.split("\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}: line {number} is not JSON; remove the line to leave its run out") from error
-        rows.append(row)
-    return rows
-
-
-def read_asked(folder: Path) -> dict[str, Any]:
-    """What comparison.yaml asks for; {} where there is none."""
-    path = folder / "comparison.yaml"
-    if not os.path.lexists(path):
-        return {}
-    asked = read_yaml(path)
-    if not isinstance(asked, dict):
-        raise ConfigError(f"{path}: expected a mapping with tasks, policies and seeds, found {type(asked).__name__}")
-    return asked
-
-
 def load(folders: Sequence[Path]) -> Results:
     """The runs of these folders. A label that would mix two folders gets the folder's name."""
     folders = list({folder.resolve(): folder for folder in folders}.values())
     for folder in folders:
-        if not (folder / "cells.jsonl").is_file() and not (folder / "comparison.yaml").is_file():
+        if not os.path.isfile(folder / ROWS) and not os.path.isfile(folder / REQUEST):
             raise ConfigError(
                 f"{folder}: has no comparison.yaml and no cells.jsonl; expected the folder of a comparison"
             )
-    asked = [read_asked(folder) for folder in folders]
-    rows = [(folder, number, row) for folder in folders for number, row in enumerate(read_cells(folder), 1)]
-    for folder, number, row in rows:
-        _check(row, f"{folder / 'cells.jsonl'}: line {number}")
-    names = short_names({axis for _, _, row in rows for axis in row.get("variant") or {}})
+    asked = [read_request(folder) or {} for folder in folders]
+    rows = [(folder, row) for folder in folders for row in read_rows(folder)]
+    names = short_names({axis for _, row in rows for axis in row.get("variant") or {}})
     runs = [_run(folder, row, names) for folder, row in _unique(rows)]
     runs = _separate_folders(runs, folders)
     return _arrange(runs, asked, folders)
 
 
-def _check(row: Any, where: str) -> None:
-    """Whether a row has the entries without which it has no place in a report."""
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is a {type(row).__name__}; expected a run with key, task, policy, seed and status")
-    for name, kind in {"key": str, "task": str, "policy": str, "seed": int, "status": str}.items():
-        if not isinstance(row.get(name), kind):
-            raise ConfigError(
-                f"{where}: {name} is {row.get(name)!r}; expected {'text' if kind is str else 'a whole number'}"
-            )
-    if row["status"] not in ("finished", "failed"):
-        raise ConfigError(f"{where}: status is {row['status']!r}; expected finished or failed")
-    for name in ("variant", "final", "best", "curve", "options", "versions", "cost"):
-        if not isinstance(row.get(name) or {}, dict):
-            raise ConfigError(f"{where}: {name} is a {type(row[name]).__name__}; expected a mapping")
-
-
-def _unique(rows: Iterable[tuple[Path, int, Any]]) -> list[tuple[Path, dict[str, Any]]]:
+def _unique(rows: Iterable[tuple[Path, Any]]) -> list[tuple[Path, dict[str, Any]]]:
     """One row for each key of a folder, by key: a finished one rather than a failed one, whatever the order of the lines."""
     best: dict[tuple[Path, str], tuple[tuple[bool, str], dict[str, Any]]] = {}
-    for folder, _, row in rows:
+    for folder, row in rows:
         rest = {name: value for name, value in row.items() if name != "cost"}
         rank = row["status"] == "finished", json.dumps(rest, sort_keys=True)
         place = folder, row["key"]
@@ -226,10 +173,10 @@ def _scores(found: Mapping[str, Any]) -> dict[str, CellScore]:
     """The scores by test; one without a finite value is missing."""
     scores = {}
     for test, score in found.items():
-        if isinstance(score, dict) and (value := number(score.get("value"))) is not None:
+        if (value := number(score.get("value"))) is not None:
             episodes = tuple(x for x in map(number, score.get("per_episode") or ()) if x is not None)
             scores[test] = CellScore(
-                str(score.get("measure", "return")), value, number(score.get("floor")), number(score.get("ceiling")), episodes,
+                score.get("measure") or "return", value, number(score.get("floor")), number(score.get("ceiling")), episodes,
                 score.get("episodes"), score.get("distinct"), bool(score.get("exact")), number(score.get("mean_steps")),
             )  # fmt: skip
     return scores
@@ -244,13 +191,6 @@ def _curves(curve: Mapping[str, Any]) -> dict[str, tuple[Array, Array]]:
         if points:
             curves[name] = np.array(sorted(points)), np.array([points[step] for step in sorted(points)])
     return curves
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 # Names and their order

@@ -1,4 +1,4 @@
-"""Searches for the best settings of a task and a policy: Optuna suggests them, worker processes train them.
+"""Searches for the best settings of a task and a policy: Optuna suggests them, worker processes or jobs train them.
 
 Only the command's own process reads and writes Optuna's journal. A trial has a run for each seed, one after the other; its value
 is the mean of the last evaluations during training, whose episodes are not those of a comparison.
@@ -7,19 +7,21 @@ is the mean of the last evaluations during training, whose episodes are not thos
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import open_to_append, read_bytes, reason, remove
 from rmt_rl.comparison.cells import Cell, Matrix
-from rmt_rl.comparison.executors import INTERVAL, RESTARTS, StopSignals, Worker
-from rmt_rl.comparison.overview import eval_rows
+from rmt_rl.comparison.executors import INTERVAL, JOB_INTERVAL, RESTARTS, StopSignals, Worker
+from rmt_rl.comparison.jobs import Job, Jobs
+from rmt_rl.comparison.overview import eval_points, eval_rows
 from rmt_rl.comparison.space import Space
-from rmt_rl.comparison.store import LARGEST_ROWS, read_cells
+from rmt_rl.comparison.store import LARGEST_ROWS, number, read_cells
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import typed
 
@@ -37,7 +39,7 @@ class Running:
     trial: Any
     matrix: Matrix
     cells: list[Cell]
-    worker: Worker | None = None
+    worker: Worker | Job | None = None
     reported: set[int] = dataclasses.field(default_factory=set)
     values: list[float] = dataclasses.field(default_factory=list)
     deaths: int = 0
@@ -50,7 +52,7 @@ class Running:
         return self.cells[len(self.values)]
 
 
-def _open_study(path: Path, name: str) -> Any:
+def _open_study(path: Path, name: str, distributions: Mapping[str, Any]) -> Any:
     """The trials in a journal, to which nothing else writes, because the folder is locked; raises ConfigError."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -62,25 +64,57 @@ def _open_study(path: Path, name: str) -> Any:
             complete = read_bytes(path, LARGEST_ROWS).rfind(b"\n") + 1
             open_to_append(path, complete).close()
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        _check_study(study, distributions)
+        return study
     except OSError as error:
         raise ConfigError(f"{path}: cannot be used: {reason(error)}; choose another out=") from error
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: is not a journal of Optuna ({type(error).__name__}); choose another out="
-        ) from error
+    except Exception as error:  # whatever Optuna raises for contents of another kind
+        text = f"{type(error).__name__}: {show(' '.join(str(error).split()), 200)}"
+        raise ConfigError(f"{path}: is not a journal of this search in Optuna ({text}); choose another out=") from error
+
+
+def _check_study(study: Any, distributions: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the trials have the settings that this search tunes, in their ranges, and values that are numbers.
+
+    A journal of somebody else could otherwise set any option of a run, also one that names a module to import.
+    """
+    if [direction.name for direction in study.directions] != ["MAXIMIZE"]:
+        raise ValueError("it does not maximise one value")
+    for trial in study.trials:
+        for name, value in trial.params.items():
+            known = distributions.get(name)
+            if (
+                known is None
+                or trial.distributions[name] != known
+                or not known._contains(known.to_internal_repr(value))
+            ):
+                raise ValueError(f"trial {trial.number} has {name}={value}, which is not searched")
+        if trial.state.name == "COMPLETE" and (
+            number(trial.value) is None or trial.params.keys() != distributions.keys()
+        ):
+            raise ValueError(f"trial {trial.number} is complete without a value or a setting")
+        numbers = [*trial.intermediate_values, *trial.intermediate_values.values()]
+        if not all(isinstance(x, (int, float)) for x in numbers) or not isinstance(
+            trial.user_attrs.get("error", ""), str
+        ):
+            raise ValueError(f"trial {trial.number} has evaluations that are no numbers, or an error that is no text")
 
 
 class Search:
-    """The trials of one task and one policy."""
+    """The trials of one task and one policy. jobs: what runs them, None = processes on this machine."""
 
-    def __init__(self, folder: Path, space: Space, task: str, policy: str, pruning: bool) -> None:
+    def __init__(
+        self, folder: Path, space: Space, task: str, policy: str, pruning: bool, jobs: Jobs | None = None
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._folder, self._space, self._pruning = optuna, folder, space, pruning
-        self.task, self.policy = task, policy
-        self.study = _open_study(folder / JOURNAL, f"{task}-{policy}")
+        self.task, self.policy, self._interval = task, policy, INTERVAL if jobs is None else JOB_INTERVAL
+        start = functools.partial(Worker, folder) if jobs is None else jobs.start
+        self._start: Callable[[Matrix, Cell], Worker | Job] = functools.partial(start, scored=False)
+        self.study = _open_study(folder / JOURNAL, f"{task}-{policy}", self._distributions())
         # a sampler begins anew in every command; with the same seed it would repeat its first suggestions
         self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials))
         _, cells = space.cells(task, policy, {key: values[0] for key, values in space.tuned(task, policy).items()})
@@ -104,7 +138,7 @@ class Search:
                         running.append(new)
                     if not running:
                         break
-                    time.sleep(INTERVAL)
+                    time.sleep(self._interval)
                     for one in list(running):
                         if signals.received is not None and one.worker is not None:
                             one.worker.kill() if signals.twice else one.worker.stop()
@@ -168,14 +202,15 @@ class Search:
                 one.deaths += 1
                 if one.deaths > RESTARTS:
                     return self._fail(one.trial, f"{one.worker.ending()}; logs/{one.cell.key}.log has its output", say)
-            one.worker = Worker(self._folder, one.matrix, one.cell, scored=False)
+            one.worker = self._start(one.matrix, one.cell)
             return False
         if row["status"] == "failed":
             return self._fail(one.trial, row["error"], say)
-        if not row["curve"]["eval"]:
+        points = eval_points(row)
+        if not points:
             return self._fail(one.trial, "no evaluation during training has a finite value", say)
-        self._report(one, list(zip(row["curve"]["eval_steps"], row["curve"]["eval"], strict=True)))
-        one.values.append(row["curve"]["eval"][-1])
+        self._report(one, points)
+        one.values.append(points[-1][1])
         one.worker = None
         if len(one.values) < len(one.cells):
             return False
@@ -199,10 +234,10 @@ class Search:
         config, done = one.cell.config, len(one.values)
         every = config.evaluate_every or 1
         for steps, value in points:
-            number = done * (config.steps // every + 1) + steps // every
-            if number not in one.reported:
-                one.reported.add(number)
-                one.trial.report((sum(one.values) + value) / (done + 1), number)
+            place = done * (config.steps // every + 1) + steps // every
+            if place not in one.reported:
+                one.reported.add(place)
+                one.trial.report((sum(one.values) + value) / (done + 1), place)
 
     def _fail(self, trial: Any, error: str, say: Callable[[str], None]) -> bool:
         trial.set_user_attr("error", error)

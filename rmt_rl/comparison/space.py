@@ -1,4 +1,4 @@
-"""What a search for settings was asked for: `python -m rmt_rl.tune`'s arguments, and the settings among which it searches."""
+"""What a search for settings was asked for, in a shell or in Python, and the settings among which it searches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import yaml
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import write_file
 from rmt_rl.comparison.cells import Cell, Matrix, all_classes, applies, classes_of, expand, find_known
-from rmt_rl.comparison.request import matrix_of, split
+from rmt_rl.comparison.request import matrix_of, python_request, take_slurm, typed_request
 from rmt_rl.comparison.store import to_dict
-from rmt_rl.config.cli import read_argument, split_arguments
-from rmt_rl.config.comparison import TuneConfig
-from rmt_rl.config.fields import options, show
+from rmt_rl.config.comparison import SlurmConfig, TuneConfig
+from rmt_rl.config.fields import show
+from rmt_rl.config.files import typed
 from rmt_rl.config.resolve import validate
 from rmt_rl.config.yaml_files import read_yaml
 
@@ -27,6 +27,17 @@ RANGE = re.compile(rf"(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?P<scale>:log|:lin
 #: Ranges whose ends have at least this ratio are searched on a logarithmic scale.
 LOG_RATIO = 100
 REQUEST = "tune.yaml"
+#: Options of a run of which no value is better than another.
+NOT_LEARNED = {
+    "device",
+    "threads",
+    "checkpoint_steps",
+    "evaluate_every",
+    "validation_episodes",
+    "episode_steps",
+    "metrics",
+}
+NOT_LEARNED |= {"tensorboard", "wandb"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,30 +66,42 @@ class Space:
         return matrix, expand(matrix)
 
 
-def parse_tune(argv: Sequence[str]) -> tuple[TuneConfig, Space]:
-    """The options of a search and its space; raises ConfigError."""
-    given = split_arguments(argv)
-    own = {key: given.pop(key) for key in options(TuneConfig) if key in given}
-    if own.get("params") == "none":
-        own["params"] = "null"
-    config = validate(
-        TuneConfig(**{key: read_argument(key, options(TuneConfig)[key], text) for key, text in own.items()})
-    )
-    if others := [key for key in given if key.startswith("test.") or key == "budget.cpu_s"]:
+#: The options of a search, its space, and the jobs of executor=slurm.
+Request = tuple[TuneConfig, Space, SlurmConfig | None]
+
+
+def parse_tune(argv: Sequence[str]) -> Request:
+    """What was typed; raises ConfigError."""
+    return _request(*typed_request(argv, TuneConfig))
+
+
+def tune_from_python(given: Mapping[str, Any]) -> Request:
+    """`parse_tune` for the arguments of `rmt_rl.tune`; lists are choices, and ranges are text as on the command line."""
+    return _request(*python_request(given, TuneConfig))
+
+
+def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
+    config = validate(TuneConfig(**values))
+    slurm = take_slurm(config.executor, lists)
+    if others := [key for key in lists if key.startswith("test.") or key in ("budget.cpu_s", "evaluate_episodes")]:
         raise ConfigError(f"{show(others[0])}: has no effect on a search; expected it in the comparison that follows")
-    ranges = {key: found for key, text in given.items() if (found := RANGE.fullmatch(text))}
-    lists = {
-        key: [*ranges[key].group("low", "high")] if key in ranges else split(key, text) for key, text in given.items()
-    }
-    matrix = matrix_of(config, lists, "params" in own)
+    alone = {key: texts[0] for key, texts in lists.items() if len(texts) == 1}
+    ranges = {key: found for key, text in alone.items() if (found := RANGE.fullmatch(text))}
+    lists |= {key: [*found.group("low", "high")] for key, found in ranges.items()}
+    matrix = matrix_of(config, lists, "params" in values)
     if "algo" in matrix.axes:
         raise ConfigError(f"algo={','.join(lists['algo'])}: one algorithm at a time is tuned; expected one name")
+    if measured := [key for key in matrix.axes if key in NOT_LEARNED]:
+        raise ConfigError(
+            f"{measured[0]}={','.join(map(typed, matrix.axes[measured[0]]))}: changes how a trial runs or is measured, and not"
+            " what it learns; expected one value"
+        )
     if not matrix.axes:
         raise ConfigError(
             "nothing is tuned; expected options with a range or several values, such as algo.learning_rate=1e-4..1e-2"
             " policy.segment=4,8,16"
         )
-    log = {key: _scale(key, given[key], found.group("scale"), matrix) for key, found in ranges.items()}
+    log = {key: _scale(key, alone[key], found.group("scale"), matrix) for key, found in ranges.items()}
     space = Space(matrix, log)
     for task in matrix.tasks:
         for policy in matrix.policies:
@@ -90,7 +113,7 @@ def parse_tune(argv: Sequence[str]) -> tuple[TuneConfig, Space]:
             _, cells = space.cells(task, policy, {key: values[0] for key, values in tuned.items()})
             if cells[0].config.evaluate_every is None:
                 raise ConfigError("evaluate_every=null: a trial is scored by evaluations during training; leave it out")
-    return config, space
+    return config, space, slurm
 
 
 def _scale(key: str, text: str, scale: str | None, matrix: Matrix) -> bool:

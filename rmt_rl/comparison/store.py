@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import filelock
@@ -28,6 +30,17 @@ ROWS, REQUEST, LOCK, ROWS_LOCK = "cells.jsonl", "comparison.yaml", ".lock", ".ce
 LARGEST_ROWS = 2**30
 #: Seconds to wait for another process that appends a row.
 PATIENCE = 60.0
+#: The entries that every row has.
+PLACE: dict[str, type] = {"key": str, "task": str, "policy": str, "seed": int, "status": str}
+#: The types of a score's entries, and their names in messages.
+SCORE: dict[str, tuple[tuple[type, ...], str]] = {
+    "measure": ((str,), "text"),
+    "per_episode": ((list,), "a list"),
+    **dict.fromkeys(("episodes", "distinct"), ((int,), "a whole number")),
+    **dict.fromkeys(("value", "floor", "ceiling", "mean_steps"), ((int, float), "a number")),
+}
+RUN = "a run with key, task, policy, seed and status"
+WITHOUT_LINE = "remove the line, and its cell is run again"
 
 
 def prepare(folder: Path) -> None:
@@ -45,7 +58,10 @@ def prepare(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The lock of a comparison's folder; raises ConfigError where another process holds it."""
+    """The lock of a comparison's folder; raises ConfigError where another process holds it.
+
+    An operation on files that fails inside, as on a full disk, raises RunError.
+    """
     lock = filelock.FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -55,6 +71,11 @@ def locked(folder: Path) -> Iterator[None]:
         raise ConfigError(f"out={folder}: cannot be used: {reason(error)}") from error
     try:
         yield
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except OSError as error:
+        where = folder if error.filename is None else show(os.fsdecode(error.filename), 300)
+        raise RunError(f"{where}: {reason(error)}; once that is solved, the same command continues") from error
     finally:
         lock.release()
 
@@ -75,16 +96,22 @@ def is_locked(folder: Path, key: str) -> bool:
 
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a comparison, the latest one of every cell, in the order in which they ended.
+    """The latest row of every cell, in the order in which they ended; a finished row rather than a failed one."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_rows(folder):
+        if row["status"] == "finished" or found.get(row["key"], row)["status"] == "failed":
+            found.pop(row["key"], None)
+            found[row["key"]] = row
+    return list(found.values())
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Every row of cells.jsonl, checked by `check_row`. A link may lead to the file, because it is only read.
 
     A last line without its end, from a process that was killed while it wrote, does not count. Raises ConfigError where another
     line is not a row.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for row in _rows(folder / ROWS)[0]:
-        found.pop(row["key"], None)
-        found[row["key"]] = row
-    return list(found.values())
+    return _rows(folder / ROWS)[0]
 
 
 def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -92,35 +119,64 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     if not os.path.lexists(path):
         return [], 0
     try:
-        data = read_bytes(path, LARGEST_ROWS)
+        data = read_bytes(path, LARGEST_ROWS, follow=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}") from error
     complete = data[: data.rfind(b"\n") + 1]
     rows = []
-    for number, line in enumerate(complete.splitlines(), start=1):
+    for number, line in enumerate(complete.split(b"\n")[:-1], start=1):
+        where = f"{path}: line {number}"
         try:
-            row = json.loads(line)
-            good = is_row(row)
-        except (RecursionError, ValueError):
-            good = False
-        if not good:
-            raise ConfigError(
-                f"{path}: line {number} is {show(line.decode(errors='replace'))}; expected the row of a cell; remove the line,"
-                " and its cell is run again"
-            )
+            row = json.loads(line.decode())
+            if b"\\ud" in line.lower():  # half of a pair, which no other file can hold
+                json.dumps(row, ensure_ascii=False).encode()
+        except (RecursionError, ValueError) as error:
+            raise ConfigError(f"{where} is not JSON; {WITHOUT_LINE}") from error
+        check_row(row, where)
         rows.append(row)
     return rows, len(complete)
 
 
-def is_row(row: Any) -> bool:
-    """Whether a value has what readers of rows rely on."""
-    kinds = {"key": str, "task": str, "policy": str, "variant": dict, "seed": int, "status": str, "cost": dict}
-    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
-        return False
+def check_row(row: Any, where: str) -> None:
+    """Raise ConfigError unless a value has, in its kind, what readers of rows rely on. where: file and line.
+
+    Entries other than those of `PLACE` may be missing. Numbers need not be finite: those that are not count as missing.
+    """
+
+    def need(good: bool, what: str, value: Any, expected: str) -> None:
+        if not good:
+            plain = show(repr(value)) if isinstance(value, (str, NoneType)) else show(value)
+            found = f"a {type(value).__name__}" if expected in ("a mapping", RUN) else plain
+            raise ConfigError(f"{where}{what} is {found}; expected {expected}; {WITHOUT_LINE}")
+
+    need(isinstance(row, dict), "", row, RUN)
+    for name, kind in PLACE.items():
+        need(type(row.get(name)) is kind, f": {name}", row.get(name), "text" if kind is str else "a whole number")
+    need(row["status"] in ("finished", "failed"), ": status", row["status"], "finished or failed")
+    for name in ("variant", "final", "best", "curve", "options", "versions", "cost"):
+        need(isinstance(row.get(name, {}), (dict, NoneType)), f": {name}", row.get(name), "a mapping")
+    for name in ("parameters", "steps"):
+        need(type(row.get(name)) in (int, NoneType), f": {name}", row.get(name), "a whole number")
     if row["status"] == "failed":
-        return isinstance(row.get("error"), str)
-    scores = [row.get("final"), row.get("best")]
-    return row["status"] == "finished" and all(isinstance(part, dict) or part is None for part in scores)
+        need(isinstance(row.get("error"), str), ": error", row.get("error"), "text")
+    for name, values in (row.get("curve") or {}).items():
+        need(isinstance(values, (list, NoneType)), f": curve.{show(name)}", values, "a list")
+    scores = [(which, test, score) for which in ("final", "best") for test, score in (row.get(which) or {}).items()]
+    for which, test, score in scores:
+        at = f": {which} {show(test)}"
+        need(isinstance(score, dict), at, score, "a mapping")
+        for name, (kinds, expected) in SCORE.items():
+            need(type(score.get(name)) in (*kinds, NoneType), f"{at} {name}", score.get(name), expected)
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 def append_cell(folder: Path, row: Mapping[str, Any]) -> None:
@@ -176,22 +232,30 @@ def save_request(folder: Path, matrix: Matrix, command: str) -> None:
     write_file(folder / REQUEST, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
 
 
-def load_request(folder: Path) -> Matrix | None:
-    """What the comparison in a folder was asked for; None where there is none. Raises ConfigError where the file is damaged."""
+def read_request(folder: Path) -> dict[str, Any] | None:
+    """The contents of comparison.yaml; None where there is none. Raises ConfigError where it is of another kind or format."""
     path = folder / REQUEST
     if not os.path.lexists(path):
         return None
     content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected what a comparison was asked for, found a {type(content).__name__}")
+    if content.get("format") != FORMAT:
+        raise ConfigError(f"{path}: format={show(content.get('format'))}: this version of rmt_rl reads format {FORMAT}")
+    return content
+
+
+def load_request(folder: Path) -> Matrix | None:
+    """What the comparison in a folder was asked for; None where there is none. Raises ConfigError where the file is damaged."""
+    content = read_request(folder)
+    if content is None:
+        return None
     try:
-        if content["format"] != FORMAT:
-            raise ConfigError(f"{path}: format={show(content['format'])}: this version of rmt_rl reads format {FORMAT}")
         return from_dict(content)
-    except ConfigError:
-        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{path}: is not what a comparison writes ({type(error).__name__}: {show(str(error))}); restore it, or choose another"
-            " out="
+            f"{folder / REQUEST}: is not what a comparison writes ({type(error).__name__}: {show(str(error))}); restore it, or"
+            " choose another out="
         ) from error
 
 
@@ -214,6 +278,8 @@ def from_dict(content: Mapping[str, Any]) -> Matrix:
     """The reverse of `to_dict`; raises what Python raises where the values are of other kinds."""
     texts = {name: _texts(content[name]) for name in ("tasks", "policies", "plugins")}
     seeds, params, cpu_s = tuple(content["seeds"]), content["params"], content["budget"]["cpu_s"]
+    if not texts["tasks"] or not texts["policies"]:
+        raise TypeError("expected tasks and policies")
     if not seeds or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
         raise TypeError("expected seeds")
     if not (params is None or type(params) is int) or not (cpu_s is None or type(cpu_s) in (int, float)):
@@ -222,13 +288,20 @@ def from_dict(content: Mapping[str, Any]) -> Matrix:
         texts["tasks"],
         texts["policies"],
         seeds,
-        {str(key): tuple(values) for key, values in content["axes"].items()},
+        _values(content["axes"]),
         {str(key): value for key, value in content["options"].items()},
-        {str(key): tuple(values) for key, values in content["tests"].items()},
+        _values(content["tests"]),
         params,
         cpu_s,
         texts["plugins"],
     )
+
+
+def _values(axes: Any) -> dict[str, tuple[Any, ...]]:
+    """The values of every axis, which are one at least."""
+    if not all(isinstance(values, list) and values for values in axes.values()):
+        raise TypeError("expected a list of values for every axis and test")
+    return {str(key): tuple(values) for key, values in axes.items()}
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rmt_rl.comparison.results import IDENTITY, KINDS, TRAINING, Kind, Results, Run, load, number, plain, title_of_test
+from rmt_rl.comparison.results import IDENTITY, KINDS, TRAINING, Kind, Results, Run, load, plain, title_of_test
 from rmt_rl.comparison.statistics import (
     Array,
     Efficiency,
@@ -26,6 +26,7 @@ from rmt_rl.comparison.statistics import (
     probability_of_improvement,
     sample_efficiency,
 )
+from rmt_rl.comparison.store import number
 
 #: Sample efficiency: the shares of the way from floor to ceiling that a learning curve must reach and keep.
 SHARES = (0.5, 0.9)
@@ -457,7 +458,7 @@ def summary_table(folder: Path) -> str:
     if not blocks:
         blocks = ["no run has finished yet"]
     if results.failed:
-        lines = [f"  {run.key}: {run.error or 'no reason given'}" for run in results.failed]
+        lines = [f"  {run.key}: {run.error}" for run in results.failed]
         blocks.append("\n".join([f"{len(results.failed)} failed:", *lines]))
     return "\n\n".join(blocks)
 

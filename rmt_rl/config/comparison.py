@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +105,26 @@ class TuneConfig(Config):
         form=SEEDS,
     )
     params: int | None = _params_option()
-    workers: int | None = option(None, "trials that run at the same time; null = one per CPU core", low=1, high=1_024)
+    workers: int | None = option(
+        None,
+        "trials that run at the same time; null = one per CPU core; executor=slurm needs a number",
+        low=1,
+        high=1_024,
+    )
+    executor: str = option(
+        "local",
+        "where trials run: local = in processes on this machine, slurm = as jobs of a cluster, with the options slurm.*",
+        choices=("local", "slurm"),
+    )
     pruning: bool = option(True, "stop a trial whose evaluations are below the median of the trials before")
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together."""
+        if self.executor == "slurm" and self.workers is None:
+            yield (
+                "executor=slurm: workers= is missing; expected the number of trials at a time: each is chosen by the results of"
+                " those that have ended"
+            )
 
 
 CompareConfig.name, BudgetConfig.name, SlurmConfig.name, TuneConfig.name = "", "budget", "slurm", ""

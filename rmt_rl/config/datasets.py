@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def find_dataset(data: str) -> tuple[Path, dict[str, Any]]:
 
     Raises ConfigError where there is none, or where it cannot be read.
     """
-    if Path(data).suffix in (".hdf5", ".h5") or Path(data).is_file():
+    if Path(data).suffix in (".hdf5", ".h5") or os.path.isfile(data):
         raise ConfigError(
             f"data={data}: is the name of a file; expected the id of a local Minari dataset or its folder, which holds"
             " data/main_data.hdf5 and data/metadata.json"
@@ -39,7 +40,7 @@ def find_dataset(data: str) -> tuple[Path, dict[str, Any]]:
 
     path = None
     try:
-        path = Path(data) if Path(data).is_dir() else Path(minari.storage.get_dataset_path(data))
+        path = Path(data) if os.path.isdir(data) else Path(minari.storage.get_dataset_path(data))
         path = path if (path / "metadata.json").is_file() or not (path / "data").is_dir() else path / "data"
         metadata = json.loads(read_text(path / "metadata.json", LARGEST_METADATA, follow=True))
     except FileNotFoundError as error:

@@ -256,7 +256,7 @@ def _convert(kind: type, value: Any) -> Any:
         value = {"true": True, "false": False}.get(value.lower(), value)
     if not isinstance(value, kind):
         raise TypeError
-    return _plain(value)
+    return plain(value)
 
 
 def _without_library(value: Any) -> Any:
@@ -277,7 +277,7 @@ def _number(value: Any) -> Any:
         return float(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A copy in Python's own types, which JSON and YAML hold and give back; raises for any other value."""
     value = _without_library(value)
     if isinstance(value, str):
@@ -288,9 +288,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise TypeError
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError

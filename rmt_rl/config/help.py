@@ -141,7 +141,7 @@ def _overview(command: type) -> str:
     if command is CompareConfig:
         lines += [*_option_lines(BudgetConfig, "budget."), *_option_lines(SlurmConfig, "slurm."), "", *_wrap(MATRIX)]
     if command is TuneConfig:
-        lines += ["", *_wrap(SPACE)]
+        lines += [*_option_lines(SlurmConfig, "slurm."), "", *_wrap(SPACE)]
     shown = _groups(command)
     for group in shown:
         if list(GROUPS[group]) == [group]:  # nothing to choose

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.files import sha256_file
+from rmt_rl.common.files import reason, require_new, sha256_file
 from rmt_rl.config.cli import parse
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.fields import show
@@ -45,8 +45,12 @@ def add(run: str, name: str, episodes: int = 1_000, seed: int = 0, deterministic
     Raises ConfigError where the run is not finished, its policy is too large, or its score is not above the floor.
     """
     folder, source = zoo.ZOO / name, Path(run)
-    if folder.exists():
-        raise ConfigError(f"name={show(name)}: {folder} exists already and is not overwritten; remove it first")
+    try:
+        require_new(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"name={show(name)}: {show(str(folder), 300)} {reason(error)}; choose another name"
+        ) from error
     policy = load_policy(run, option="add")
     config, result = load_yaml(source / "config.yaml"), read_result(source / "result.json")
     if result["interrupted"]:

@@ -7,9 +7,12 @@ import re
 import shlex
 import unittest.mock
 
+import numpy as np
 import pytest
+import torch
 
 import rmt_rl
+from rmt_rl import PPOConfig
 from rmt_rl.common.errors import ConfigError, Stopped
 from rmt_rl.compare import command_of
 from rmt_rl.comparison import worker
@@ -18,6 +21,7 @@ from rmt_rl.comparison.request import from_python, parse_compare
 from rmt_rl.comparison.rows import failed_row
 from rmt_rl.comparison.store import from_dict, to_dict
 from rmt_rl.config.cli import parse
+from rmt_rl.config.registry import PLUGINS
 
 
 def matrix_of(*arguments):
@@ -215,6 +219,55 @@ def test_an_environment_that_workers_cannot_import_is_one_sentence():
     for env in (Local, lambda num_envs, device: None, rmt_rl.make_env("tmaze"), 5):
         with pytest.raises(ConfigError, match=r"worker processes cannot import .*register_env"):
             from_python({"env": env, "policy": "rmt"})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seeds": np.int64(2), "algo.gamma": np.float32(0.5), "env.length": torch.tensor(5)},
+        {"seeds": np.arange(2), "algo.gamma": np.array([0.5]), "env.length": [np.int32(5)]},
+        {"seeds": torch.arange(2), "algo.gamma": (0.5,), "env.length": range(5, 6), "init": None},
+    ],
+)
+def test_python_may_give_numbers_and_lists_of_other_libraries(given):
+    matrix = from_python({"env": "tmaze", "policy": "mlp", **given})[1]
+    assert (matrix.seeds, matrix.options["algo.gamma"], matrix.options["env.length"]) == ((0, 1), 0.5, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"env": []}, r"env=\[\]: has no value; expected at least one"),
+        ({"policy": ()}, r"policy=\[\]: has no value"),
+        ({"policy": object}, "policy=.*object.*: expected its name; its options are given as policy.<option>"),
+        ({"algo": PPOConfig()}, "algo=PPOConfig.*: expected its name; its options are given as algo.<option>"),
+        ({"env.length": {3, 4}}, "env.length={3, 4}: expected a number, text, true, false"),
+        ({"env.length": object()}, "env.length=<object object.*: expected a number, text"),
+        ({"policy.width": 10**5000}, "policy.width=a number of thousands of digits: expected"),
+        ({"policy.encoder_options": {5: 1}}, "policy.encoder_options={5: 1}: expected"),
+        ({"seeds": [1.5, 2]}, "seeds=.*: expected a number of seeds, or seeds separated by commas"),
+        ({"seeds": "9" * 5000}, "seeds=9+...: expected a number of seeds from 1"),
+        ({"plugins": 5}, "plugins=5: expected modules separated by commas"),
+        (
+            {"env": None, "policy": None, "report": ["a", "b,c"]},
+            "report=b,c: expected the path of a folder, without a comma",
+        ),
+    ],
+)
+def test_what_python_cannot_type_is_one_sentence(given, message):
+    with pytest.raises(ConfigError, match=message) as found:
+        from_python({"env": "tmaze", "policy": "mlp", **given})
+    assert "\n" not in str(found.value)
+
+
+def test_plugins_may_be_a_list():
+    before = [*PLUGINS]
+    try:
+        matrix = from_python({"env": "tmaze", "policy": "mlp", "plugins": ["json", "csv"]})[1]
+    finally:
+        PLUGINS[:] = before
+    assert matrix.plugins[-2:] == ("json", "csv")
+    assert from_python({"env": "tmaze", "policy": "mlp", "plugins": []})[1].plugins == tuple(before)
 
 
 def test_a_class_of_a_module_is_a_task():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,11 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rmt_rl
+from rmt_rl.common import files
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.compare import main
-from rmt_rl.comparison import executors
+from rmt_rl.comparison import executors, store
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import parse_compare
 from rmt_rl.comparison.store import append_cell, locked, read_cells
@@ -188,9 +191,9 @@ def test_an_unfinished_line_is_removed_and_its_cell_is_run_again(inside, capsys)
 
 
 HOSTILE = {
-    "a line that is no row": (lambda x: (x / "cells.jsonl").write_text("[1, 2]\n"), "line 1 is .*; expected the row"),
-    "a row without a key": (lambda x: (x / "cells.jsonl").write_text('{"status": "failed"}\n'), "expected the row"),
-    "deep brackets": (lambda x: (x / "cells.jsonl").write_text("[" * 10**5 + "\n"), "expected the row"),
+    "a line that is no row": (lambda x: (x / "cells.jsonl").write_text("[1, 2]\n"), "line 1 is a list; expected a run"),
+    "a row without a key": (lambda x: (x / "cells.jsonl").write_text('{"status": "failed"}\n'), "line 1: key is None"),
+    "deep brackets": (lambda x: (x / "cells.jsonl").write_text("[" * 10**5 + "\n"), "line 1 is not JSON"),
     "rows through a link": (lambda x: (x / "cells.jsonl").symlink_to(x.parent / "mine"), "is a link"),
     "rows in a folder": (lambda x: (x / "cells.jsonl").mkdir(), "is not a regular file"),
     "runs through a link": (lambda x: (x / "runs").symlink_to(x.parent), "links are not followed"),
@@ -244,6 +247,42 @@ def test_a_folder_names_no_module_unless_the_user_trusts_it(inside, capsys, tmp_
         assert main(["out=x"]) == 2
         error_of(capsys)
         assert not Path("ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cells.jsonl", ".comparison.yaml"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues(inside, capsys, monkeypatch, name):
+    """At both files that the command itself writes."""
+    open_before = files.open_file
+
+    def full(path, flags=os.O_RDONLY, **options):
+        if Path(path).name == name and flags & os.O_WRONLY:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return open_before(path, flags, **options)
+
+    given = ["env=tmaze", "policy=mlp", "seeds=1", *TINY, "out=x"]
+    inside.deaths["tmaze-mlp-s0"] = [1, 1, 1]  # so that the command writes the row
+    with monkeypatch.context() as patch:
+        for module in (files, store):
+            patch.setattr(module, "open_file", full)
+        assert main(given) == 1
+    assert f"x/{name}: " in (text := error_of(capsys)) and "No space left on device" in text
+    inside.deaths.clear()
+    assert main(given) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tasks": []}, {"policies": []}, {"seeds": []}, {"axes": {"env.length": []}}, {"axes": {"env.length": "345"}}]
+    + [{"tests": {"env.length": []}}, {"tests": {"env.length": {3: 4}}}],
+)
+def test_a_comparison_of_nothing_is_one_sentence(inside, capsys, change):
+    content = {"format": 1, **store.to_dict(parse_compare(["env=tmaze", "policy=mlp", "seeds=1"])[1]), **change}
+    Path("x").mkdir()
+    Path("x/comparison.yaml").write_text(yaml.safe_dump(content))
+    assert main(["out=x"]) == 2
+    assert "x/comparison.yaml: is not what a comparison writes (TypeError: expected" in error_of(capsys)
+    assert [path.name for path in Path("x").iterdir()] == ["comparison.yaml"]
 
 
 def test_out_alone_needs_a_comparison(inside, capsys):

@@ -113,7 +113,7 @@ def undisturbed(tmp_path_factory):
 class Submitted:
     """A job of the second cell, which submitit's own code runs, and which is started again by hand."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, scored=True):
         from submitit.helpers import DelayedSubmission
 
         self.matrix = parse_compare(GIVEN)[1]
@@ -121,7 +121,7 @@ class Submitted:
         self.folder = folder / "x"
         prepare(self.folder)
         (self.folder / "jobs").mkdir()
-        delayed = DelayedSubmission(CellJob("x", to_dict(self.matrix), self.key))
+        delayed = DelayedSubmission(CellJob("x", to_dict(self.matrix), self.key, scored))
         delayed.set_timeout(60, 3)
         delayed.dump(self.folder / "jobs/7_submitted.pkl")
 
@@ -167,6 +167,17 @@ def test_a_job_that_the_command_asks_to_end_saves_and_is_not_queued_again(tmp_pa
     assert job.process.wait(60) == 0
     assert "stopped early" in (job.folder / "logs" / f"{job.key}.log").read_text()
     assert not list(job.folder.glob("jobs/*.row"))
+
+
+@pytest.mark.slow
+def test_a_job_of_a_search_has_the_curve_and_no_evaluation_of_its_own(tmp_path, undisturbed):
+    pytest.importorskip("submitit")
+    job = Submitted(tmp_path, scored=False)
+    job.start()
+    assert job.process.wait(120) == 0
+    assert Job(job.folder, job.key).poll() == 0
+    (row,) = read_cells(job.folder)
+    assert (row["final"], row["curve"]) == ({}, undisturbed[job.key]["curve"])
 
 
 class Known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +16,12 @@ from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.compare import _finish as finish
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.figures import learning_curves, shade
+from rmt_rl.comparison.overview import describe, eval_points, table
 from rmt_rl.comparison.report import file_names, write_report
 from rmt_rl.comparison.request import parse_compare
 from rmt_rl.comparison.results import load, short_names
 from rmt_rl.comparison.statistics import Estimate
+from rmt_rl.comparison.store import read_cells
 from rmt_rl.comparison.tables import (
     aggregations,
     best_of,
@@ -276,13 +279,90 @@ def test_an_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
         ('{"key": "a"}', "line 1: task is None"),
         ('{"key": "a", "task": "t", "policy": "p", "seed": 0, "status": "odd"}', "status is 'odd'"),
         ('{"key": "a", "task": "t", "policy": "p", "seed": 0, "status": "failed", "cost": 3}', "cost is a int"),
+        ("[" * 10**5, "line 1 is not JSON"),
+        ("\\ud800 \x80", "line 1 is not JSON"),
+        (json.dumps(failed("t", "p", 0, "\ud800")), "line 1 is not JSON"),
+        (json.dumps(failed("t", "p", 0, "x") | {"error": None}), "line 1: error is None; expected text"),
+        (json.dumps(failed("t", "p", True, "x")), "line 1: seed is true; expected a whole number"),
+        (json.dumps(cell("t", "p", 0, 1.0, steps="many")), "line 1: steps is 'many'; expected a whole number"),
+        (json.dumps(cell("t", "p", 0, 1.0, final={"training": 1})), "line 1: final training is a int"),
+        (
+            json.dumps(cell("t", "p", 0, 1.0, best={"training": score(1.0) | {"value": "1"}})),
+            "best training value is '1'",
+        ),
+        (json.dumps(cell("t", "p", 0, 1.0, curve={"eval": 7})), "curve.eval is 7; expected a list"),
+        (
+            json.dumps(cell("t", "p", 0, 1.0, final={"x": score(1.0, episodes=1.5)})),
+            "episodes is 1.5; expected a whole",
+        ),
     ],
 )
 def test_a_line_that_is_no_run_is_one_sentence(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "cells.jsonl").write_text(line + "\n")
+    (tmp_path / "cells.jsonl").write_text(line + "\n", encoding="latin-1")
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         write_report([tmp_path], tmp_path / "report")
     assert "\n" not in str(error.value) and not (tmp_path / "report").exists()
+
+
+def test_numbers_that_no_float_can_hold_are_missing_in_report_and_overview(tmp_path: Path) -> None:
+    huge = 10**400
+    row = cell("tmaze", "rmt", 0, 1.0, final={"training": score(1.0) | {"value": huge}}, cost={"cpu_s": huge})
+    row |= {"curve": {"eval_steps": [huge, 2], "eval": [0.5, huge]}, "best": None}
+    results = load([write(tmp_path, [row])])
+    assert results.tests["tmaze"] == () and not results.all_runs()[0].curves
+    assert describe(read_cells(tmp_path)[0]) == "tmaze-rmt-s0: success -"
+    assert eval_points(row) == []
+
+
+def test_a_comparison_shows_rows_in_which_something_is_missing(tmp_path: Path) -> None:
+    """As the report does: they may be of another version, or made by hand."""
+    cells = expand(parse_compare(["env=tmaze", "policy=rmt,lstm", "seeds=1"])[1])
+    bare = cell("tmaze", "lstm", 0, 0.8, curve=None, best=None, final=None, cost=None, variant=None)
+    missing = cell("tmaze", "rmt", 0, 0.8, final={"training": {"measure": "success", "value": float("nan")}})
+    rows = read_cells(write(tmp_path, [bare, missing]))
+    assert describe(rows[0]) == "tmaze-lstm-s0: nothing was evaluated"
+    assert [line.split() for line in table(rows, cells)] == [
+        ["tmaze", "seeds", "as", "trained"],
+        ["rmt", "1", "-"],
+        ["lstm", "1", "-"],
+    ]
+
+
+def test_a_link_to_the_rows_is_followed_by_every_reader(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", matrix(("rmt",)))
+    (tmp_path / "linked").mkdir()
+    for name in ("cells.jsonl", "comparison.yaml"):
+        (tmp_path / "linked" / name).symlink_to(mine / name)
+    assert len(load([tmp_path / "linked"]).all_runs()) == len(read_cells(tmp_path / "linked")) == 6
+    (mine / "cells.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"cells\.jsonl: cannot be read: No such file"):
+        load([tmp_path / "linked"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "expected what a comparison was asked for, found a list"),
+        ("format: 2", "format=2: this version of rmt_rl reads format 1"),
+        ("a: &a [x, x]\nb: [*a, *a]", "YAML aliases"),
+        ("format: 1\nformat: 1", "format is given twice"),
+    ],
+)
+def test_a_request_that_is_none_is_one_sentence_of_a_report(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, matrix(("rmt",)))
+    (tmp_path / "comparison.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load([tmp_path])
+
+
+def test_a_finished_row_counts_rather_than_a_failed_one_in_any_order(tmp_path: Path) -> None:
+    rows = [cell("tmaze", "rmt", 0, 1.0), failed("tmaze", "rmt", 0, "x"), failed("tmaze", "rmt", 1, "old")]
+    rows.append(failed("tmaze", "rmt", 1, "new"))
+    assert [(row["status"], row.get("error")) for row in read_cells(write(tmp_path, rows))] == [
+        ("finished", None),
+        ("failed", "new"),
+    ]
+    assert len(load([tmp_path]).all_runs()) == 1
 
 
 def test_a_folder_without_a_comparison_is_one_sentence(tmp_path: Path) -> None:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import re
 import shlex
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from commands import Command
 from forked_workers import FORKED
 
+import rmt_rl
+from rmt_rl.common import files
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.comparison import search as search_module
+from rmt_rl.comparison import space as space_module
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import parse_compare
 from rmt_rl.comparison.search import Search
-from rmt_rl.comparison.space import check_same, parse_tune
+from rmt_rl.comparison.space import check_same, parse_tune, tune_from_python
+from rmt_rl.comparison.worker import run_cell
 from rmt_rl.config.cli import parse
-from rmt_rl.config.comparison import TuneConfig
+from rmt_rl.config.comparison import SlurmConfig, TuneConfig
 from rmt_rl.config.help import help_text
-from rmt_rl.tune import command, report
+from rmt_rl.envs.tmaze.passive import TMaze
+from rmt_rl.tune import command, write_best
+from rmt_rl.tune import main as tune_main
 
 BASE = ("env=tmaze", "policy=rmt,lstm", "algo.learning_rate=1e-4..1e-2")
 
@@ -30,7 +40,7 @@ BASE = ("env=tmaze", "policy=rmt,lstm", "algo.learning_rate=1e-4..1e-2")
 
 
 def test_ranges_and_lists_are_tuned_and_single_values_are_not():
-    config, space = parse_tune([*BASE, "policy.segment=4,8", "algo.epochs=2..5", "steps=4000", "trials=7"])
+    config, space, _ = parse_tune([*BASE, "policy.segment=4,8", "algo.epochs=2..5", "steps=4000", "trials=7"])
     assert (config.trials, config.seeds, space.matrix.seeds) == (7, "1", (0,))
     assert space.tuned("tmaze", "rmt") == {
         "algo.learning_rate": (1e-4, 1e-2),
@@ -63,6 +73,9 @@ def test_the_scale_of_a_range_follows_its_ratio_unless_it_is_named(text, log):
         ([*BASE, "test.env.length=5"], "test.env.length: has no effect on a search"),
         ([*BASE, "budget.cpu_s=5"], "budget.cpu_s: has no effect on a search"),
         ([*BASE, "evaluate_every=null"], "evaluate_every=null: a trial is scored by evaluations during training"),
+        ([*BASE, "evaluate_episodes=8"], "evaluate_episodes: has no effect on a search"),
+        ([*BASE, "validation_episodes=4,8"], "validation_episodes=4,8: changes how a trial runs or is measured, and not what"),
+        ([*BASE, "threads=1..2"], "threads=1,2: changes how a trial runs"),
         ([*BASE, "seed=1"], "seed=1: expected seeds="),
         ([*BASE, "trials=0"], "trials=0: expected a whole number, at least 1"),
         (["env=tmaze", "policy=rmt", "policy.width=15,16"], "policy.heads=2"),
@@ -86,6 +99,13 @@ def test_another_search_and_a_comparison_in_the_same_folder_are_refused(tmp_path
         check_same(tmp_path, parse_tune([*BASE])[1])
 
 
+def test_a_comparison_in_the_folder_of_a_search_is_refused(tmp_path):
+    check_same(tmp_path, parse_tune([*BASE])[1])
+    with pytest.raises(ConfigError, match="holds a search for settings; choose another out="):
+        rmt_rl.compare(env="tmaze", policy="rmt", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tune.yaml"]
+
+
 def test_without_optuna_nothing_is_written_and_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "optuna", None)
@@ -99,6 +119,30 @@ def test_the_help_fits_a_screen_and_its_examples_are_accepted():
     assert len(lines) <= 50 and all(len(line) <= 120 for line in lines if "python" not in line)
     examples = [line.split("rmt_rl.tune")[1] for line in lines if line.startswith("  ") and "rmt_rl.tune env=" in line]
     assert len(examples) == 2 and all(parse_tune(shlex.split(example)) for example in examples)
+
+
+def test_python_asks_for_the_same_search_as_the_shell():
+    given = {"algo.learning_rate": "1e-4..1e-2", "policy.segment": [4, 8], "algo.gamma": 0.9}
+    words = [*BASE, "policy.segment=4,8", "algo.gamma=0.9", "trials=7", "seeds=[3,4]", "params=none"]
+    found = tune_from_python(
+        {"env": "tmaze", "policy": ["rmt", "lstm"], **given, "trials": 7, "seeds": [3, 4], "params": None}
+    )
+    assert found == parse_tune(words)
+    with pytest.raises(ConfigError, match="nothing is tuned"):
+        rmt_rl.tune(env="tmaze", policy="rmt")
+    with pytest.raises(ConfigError, match=r"policy\.segment=\[\]: has no value"):
+        rmt_rl.tune(env="tmaze", policy="rmt", **{"policy.segment": []})
+
+
+def test_a_search_on_a_cluster_needs_a_number_of_trials_at_a_time_and_has_the_options_of_jobs():
+    words = [*BASE, "executor=slurm", "slurm.cluster=local"]
+    assert parse_tune([*words, "workers=4"])[2] == SlurmConfig(cluster="local")
+    with pytest.raises(
+        ConfigError, match=r"executor=slurm: workers= is missing; expected the number of trials at a time"
+    ):
+        parse_tune(words)
+    with pytest.raises(ConfigError, match=r"slurm\.cluster=local: has no effect with executor=local"):
+        parse_tune([*BASE, "slurm.cluster=local"])
 
 
 # -------------------------------------------------------------------------------------------------------------- the search
@@ -179,15 +223,157 @@ def test_settings_that_do_not_fit_each_other_make_a_failed_trial_with_the_senten
         len(said) == 1 and "trial 0: policy.width=15: failed: cell tmaze-rmt" in said[0] and "policy.heads=2" in said[0]
     )
     with pytest.raises(RunError, match=r"tmaze rmt: no trial was completed; the last error: cell .*policy\.heads=2"):
-        report(tmp_path, space, search)
+        write_best(tmp_path, space, search)
 
 
-@pytest.mark.parametrize("text", ["{}\n", "[1]\n", "{\n{\n"])
+class Inside:
+    """Stands for a worker and for a job: it runs its cell in this process."""
+
+    started: list[str] = []  # noqa: RUF012
+
+    def __init__(self, folder, matrix, cell, scored):
+        assert not scored  # the evaluations during training are enough
+        self.started.append(cell.key)
+        run_cell(folder, matrix, dataclasses.replace(cell, tests={}))
+
+    def poll(self):
+        return 0
+
+    wait = stop = poll
+
+
+@pytest.fixture
+def inside(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search_module, "Worker", Inside)
+    monkeypatch.setattr(search_module, "INTERVAL", 0.0)
+    monkeypatch.setattr(Inside, "started", [])
+
+
+WORDS = ["env.length=3", "policy.width=16,15", "steps=1", "algo.num_envs=16", "validation_episodes=8"]
+#: Widths of which 15 fits no network with two heads, and trials of one update.
+WIDTHS = {"env.length": 3, "policy.width": [16, 15], "steps": 1, "algo.num_envs": 16, "validation_episodes": 8}
+
+
+def test_the_options_of_the_best_are_those_of_train_and_of_its_file(inside, capsys):
+    pytest.importorskip("optuna")
+    found = rmt_rl.tune(env="tmaze", policy="mlp", out="x y", trials=2, workers=1, **WIDTHS)
+    (best,) = found.best
+    assert (found.folder, found.failed, found.signal) == (Path("x y"), [], None)
+    assert (best.task, best.policy, best.trials, best.file) == ("tmaze", "mlp", 2, Path("x y/best-tmaze-mlp.yaml"))
+    assert rmt_rl.make_config(**best.options) == parse([f"config={best.file}"])
+    shown = capsys.readouterr().out
+    assert f"best of 2 trials: {best.score:.3f}, trial {best.trial}" in shown
+    (line,) = re.findall(r"-m rmt_rl\.compare (.*)", shown)
+    assert parse_compare(shlex.split(line))[0].out == "x y-check-tmaze-mlp"
+    # the same call repeats nothing, and more trials continue
+    before = [*Inside.started]
+    assert rmt_rl.tune(env="tmaze", policy="mlp", out="x y", trials=2, workers=1, **WIDTHS) == found
+    assert Inside.started == before
+
+
+def test_a_class_of_a_module_is_tuned_and_its_commands_give_the_class_to_python(inside, capsys):
+    pytest.importorskip("optuna")
+    given = {name: value for name, value in WIDTHS.items() if not name.startswith("env.")}
+    (best,) = rmt_rl.tune(env=TMaze, policy="mlp", out="x", trials=1, workers=1, **given).best
+    assert best.options["env"] == best.task == "rmt_rl.envs.tmaze.passive:TMaze"
+    train, compare = re.findall(r"^  (python -c .*)", capsys.readouterr().out, re.MULTILINE)
+    assert "rmt_rl.train(env=rmt_rl.envs.tmaze.passive.TMaze, policy=" in train
+    assert "rmt_rl.compare(env=[rmt_rl.envs.tmaze.passive.TMaze], policy=" in compare and 'out="x-check-' in compare
+
+
+def test_every_search_is_reported_although_one_has_no_completed_trial(inside, capsys):
+    pytest.importorskip("optuna")
+    words = ["env=tmaze", "policy=rmt,mlp", *WORDS, "trials=1", "workers=1", "out=x"]
+    Path("x").mkdir()
+    for policy in ("rmt", "mlp"):
+        Search(Path("x"), parse_tune(words)[1], "tmaze", policy, True).study.enqueue_trial({"policy.width": 15})
+    assert command(words) == 1
+    shown = capsys.readouterr().out
+    assert "failed: tmaze rmt: no trial was completed; the last error: cell" in shown
+    assert Path("x/best-tmaze-mlp.yaml").is_file() and not Path("x/best-tmaze-rmt.yaml").exists()
+    found = [row["state"] for row in csv.DictReader(Path("x/trials.csv").read_text().splitlines())]
+    assert found == ["fail", "complete"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tune.yaml", "trials.csv", "best-tmaze-mlp.yaml", "optuna.log"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues_a_search(inside, capsys, monkeypatch, name):
+    optuna = pytest.importorskip("optuna")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = ["env=tmaze", "policy=mlp", *WORDS[:1], "policy.width=8,16", *WORDS[2:], "trials=1", "workers=1", "out=x"]
+    with monkeypatch.context() as patch:
+        if name == "optuna.log":
+            patch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+        else:
+            write = files.write_file
+            for module in (files, space_module):
+                patch.setattr(
+                    module, "write_file", lambda path, data: (full if path.name == name else write)(path, data)
+                )
+        assert tune_main(words) == (2 if name == "optuna.log" else 1)
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and error.startswith("error: ") and error.count("\n") == 1
+    assert tune_main(words) == 0
+
+
+def test_jobs_run_the_trials_of_a_search_on_a_cluster(inside, tmp_path):
+    pytest.importorskip("optuna")
+
+    class FakeJobs:
+        def start(self, matrix, cell, scored):
+            return Inside(tmp_path, matrix, cell, scored)
+
+    space = parse_tune(["env=tmaze", "policy=mlp", *WORDS])[1]
+    search = Search(tmp_path, space, "tmaze", "mlp", True, FakeJobs())
+    search._interval = 0.0
+    assert search.run(1, 1, print) is None and len(search.finished()) == len(Inside.started) == 1
+
+
+@pytest.mark.parametrize("text", ["{}\n", "[1]\n", "{\n{\n", "[" * 10**5 + "\n", "9" * 5000 + "\n", "\0\n"])
 def test_a_journal_that_is_none_is_one_sentence(tmp_path, text):
     pytest.importorskip("optuna")
     (tmp_path / "optuna.log").write_text(text)
-    with pytest.raises(ConfigError, match=r"optuna\.log: is not a journal of Optuna .*; choose another out="):
+    with pytest.raises(ConfigError, match=r"optuna\.log: is not a journal of this search .*; choose another out="):
         Search(tmp_path, parse_tune([*BASE])[1], "tmaze", "rmt", True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"directions":[2]', '"directions":[1]'),
+        ('"directions":[2]', '"directions":[2,2]'),
+        ('"param_name":"algo.gamma"', '"param_name":"policy.encoder"'),  # which could name code of a plugin
+        ('"param_name":"algo.gamma"', '"param_name":null'),
+        ("0.99,", "0.999,"),
+        ('"param_value_internal":0.95', '"param_value_internal":0.5'),
+        ('"param_value_internal":1,', '"param_value_internal":5,'),
+        ("[16, 32]", "[16, 64]"),
+        ('"values":[0.5]', '"values":null'),
+        ('"values":[0.5]', '"values":[NaN]'),
+        ('"values":[0.5]', '"values":["much"]'),
+        ('"values":[0.5]', f'"values":[{10**400}]'),
+        ('"intermediate_value":0.25', '"intermediate_value":"much"'),
+    ],
+)
+def test_a_journal_with_other_contents_than_this_search_writes_is_one_sentence(tmp_path, old, new):
+    pytest.importorskip("optuna")
+    space = parse_tune(["env=tmaze", "policy=mlp", "policy.width=16,32", "algo.gamma=0.9..0.99"])[1]
+    search = Search(tmp_path, space, "tmaze", "mlp", True)
+    search.study.enqueue_trial({"policy.width": 32, "algo.gamma": 0.95})
+    trial = search.study.ask(search._distributions())
+    trial.report(0.25, 1)
+    search.study.tell(trial, 0.5)
+    journal = tmp_path / "optuna.log"
+    text = journal.read_text()
+    assert old in text and len(Search(tmp_path, space, "tmaze", "mlp", True).finished()) == 1
+    journal.write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=r"optuna\.log: is not a journal of this search") as found:
+        Search(tmp_path, space, "tmaze", "mlp", True)
+    assert "\n" not in str(found.value) and len(str(found.value)) < 500
 
 
 @pytest.mark.slow

@@ -173,7 +173,8 @@ def test_a_scope_is_described_by_its_environment_and_its_episodes():
     for episodes, steps, span in ((None, 7, "the whole run"), (1, 7, "an episode"), (3, 21, "trials of 3 episodes")):
         scope = MemoryScope(env, episodes)
         assert scope.episode_steps == steps and scope.task == f"{env.task}; memory is kept for {span}"
-        assert (scope.floor, scope.ceiling, scope.measure) == (9.0, 500.0, "return")
+        bounds = (None, None) if episodes is None else (9.0 * episodes, 500.0 * episodes)  # returns of a whole trial
+        assert (scope.floor, scope.ceiling, scope.measure) == (*bounds, "return")
         assert (scope.action_start, scope.action_names, scope.own_actions) == (3, ("left", "right"), env.own_actions)
     env.episode_steps, env.reward_reveals_cue = None, True
     scope = MemoryScope(env, 3)

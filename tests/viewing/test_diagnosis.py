@@ -141,7 +141,7 @@ def test_the_command_writes_a_figure_a_table_and_the_numbers(tmp_path, capsys):
     )
     assert (tmp_path / "report/memory.png").read_bytes().startswith(b"\x89PNG")
     assert main(given) == 2
-    assert "report: exists already; expected the path of a new folder" in capsys.readouterr().err
+    assert "report: exists already and is not overwritten; choose another out=" in capsys.readouterr().err
 
 
 def test_a_policy_that_remembers_nothing_is_one_sentence(tmp_path, capsys):

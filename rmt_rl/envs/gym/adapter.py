@@ -29,6 +29,7 @@ from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
+from rmt_rl.envs.gym.bounds import stated_bounds
 from rmt_rl.envs.gym.info import with_info
 from rmt_rl.envs.gym.masks import Source, with_mask
 from rmt_rl.envs.gym.reports import reports_in
@@ -58,6 +59,7 @@ class GymAdapter(TorchVectorEnv):
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
     workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
         as in `ProcessVectorEnv`.
+    measure, floor, ceiling: what the class of the environment states (`rmt_rl/envs/gym/bounds.py`).
     info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info, with
         info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
     info[<name>], info["_<name>"]: the same for all single numbers in that info, as float64.
@@ -97,7 +99,9 @@ class GymAdapter(TorchVectorEnv):
         self.render_mode = self._env.render_mode
         if self._env.get_attr("has_time_limit")[0]:
             self.episode_steps = None
-        observations, own_actions, self.env_spec = self._env.get_attr("own")[0]
+        observations, own_actions, self.env_spec, bounds = self._env.get_attr("own")[0]
+        for name, value in bounds.items():
+            setattr(self, name, value)
         self._translation = Translation(observations, text and not isinstance(rows, VectorRows))
         if left_out := self._translation.left_out:
             warnings.warn(f"{id}: text is left out of the observation: {left_out}", stacklevel=2)
@@ -244,7 +248,7 @@ class _Row(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._translated = Translation(env.observation_space, text)
         self._warned = isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces
-        self.own = (env.observation_space, env.action_space, _spec_json(env.spec))
+        self.own = (env.observation_space, env.action_space, _spec_json(env.spec), stated_bounds(env))
         inner: Any = env
         while isinstance(inner, gymnasium.Wrapper) and not isinstance(inner, TimeLimit):
             inner = inner.env

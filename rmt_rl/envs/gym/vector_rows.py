@@ -23,6 +23,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import show
 from rmt_rl.envs.actions import ActionTranslation
+from rmt_rl.envs.gym.bounds import stated_bounds
 from rmt_rl.envs.gym.masks import METHOD
 from rmt_rl.envs.gym.reports import batched, reports_in
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
@@ -53,7 +54,7 @@ class VectorRows:
             if not isinstance(space, spaces.Space):
                 raise ConfigError(f"{self._name}: has no single_{name}; expected a gymnasium.Space, that of one row")
         self._translated, self._actions = Translation(own[0]), ActionTranslation(own[1])
-        self.own = (own[0], own[1], None)
+        self.own = (own[0], own[1], None, stated_bounds(env))
         self.single_observation_space, self.single_action_space = self._translated.space, self._actions.space
         self.render_mode = getattr(env, "render_mode", None)
         self.has_time_limit = getattr(getattr(env, "spec", None), "max_episode_steps", None) is not None

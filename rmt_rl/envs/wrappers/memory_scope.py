@@ -30,7 +30,8 @@ class MemoryScope(TorchVectorEnv):
         "episode_start" (0 or 1). The last two show the agent where an inner episode ended and its result.
     terminated, truncated, final_obs, success: of the trial; its success is that of its last inner episode.
     info["episode_over"], info["episode_success"], info["_episode_success"]: [B] bool, of the inner episodes.
-    floor: that of `env`; None where `env.reward_reveals_cue`.
+    floor: that of `env`, None where `env.reward_reveals_cue`. A floor and a ceiling that are returns are those of all episodes of
+        a trial together, and None where it never ends.
     """
 
     _episode: torch.Tensor
@@ -50,6 +51,10 @@ class MemoryScope(TorchVectorEnv):
         self.episode_steps = None if env.episode_steps is None else env.episode_steps * (episodes or 1)
         self.floor = None if env.reward_reveals_cue else env.floor
         self.ceiling, self.measure = env.ceiling, env.measure
+        if self.measure == "return":  # that of a trial is the sum over its episodes
+            self.floor, self.ceiling = (
+                None if bound is None or episodes is None else episodes * bound for bound in (self.floor, self.ceiling)
+            )
         self.action_names, self.render_mode = env.action_names, env.render_mode
         span = (
             "the whole run" if episodes is None else "an episode" if episodes == 1 else f"trials of {episodes} episodes"
