@@ -76,6 +76,14 @@ EQUIVALENT: dict[str, str] = {
     "envs/checks/vector_env.py: first, *steps = play(env, 20, seed=0) -> first, *steps = play(env, 20, seed=(1))": (
         "one seed is as good as another"
     ),
+    'envs/checks/vector_env.py: for name, one, other in zip(("random", "numpy.random", "torch"), before, states(), strict=True):'
+    ' -> for name, one, other in zip(("random", "numpy.random", "torch"), before, states(), strict=(False)):': (
+        "one function makes both, with three entries"
+    ),
+    "envs/gym/workers.py: for row, answer in zip(rows, answers, strict=True):"
+    " -> for row, answer in zip(rows, answers, strict=(False)):": "there is one answer for each row",
+    "policies/rmt.py: young = Rows(age // S * S < C) if C else None"
+    " -> young = Rows((age // S * S <= C)) if C else None": "with C steps before the segment every column exists and is kept",
     "envs/minigrid/memory.py: for goal in (reveals[0] & ~ends, reveals[1] & ~ends & fork, state < known.num_success):"
     " -> for goal in (reveals[0] & ~ends, reveals[1] & (ends) & fork, state < known.num_success):": (
         "the ways differ only where the view shows the order already, and there this way is not taken"
