@@ -30,7 +30,7 @@ from rmt_rl.envs.masks import has_mask, mask_of, sample_allowed
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.rollouts.distinct import Watched
-from rmt_rl.rollouts.statistics import Distinct, Episodes, Score, number_of, score, success_of
+from rmt_rl.rollouts.statistics import Distinct, Episodes, Score, exact_score, number_of, score, success_of
 
 #: (observation, first) -> action [B, ...]; an actor keeps its own memory.
 Actor = Callable[[Obs, torch.Tensor], torch.Tensor]
@@ -128,9 +128,10 @@ def evaluate(
 ) -> Score:
     """The score of `episodes` new episodes, played with frozen weights on the rows of `env`.
 
-    episode_steps: steps after which an episode is cut; None = as the environment says. between_steps: is called after every step,
+    episode_steps: steps after which an episode is cut (None: as the environment says). between_steps: is called after every step,
     and may raise to leave the evaluation. metrics: names of numbers in the last infos of episodes to average. count: count the
-    different episodes. until_all: play no more once all different episodes of the task were played.
+    different episodes. until_all: play no more once all different episodes of the task were played; each of them counts once,
+    so that the score is exact and does not depend on the number of rows.
     """
     generator = rng.generator(seed, "evaluate-act", env.device)
     base = rng.seed(seed, "evaluate")
@@ -155,8 +156,11 @@ def evaluate(
     if not count:
         return found
     first = torch.tensor(list(keys.values()))
-    each = Episodes(found.each.returns[first], found.each.lengths[first], found.each.success[first])
-    return dataclasses.replace(found, distinct=Distinct(each, env.distinct_episodes if deterministic else None))
+    each = found.each.take(first)
+    distinct = Distinct(each, env.distinct_episodes if deterministic else None)
+    if until_all and distinct.exact:
+        found = exact_score(each, int(cut[first].sum()))
+    return dataclasses.replace(found, distinct=distinct)
 
 
 def _totals(

@@ -33,6 +33,11 @@ class Episodes:
     success: torch.Tensor
     metrics: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
+    def take(self, index_E: torch.Tensor) -> Episodes:
+        """The episodes of these numbers."""
+        metrics = {name: values[index_E] for name, values in self.metrics.items()}
+        return Episodes(self.returns[index_E], self.lengths[index_E], self.success[index_E], metrics)
+
 
 def success_of(info: dict[str, Any], ended_B: torch.Tensor, key: str = "success") -> torch.Tensor:
     """[B] float64: the success of the rows whose episode ended with a step; NaN where it is not reported."""
@@ -154,7 +159,7 @@ class Score:
     """The result of an evaluation.
 
     success: share of the episodes that reached the goal, or None where the environment does not report it
-    ci95: 95 % interval of success (Wilson 1927), or None
+    ci95: 95 % interval of success (Wilson 1927), or None; without width where all episodes that the task has were played
     mean_return, return_ci95: mean of the undiscounted returns and its 95 % interval (normal; None with one episode)
     mean_length: steps per episode
     episodes: number of episodes
@@ -183,22 +188,19 @@ class Score:
     def in_words(self, beside: str, word: str = "episodes") -> str:
         """One line for people. beside: what is said after the number of episodes. word: what an episode is called."""
         if self.distinct is not None and self.distinct.exact:
-            steps = float(self.distinct.each.lengths.double().mean())
-            return f"{self.means()}  {self.distinct} of {steps:.1f} steps{beside}"
+            return f"{self.means()}  {self.distinct} of {self.mean_length:.1f} steps{beside}"
         counted = f"; {self.distinct}" if self.distinct is not None else ""
         return f"{self.means()}  over {self.episodes} {word} of {self.mean_length:.1f} steps{beside}{counted}"
 
     def means(self) -> str:
         """Success and return with their intervals, and metrics, rounded for people; without intervals where they are exact."""
-        if self.distinct is not None and self.distinct.exact:
-            line, success = f"return {self.distinct.mean_return:.3f}", self.distinct.success
-            line = line if success is None else f"success {success:.3f}  {line}"
-        else:
-            line = f"return {self.mean_return:.3f}"
-            if self.return_ci95 is not None:
-                line += f" [{self.return_ci95[0]:.3f}, {self.return_ci95[1]:.3f}]"
-            if self.success is not None and self.ci95 is not None:
-                line = f"success {self.success:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]  {line}"
+        exact = self.distinct is not None and self.distinct.exact
+        line = f"return {self.mean_return:.3f}"
+        if self.return_ci95 is not None and not exact:
+            line += f" [{self.return_ci95[0]:.3f}, {self.return_ci95[1]:.3f}]"
+        if self.success is not None and self.ci95 is not None:
+            interval = "" if exact else f" [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
+            line = f"success {self.success:.3f}{interval}  {line}"
         for name, value in self.metrics.items():
             line += f"  {name} not reported" if value is None else f"  {name} {value:.4g}"
         return line
@@ -249,6 +251,13 @@ def score(episodes: Episodes, cut: int = 0) -> Score:
     metrics = {name: mean_of_reported(x.tolist()) for name, x in episodes.metrics.items()}
     length = float(episodes.lengths.double().mean())
     return Score(rate, interval, mean, return_interval, length, n, episodes, cut, metrics)
+
+
+def exact_score(episodes: Episodes, cut: int = 0) -> Score:
+    """The score of all episodes that a task has, each of them once: nothing is estimated, and the intervals have no width."""
+    found = score(episodes, cut)
+    rate, mean = found.success, found.mean_return
+    return dataclasses.replace(found, ci95=None if rate is None else (rate, rate), return_ci95=(mean, mean))
 
 
 def success_interval(successes: int, episodes: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from torch import nn
 
 import rmt_rl
 from rmt_rl.algos.reach import gradient_reach
+from rmt_rl.config.registry import GROUPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,6 @@ class LeakyState:
     average: torch.Tensor
 
 
-@rmt_rl.register_policy("leaky-memory", LeakyConfig)
 class Leaky(rmt_rl.Backbone):
     """Its gradient with respect to the memory k steps before is decay ** k."""
 
@@ -46,6 +46,14 @@ class Leaky(rmt_rl.Backbone):
             y, state = self.step(x_BTD[:, t], state, first_BT[:, t])
             outputs.append(y)
         return torch.stack(outputs, dim=1), state
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leaky_memory():
+    """Its name is known in this file only: other tests run on every policy that is registered."""
+    rmt_rl.register_policy("leaky-memory", LeakyConfig)(Leaky)
+    yield
+    del GROUPS["policy"]["leaky-memory"]
 
 
 def collected(name, steps, **options):

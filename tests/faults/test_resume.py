@@ -19,7 +19,7 @@ from test_checkpoints import forge
 
 from rmt_rl.algos.ppo import PPOLearner
 from rmt_rl.algos.rate import RATELearner
-from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.errors import ConfigError, RunError, Stopped
 from rmt_rl.config.cli import parse
 from rmt_rl.runs.checkpoints import Checkpoints, _pack, _unpack
 from rmt_rl.runs.metrics import Metrics
@@ -54,8 +54,8 @@ RUNS = {
 }
 
 
-class Killed(BaseException):
-    """Stands for the death of the process: after an error, a run saves its state."""
+class Killed(Stopped):
+    """Stands for the death of the process: after any other error, a run saves its state."""
 
 
 def die_after(monkeypatch, updates):

@@ -75,7 +75,9 @@ def always_up(env):
 def test_the_exact_score_of_a_policy_that_knows_one_of_two_cues_is_a_half():
     env = rmt_rl.make_env("tmaze", 7, length=3)
     score = rmt_rl.evaluate(always_up(env), env, episodes=7)
-    assert score.episodes == 7 and score.success != 0.5  # seven episodes are no even number
+    # seven episodes are no even number, so each of the two counts once
+    assert (score.episodes, score.success, score.ci95, score.mean_length) == (2, 0.5, (0.5, 0.5), 4.0)
+    assert score.return_ci95 == (score.mean_return, score.mean_return)
     assert score.distinct.exact and (len(score.distinct), score.distinct.success) == (2, 0.5)
     assert (
         str(score) == f"success 0.500  return {score.distinct.mean_return:.3f}  exact: 2 distinct episodes of 4.0 steps"
@@ -92,8 +94,25 @@ def test_the_exact_score_of_a_policy_that_knows_one_of_two_cues_is_a_half():
 
 def test_an_evaluation_ends_when_all_episodes_were_played():
     env = rmt_rl.make_env("tmaze", 8, length=5, min_length=3)
-    score = evaluate(always_up(env), env, 10_000, count=True, until_all=True)
-    assert score.episodes < 200 and score.distinct.exact and len(score.distinct) == 6
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    score = evaluate(always_up(env), env, 10_000, between_steps=count, count=True, until_all=True)
+    assert steps < 200 and score.episodes == 6 and score.distinct.exact and len(score.distinct) == 6
+
+
+def test_an_exact_score_does_not_depend_on_the_number_of_rows_or_episodes():
+    env = rmt_rl.make_env("tmaze", 1, length=4, min_length=2)
+    policy = rmt_rl.make_policy(env, "gru", width=8)
+    scores = [
+        rmt_rl.evaluate(policy, "tmaze", n, num_envs=rows, **{"env.length": 4, "env.min_length": 2})
+        for n, rows in ((400, 64), (300, 7))
+    ]
+    assert scores[0] == scores[1] and scores[0].episodes == 6
+    assert torch.equal(scores[0].each.returns, scores[1].each.returns)
 
 
 def test_what_was_not_played_is_not_exact():

@@ -160,7 +160,7 @@ def test_a_callback_can_stop_a_run(tmp_path):
     record = Record(stop_after=2)
     result = rmt_rl.train(root=tmp_path, **TINY, callbacks=[record])
     assert (result.summary["steps"], result.summary["stopped"]) == (192, "enough")
-    assert result.score.episodes == 12 and record.calls[-1] == ("end", 192, 192)
+    assert result.score.episodes == 2 and record.calls[-1] == ("end", 192, 192)
     assert (result.folder / "policy" / "model.safetensors").is_file()
 
 
@@ -211,7 +211,7 @@ def test_a_run_whose_best_policy_is_gone_chooses_it_anew(change, tmp_path, capsy
     config = (tmp_path / "a" / "config.yaml").read_text()
     (tmp_path / "a" / "config.yaml").write_text(config.replace("evaluate_every: 300", "evaluate_every: null"))
     result = rmt_rl.train(resume=tmp_path / "a")
-    assert result.best is None and result.summary["best"] is None and result.score.episodes == 12
+    assert result.best is None and result.summary["best"] is None and result.score.episodes == 2
     assert "the best policy is chosen anew from here on" in capsys.readouterr().out
 
 
@@ -225,7 +225,7 @@ def test_a_full_disk_does_not_end_a_run_at_an_evaluation(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(setup, "save_policy", full)
     result = rmt_rl.train(root=tmp_path, **TINY | {"steps": 200}, evaluate_every=96)
-    assert result.best is None and result.score.episodes == 12
+    assert result.best is None and result.score.episodes == 2
     assert "best was not written: No space left on device; the run continues without it" in capsys.readouterr().out
 
 
