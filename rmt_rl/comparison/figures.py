@@ -113,6 +113,7 @@ def _files(figure: Figure, name: str, title: str, text: str) -> Picture:
         # PNG and PDF have boxes in place of letters that the font lacks. The SVG, and so the page, uses the fonts of its reader.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")  # the layout of the first file stands in the others, too
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return Picture(name, title, text, svg.getvalue(), png.getvalue(), pdf.getvalue())

@@ -8,7 +8,6 @@ from torch import nn
 
 import rmt_rl
 from rmt_rl.algos.reach import gradient_reach
-from rmt_rl.config.registry import GROUPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +49,8 @@ class Leaky(rmt_rl.Backbone):
 
 @pytest.fixture(autouse=True, scope="module")
 def leaky_memory():
-    """Its name is known in this file only: other tests run on every policy that is registered."""
+    """Its name is known in this file only: other tests run on every policy that is registered when they are collected."""
     rmt_rl.register_policy("leaky-memory", LeakyConfig)(Leaky)
-    yield
-    del GROUPS["policy"]["leaky-memory"]
 
 
 def collected(name, steps, **options):
