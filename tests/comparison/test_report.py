@@ -14,6 +14,7 @@ from comparison_folders import cell, failed, matrix, score, write
 
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.compare import _finish as finish
+from rmt_rl.comparison import figures
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.figures import learning_curves, shade
 from rmt_rl.comparison.overview import describe, eval_points, table
@@ -118,8 +119,9 @@ def test_the_figures_for_publications_embed_truetype_fonts_and_have_no_date(repo
 
 @pytest.mark.slow
 def test_equal_results_give_equal_bytes_in_any_order_and_at_any_cost(
-    folder: Path, report: Path, tmp_path: Path
+    folder: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(figures.STYLE, "pdf.fonttype", 42)  # as in `report`, which is made outside of the tests
     rows = [row | {"cost": {"cpu_s": 99.0, "cpu": "another"}} for row in [*matrix(), failed("tmaze", "lstm", 7, ERROR)]]
     other = write_report([write(tmp_path / "elsewhere", rows, order=1)], tmp_path / "out").parent
     different = {path.name for path in report.iterdir() if path.read_bytes() != (other / path.name).read_bytes()}
