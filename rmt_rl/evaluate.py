@@ -68,7 +68,7 @@ def evaluate(
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
         check_fits(policy, batch, task)
-        how: dict[str, Any] = {"metrics": metric_names(metrics), "count": deterministic, "until_all": deterministic}
+        how: dict[str, Any] = {"metrics": metric_names(metrics), "count": deterministic}
         return play(policy, batch, episodes, seed, deterministic, episode_steps, **how)
     finally:
         close_unless_borrowed(task, batch)
@@ -134,7 +134,6 @@ def command(argv: list[str]) -> int:
             options.episode_steps,
             metrics=metric_names(options.metrics),
             count=options.deterministic,
-            until_all=options.deterministic,
         )
     except KeyboardInterrupt:
         print("stopped; no score was computed", file=sys.stderr)

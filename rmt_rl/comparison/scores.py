@@ -48,7 +48,7 @@ def _play(
     made = make_task(policy, env, rows, device)
     try:
         check_fits(policy, made, env)
-        how: dict[str, Any] = {"episode_steps": config.episode_steps, "count": True, "until_all": True}
+        how: dict[str, Any] = {"episode_steps": config.episode_steps, "count": True}
         return evaluate(policy, made, episodes, config.seed, **how), made
     finally:
         close_unless_borrowed(env, made)

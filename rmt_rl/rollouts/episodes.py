@@ -124,13 +124,12 @@ def evaluate(
     between_steps: Callable[[], None] = lambda: None,
     metrics: Sequence[str] = (),
     count: bool = False,
-    until_all: bool = False,
 ) -> Score:
     """The score of `episodes` new episodes, played with frozen weights on the rows of `env`.
 
     episode_steps: steps after which an episode is cut (None: as the environment says). between_steps: is called after every step,
     and may raise to leave the evaluation. metrics: names of numbers in the last infos of episodes to average. count: count the
-    different episodes. until_all: play no more once all different episodes of the task were played; each of them counts once,
+    different episodes, and play no more once a deterministic policy has played all that the task has; each of them counts once,
     so that the score is exact and does not depend on the number of rows.
     """
     generator = rng.generator(seed, "evaluate-act", env.device)
@@ -145,7 +144,7 @@ def evaluate(
         if watched is not None:
             for row, key in enumerate(watched.keys(waves[-1])):
                 keys.setdefault(key, begin + row)
-            if until_all and len(keys) == env.distinct_episodes:
+            if deterministic and len(keys) == env.distinct_episodes:
                 break
     returns, lengths, success, cut, *more = (torch.cat(column) for column in zip(*waves, strict=True))
     if not bool(success[~cut].isnan().any()) and not bool(cut.all()):
@@ -158,7 +157,7 @@ def evaluate(
     first = torch.tensor(list(keys.values()))
     each = found.each.take(first)
     distinct = Distinct(each, env.distinct_episodes if deterministic else None)
-    if until_all and distinct.exact:
+    if distinct.exact:
         found = exact_score(each, int(cut[first].sum()))
     return dataclasses.replace(found, distinct=distinct)
 

@@ -483,7 +483,6 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
         "episode_steps": config.episode_steps,
         "metrics": metric_names(config.metrics),
         "count": True,
-        "until_all": True,
     }
     final = evaluate(policy, env, config.evaluate_episodes, config.seed, **how)
     if evaluator.best is None:

@@ -100,7 +100,7 @@ def test_an_evaluation_ends_when_all_episodes_were_played():
         nonlocal steps
         steps += 1
 
-    score = evaluate(always_up(env), env, 10_000, between_steps=count, count=True, until_all=True)
+    score = evaluate(always_up(env), env, 10_000, between_steps=count, count=True)
     assert steps < 200 and score.episodes == 6 and score.distinct.exact and len(score.distinct) == 6
 
 
