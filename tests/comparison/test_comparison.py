@@ -9,12 +9,12 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import Command, run
 
 import rmt_rl
 from rmt_rl.common import files
@@ -337,8 +337,8 @@ def test_a_comparison_that_was_killed_and_continued_has_the_same_rows(tmp_path):
     for cell in expand(matrix):
         (tmp_path / "undisturbed").mkdir(exist_ok=True)
         assert run_cell(tmp_path / "undisturbed", matrix, cell)
-    command = [sys.executable, "-m", "rmt_rl.compare", *given, "out=x", "workers=2"]
-    parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    command = ["-m", "rmt_rl.compare", *given, "out=x"]
+    parent = Command(*command, "workers=2", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("x/runs/*/checkpoints/step-0")))
     time.sleep(random.uniform(0, 0.5))
     victim, *_ = workers = children(parent.pid)
@@ -351,7 +351,7 @@ def test_a_comparison_that_was_killed_and_continued_has_the_same_rows(tmp_path):
     assert workers
     # orphans stop by themselves
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = run(*command, "workers=1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert without_cost(tmp_path / "x") == without_cost(tmp_path / "undisturbed")
     assert len(read_cells(tmp_path / "x")) == 2

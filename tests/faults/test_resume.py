@@ -27,7 +27,7 @@ from rmt_rl.runs.setup import setup_run
 from rmt_rl.train import train
 
 TINY = ["algo.num_envs=8", "algo.rollout=12", "algo.minibatches=2", "policy.width=16", "evaluate_episodes=8"]
-PPO = [*TINY, "algo.epochs=2", "steps=800", "checkpoint_steps=200"]
+PPO = [*TINY, "algo.epochs=1", "steps=800", "checkpoint_steps=200"]
 OFFLINE = ["algo=rate", "policy.width=16", "steps=1500", "checkpoint_steps=150", "evaluate_episodes=8", "algo.batch=8"]
 OFFLINE += ["algo.validation=0.02"]
 MAZE = ["env=tmaze", "env.length=8", "env.min_length=3"]

@@ -10,16 +10,18 @@ pytestmark = pytest.mark.slow
 # Shorter than the default maze, so that it is learned in seconds; longer than a segment, so that RMT has to write its memory.
 # Mixed lengths, because greedy episodes of one length and two cues would be two observations and not 200.
 TASK = ["env=tmaze", "env.length=6", "env.min_length=4", "policy.width=32", "evaluate_episodes=200"]
+# A run ends when it has learned the task.
+SOLVED = ["evaluate_every=10000", "until.success=0.98"]
 
 
 def test_rmt_learns_a_task_that_needs_its_memory_tokens(tmp_path):
-    result = train(parse([*TASK, "policy.segment=4", "steps=60000"]), root=tmp_path).summary
+    result = train(parse([*TASK, *SOLVED, "policy.segment=4", "steps=60000"]), root=tmp_path).summary
     assert result["eval"]["success"] >= 0.95
 
 
 @pytest.mark.parametrize("policy", ["lstm", "gru"])
 def test_recurrent_networks_learn_it_too(tmp_path, policy):
-    result = train(parse([*TASK, f"policy={policy}", "steps=60000"]), root=tmp_path).summary
+    result = train(parse([*TASK, *SOLVED, f"policy={policy}", "steps=60000"]), root=tmp_path).summary
     assert result["eval"]["success"] >= 0.95
 
 
@@ -31,7 +33,7 @@ def test_without_memory_the_score_stays_at_the_floor(tmp_path):
 def test_rate_learns_offline_a_task_that_needs_its_memory_tokens(tmp_path):
     task = ["env=tmaze-rate", "env.min_length=1", "env.length=12", "evaluate_episodes=200"]
     options = ["algo=rate", "policy.segment=5", "algo.learning_rate=2e-3", "steps=60000"]
-    assert train(parse([*task, *options]), root=tmp_path).summary["eval"]["success"] >= 0.95
+    assert train(parse([*task, *options, *SOLVED]), root=tmp_path).summary["eval"]["success"] >= 0.95
 
 
 def test_behaviour_cloning_without_memory_stays_at_the_floor(tmp_path):
