@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import numbers
@@ -157,9 +158,13 @@ class Option:
         return all(compare[name](value, bound) for name, bound in self.bounds.items() if bound is not None)
 
 
+# annotations are texts, which take long to evaluate
+_hints = functools.lru_cache(maxsize=1_000)(typing.get_type_hints)
+
+
 def options(cls: type) -> dict[str, Option]:
     """The fields of a dataclass that users can set to a value: those with a help text, unlike `name`."""
-    hints, found = typing.get_type_hints(cls), {}
+    hints, found = _hints(cls), {}
     for item in dataclasses.fields(cls):
         meta, hint = item.metadata, hints[item.name]
         if "help" not in meta or meta.get("group"):
