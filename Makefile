@@ -26,7 +26,7 @@ train: $(STAMP)
 	$(BIN)/python -m rmt_rl.train $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -31,8 +31,8 @@ def test_without_memory_the_score_stays_at_the_floor(tmp_path):
 
 
 def test_rate_learns_offline_a_task_that_needs_its_memory_tokens(tmp_path):
-    task = ["env=tmaze-rate", "env.min_length=1", "env.length=12", "evaluate_episodes=200"]
-    options = ["algo=rate", "policy.segment=5", "algo.learning_rate=2e-3", "steps=60000"]
+    task = ["env=tmaze-rate", "env.min_length=1", "env.length=8", "evaluate_episodes=200"]
+    options = ["algo=rate", "policy.segment=4", "algo.learning_rate=2e-3", "steps=60000"]
     assert train(parse([*task, *options, *SOLVED]), root=tmp_path).summary["eval"]["success"] >= 0.95
 
 
