@@ -20,7 +20,7 @@ from rmt_rl.envs.minigrid.memory import BLOCK, RANDOM_SIZES, SIZES, WALL, MiniGr
 NOTHING = 6  # MiniGrid's "done", which has no effect
 
 #: Steps of every comparison with minigrid, all rows together.
-STEPS = 20_800 if "RMT_RL_FAULTS" in os.environ else 6_400
+STEPS = 20_800 if "RMT_RL_FAULTS" in os.environ else 5_000
 
 
 def reference(num_envs: int, size: int, random: bool = False, view: int = 7) -> Any:

@@ -111,7 +111,7 @@ class Shuffled:
 def test_repeat_first_equals_that_of_the_popgym_package(level):
     package = pytest.importorskip("popgym.envs.repeat_first", reason="popgym is not installed").RepeatFirst
     options, rows = FIRST[level], 16
-    steps = max(20_000, 2 * rows * 52 * options["decks"])
+    steps = max(12_000, 2 * rows * 52 * options["decks"])
     follow(RepeatFirst(rows, **options), lambda draw: Package(package, First(draw, **options), **options), steps)
 
 
@@ -133,7 +133,7 @@ def test_the_first_episodes_follow_the_rules():
 @pytest.mark.parametrize("level", FIRST)
 def test_every_step_of_repeat_first_follows_the_rules(level):
     options, rows = FIRST[level], 16
-    steps = max(20_000, 2 * rows * 52 * options["decks"])  # two episodes at least
+    steps = max(12_000, 2 * rows * 52 * options["decks"])  # two episodes at least
     successes, failures = follow(RepeatFirst(rows, **options), lambda draw: First(draw, **options), steps)
     assert min(successes, failures) >= 2
 
