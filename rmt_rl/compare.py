@@ -62,7 +62,7 @@ def compare(**given: Any) -> Comparison:
 def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Comparison:
     """Run, continue or report a comparison. matrix: None = the one in the folder. slurm: cells are jobs."""
     from rmt_rl.comparison.cells import expand, notes
-    from rmt_rl.comparison.executors import run_cells
+    from rmt_rl.comparison.executors import check_devices, run_cells
     from rmt_rl.comparison.extending import check_extends, trusted_cells
     from rmt_rl.comparison.jobs import check_slurm
     from rmt_rl.comparison.overview import Overview
@@ -89,6 +89,8 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
         cells = expand(matrix)
     if os.path.lexists(folder / SEARCH):
         raise ConfigError(f"out={folder}: holds a search for settings; choose another out=")
+    if slurm is None:
+        check_devices(cells)
     prepare(folder)
     with locked(folder):
         if (old := load_request(folder)) is not None:

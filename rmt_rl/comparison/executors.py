@@ -33,6 +33,14 @@ INTERVAL = 0.2
 JOB_INTERVAL = 1.0
 
 
+def check_devices(cells: Sequence[Cell]) -> None:
+    """Raise ConfigError for a device that this machine does not have, before every cell fails for it."""
+    for name in {cell.config.device for cell in cells} - {"auto", "cpu"}:
+        from rmt_rl.common.device import choose_device  # imports torch, which the other cells do not need here
+
+        choose_device(name)
+
+
 class StopSignals:
     """Ctrl-C and SIGTERM: the first one asks for a stop, the second one ends the workers at once."""
 

@@ -153,9 +153,13 @@ def finished_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any]:
     if result["best"] is not None:
         policies["best"] = load_policy(place / "best", device, trust=True)
     scores: dict[str, dict[str, Any]] = {"final": {}, "best": {}}
+    one_policy = "best" in policies and have_equal_weights(**policies)
     for name, changes in cell.tests.items():
         env = cell.config.env if not changes else change(cell.config.env, "env", changes)
         for which, policy in policies.items():
+            if which == "best" and one_policy:  # plays the same episodes
+                scores["best"][name] = scores["final"][name]
+                continue
             print(f"evaluating the {which} policy: {name}", flush=True)
             scores[which][name] = score_of(policy, env, cell.config, cell.episodes, device)
     measures = [score["measure"] for score in scores["final"].values()]
@@ -188,6 +192,12 @@ def finished_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any]:
             "cpu": cpu_name(),
         },
     }
+
+
+def have_equal_weights(final: ActorCritic, best: ActorCritic) -> bool:
+    """Whether two policies of one run are the same: the best one was that of the last step."""
+    mine, theirs = final.state_dict(), best.state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def state_bytes(policy: ActorCritic) -> int:

@@ -329,6 +329,29 @@ def wait_for(condition, seconds=120.0):
         time.sleep(0.02)
 
 
+def test_a_device_that_the_machine_lacks_is_an_error_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["env=tmaze", "policy=mlp", "seeds=1", *TINY, "out=x", "device=cuda:99"]) == 2
+    assert "device=cuda:99: this machine has" in error_of(capsys)
+    assert not Path("x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1_000, 2_000])
+def test_a_best_policy_that_is_the_final_one_is_not_played_again(tmp_path, capsys, every):
+    given = ["env=tmaze", "policy=mlp", "seeds=1", *SMALL[:-1], f"evaluate_every={every}", "out=x"]
+    matrix = parse_compare(given)[1]
+    (cell,) = expand(matrix)
+    assert run_cell(tmp_path, matrix, cell)
+    (row,) = read_cells(tmp_path)
+    played = capsys.readouterr().out.count("evaluating the best policy")
+    assert played == (0 if row["best_steps"] == row["steps"] else 1)
+    if every == 2_000:
+        assert played == 0 and row["best"] == row["final"]
+    else:
+        assert row["best_steps"] < row["steps"] and played == 1
+
+
 @pytest.mark.slow
 def test_a_comparison_that_was_killed_and_continued_has_the_same_rows(tmp_path, inside):
     """A worker is killed, then the parent, at random moments; then it is continued, interrupted by nobody."""
