@@ -117,8 +117,8 @@ class Search:
         self.study = _open_study(folder / JOURNAL, f"{task}-{policy}", self._distributions())
         # a sampler begins anew in every command; with the same seed it would repeat its first suggestions
         self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials))
-        _, cells = space.cells(task, policy, {key: values[0] for key, values in space.tuned(task, policy).items()})
-        points = cells[0].config.steps // (cells[0].config.evaluate_every or 1)
+        config = space.example(task, policy).config
+        points = config.steps // (config.evaluate_every or 1)
         self.study.pruner = optuna.pruners.MedianPruner(PRUNE_AFTER, n_warmup_steps=int(PRUNE_FROM * points))
         self._stopped = [trial for trial in self.study.trials if trial.state == optuna.trial.TrialState.RUNNING]
 

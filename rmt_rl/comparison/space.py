@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ RANGE = re.compile(rf"(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?P<scale>:log|:lin
 #: Ranges whose ends have at least this ratio are searched on a logarithmic scale.
 LOG_RATIO = 100
 REQUEST = "tune.yaml"
+#: Combinations of values among which one that fits is looked for, before anything is trained.
+MOST_TRIED = 100
 #: Options of a run of which no value is better than another.
 NOT_LEARNED = {
     "device",
@@ -64,6 +67,17 @@ class Space:
         given = {key: value for key, value in self.matrix.options.items() if key == "algo" or applies(key, classes)}
         matrix = dataclasses.replace(self.matrix, tasks=(task,), policies=(policy,), axes=axes, options=given)
         return matrix, expand(matrix)
+
+    def example(self, task: str, policy: str) -> Cell:
+        """A run of the first settings that fit each other; raises the first ConfigError where none do."""
+        tuned, first = self.tuned(task, policy), None
+        for values in itertools.islice(itertools.product(*tuned.values()), MOST_TRIED):
+            try:
+                return self.cells(task, policy, dict(zip(tuned, values, strict=True)))[1][0]
+            except ConfigError as error:
+                first = first or error
+        assert first is not None  # every option has a value
+        raise first
 
 
 #: The options of a search, its space, and the jobs of executor=slurm.
@@ -110,8 +124,7 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
                 raise ConfigError(
                     f"policy={policy}: {', '.join(matrix.axes)} is no option of it with env={task}; leave it out"
                 )
-            _, cells = space.cells(task, policy, {key: values[0] for key, values in tuned.items()})
-            if cells[0].config.evaluate_every is None:
+            if space.example(task, policy).config.evaluate_every is None:
                 raise ConfigError("evaluate_every=null: a trial is scored by evaluations during training; leave it out")
     return config, space, slurm
 

@@ -78,7 +78,7 @@ def test_the_scale_of_a_range_follows_its_ratio_unless_it_is_named(text, log):
         ([*BASE, "threads=1..2"], "threads=1,2: changes how a trial runs"),
         ([*BASE, "seed=1"], "seed=1: expected seeds="),
         ([*BASE, "trials=0"], "trials=0: expected a whole number, at least 1"),
-        (["env=tmaze", "policy=rmt", "policy.width=15,16"], "policy.heads=2"),
+        (["env=tmaze", "policy=rmt", "policy.width=15,17"], "policy.heads=2"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_before_anything_is_trained(given, message):
@@ -210,6 +210,12 @@ def test_a_trial_whose_command_was_killed_before_all_its_settings_were_chosen_ge
     search.study.ask().suggest_categorical("policy.segment", (4, 8))
     (trial,) = [one.trial for one in [Search(tmp_path, space, "tmaze", "rmt", True)._next(1, print)] if one]
     assert trial.number == 0 and {*trial.params} == {"policy.segment", "algo.learning_rate"}
+
+
+@pytest.mark.parametrize("widths", ["16,15", "15,16"])
+def test_a_search_needs_settings_that_fit_but_not_first_ones(widths):
+    space = parse_tune(["env=tmaze", "policy=rmt", f"policy.width={widths}"])[1]
+    assert space.example("tmaze", "rmt").config.policy.width == 16
 
 
 def test_settings_that_do_not_fit_each_other_make_a_failed_trial_with_the_sentence(tmp_path):
