@@ -53,7 +53,9 @@ def prepare(folder: Path) -> None:
             if os.path.lexists(folder / name):
                 os.close(open_file(folder / name))
     except OSError as error:
-        raise ConfigError(f"{error.filename or folder}: cannot be used for a comparison: {reason(error)}") from error
+        raise ConfigError(
+            f"out={folder}: {error.filename or folder} cannot be used: {reason(error)}; choose another out="
+        ) from error
 
 
 @contextlib.contextmanager
@@ -66,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise ConfigError(f"out={folder}: another comparison is running there; wait for it, or stop it") from error
+        raise ConfigError(f"out={folder}: another command is running there; wait for it, or stop it") from error
     except OSError as error:
         raise ConfigError(f"out={folder}: cannot be used: {reason(error)}") from error
     try:

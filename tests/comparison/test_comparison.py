@@ -135,7 +135,7 @@ def test_another_comparison_in_the_same_folder_is_refused(inside, capsys):
     assert before == {path: path.read_bytes() for path in Path("x").rglob("*") if path.is_file()}
     with locked(Path("x")):
         assert main(["out=x"]) == 2
-    assert "another comparison is running there" in error_of(capsys)
+    assert "another command is running there" in error_of(capsys)
 
 
 @pytest.mark.slow
