@@ -337,6 +337,9 @@ def test_a_built_in_policy_acts_without_the_module_of_its_task(runs: Path) -> No
     action, _ = policy.act(torch.ones(2, 1), policy.initial_state(2), torch.ones(2, dtype=torch.bool))
     assert action.shape == (2,)
     assert "plugins=<module>" in rejection(lambda _: env_config(policy))
+    # a class that was given in Python has no name that a module registers
+    policy.spec = dataclasses.replace(policy.spec, env=UnregisteredEnv("mine:Maze", {}))
+    assert "env=<the class>" in (message := rejection(lambda _: env_config(policy))) and "plugins" not in message
 
 
 @pytest.mark.slow

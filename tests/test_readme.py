@@ -45,7 +45,7 @@ PARSERS = {
 OUTPUTS = {
     "README.md 0": r".*\nruns/tmaze-rmt-ppo-s0(-\d+)? [\d.]+ -?[\d.]+\n",
     "README.md 1": r"\d+ of 2 episodes solved\n",
-    "comparing.md 0": r".*report: first/report/\S+\nfirst/report/\S+ 2\n",
+    "comparing.md 0": r".*report: small/report/\S+\nsmall/report/\S+ 2\n",
     "torchrl.md 0": r"([^\n]*'loss_critic'[^\n]*\n){2}",
     "using.md 0": r"(True\n){4}",
     "using.md 1": r"tensor\(\[\d, \d, \d, \d\]\)\n",

@@ -179,9 +179,15 @@ def env_config(policy: ActorCritic, typed: bool = False) -> EnvConfig:
     here, or where an untrusted file names a module.
     """
     if isinstance(policy.spec.env, UnregisteredEnv):
+        name = policy.spec.env.name
+        if ":" in name:  # such as module:Class
+            raise ConfigError(
+                f"env={name}: the policy was trained on this class, given in Python; give it again (env=<the class>), or register"
+                " it with gymnasium and give env=gym env.id=<module>:<id>"
+            )
         raise ConfigError(
-            f"env={policy.spec.env.name}: the policy was trained on a task that is not registered; import the module that"
-            " registers it (plugins=<module>), or give env="
+            f"env={name}: the policy was trained on a task that is not registered; import the module that registers it"
+            " (plugins=<module>), or give env="
         )
     if isinstance(policy.spec.env, NoEnvConfig):
         raise ConfigError(
