@@ -72,7 +72,7 @@ def test_a_task_without_a_recipe_gives_the_defaults_of_the_dataclasses() -> None
 
 
 def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
-    recipe = RECIPES["minigrid-memory"]
+    recipe = {**RECIPES["minigrid-memory"], **GROUPS["env"]["minigrid-memory"].recipe.policies["rmt"].options}
 
     def part(group: str) -> dict[str, Any]:
         return {key.partition(".")[2]: value for key, value in recipe.items() if key.startswith(f"{group}.")}

@@ -73,7 +73,10 @@ def test_a_dictionary_with_an_unknown_option_or_a_wrong_value_is_rejected() -> N
 
 
 OLD = {
-    "minigrid-memory-rmt-ppo.yaml": ["algo.barrier_coef=0"],  # younger than the file
+    "minigrid-memory-rmt-ppo.yaml": [
+        "algo.barrier_coef=0",  # younger than the file
+        *["algo.rollout=32", "algo.gamma=0.997", "algo.entropy_coef=0.1", "steps=1250000"],  # the recipe of then
+    ],
     "tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7", "algo.barrier_coef=0", "algo.minibatches=4"],
     "gym-mlp-rate.yaml": [
         *["env=gym", "env.options.a=1", "algo=rate", "policy=mlp", "data=x/y-v0"],

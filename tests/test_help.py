@@ -91,7 +91,7 @@ def test_the_help_of_a_group_describes_every_choice(group: str) -> None:
 
 
 def test_the_values_are_those_of_the_task() -> None:
-    assert " steps=1250000 " in unwrapped(help_text())
+    assert " steps=1000000 " in unwrapped(help_text())
     assert " steps=4000000 " in unwrapped(help_text(TrainConfig, ["env=bandit"]))
     assert " steps=750000 " in unwrapped(help_text(TrainConfig, ["env=tmaze"]))
     assert " algo.rollout=100 " in unwrapped(help_text(TrainConfig, ["env=bandit", "algo=ppo"]))

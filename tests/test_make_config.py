@@ -120,8 +120,9 @@ def test_train_resolves_its_options_like_the_command_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_wins_over_the_defaults(name: str) -> None:
-    config = cfg.make_config(env=name)
-    for key, value in RECIPES[name].items():
+    config, recipe = cfg.make_config(env=name), GROUPS["env"][name].recipe
+    own = recipe.policies[config.policy.name].options if config.policy.name in recipe.policies else {}
+    for key, value in {**recipe.options, **own}.items():
         group, _, option = key.rpartition(".")
         assert getattr(getattr(config, group) if group else config, option) == value
 
