@@ -89,17 +89,17 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
         cells = expand(matrix)
     if os.path.lexists(folder / SEARCH):
         raise ConfigError(f"out={folder}: holds a search for settings; choose another out=")
-    if slurm is None:
-        check_devices(cells)
     prepare(folder)
     with locked(folder):
         if (old := load_request(folder)) is not None:
             check_extends(folder, old, matrix, cells)
         messages = [*notes(matrix), repair(folder)]
         again = forget_failed(folder) if config.retry else 0
-        save_request(folder, matrix, command_of(matrix))
         known = {row["key"] for row in read_cells(folder)}
         pending = [cell for cell in cells if cell.key not in known]
+        if slurm is None:
+            check_devices(pending)  # finished cells are reported without their device
+        save_request(folder, matrix, command_of(matrix))
         messages.append(_opening(folder, len(cells), len(pending), again))
         print("\n".join(message for message in messages if message), flush=True)
         workers = min(config.workers or (cores() if slurm is None else len(pending)), len(pending)) or 1

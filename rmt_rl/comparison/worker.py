@@ -153,13 +153,12 @@ def finished_row(folder: Path, matrix: Matrix, cell: Cell) -> dict[str, Any]:
     if result["best"] is not None:
         policies["best"] = load_policy(place / "best", device, trust=True)
     scores: dict[str, dict[str, Any]] = {"final": {}, "best": {}}
-    one_policy = "best" in policies and have_equal_weights(**policies)
+    if "best" in policies and have_equal_weights(**policies):
+        del policies["best"]
+        scores["best"] = scores["final"]  # they play the same episodes
     for name, changes in cell.tests.items():
         env = cell.config.env if not changes else change(cell.config.env, "env", changes)
         for which, policy in policies.items():
-            if which == "best" and one_policy:  # plays the same episodes
-                scores["best"][name] = scores["final"][name]
-                continue
             print(f"evaluating the {which} policy: {name}", flush=True)
             scores[which][name] = score_of(policy, env, cell.config, cell.episodes, device)
     measures = [score["measure"] for score in scores["final"].values()]

@@ -329,11 +329,18 @@ def wait_for(condition, seconds=120.0):
         time.sleep(0.02)
 
 
-def test_a_device_that_the_machine_lacks_is_an_error_before_anything_is_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["env=tmaze", "policy=mlp", "seeds=1", *TINY, "out=x", "device=cuda:99"]) == 2
+@pytest.mark.slow
+def test_a_device_that_the_machine_lacks_is_an_error_before_the_first_cell(inside, capsys):
+    """The folder is then free for another device, and what was finished on another machine is reported here."""
+    given = ["env=tmaze", "policy=mlp", "seeds=1", *TINY, "out=x"]
+    assert main([*given, "device=cuda:99"]) == 2
     assert "device=cuda:99: this machine has" in error_of(capsys)
-    assert not Path("x").exists()
+    assert inside.started == []
+    assert main([*given, "device=cpu"]) == 0
+    text = Path("x/comparison.yaml").read_text()
+    assert text.count("device: cpu") == 1
+    Path("x/comparison.yaml").write_text(text.replace("device: cpu", "device: cuda:99"))
+    assert main(["out=x"]) == 0
 
 
 @pytest.mark.slow
@@ -346,10 +353,8 @@ def test_a_best_policy_that_is_the_final_one_is_not_played_again(tmp_path, capsy
     (row,) = read_cells(tmp_path)
     played = capsys.readouterr().out.count("evaluating the best policy")
     assert played == (0 if row["best_steps"] == row["steps"] else 1)
-    if every == 2_000:
+    if every == 2_000:  # the only evaluation is that of the last step
         assert played == 0 and row["best"] == row["final"]
-    else:
-        assert row["best_steps"] < row["steps"] and played == 1
 
 
 @pytest.mark.slow
