@@ -396,8 +396,10 @@ def test_a_killed_search_continues_without_repeating_a_finished_trial(tuned):
     folder, trials, first, second = tuned
     finished = set(re.findall(r"trial (\d): algo", first))
     again = set(re.findall(r"trial (\d): algo", second))
-    assert len(finished) >= 1 and finished.isdisjoint(again) and len(finished | again) == len(trials) == 6
-    for number in finished:
+    # the kill can fall between a trial's record and the line about it: such a trial is shown by neither command
+    unseen = {trial["trial"] for trial in trials} - finished - again
+    assert len(finished) >= 1 and finished.isdisjoint(again) and len(unseen) <= 2 and len(trials) == 6
+    for number in finished | unseen:
         (log,) = folder.glob(f"logs/*={float(trials[int(number)]['algo.learning_rate'])}-s0.log")
         assert log.read_text().count(" training  ppo") == 1
 

@@ -212,7 +212,7 @@ def test_environments_of_the_same_name_are_not_confused(tmp_path):
     long = rmt_rl.train(env=maze_of(9), root=tmp_path, **TINY)
     assert rmt_rl.evaluate(short.policy, episodes=12) == short.score
     assert rmt_rl.evaluate(long.policy, episodes=12) == long.score
-    with pytest.raises(ConfigError, match="was trained on a task that is not registered"):
+    with pytest.raises(ConfigError, match=r"was trained on this class, given in Python; give it again"):
         rmt_rl.evaluate(short.folder, episodes=12)
     assert rmt_rl.evaluate(short.folder, maze_of(3), episodes=12) == short.score
     with pytest.raises(ConfigError, match="env=nope: expected one of") as caught:
