@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # many tests start a process of their own, which would compile the package again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help train test lint check contract test-faults format bench docs clean
+.PHONY: help train test lint check contract test-faults format bench results docs clean
 
 help:
 	@echo "make train [ARGS='env=tmaze seed=1']   train an agent; ARGS are passed on"
@@ -20,6 +20,7 @@ help:
 	@echo "make contract                          300 random cases of every policy's contract; an hour or more"
 	@echo "make test-faults                       50 killed runs, every bit of a checkpoint, longer comparisons with minigrid"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
+	@echo "make results                           docs/results: six policies, two tasks, five seeds; several hours; may be stopped and continued"
 	@echo "make docs                              the documentation as a site, in site/index.html"
 
 train: $(STAMP)
@@ -51,6 +52,14 @@ bench: $(STAMP)
 	$(BIN)/python experiments/speed/bench_envs.py
 	$(BIN)/python experiments/speed/bench_ppo.py
 	$(BIN)/python experiments/speed/bench_rmt.py
+
+SIX := policy=rmt,trxl,gtrxl,lstm,gru,mlp params=110000 seeds=5 workers=2
+results: $(STAMP)
+	$(BIN)/python -m rmt_rl.compare env=tmaze env.min_length=5 env.length=80 algo.rollout=96 steps=1100000 $(SIX) \
+		test.env.length=80,1000,100000 test.env.min_length=null out=runs/results/tmaze
+	$(BIN)/python -m rmt_rl.compare env=minigrid-memory env.size=11 env.view=7 algo.num_envs=256 algo.rollout=64 \
+		algo.entropy_coef=0.03 algo.gamma=0.995 steps=2500000 $(SIX) out=runs/results/minigrid-memory
+	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze,runs/results/minigrid-memory out=docs/results
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)

@@ -184,6 +184,15 @@ def test_a_path_that_is_too_long_is_one_sentence(command, words, capsys, tmp_pat
     assert text.startswith("error: ") and text.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which not even root can make a file")
+@pytest.mark.parametrize("command", ["memory", "play", "export"])
+def test_an_output_that_cannot_be_made_is_refused_before_the_work_for_it(command, capsys, monkeypatch):
+    monkeypatch.setattr("rmt_rl.policies.actor_critic.ActorCritic.act", None)  # nothing may act
+    words = ["policy=zoo:tmaze-rmt", "out=/proc/folder/x.gif"]
+    assert importlib.import_module(f"rmt_rl.{command}").main(words) == 2
+    assert "out=/proc/folder/x.gif: cannot be made: /proc takes no files" in capsys.readouterr().err
+
+
 def test_a_link_that_leads_nowhere_is_not_overwritten(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, command in (("a.gif", "play"), ("b", "export"), ("c", "memory")):

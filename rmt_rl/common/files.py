@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,11 +95,16 @@ def make_folder(path: Path) -> None:
 
 
 def require_new(path: str | Path) -> None:
-    """Raise OSError where a file, a folder or a link has this path already, or where none can have it: it is too long."""
+    """Raise OSError where a file, a folder or a link has this path already, or where none can be made: before the work for it."""
     try:
         os.lstat(path)
     except FileNotFoundError:
-        return
+        parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        try:  # a file without a name, which leaves nothing behind; permissions alone do not tell it for root
+            with tempfile.TemporaryFile(dir=parent):
+                return
+        except OSError as error:
+            raise OSError(error.errno, f"cannot be made: {parent} takes no files ({reason(error)})") from error
     raise FileExistsError(errno.EEXIST, "exists already and is not overwritten", str(path))
 
 
