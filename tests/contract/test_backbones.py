@@ -68,6 +68,15 @@ VARIANTS = {
     "lstm": config.LSTMConfig(width=WIDTH, layers=2),
     "gru": config.GRUConfig(width=WIDTH, layers=1),
     "mlp": config.MLPConfig(width=WIDTH),
+    "mingru": config.MinGRUConfig(width=WIDTH),
+    "mingru-hard": config.MinGRUConfig(width=WIDTH, layers=1, hard_gates=True),
+    "deltanet": config.DeltaNetConfig(width=WIDTH),
+    "deltanet-hard": config.DeltaNetConfig(width=WIDTH, heads=4, hard_gates=True),
+    "deltanet-plain": config.DeltaNetConfig(width=WIDTH, layers=1, decay=False),
+    "mlstm": config.MLSTMConfig(width=WIDTH),
+    "rwkv4": config.RWKV4Config(width=WIDTH),
+    "rwkv7": config.RWKV7Config(width=WIDTH, low_rank=3),
+    "ffm": config.FFMConfig(width=WIDTH, traces=5, contexts=3),
 }
 #: Variants that carry nothing over 30 steps, or carry it without gradient.
 FORGETFUL = ("mlp", "window", "rmt-without-memory", "rmt-bptt", "rmt-everything", "trxl", "gtrxl")
