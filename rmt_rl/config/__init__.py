@@ -52,8 +52,11 @@ from rmt_rl.config.policies import (
 from rmt_rl.config.recurrences import (
     DeltaNetConfig,
     FFMConfig,
+    HierarchicalConfig,
     MinGRUConfig,
     MLSTMConfig,
+    ReformerConfig,
+    RoutingConfig,
     RWKV4Config,
     RWKV7Config,
 )

@@ -8,7 +8,9 @@ import torch
 from rmt_rl import config
 from rmt_rl.common.state import map_state
 from rmt_rl.policies.gates import hard_sigmoid
+from rmt_rl.policies.recurrences.buckets import CENTROID_RATE
 from rmt_rl.policies.recurrences.delta_rule import CHUNK, STRONGEST_DECAY, delta_rule
+from rmt_rl.policies.recurrences.hierarchical import LEVELS
 from rmt_rl.policies.recurrences.scan import linear_scan, scan_by_rounds
 from rmt_rl.policies.registry import make_backbone
 
@@ -275,6 +277,95 @@ def test_ffm_computes_its_sum():
         out = (z - z.mean()) / (z.var(unbiased=False) + 1e-5).sqrt() * gate + layer.skip(h[b, t]) * (1 - gate)
         torch.testing.assert_close(y[b, t], x[b, t] + out, rtol=1e-9, atol=1e-9)
     assert after.traces.shape == (B, 3, 2, 2)
+
+
+@torch.no_grad()
+def test_hierarchical_computes_its_windows():
+    options = config.HierarchicalConfig(width=D, layers=1, heads=1, window=3)
+    layer, first = layer_of(options), resets()
+    x, state = random(B, T, D), layer.zero_state(B, dtype=torch.float64, device="cpu")
+    y, after, losses = layer.forward_with_losses(x, state, first)
+    h, E, loss, tokens = layer.norm(x), D // 2, 0.0, []
+    for row in range(B):
+        tokens.append([[] for _ in LEVELS])
+        for t in range(T):
+            begin = max([s for s in range(t + 1) if first[row, s]], default=0)
+            found = []
+            for level, c in enumerate(LEVELS):
+                parts = [h[row, t - back] @ layer.compress[level][back] for back in range(c) if t - back >= begin]
+                tokens[row][level].append(sum(parts))
+                ends = [t - c * slot for slot in range(3) if t - c * slot >= begin]
+                q = layer.project[level](tokens[row][level][t])[:E]
+                k, v = zip(*(layer.project[level](tokens[row][level][s])[E:].split(E) for s in ends), strict=True)
+                scores = torch.stack([q @ key / E**0.5 for key in k]) + layer.distance[level][: len(ends), 0]
+                found.append(scores.softmax(0) @ torch.stack(v))
+            residual = x[row, t] + layer.merge.weight @ torch.cat(found)
+            torch.testing.assert_close(y[row, t], layer.feed_forward(residual), rtol=1e-9, atol=1e-9)
+    for level, c in enumerate(LEVELS):
+        off = [
+            1 - torch.cosine_similarity(layer.predict[level](y[row, t]), tokens[row][level][t + c], dim=0)
+            for row in range(B)
+            for t in range(T - c)
+            if not first[row, t + 1 : t + c + 1].any()
+        ]
+        loss += sum(off) / len(off)
+    assert float(losses["prediction"]) == pytest.approx(0.1 * float(loss), rel=1e-9)
+    assert after.age.tolist() == [T, T - 30, 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["reformer", "routing"])
+def test_bucketed_attention_is_that_over_lists_that_drop_their_oldest(kind):
+    """Rings as Python lists: the last 3 steps of every bucket and the last 2 steps, each counted as often as it is found."""
+    own = {"buckets": 4, "slots": 3, "window": 2, "heads": 2, "local_heads": 1}
+    options = config.ReformerConfig(**own, rounds=2, width=8, layers=1) if kind == "reformer" else None
+    layer, first = layer_of(options or config.RoutingConfig(**own, width=8, layers=1)), resets()
+    x, size = random(B, T, 8), 4
+    y, _ = layer(x, layer.zero_state(B, dtype=torch.float64, device="cpu"), first)
+    reads = {}
+    for row in range(B):
+        for head in range(2):
+            layer_rows = slice(head * size, (head + 1) * size)
+            rings, past = {}, []
+            for t in range(T):
+                if first[row, t]:
+                    rings, past = {}, []
+                q, k, v = (part[layer_rows] for part in layer.project(layer.norm(x[row, t])).split(8))
+                q, k = q / q.norm(), k / k.norm()
+                if kind == "routing":
+                    names = [(0, int((layer.centroids[head] @ k).argmax()))]
+                else:
+                    turned = [k @ layer.rotations[head, r] for r in range(2)]
+                    names = [(r, int(torch.cat([p, -p]).argmax())) for r, p in enumerate(turned)]
+                for name in names:
+                    rings[name] = [*rings.get(name, []), (k, v)][-3:]
+                past = [*past, (k, v)][-3:]
+                near = layer.nearness[head, 0, 0].exp()
+                seen = [(k, v, near) for k, v in past]
+                if head:  # the first head sees the window only
+                    seen += [(k, v, 1.0) for name in names for k, v in rings[name]]
+                weights = torch.stack([(layer.scale[head, 0, 0] * (q @ k)).exp() * times for k, _, times in seen])
+                read = sum(w * v for w, (_, v, _) in zip(weights / weights.sum(), seen, strict=True))
+                reads.setdefault((row, t), []).append(read)
+    for row, t in reads:
+        residual = x[row, t] + layer.output.weight @ torch.cat(reads[row, t])
+        torch.testing.assert_close(y[row, t], layer.feed_forward(residual), rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_a_centroid_moves_towards_its_keys_and_a_dead_one_starts_again():
+    layer = layer_of(config.RoutingConfig(width=4, layers=1, heads=1, buckets=2))
+    layer.centroids.copy_(torch.tensor([[[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]]))
+    layer.norm.weight.fill_(1.0)
+    x = torch.tensor([[[4.0, 0, 0, 0], [4.0, 0, 0, 0]]], dtype=torch.float64)
+    key = layer._project(x)[1][0, 0, 0]
+    layer.project.weight[4:8] *= torch.sign(key[0])  # the key lies on the side of the first centroid
+    key = layer._project(x)[1][0, 0, 0]
+    layer.move_centroids(x, torch.Generator().manual_seed(0))
+    start = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    expected = torch.nn.functional.normalize(start + CENTROID_RATE * (key - start), dim=0)
+    torch.testing.assert_close(layer.centroids[0, 0], expected)
+    assert float(layer.centroids[0, 1] @ expected) > 0.9  # it was at -1
 
 
 # ------------------------------------------------------------------------------------------------------ what is promised

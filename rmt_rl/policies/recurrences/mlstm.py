@@ -98,6 +98,8 @@ class MLSTMLayer(Layer[MLSTMState]):
 
 
 class MLSTM(Stack[MLSTMState]):
+    most_steps = 128
+
     def __init__(self, config: MLSTMConfig) -> None:
         size = config.width // config.heads
         super().__init__(

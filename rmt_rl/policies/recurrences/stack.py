@@ -33,12 +33,21 @@ class Layer(nn.Module, Generic[StateT]):
     def forward(self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor) -> tuple[torch.Tensor, StateT]:
         raise NotImplementedError(f"{type(self).__name__} does not define forward(x, state, first)")
 
+    def forward_with_losses(
+        self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, StateT, dict[str, torch.Tensor]]:
+        """`forward`, and auxiliary losses: scalars by name, already weighted."""
+        return (*self(x_BTD, state, first_BT), {})
+
 
 class Stack(Backbone[StateT]):
     """Equal layers one after the other. Its state is that of a layer, with the layers on axis 1 of every tensor.
 
     `step` is `unroll` for one step, so both compute the same; the layers' parallel forms have a short way for one step.
     """
+
+    #: Steps that the layers process at once; longer rows are cut, for layers whose work grows with the square of the steps.
+    most_steps: int = 10**9
 
     def __init__(self, width: int, layers: Sequence[Layer[StateT]], description: str) -> None:
         super().__init__()
@@ -56,13 +65,42 @@ class Stack(Backbone[StateT]):
         return y_B1D[:, 0], state
 
     def unroll(self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor) -> tuple[torch.Tensor, StateT]:
+        after, chunks = state, []
+        for begin in range(0, x_BTD.shape[1], self.most_steps):
+            here = slice(begin, begin + self.most_steps)
+            y, after, _ = self._chunk(x_BTD[:, here], after, first_BT[:, here], losses=False)
+            chunks.append(y)
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1), after
+
+    def unroll_with_losses(
+        self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, StateT, dict[str, torch.Tensor]]:
+        after, chunks, found = state, [], list[dict[str, torch.Tensor]]()
+        for begin in range(0, x_BTD.shape[1], self.most_steps):
+            here = slice(begin, begin + self.most_steps)
+            y, after, losses = self._chunk(x_BTD[:, here], after, first_BT[:, here], losses=True)
+            chunks.append(y)
+            found += losses
+        names = dict.fromkeys(name for losses in found for name in losses)
+        sums = {name: sum((losses[name] for losses in found), x_BTD.new_zeros(())) / len(chunks) for name in names}
+        return torch.cat(chunks, dim=1), after, sums
+
+    def _chunk(
+        self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor, losses: bool
+    ) -> tuple[torch.Tensor, StateT, list[dict[str, torch.Tensor]]]:
+        """Outputs and state after some steps, and the auxiliary losses of every layer if they are wanted."""
         # by selection, never by multiplication: what is discarded may be NaN
         state = map_state(lambda s: where_rows(first_BT[:, 0], s.new_zeros(()), s), state)
-        after = []
+        after, found = [], []
         for number, layer in enumerate(self.layers):
-            x_BTD, s = layer(x_BTD, map_state(lambda v, n=number: v[:, n], state), first_BT)
+            before = map_state(lambda v, n=number: v[:, n], state)
+            if losses:
+                x_BTD, s, own = layer.forward_with_losses(x_BTD, before, first_BT)
+                found.append(own)
+            else:
+                x_BTD, s = layer(x_BTD, before, first_BT)
             after.append(s)
-        return self.norm(x_BTD), map_state(lambda *parts: torch.stack(parts, dim=1), after[0], *after[1:])
+        return self.norm(x_BTD), map_state(lambda *parts: torch.stack(parts, dim=1), after[0], *after[1:]), found
 
 
 def previous(h_BTD: torch.Tensor, last_BD: torch.Tensor, first_BT: torch.Tensor) -> torch.Tensor:
