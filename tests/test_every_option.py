@@ -56,6 +56,8 @@ TRANSFORMER = {
     **COMMON,
 }
 RECURRENT = {"width": 24, "layers": 2, **COMMON}
+STACK = {"width": 24, "layers": 3, **COMMON}
+BUCKETS = {**STACK, "heads": 4, "buckets": 6, "slots": 1, "window": 2, "local_heads": 1, "sharpness": 1.0}
 #: Another value for every option of every policy; the options in a tuple's second part make it possible.
 POLICIES = {
     "rmt": {
@@ -81,6 +83,15 @@ POLICIES = {
     "lstm": RECURRENT,
     "gru": RECURRENT,
     "mlp": {**RECURRENT, "layers": 1, "previous_action": True},
+    "mingru": {**STACK, "hard_gates": True},
+    "deltanet": {**STACK, "heads": 4, "decay": False, "hard_gates": True},
+    "mlstm": {**STACK, "heads": 4},
+    "rwkv4": STACK,
+    "rwkv7": {**STACK, "heads": 4, "low_rank": 3},
+    "ffm": {**STACK, "traces": 7, "contexts": 3},
+    "hierarchical": {**STACK, "heads": 4, "window": 3, "sharpness": 1.0, "prediction": 0.0},
+    "reformer": {**BUCKETS, "rounds": 1},
+    "routing": {**BUCKETS, "commitment": 0.0},
 }
 #: Other values of options with several, of which each has to differ from all others.
 CHOICES = {

@@ -49,6 +49,17 @@ from rmt_rl.config.policies import (
     TrXLConfig,
     WindowConfig,
 )
+from rmt_rl.config.recurrences import (
+    DeltaNetConfig,
+    FFMConfig,
+    HierarchicalConfig,
+    MinGRUConfig,
+    MLSTMConfig,
+    ReformerConfig,
+    RoutingConfig,
+    RWKV4Config,
+    RWKV7Config,
+)
 from rmt_rl.config.registry import (
     GROUPS,
     choose,

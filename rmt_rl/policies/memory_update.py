@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from rmt_rl.policies.gates import hard_sigmoid
 from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.transformer import attention
 
@@ -31,16 +32,14 @@ class Replace(nn.Module):
 class Gate(nn.Module):
     """old + sigmoid(G [old, new] + b) * (tanh(W new) - old): a memory that is kept unless something asks for change."""
 
+    #: How far the gate is open, 0..1.
+    opening = staticmethod(torch.sigmoid)
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.gate = Linear(2 * width, width)
         self.candidate = Linear(width, width)
         nn.init.constant_(self.gate.bias, -1.0)
-
-    @staticmethod
-    def opening(logits: torch.Tensor) -> torch.Tensor:
-        """How far the gate is open, 0..1."""
-        return torch.sigmoid(logits)
 
     def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
         gate = self.opening(self.gate(torch.cat([old, new], dim=-1)))
@@ -52,20 +51,15 @@ class HardGate(nn.Module):
 
         g = clamp(1.2 * s - 0.1, 0, 1) with s = sigmoid(G [old, new]), in the backward pass that of s (straight-through)
 
-    A sigmoid never closes, so a gated memory still loses a little at every write; clamped without the straight-through gradient,
-    a closed gate could not learn to open. The stretch is that of hard concrete gates (Louizos et al. 2018, arXiv 1712.01312).
+    A sigmoid never closes, so a gated memory still loses a little at every write.
     """
+
+    opening = staticmethod(hard_sigmoid)
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.gate = Linear(2 * width, width)
         self.candidate = Linear(width, width)
-
-    @staticmethod
-    def opening(logits: torch.Tensor) -> torch.Tensor:
-        """How far the gate is open, 0..1, with the straight-through gradient."""
-        soft = torch.sigmoid(logits)
-        return soft + ((1.2 * soft - 0.1).clamp(0, 1) - soft).detach()
 
     def forward(self, old: torch.Tensor, new: torch.Tensor) -> Updated:
         gate = self.opening(self.gate(torch.cat([old, new], dim=-1)))

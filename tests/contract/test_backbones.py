@@ -68,9 +68,32 @@ VARIANTS = {
     "lstm": config.LSTMConfig(width=WIDTH, layers=2),
     "gru": config.GRUConfig(width=WIDTH, layers=1),
     "mlp": config.MLPConfig(width=WIDTH),
+    "mingru": config.MinGRUConfig(width=WIDTH),
+    "mingru-hard": config.MinGRUConfig(width=WIDTH, layers=1, hard_gates=True),
+    "deltanet": config.DeltaNetConfig(width=WIDTH),
+    "deltanet-hard": config.DeltaNetConfig(width=WIDTH, heads=4, hard_gates=True),
+    "deltanet-plain": config.DeltaNetConfig(width=WIDTH, layers=1, decay=False),
+    "mlstm": config.MLSTMConfig(width=WIDTH),
+    "rwkv4": config.RWKV4Config(width=WIDTH),
+    "rwkv7": config.RWKV7Config(width=WIDTH, low_rank=3),
+    "ffm": config.FFMConfig(width=WIDTH, traces=5, contexts=3),
+    "hierarchical": config.HierarchicalConfig(width=WIDTH, window=3),
+    "reformer": config.ReformerConfig(width=WIDTH, slots=3, window=3),
+    "reformer-local": config.ReformerConfig(width=WIDTH, layers=1, heads=4, local_heads=2, rounds=1, buckets=2),
+    "routing": config.RoutingConfig(width=WIDTH, buckets=3, slots=2, window=2),
 }
 #: Variants that carry nothing over 30 steps, or carry it without gradient.
-FORGETFUL = ("mlp", "window", "rmt-without-memory", "rmt-bptt", "rmt-everything", "trxl", "gtrxl")
+FORGETFUL = (
+    "mlp",
+    "window",
+    "rmt-without-memory",
+    "rmt-bptt",
+    "rmt-everything",
+    "trxl",
+    "gtrxl",
+    "routing",
+    "reformer-local",
+)
 #: Variants of the RMT with one option each are left out by `make check`; `rmt-everything` has most of them together.
 FEW = ("rmt", "rmt-everything", "rmt-cache", "rmt-hard-gate")
 backbones = pytest.mark.parametrize(
