@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from rmt_rl.policies.saving import make_policy as make_policy
     from rmt_rl.policies.saving import make_task as make_task
     from rmt_rl.policies.saving import save_policy as save_policy
+    from rmt_rl.policies.sequence import SequenceModel as SequenceModel
     from rmt_rl.rollouts.collector import Collector as Collector
     from rmt_rl.runs.callbacks import Callback as Callback
     from rmt_rl.train import TrainResult as TrainResult
@@ -67,6 +68,7 @@ _PUBLIC = {
     "PPOConfig": "rmt_rl.config.algos",
     "PolicyConfig": "rmt_rl.config.bases",
     "RunError": "rmt_rl.common.errors",
+    "SequenceModel": "rmt_rl.policies.sequence",
     "TorchVectorEnv": "rmt_rl.envs.base",
     "TrainResult": "rmt_rl.train",
     "compare": "",

@@ -1,0 +1,55 @@
+"""Memory and time of one gradient over a long sequence, with and without replay: `python experiments/speed/long_sequence.py`.
+
+One sequence of random tokens, loss and backward pass of `rmt_rl.SequenceModel`, each in a process of its own. Growth of the peak
+of resident memory, and CPU-seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+POLICIES = {"rmt": {"policy.segment": 64}, "mingru": {}, "deltanet": {}, "lstm": {}}
+
+
+def measure(policy: str, length: int, replay: bool) -> None:
+    """Print one row of the table."""
+    import torch
+
+    from rmt_rl import SequenceModel
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = SequenceModel(256, policy, replay=replay, **POLICIES[policy])
+    ids = torch.randint(0, 256, (1, length))
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    loss, _ = model.loss(ids)
+    loss.backward()
+    seconds = time.process_time() - begin
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"| {policy} | {length:,} | {'yes' if replay else 'no'} | {grown:,.0f} | {seconds:.1f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--lengths", nargs="+", type=int, default=[8_192, 65_536])
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        policy, length, replay = arguments.one
+        return measure(policy, int(length), replay == "yes")
+    print("| memory | tokens | replay | MB | CPU s |\n|---|---|---|---|---|", flush=True)
+    for policy in arguments.policies:
+        for length in arguments.lengths:
+            for replay in ("no", "yes"):
+                words = [sys.executable, __file__, "--one", policy, str(length), replay]
+                subprocess.run(words, check=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
