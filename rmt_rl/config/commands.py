@@ -100,8 +100,7 @@ class TrainConfig(Config):
     )
     data: str | None = option(
         None,
-        "recorded episodes for algo=rate: the id of a local Minari dataset, or its folder; null = 2,000 new episodes of the"
-        " task's oracle",
+        "recorded episodes for algo=rate: Minari id or folder; null = 2,000 of the task's oracle",
         form=("the id or the folder of a Minari dataset", r".+"),
     )
     init: str | None = option(
