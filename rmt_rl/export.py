@@ -19,6 +19,7 @@ import copy
 import io
 import json
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -115,15 +116,22 @@ def _write(policy: ActorCritic, folder: Path, batch: int, onnx: bool) -> list[Pa
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports packages that are not needed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about internals of the exporter, on which users cannot act
-            torch.onnx.export(
-                program,
-                (),
-                written[-1],
-                input_names=input_names,
-                output_names=output_names,
-                external_data=False,  # one file
-                verbose=False,
-            )
+            try:
+                torch.onnx.export(
+                    program,
+                    (),
+                    written[-1],
+                    input_names=input_names,
+                    output_names=output_names,
+                    external_data=False,  # one file
+                    verbose=False,
+                )
+            except torch.onnx.OnnxExporterError as error:
+                found = re.search(r"aten\.\w+", str(error))
+                raise ConfigError(
+                    f"onnx=true: torch cannot translate {found.group() if found else 'an operation'}, which a step of"
+                    f" policy={policy.spec.policy.name} needs; leave onnx=true out: step.pt2 does not need it"
+                ) from error
 
     def described(names: list[str], tensors: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
         kinds = (str(t.dtype).removeprefix("torch.") for t in tensors)

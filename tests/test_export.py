@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rmt_rl import config
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import sha256_file
 from rmt_rl.common.state import leaves
 from rmt_rl.envs.registry import make_from_config
@@ -25,6 +26,8 @@ POLICIES = {name: entry.config() for name, entry in config.GROUPS["policy"].item
         layers=1, cache=6, positions="rotary", memory_update="mrv", token_shift=True, null_key_value=True, gating="gru"
     )
 }
+#: Of these some operations had no ONNX equivalent, or need complex numbers, until acting went another way.
+LATER = ("mingru", "deltanet", "mlstm", "rwkv4", "rwkv7", "ffm", "hierarchical", "reformer", "routing")
 
 
 def make_policy(policy_config, task=TMAZE):
@@ -64,7 +67,7 @@ def test_the_reloaded_program_acts_as_the_policy_for_many_steps_with_resets(name
     same_actions(policy, TMAZE, 2, lambda obs, first, state: program(obs, first, *state), steps)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in ("rmt", "trxl", "lstm")])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in ("rmt", "trxl", "lstm", *LATER)])
 def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra rmt_rl[onnx] is not installed")
     policy = make_policy(POLICIES[name], GRID)
@@ -79,6 +82,20 @@ def test_onnx_acts_as_the_policy_for_a_thousand_steps_with_resets(name, tmp_path
 
     described = [entry["name"] for entry in json.loads((tmp_path / "out" / "io.json").read_text())["inputs"]]
     same_actions(policy, GRID, 2, call, 1_000)
+
+
+@pytest.mark.slow
+def test_a_step_that_onnx_has_no_operation_for_is_one_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="the extra rmt_rl[onnx] is not installed")
+    monkeypatch.setattr(
+        "rmt_rl.policies.recurrent.Recurrent.step",
+        lambda self, x, state, first: (x.cummax(1).values, state),
+    )
+    with pytest.raises(
+        ConfigError, match=r"onnx=true: torch cannot translate aten\.cummax, which a step of policy=lstm"
+    ):
+        export(make_policy(POLICIES["lstm"]), tmp_path / "out", 2, onnx=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from rmt_rl.config.recurrences import BucketsConfig, ReformerConfig, RoutingConfig
 from rmt_rl.policies.base import parameter_device_and_type
 from rmt_rl.policies.linear import Linear
-from rmt_rl.policies.recurrences.stack import FeedForward, Layer, Stack, small
+from rmt_rl.policies.recurrences.stack import FeedForward, Layer, Stack, episode_starts, small
 
 #: Share of the mean of its keys that a centroid moves by after an update.
 CENTROID_RATE = 0.05
@@ -137,7 +137,7 @@ class BucketsLayer(Layer[BucketsState]):
         query, key, value = self._project(x_BTD)
         bucket = self._bucket(key)
         step = torch.arange(T, device=x_BTD.device)
-        begun = torch.where(first_BT, step, -1).cummax(1).values  # the step with which the episode began, or -1
+        begun = episode_starts(first_BT)
         from_state = begun <= 0  # where an episode begins with the first step, the state is all zeros
         age = torch.where(begun < 0, state.age[:, None] + step, step - begun)
         same = (begun[:, :, None] == begun[:, None]) & (step[:, None] >= step)  # [B, T, T]

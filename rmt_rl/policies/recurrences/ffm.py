@@ -49,17 +49,27 @@ class FFMLayer(Layer[FFMState]):
 
     def forward(self, x_BTD: torch.Tensor, state: FFMState, first_BT: torch.Tensor) -> tuple[torch.Tensor, FFMState]:
         h = self.norm(x_BTD)
-        x = (self.input(h) * self.input_gate(h).sigmoid())[..., None].expand(-1, -1, -1, self.contexts)
-        gamma = torch.polar(
-            (-self.fading.abs()).exp()[:, None] + 0 * self.frequency, self.frequency.expand(self.traces, -1)
-        )
-        keep = torch.where(first_BT[..., None, None], gamma.new_zeros(()), gamma)
-        before = torch.view_as_complex(state.traces.contiguous())
-        traces = linear_scan(keep.transpose(0, 1), x.transpose(0, 1).to(gamma.dtype), before)
-        z = self.read(torch.view_as_real(traces).flatten(2).transpose(0, 1))
+        x_BTN = self.input(h) * self.input_gate(h).sigmoid()
+        traces = self._traces(x_BTN[..., None].expand(-1, -1, -1, self.contexts), state.traces, first_BT)
+        z = self.read(traces.flatten(2))
         gate = self.output_gate(h).sigmoid()
         y = self.read_norm(z) * gate + self.skip(h) * (1 - gate)
-        return x_BTD + y, FFMState(torch.view_as_real(traces[-1]))
+        return x_BTD + y, FFMState(traces[:, -1])
+
+    def _traces(self, x: torch.Tensor, before: torch.Tensor, first_BT: torch.Tensor) -> torch.Tensor:
+        """The traces after every step [B, T, traces, contexts, 2], from the inputs [B, T, traces, contexts]."""
+        fading = (-self.fading.abs()).exp()[:, None]
+        real, imaginary = fading * self.frequency.cos(), fading * self.frequency.sin()
+        if (
+            x.shape[1] == 1
+        ):  # in real numbers, because programs that act may have no complex ones; `before` is 0 at a reset
+            a, b = before.unbind(-1)
+            return torch.stack([real * a - imaginary * b + x[:, 0], real * b + imaginary * a], dim=-1)[:, None]
+        gamma = torch.complex(real, imaginary)
+        keep = torch.where(first_BT[..., None, None], gamma.new_zeros(()), gamma)
+        state = torch.view_as_complex(before.contiguous())
+        traces = linear_scan(keep.transpose(0, 1), x.transpose(0, 1).to(gamma.dtype), state)
+        return torch.view_as_real(traces).transpose(0, 1)
 
 
 class FFM(Stack[FFMState]):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from rmt_rl.config.recurrences import HierarchicalConfig
 from rmt_rl.policies.linear import Linear
-from rmt_rl.policies.recurrences.stack import FeedForward, Layer, Stack, small
+from rmt_rl.policies.recurrences.stack import FeedForward, Layer, Stack, episode_starts, small
 
 #: Steps of a token on every level.
 LEVELS = (1, 2, 8)
@@ -82,7 +82,7 @@ class HierarchicalLayer(Layer[HierarchicalState]):
         """Outputs, the state after them, the age of the episode before each step [B, T], and the tokens of every level."""
         T, P, E = x_BTD.shape[1], self.kept, self.inner
         step = torch.arange(T, device=x_BTD.device)
-        start = torch.where(first_BT, step, -1).cummax(1).values
+        start = episode_starts(first_BT)
         age = torch.where(start < 0, state.age[:, None] + step, step - start)
         h = self.norm(x_BTD)
         inputs = torch.cat([state.past[..., 2 * E * len(LEVELS) :], h], dim=1)

@@ -18,7 +18,7 @@ from torch import nn
 
 from rmt_rl.config.recurrences import MLSTMConfig
 from rmt_rl.policies.linear import Linear
-from rmt_rl.policies.recurrences.stack import FeedForward, Layer, Stack, TokenShift, small
+from rmt_rl.policies.recurrences.stack import FeedForward, Layer, Stack, TokenShift, episode_starts, small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +66,18 @@ class MLSTMLayer(Layer[MLSTMState]):
         # exponents of what step t sees of step s, and of what it sees of the state; its own episode only
         kept = nn.functional.logsigmoid(forget)
         total = kept.cumsum(-1)
-        step = torch.arange(first_BT.shape[1], device=first_BT.device)
-        start = (
-            torch.where(first_BT, step, 0).cummax(1).values[:, None]
-        )  # the step with which the episode of a step begins
-        since = total - (total - kept).gather(2, start.expand_as(total))  # decay since then
-        sees = (start[..., :, None] == start[..., None, :]) & (step[:, None] >= step)
+        step, begun = torch.arange(first_BT.shape[1], device=first_BT.device), episode_starts(first_BT)[:, None]
+        start = begun.clamp(min=0)
+        since = total - (total - kept).gather(2, start.expand_as(total))  # decay since the episode or these steps began
+        sees = (begun[..., :, None] == begun[..., None, :]) & (step[:, None] >= step)
         by_step = (since[..., :, None] - since[..., None, :] + write[..., None, :]).masked_fill(~sees, -torch.inf)
-        carried = ((start == 0) & ~first_BT.cummax(1).values[:, None])[..., None]
-        of_state = since + torch.where(carried[..., 0], state.top[..., None], 0.0)
+        carried = begun <= 0  # where an episode begins with the first step, the state is all zeros
+        of_state = since + torch.where(carried, state.top[..., None], 0.0)
         top = torch.maximum(by_step.amax(-1), of_state).detach()
 
         # outputs
         weights = (by_step - top[..., None]).exp()
-        from_state = (of_state - top).exp()[..., None] * carried
+        from_state = ((of_state - top).exp() * carried)[..., None]
         scores = (q @ k.mT) * weights
         numerator = scores @ v + from_state * (q @ state.matrix)
         denominator = scores.sum(-1, keepdim=True) + from_state * (q @ state.norm[..., None])

@@ -103,6 +103,13 @@ class Stack(Backbone[StateT]):
         return self.norm(x_BTD), map_state(lambda *parts: torch.stack(parts, dim=1), after[0], *after[1:]), found
 
 
+def episode_starts(first_BT: torch.Tensor) -> torch.Tensor:
+    """[B, T]: the step with which the episode of each step began; -1 where it began before these steps."""
+    step = torch.arange(first_BT.shape[1], device=first_BT.device)
+    starts = torch.where(first_BT, step, -1)
+    return starts if starts.shape[1] == 1 else starts.cummax(1).values  # ONNX has no cummax, and acting needs none
+
+
 def previous(h_BTD: torch.Tensor, last_BD: torch.Tensor, first_BT: torch.Tensor) -> torch.Tensor:
     """The step before each step (token shift, RWKV, arXiv 2305.13048); zero where an episode begins.
 
