@@ -66,6 +66,7 @@ POLICIES = {
         "memory_update": "gate",
         "write_cost": (0.5, {"memory_update": "hard_gate"}),
         "memory_place": "front",
+        "memory_heads": 1,
         "memory_norm": True,
         "write_from": "learned",
         "cache": (3, {"positions": "rotary"}),

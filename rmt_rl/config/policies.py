@@ -92,6 +92,12 @@ class RMTConfig(TransformerConfig):
         "both = read tokens in front, write tokens behind; front = one block (arXiv 2304.11062)",
         choices=("both", "front"),
     )
+    memory_heads: int = option(
+        0,
+        "heads that attend to memory tokens only, the others attend to steps only; 0 = all attend to all (the paper)",
+        low=0,
+        high=65_536,
+    )
     memory_norm: bool = option(False, "divide every memory vector by its root mean square after the update")
     write_from: str = option(
         "memory",
@@ -147,6 +153,13 @@ class RMTConfig(TransformerConfig):
                 f"policy.{names[0]}={show(getattr(self, names[0]))}: has no effect without memory;"
                 " expected policy.memory_tokens of at least 1"
             )
+        if self.memory_heads >= self.heads:
+            yield (
+                f"policy.memory_heads={self.memory_heads}: expected less than policy.heads={self.heads}, because other heads attend"
+                " to steps"
+            )
+        if self.memory_heads and self.attention != "sdpa":
+            yield f"policy.attention={self.attention}: has no mask for single heads (policy.memory_heads); expected sdpa"
         if self.value_residual and self.layers == 1:
             yield "policy.value_residual=true: has no effect with one layer; expected policy.layers of at least 2"
         yield from _cache_problems(self)
@@ -159,7 +172,7 @@ class RMTConfig(TransformerConfig):
             yield "policy.token_shift=true: expected policy.width of at least 2; half of it is shifted"
 
     def _changed_memory_options(self) -> list[str]:
-        names = ["memory_update", "write_cost", "memory_place", "memory_norm", "write_from"]
+        names = ["memory_update", "write_cost", "memory_place", "memory_heads", "memory_norm", "write_from"]
         if self.cache_gradient == 0:  # otherwise bptt_segments cuts the gradient of the cache
             names.append("bptt_segments")
         return [name for name in names if getattr(self, name) != getattr(RMTConfig, name)]

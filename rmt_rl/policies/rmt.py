@@ -64,6 +64,9 @@ class RMT(Backbone[RMTState]):
     memory_place: both = read tokens in front and write tokens behind, as above; front = one block of memory tokens, as in the
         encoder variant (2304.11062): the same tokens that the steps read, with the same embedding, look at themselves and at the
         segment, and not at separate read tokens. The look at the segment comes after its last step, so that it stays causal.
+    memory_heads: so many heads of every layer attend to memory tokens only, the others to steps only (ours); read tokens attend
+        to read tokens in all heads. With one softmax over both, attention can settle on the memory tokens, whose content is
+        constant while nothing useful is written, and then no gradient reaches the steps.
     memory_update: replace = the paper's; gate, hard_gate (ours); mrv = memory retention valve (RATE, arXiv 2306.09459).
     write_cost: weight of the auxiliary loss "write", how far the gates of the memory update are open on average.
     memory_norm: divide every memory vector by its root mean square after the update.
@@ -88,6 +91,7 @@ class RMT(Backbone[RMTState]):
         self.positions, self.write_from, self.memory_norm = config.positions, config.write_from, config.memory_norm
         self.replay, self.value_residual, self.write_cost = config.replay, config.value_residual, config.write_cost
         self.front, self.shift = config.memory_place == "front", width // 2 if config.token_shift else 0
+        self.memory_heads = config.memory_heads
         self.columns = Columns(config.cache, M, config.segment)
         blocks = [
             Block(
@@ -173,9 +177,27 @@ class RMT(Backbone[RMTState]):
             if not x_PND.shape[1]:
                 return x_PND, key_value, half
             mask = mask.without_read_queries() if isinstance(mask, Layout) else mask[..., skip:, :]  # type: ignore[index]
+        if run.memory_keys is not None:
+            mask = self._by_head(mask, run.memory_keys, run.reads - skip)
         context = run.context[layer] if run.context else None
         attended = block.attend(qkv, context, mask, run.angles, skip, run.weights)
         return block.residual_ffn(x_PND, attended, run.dropout), key_value, half
+
+    def _by_head(self, mask: Layout | torch.Tensor | None, memory_K: torch.Tensor, reads: int) -> torch.Tensor:
+        """`mask` with the heads apart, [P or 1, H, queries or 1, keys]. reads: number of read tokens among the queries."""
+        head = torch.arange(self.blocks[0].heads, device=memory_K.device)[:, None, None]
+        allowed = (head < self.memory_heads) == memory_K
+        if mask is None:
+            return allowed[None]
+        dense = mask.dense(memory_K.device) if isinstance(mask, Layout) else mask
+        if reads:
+            allowed = allowed | (torch.arange(dense.shape[-2], device=memory_K.device) < reads)[:, None]
+        return (dense if dense.dim() == 4 else dense[None, None]) & allowed
+
+    def _memory_keys(self, columns: slice, reads: int = 0, steps: int = 0, writes: int = 0) -> torch.Tensor | None:
+        if not self.memory_heads:
+            return None
+        return self.columns.memory_keys(columns, reads, steps, writes, self.initial_memory.device)
 
     def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         """Columns of the cache as new tokens see them: rotated keys, and values, [P, K, H, d] each, of every layer."""
@@ -232,6 +254,7 @@ class RMT(Backbone[RMTState]):
             angles=self._angles(slots=slot_B1),
             shifted=state.shifted,
             weights=weights,
+            memory_keys=self._memory_keys(slice(None), steps=1),
         )
         x_B1D = x_BD[:, None] + self.position[slot_B1] if self.positions == "learned" else x_BD[:, None]
         y_B1D, key_values, halves = self._layers(x_B1D, run)
@@ -288,7 +311,8 @@ class RMT(Backbone[RMTState]):
             if self.front:
                 exists[:, C : C + M] = False
             mask = F.pad(exists, (0, M), value=True)[:, None, None]
-        run = Pass(context=self._context(state.cache, slice(None)), mask=mask, angles=self._angles(writes=M))
+        context, keys = self._context(state.cache, slice(None)), self._memory_keys(slice(None), writes=M)
+        run = Pass(context=context, mask=mask, angles=self._angles(writes=M), memory_keys=keys)
         return self._layers(self._write_tokens(state.memory), run)[0]
 
     # --------------------------------------------------------------------------------------- from segment to segment
@@ -419,7 +443,8 @@ class RMT(Backbone[RMTState]):
 
         # all layers, and the states afterwards
         context, shifted = self._context(state.cache, columns), state.shifted if carried else None
-        run = Pass(reads, n, context, mask, self._angles(reads, slots, writes), shifted, self.training)
+        angles, keys = self._angles(reads, slots, writes), self._memory_keys(columns, reads, n, writes)
+        run = Pass(reads, n, context, mask, angles, shifted, self.training, memory_keys=keys)
         outputs, key_values, halves = self._layers(tokens_PND, run)
         y_PSD, written_PMD = outputs.split([n, writes], dim=1)
         return y_PSD, *self._states_after(group, state, length_P, written_PMD, key_values, halves)

@@ -57,6 +57,7 @@ class Pass:
     shifted: [P, L, D/2] token shift's half of the step before the first new step; None = the segment begins with it
     dropout: whether dropout applies
     weights: a list to which every layer appends its attention weights
+    memory_keys: [K + N] which keys are those of memory tokens, where heads differ in what they attend to
     """
 
     reads: int = 0
@@ -67,6 +68,7 @@ class Pass:
     shifted: torch.Tensor | None = None
     dropout: bool = False
     weights: list[torch.Tensor] | None = None
+    memory_keys: torch.Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,13 @@ class Columns:
         """The entries of a table for positions -C..S that belong to the columns; read tokens are at position 0."""
         C, M, S = self.C, self.M, self.S
         return torch.cat([table[:C], table[C : C + 1].expand(M, -1), table[C : C + S]])
+
+    def memory_keys(self, columns: slice, reads: int, steps: int, writes: int, device: torch.device) -> torch.Tensor:
+        """Which keys are those of memory tokens: of some columns, and of new tokens [read | steps | write] behind them."""
+        column = torch.arange(self.C + self.M + self.S, device=device)[columns]
+        new = torch.arange(reads + steps + writes, device=device)
+        of_new = (new < reads) | (new >= reads + steps)
+        return torch.cat([(column >= self.C) & (column < self.C + self.M), of_new])
 
     def cache_mask(self, segment_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
         """[B, C+M+S], which columns exist after `steps` steps of the episode's segment number `segment`.

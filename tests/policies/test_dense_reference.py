@@ -181,12 +181,18 @@ class Reference:
         q, keys, values = self.turn(self.heads(query), token.place), torch.stack(keys), torch.stack(values)
         found = []
         for head in range(self.o.heads):
-            scores = keys[:, head] @ q[head] / math.sqrt(q.shape[1])
+            here = [i for i, (kind, _) in enumerate(names) if self.head_sees(head, token, kind)]
+            scores = keys[here][:, head] @ q[head] / math.sqrt(q.shape[1])
             e = torch.exp(scores - scores.max().detach())
             weight = e / e.sum()
-            found.append(weight @ values[:, head])
-            token.weights[-1] |= {(head, *name): a for name, a in zip(names, weight.tolist(), strict=True)}
+            found.append(weight @ values[here][:, head])
+            token.weights[-1] |= {(head, *names[i]): a for i, a in zip(here, weight.tolist(), strict=True)}
         return torch.cat(found)
+
+    def head_sees(self, head, token, kind):
+        if not self.o.memory_heads or token.kind == "read" or kind == "null":
+            return True
+        return (kind in ("read", "write")) == (head < self.o.memory_heads)
 
     def heads(self, x):
         return x.view(self.o.heads, self.o.width // self.o.heads)
@@ -263,6 +269,9 @@ CASES = {
     "gate": {"memory_update": "gate"},
     "hard gate": {"memory_update": "hard_gate"},
     "mrv": {"memory_update": "mrv"},
+    "memory heads": {"memory_heads": 1},
+    "memory heads, cache, null": {**CACHED, "memory_heads": 1, "null_key_value": True, "cache_gradient": 4},
+    "three of four heads for memory, front": {"heads": 4, "memory_heads": 3, "memory_place": "front"},
     "front": {"memory_place": "front"},
     "front, learned": {"memory_place": "front", "write_from": "learned"},
     "learned write tokens": {"write_from": "learned"},
@@ -296,6 +305,7 @@ CASES = {
     "longer than the rollout": {"segment": 20},
     "no memory": {"memory_tokens": 0},
     "everything": {
+        "memory_heads": 1,
         "memory_update": "mrv",
         "memory_norm": True,
         "write_from": "learned",
