@@ -155,8 +155,8 @@ class RMTConfig(TransformerConfig):
             )
         if self.memory_heads >= self.heads:
             yield (
-                f"policy.memory_heads={self.memory_heads}: expected less than policy.heads={self.heads}, because other heads attend"
-                " to steps"
+                f"policy.memory_heads={self.memory_heads}: expected less than policy.heads={self.heads}, as other heads attend to"
+                " steps"
             )
         if self.memory_heads and self.attention != "sdpa":
             yield f"policy.attention={self.attention}: has no mask for single heads (policy.memory_heads); expected sdpa"

@@ -85,6 +85,9 @@ def test_episodes_end_by_themselves(name) -> None:
         ("copy", {"symbols": 2, "length": 100_000}, None),
         ("dark-room", {}, 81),
         ("bandit", {}, None),
+        ("minigrid-memory", {}, 16),
+        ("minigrid-memory", {"size": 11, "view": 7}, 32),
+        ("minigrid-memory", {"size": 13, "random": True}, None),
     ],
     ids=str,
 )

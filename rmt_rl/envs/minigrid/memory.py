@@ -114,6 +114,8 @@ class MiniGridMemory(TorchVectorEnv):
         self.action_names = NAMES[:actions]
         self._config = {"size": size, "random": random, "view": view, "actions": actions, "max_steps": self.max_steps}
         self._tables = tables(size, random, view)
+        # a position, a cue and an order of the ends; with random corridors some are more likely than others
+        self.distinct_episodes = None if random else 4 * self._tables.shortest
         self.floor = 0.5 if self._tables.fork_hides_cue.all() else FLOORS.get((size, random, view))
         if self.max_steps < usual_steps:
             self.ceiling = None
