@@ -75,9 +75,10 @@ def tune(**given: Any) -> Tuning:
 def _run(config: TuneConfig, space: Space, slurm: SlurmConfig | None) -> Tuning:
     """Run or continue a search. slurm: trials are jobs."""
     from rmt_rl.compare import cores
+    from rmt_rl.comparison.executors import check_devices
     from rmt_rl.comparison.jobs import Jobs, check_slurm
     from rmt_rl.comparison.search import Search
-    from rmt_rl.comparison.space import check_same
+    from rmt_rl.comparison.space import REQUEST, check_same
     from rmt_rl.comparison.store import locked, prepare, repair
 
     require_packages("rmt_rl.tune", "tune", "optuna")
@@ -85,12 +86,15 @@ def _run(config: TuneConfig, space: Space, slurm: SlurmConfig | None) -> Tuning:
         check_slurm(slurm)
     folder = Path(config.out)
     prepare(folder)
+    pairs = [(task, policy) for task in space.matrix.tasks for policy in space.matrix.policies]
     with locked(folder):
+        # the machines of a cluster may have devices that this one lacks, and a search that is finished needs none
+        if slurm is None and not (folder / REQUEST).exists():
+            check_devices([space.example(*pair) for pair in pairs])
         check_same(folder, space)
         if message := repair(folder):
             print(message, flush=True)
         jobs = None if slurm is None else Jobs(folder, slurm)
-        pairs = [(task, policy) for task in space.matrix.tasks for policy in space.matrix.policies]
         searches = [Search(folder, space, *pair, config.pruning, jobs) for pair in pairs]
         stopped = None
         for search in searches:

@@ -382,6 +382,14 @@ def test_a_journal_with_other_contents_than_this_search_writes_is_one_sentence(t
     assert "\n" not in str(found.value) and len(str(found.value)) < 500
 
 
+def test_a_device_that_the_machine_lacks_is_an_error_before_the_first_trial(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    given = ["env=tmaze", "policy=mlp", "algo.gamma=0.9..0.99", f"out={tmp_path / 'x'}", "trials=1"]
+    assert tune_main([*given, "device=cuda:99"]) == 2
+    assert "device=cuda:99: this machine has" in capsys.readouterr().err
+    assert not list((tmp_path / "x").glob("*.yaml")) and not list((tmp_path / "x").glob("optuna*"))
+
+
 @pytest.mark.slow
 def test_a_search_finds_a_rate_that_works_and_prunes_one_that_stays_at_the_floor(tuned):
     _, trials, _, _ = tuned
