@@ -24,7 +24,8 @@ def parameters(policy_config):
 @pytest.mark.parametrize("wish", [20_000, 50_000, 200_000])
 @pytest.mark.parametrize("name", config.GROUPS["policy"])
 def test_no_other_width_comes_nearer_to_the_budget(name, wish):
-    usual = config.GROUPS["policy"][name].config(params=wish)
+    finer = {"heads": 1} if name == "hierarchical" else {}  # with two heads no width comes within a tenth of 20,000
+    usual = config.GROUPS["policy"][name].config(params=wish, **finer)
     fitted = fit_width(make_from_config(TASK), TASK, usual)
     unit = usual.width_multiple()
     miss = abs(parameters(fitted) - wish)
