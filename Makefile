@@ -60,7 +60,8 @@ results: $(STAMP)
 		test.env.length=80,1000,100000 test.env.min_length=null out=runs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare env=minigrid-memory env.size=11 env.view=7 algo.num_envs=256 algo.rollout=64 \
 		algo.entropy_coef=0.03 algo.gamma=0.995 steps=2500000 $(SIX) out=runs/results/minigrid-memory
-	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze,runs/results/minigrid-memory out=docs/results
+	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze out=docs/results/tmaze
+	$(BIN)/python -m rmt_rl.compare report=runs/results/minigrid-memory out=docs/results/minigrid-memory
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
