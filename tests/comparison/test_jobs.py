@@ -19,8 +19,8 @@ from rmt_rl.comparison.store import cell_lock, prepare, read_cells, to_dict
 from rmt_rl.comparison.worker import run_cell
 from rmt_rl.config.comparison import SlurmConfig
 
-GIVEN = ["env=tmaze", "policy=mlp,gru", "seeds=1", "steps=9000", "env.length=3", "policy.width=16", "algo.num_envs=16"]
-GIVEN += ["algo.rollout=16", "algo.epochs=1", "validation_episodes=8", "evaluate_every=4500", "evaluate_episodes=8"]
+GIVEN = ["env=tmaze", "policy=mlp,gru", "seeds=1", "steps=30000", "env.length=3", "policy.width=16", "algo.num_envs=16"]
+GIVEN += ["algo.rollout=16", "algo.epochs=1", "validation_episodes=8", "evaluate_every=15000", "evaluate_episodes=8"]
 JOBS = ["executor=slurm", "slurm.cluster=local"]
 
 
@@ -113,10 +113,10 @@ def undisturbed(tmp_path_factory):
 class Submitted:
     """A job of the second cell, which submitit's own code runs, and which is started again by hand."""
 
-    def __init__(self, folder, scored=True, steps=9_000):
+    def __init__(self, folder, scored=True, steps=30_000):
         from submitit.helpers import DelayedSubmission
 
-        self.matrix = parse_compare([word.replace("=9000", f"={steps}") for word in GIVEN])[1]
+        self.matrix = parse_compare([word.replace("=30000", f"={steps}") for word in GIVEN])[1]
         self.key = expand(self.matrix)[1].key
         self.folder = folder / "x"
         prepare(self.folder)
