@@ -53,9 +53,10 @@ bench: $(STAMP)
 	$(BIN)/python experiments/speed/bench_ppo.py
 	$(BIN)/python experiments/speed/bench_rmt.py
 
+# runs/results starts from the finished cells that are kept here
 SIX := policy=rmt,trxl,gtrxl,lstm,gru,mlp params=110000 seeds=5 workers=2
 results: $(STAMP)
-	mkdir -p runs/results && cp -Rn experiments/results/comparisons/. runs/results/
+	test -e runs/results || (mkdir -p runs && cp -R experiments/results/comparisons runs/results)
 	$(BIN)/python -m rmt_rl.compare env=tmaze env.min_length=5 env.length=80 algo.rollout=96 steps=1100000 $(SIX) \
 		test.env.length=80,1000,100000 test.env.min_length=null out=runs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare env=minigrid-memory env.size=11 env.view=7 algo.num_envs=256 algo.rollout=64 \

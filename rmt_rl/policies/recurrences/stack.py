@@ -65,25 +65,26 @@ class Stack(Backbone[StateT]):
         return y_B1D[:, 0], state
 
     def unroll(self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor) -> tuple[torch.Tensor, StateT]:
-        after, chunks = state, []
-        for begin in range(0, x_BTD.shape[1], self.most_steps):
-            here = slice(begin, begin + self.most_steps)
-            y, after, _ = self._chunk(x_BTD[:, here], after, first_BT[:, here], losses=False)
-            chunks.append(y)
-        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1), after
+        return self._unroll(x_BTD, state, first_BT, losses=False)[:2]
 
     def unroll_with_losses(
         self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor
     ) -> tuple[torch.Tensor, StateT, dict[str, torch.Tensor]]:
-        after, chunks, found = state, [], list[dict[str, torch.Tensor]]()
+        return self._unroll(x_BTD, state, first_BT, losses=True)
+
+    def _unroll(
+        self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor, losses: bool
+    ) -> tuple[torch.Tensor, StateT, dict[str, torch.Tensor]]:
+        """Chunk after chunk; auxiliary losses are summed over layers and averaged over chunks, and empty if not wanted."""
+        chunks, found = [], list[dict[str, torch.Tensor]]()
         for begin in range(0, x_BTD.shape[1], self.most_steps):
             here = slice(begin, begin + self.most_steps)
-            y, after, losses = self._chunk(x_BTD[:, here], after, first_BT[:, here], losses=True)
+            y, state, own = self._chunk(x_BTD[:, here], state, first_BT[:, here], losses)
             chunks.append(y)
-            found += losses
-        names = dict.fromkeys(name for losses in found for name in losses)
-        sums = {name: sum((losses[name] for losses in found), x_BTD.new_zeros(())) / len(chunks) for name in names}
-        return torch.cat(chunks, dim=1), after, sums
+            found += own
+        names = dict.fromkeys(name for own in found for name in own)
+        sums = {name: sum((own[name] for own in found), x_BTD.new_zeros(())) / len(chunks) for name in names}
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1), state, sums
 
     def _chunk(
         self, x_BTD: torch.Tensor, state: StateT, first_BT: torch.Tensor, losses: bool
