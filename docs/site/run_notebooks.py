@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def run(paths: list[Path]) -> list[Any]:
     joined = nbformat.v4.new_notebook()
     for book in books:
         joined.cells += [nbformat.v4.new_code_cell("%reset -f"), *book.cells]
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(joined, km=manager, timeout=TIMEOUT, record_timing=False).execute()
+    with tempfile.TemporaryDirectory() as sockets:
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
+        NotebookClient(joined, km=manager, timeout=TIMEOUT, record_timing=False).execute()
     for book in books:
         for cell in book.cells:
             if cell.cell_type == "code":

@@ -78,6 +78,17 @@ class RMTConfig(TransformerConfig):
     """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
 
     memory_tokens: int = option(4, "memory tokens M passed from segment to segment", low=0, high=65_536)
+    memory_kind: str = option(
+        "tokens",
+        "tokens = as in the paper, associative = a matrix in each layer (ARMT), slots = vectors in each layer (ELMUR)",
+        choices=("tokens", "associative", "slots"),
+    )
+    memory_size: int = option(
+        8,
+        "size of a key of the associative memory, number of slots",
+        low=1,
+        high=4_096,
+    )
     memory_update: str = option(
         "replace",
         "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), hard_gate = the same with a gate that reaches 0 and 1,"
@@ -92,11 +103,10 @@ class RMTConfig(TransformerConfig):
         "both = read tokens in front, write tokens behind; front = one block (arXiv 2304.11062)",
         choices=("both", "front"),
     )
-    memory_heads: int = option(
-        0,
-        "heads that attend to memory tokens only, the others attend to steps only; 0 = all attend to all (the paper)",
-        low=0,
-        high=65_536,
+    blank_memory: str = option(
+        "seen",
+        "whether an episode's first segment attends to the memory, which is blank (the paper), or not",
+        choices=("seen", "hidden"),
     )
     memory_norm: bool = option(False, "divide every memory vector by its root mean square after the update")
     write_from: str = option(
@@ -148,18 +158,19 @@ class RMTConfig(TransformerConfig):
                 f"policy.write_cost={self.write_cost:g}: has no effect with policy.memory_update={self.memory_update}, which has"
                 " no gate; expected policy.memory_update=gate or hard_gate"
             )
+        if self.memory_kind != "tokens":
+            for name in self._options_of_tokens():
+                yield (
+                    f"policy.{name}={show(getattr(self, name))}: has no effect with policy.memory_kind={self.memory_kind};"
+                    f" expected {show(getattr(RMTConfig, name))}, or policy.memory_kind=tokens"
+                )
+        elif self.memory_size != RMTConfig.memory_size:
+            yield f"policy.memory_size={self.memory_size}: needs policy.memory_kind=associative or slots"
         if self.memory_tokens == 0 and (names := self._changed_memory_options()):
             yield (
                 f"policy.{names[0]}={show(getattr(self, names[0]))}: has no effect without memory;"
                 " expected policy.memory_tokens of at least 1"
             )
-        if self.memory_heads >= self.heads:
-            yield (
-                f"policy.memory_heads={self.memory_heads}: expected less than policy.heads={self.heads}, as other heads attend to"
-                " steps"
-            )
-        if self.memory_heads and self.attention != "sdpa":
-            yield f"policy.attention={self.attention}: has no mask for single heads (policy.memory_heads); expected sdpa"
         if self.value_residual and self.layers == 1:
             yield "policy.value_residual=true: has no effect with one layer; expected policy.layers of at least 2"
         yield from _cache_problems(self)
@@ -171,8 +182,20 @@ class RMTConfig(TransformerConfig):
         if self.token_shift and self.width == 1:
             yield "policy.token_shift=true: expected policy.width of at least 2; half of it is shifted"
 
+    def _options_of_tokens(self) -> list[str]:
+        """Options of memory tokens that are not as by default."""
+        names = [
+            "memory_update",
+            "write_cost",
+            "memory_place",
+            "blank_memory",
+            "memory_norm",
+            "write_from",
+        ]
+        return [name for name in names if getattr(self, name) != getattr(RMTConfig, name)]
+
     def _changed_memory_options(self) -> list[str]:
-        names = ["memory_update", "write_cost", "memory_place", "memory_heads", "memory_norm", "write_from"]
+        names = self._options_of_tokens() + ["memory_kind"]
         if self.cache_gradient == 0:  # otherwise bptt_segments cuts the gradient of the cache
             names.append("bptt_segments")
         return [name for name in names if getattr(self, name) != getattr(RMTConfig, name)]

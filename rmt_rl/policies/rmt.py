@@ -43,6 +43,7 @@ from rmt_rl.common.allocator import give_back_freed_memory
 from rmt_rl.common.state import map_state, select_rows, where_rows
 from rmt_rl.config.policies import TransformerConfig
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
+from rmt_rl.policies.layer_memory import LAYER_MEMORIES, LayerMemory
 from rmt_rl.policies.memory_update import UPDATES
 from rmt_rl.policies.rmt_state import Attention, Columns, Pass, RMTState, describe, gather_states
 from rmt_rl.policies.rows import Rows
@@ -64,9 +65,9 @@ class RMT(Backbone[RMTState]):
     memory_place: both = read tokens in front and write tokens behind, as above; front = one block of memory tokens, as in the
         encoder variant (2304.11062): the same tokens that the steps read, with the same embedding, look at themselves and at the
         segment, and not at separate read tokens. The look at the segment comes after its last step, so that it stays causal.
-    memory_heads: so many heads of every layer attend to memory tokens only, the others to steps only (ours); read tokens attend
-        to read tokens in all heads. With one softmax over both, attention can settle on the memory tokens, whose content is
-        constant while nothing useful is written, and then no gradient reaches the steps.
+    blank_memory: hidden = no token but the read tokens attends to the memory of an episode's first segment, in which nothing is
+        written (ours), so that attention cannot settle there before there is anything to remember; seen = the paper's.
+    memory_kind: tokens, or a memory in every layer; see `layer_memory.py`. Then M tokens write, and no token reads.
     memory_update: replace = the paper's; gate, hard_gate (ours); mrv = memory retention valve (RATE, arXiv 2306.09459).
     write_cost: weight of the auxiliary loss "write", how far the gates of the memory update are open on average.
     memory_norm: divide every memory vector by its root mean square after the update.
@@ -77,6 +78,7 @@ class RMT(Backbone[RMTState]):
     sharpness, gating, null_key_value, value_residual, dropout, attention: see `Block`.
     """
 
+    initial_memory: torch.Tensor
     rotary: torch.Tensor
     rotary_of_columns: torch.Tensor
     #: Writing costs nothing before the policy can write what it needs (see `memory.ramp_start`).
@@ -91,8 +93,10 @@ class RMT(Backbone[RMTState]):
         self.positions, self.write_from, self.memory_norm = config.positions, config.write_from, config.memory_norm
         self.replay, self.value_residual, self.write_cost = config.replay, config.value_residual, config.write_cost
         self.front, self.shift = config.memory_place == "front", width // 2 if config.token_shift else 0
-        self.memory_heads = config.memory_heads
-        self.columns = Columns(config.cache, M, config.segment)
+        self.hide_blank = config.blank_memory == "hidden"
+        self.by_layer = config.memory_kind != "tokens"
+        self.read_tokens = 0 if self.by_layer else M  # a memory in the layers is read without tokens
+        self.columns = Columns(config.cache, self.read_tokens, config.segment, self.hide_blank)
         blocks = [
             Block(
                 width,
@@ -114,9 +118,16 @@ class RMT(Backbone[RMTState]):
             table = rotary_table(-config.cache, config.segment, width // heads).to(torch.get_default_dtype())
             self.register_buffer("rotary", table, persistent=False)
             self.register_buffer("rotary_of_columns", self.columns.positions(table), persistent=False)
-        # distinct vectors: equal ones would stay equal, and M tokens would hold no more than one
-        self.initial_memory = nn.Parameter(torch.randn(M, width))
-        self.read_position = nn.Parameter(0.1 * torch.randn(M, width))
+        if self.by_layer:
+            make = LAYER_MEMORIES[config.memory_kind]
+            tables = [make(width, config.memory_size, heads) for _ in blocks]
+            self.tables: Sequence[LayerMemory] = nn.ModuleList(tables)  # type: ignore[assignment]
+            blank = torch.zeros(config.layers, *tables[0].shape)
+            self.register_buffer("initial_memory", blank, persistent=False)
+        else:
+            # distinct vectors: equal ones would stay equal, and M tokens would hold no more than one
+            self.initial_memory = nn.Parameter(torch.randn(M, width))
+            self.read_position = nn.Parameter(0.1 * torch.randn(M, width))
         if not self.front:
             self.write_position = nn.Parameter(0.1 * torch.randn(M, width))
         self.update = UPDATES[config.memory_update](width, heads)
@@ -126,10 +137,10 @@ class RMT(Backbone[RMTState]):
         self.description = describe(config)
 
     def initial_state(self, batch: int) -> RMTState:
-        C, M, S, D, L = self.cache_steps, self.memory_tokens, self.segment, self.width, len(self.blocks)
+        C, M, S, D, L = self.cache_steps, self.read_tokens, self.segment, self.width, len(self.blocks)
         like = parameter_device_and_type(self)
         return RMTState(
-            memory=self.initial_memory.expand(batch, M, D),
+            memory=self.initial_memory.expand(batch, *self.initial_memory.shape),
             age=torch.zeros(batch, dtype=torch.int64, device=like["device"]),
             cache=torch.zeros(batch, L, C + M + S, 2 * D, **like),
             shifted=torch.zeros(batch, L, self.shift, **like),
@@ -137,30 +148,39 @@ class RMT(Backbone[RMTState]):
 
     # --------------------------------------------------------------------------------------------------- the layers
 
-    def _layers(self, x_PND: torch.Tensor, run: Pass) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    def _layers(
+        self, x_PND: torch.Tensor, run: Pass
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]:
         """All layers on N new tokens, which attend to cached keys and values and to each other.
 
         Returns the outputs [P, steps + write, D]; for every layer, the new tokens' own keys and values [P, N, 2D], and with
-        token shift the half of the steps' input that is shifted, [P, steps, D/2].
+        token shift the half of the steps' input that is shifted, [P, steps, D/2]; and the memories of the layers [P, L, *shape]
+        as the write tokens have left them, None if there are none.
         """
-        x, key_values, halves = x_PND, [], []
+        x, key_values, halves, tables = x_PND, [], [], []
         first_value: torch.Tensor | None = None
         for layer, block in enumerate(self.blocks):
             if self.replay and torch.is_grad_enabled():
-                x, key_value, half = checkpoint(self._layer, layer, block, x, first_value, run, use_reentrant=False)
+                x, key_value, half, table = checkpoint(
+                    self._layer, layer, block, x, first_value, run, use_reentrant=False
+                )
             else:
-                x, key_value, half = self._layer(layer, block, x, first_value, run)
+                x, key_value, half, table = self._layer(layer, block, x, first_value, run)
             if self.value_residual and first_value is None:
                 first_value = key_value[..., self.width :]
             key_values.append(key_value)
             if half is not None:
                 halves.append(half)
-        return self.norm(x), key_values, halves
+            if table is not None:
+                tables.append(table)
+        return self.norm(x), key_values, halves, torch.stack(tables, dim=1) if tables else None
 
     def _layer(
         self, layer: int, block: Block, x_PND: torch.Tensor, first_value: torch.Tensor | None, run: Pass
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """One layer of `_layers`: its output, its keys and values, and token shift's half."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """One layer of `_layers`: its output, its keys and values, token shift's half, and the layer's memory afterwards."""
+        if run.tables is not None:
+            x_PND = x_PND + self.tables[layer].read(x_PND, run.tables[:, layer])
         h, half = block.attention_norm(x_PND), None
         # token shift: half of every step's input is that of the step before
         if self.shift and run.steps:
@@ -175,29 +195,14 @@ class RMT(Backbone[RMTState]):
         if run.reads and layer + 1 == len(self.blocks):
             skip, x_PND = run.reads, x_PND[:, run.reads :]
             if not x_PND.shape[1]:
-                return x_PND, key_value, half
+                return x_PND, key_value, half, None
             mask = mask.without_read_queries() if isinstance(mask, Layout) else mask[..., skip:, :]  # type: ignore[index]
-        if run.memory_keys is not None:
-            mask = self._by_head(mask, run.memory_keys, run.reads - skip)
         context = run.context[layer] if run.context else None
         attended = block.attend(qkv, context, mask, run.angles, skip, run.weights)
-        return block.residual_ffn(x_PND, attended, run.dropout), key_value, half
-
-    def _by_head(self, mask: Layout | torch.Tensor | None, memory_K: torch.Tensor, reads: int) -> torch.Tensor:
-        """`mask` with the heads apart, [P or 1, H, queries or 1, keys]. reads: number of read tokens among the queries."""
-        head = torch.arange(self.blocks[0].heads, device=memory_K.device)[:, None, None]
-        allowed = (head < self.memory_heads) == memory_K
-        if mask is None:
-            return allowed[None]
-        dense = mask.dense(memory_K.device) if isinstance(mask, Layout) else mask
-        if reads:
-            allowed = allowed | (torch.arange(dense.shape[-2], device=memory_K.device) < reads)[:, None]
-        return (dense if dense.dim() == 4 else dense[None, None]) & allowed
-
-    def _memory_keys(self, columns: slice, reads: int = 0, steps: int = 0, writes: int = 0) -> torch.Tensor | None:
-        if not self.memory_heads:
-            return None
-        return self.columns.memory_keys(columns, reads, steps, writes, self.initial_memory.device)
+        y, table = block.residual_ffn(x_PND, attended, run.dropout), None
+        if run.tables is not None and run.writes:
+            table = self.tables[layer].write(run.tables[:, layer], y[:, -run.writes :])
+        return y, key_value, half, table
 
     def _context(self, cache: torch.Tensor, columns: slice) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         """Columns of the cache as new tokens see them: rotated keys, and values, [P, K, H, d] each, of every layer."""
@@ -222,6 +227,9 @@ class RMT(Backbone[RMTState]):
         return torch.cat([read, steps, write], dim=-2)
 
     def _write_tokens(self, memory_BMD: torch.Tensor) -> torch.Tensor:
+        """[B, M, D] for the state's memory; where it lies in the layers, write tokens start from learned vectors."""
+        if self.by_layer:
+            return self.write_position.expand(len(memory_BMD), -1, -1)
         position = self.read_position if self.front else self.write_position
         return memory_BMD + position if self.write_from == "memory" else position.expand_as(memory_BMD)
 
@@ -232,7 +240,7 @@ class RMT(Backbone[RMTState]):
 
     def explain(self, x_BD: torch.Tensor, state: RMTState, first_B: torch.Tensor) -> Attention:
         """The attention weights of the step that `step` would make."""
-        C, M, S = self.cache_steps, self.memory_tokens, self.segment
+        C, M, S = self.cache_steps, self.read_tokens, self.segment
         weights: list[torch.Tensor] = []
         _, after = self._step(x_BD, state, first_B, weights)
         w = rearrange(weights, "l b h 1 k -> b l h k")  # keys [null | cache | read | steps | the new step]
@@ -254,13 +262,13 @@ class RMT(Backbone[RMTState]):
             angles=self._angles(slots=slot_B1),
             shifted=state.shifted,
             weights=weights,
-            memory_keys=self._memory_keys(slice(None), steps=1),
+            tables=state.memory if self.by_layer else None,
         )
         x_B1D = x_BD[:, None] + self.position[slot_B1] if self.positions == "learned" else x_BD[:, None]
-        y_B1D, key_values, halves = self._layers(x_B1D, run)
+        y_B1D, key_values, halves, _ = self._layers(x_B1D, run)
         # its keys and values go to its slot; products, not torch.where, which is 5 times slower: all values are finite here
         column = torch.arange(exists.shape[1], device=exists.device)
-        here = (column == self.cache_steps + self.memory_tokens + slot_B1)[:, None, :, None].to(x_BD.dtype)
+        here = (column == self.cache_steps + self.read_tokens + slot_B1)[:, None, :, None].to(x_BD.dtype)
         kept = exists[:, None, :, None].to(x_BD.dtype)
         cache = torch.addcmul(torch.stack(key_values, dim=1) * here, state.cache, kept)
         shifted = torch.cat(halves, dim=1) if self.shift else state.shifted
@@ -274,7 +282,7 @@ class RMT(Backbone[RMTState]):
 
     def _begin(self, state: RMTState, first_B: torch.Tensor | None = None, dropout: bool = False) -> RMTState:
         """Discard the state where `first` is true, and read the memory where a segment begins."""
-        C, M, S = self.cache_steps, self.memory_tokens, self.segment
+        C, M, S = self.cache_steps, self.read_tokens, self.segment
         age = state.age if first_B is None else torch.where(first_B, 0, state.age)
         begins = Rows(age % S == 0)
         young = Rows(age // S * S < C) if C else None
@@ -291,39 +299,46 @@ class RMT(Backbone[RMTState]):
         if self.shift:
             shifted = begins.put(shifted, zero)
         if begins and M:
-            read = begins.put(read, self._read(begins.take(memory), dropout))
+            keys = self._read(begins.take(memory), dropout)
+            if self.hide_blank:
+                keys = torch.where((begins.take(age) < S)[:, None, None, None], zero, keys)
+            read = begins.put(read, keys)
         return RMTState(memory, age, torch.cat([xl_cache, read, steps], dim=2), shifted)
 
     def _read(self, memory_BMD: torch.Tensor, dropout: bool) -> torch.Tensor:
         """Keys and values of the read tokens in every layer, [B, L, M, 2D]."""
-        M = self.memory_tokens
+        M = self.read_tokens
         run = Pass(reads=M, angles=self._angles(reads=M), dropout=dropout)
         return torch.stack(self._layers(memory_BMD + self.read_position, run)[1], dim=1)
 
     def _write(self, state: RMTState) -> torch.Tensor:
-        """Outputs of the write tokens [B, M, D] after a full segment; `state` is that after its last step."""
+        """The memory that the write tokens leave after a full segment, as `_next_segment` wants it; `state` is that after its
+        last step."""
         C, M, S = self.cache_steps, self.memory_tokens, self.segment
         if not M:
             return state.memory
         mask = None
-        if C or self.front:
+        if C or self.front or self.hide_blank:
             exists = self.columns.cache_mask(state.age // S - 1, torch.full_like(state.age, S))
             if self.front:
                 exists[:, C : C + M] = False
             mask = F.pad(exists, (0, M), value=True)[:, None, None]
-        context, keys = self._context(state.cache, slice(None)), self._memory_keys(slice(None), writes=M)
-        run = Pass(context=context, mask=mask, angles=self._angles(writes=M), memory_keys=keys)
-        return self._layers(self._write_tokens(state.memory), run)[0]
+        context = self._context(state.cache, slice(None))
+        tables = state.memory if self.by_layer else None
+        run = Pass(context=context, mask=mask, angles=self._angles(writes=M), tables=tables, writes=M)
+        outputs, _, _, written = self._layers(self._write_tokens(state.memory), run)
+        return outputs if written is None else written
 
     # --------------------------------------------------------------------------------------- from segment to segment
 
-    def _next_segment(self, state: RMTState, written_BMD: torch.Tensor) -> tuple[RMTState, torch.Tensor | None]:
+    def _next_segment(self, state: RMTState, written: torch.Tensor) -> tuple[RMTState, torch.Tensor | None]:
         """Memory, age and XL cache [B, L, C, 2D] at the start of the next segment, all else empty; and how far the gate of the
-        memory was open [B], None without one. state: after a segment's last step; written: outputs of its write tokens."""
+        memory was open [B], None without one. state: after a segment's last step; written: outputs of its write tokens
+        [B, M, D], or the memories of the layers after them."""
         segments, memory, opened = state.age // self.segment, state.memory, None
         xl_cache = state.cache[:, :, :0]
         if self.memory_tokens:
-            memory, opened = self.update(memory, written_BMD)
+            memory, opened = self.update(memory, written)
             memory = F.rms_norm(memory, (self.width,)) if self.memory_norm else memory
             memory = self._truncate_gradient(memory, segments)
         if self.cache_steps:
@@ -411,13 +426,13 @@ class RMT(Backbone[RMTState]):
         if none is needed; the state of the pieces with which a row ends, or None if there are none; and how far the gates were
         open, as `_next_segment` gives it.
         """
-        C, M, S, n = self.cache_steps, self.memory_tokens, self.segment, x_PSD.shape[1]
+        C, M, S, n = self.cache_steps, self.read_tokens, self.segment, x_PSD.shape[1]
         # with replay, what earlier segments have freed goes back to the system first
         if self.replay and torch.is_grad_enabled() and x_PSD.device.type == "cpu" and x_PSD.nbytes >= WORTH_GIVING_BACK:
             give_back_freed_memory()
         carried = group.kind == "carried"
         reads = M if group.kind == "continued" else 0
-        writes = M if group.writes_memory else 0
+        writes = self.memory_tokens if group.writes_memory else 0
 
         # the new tokens [read | steps | write]
         step = torch.arange(n, device=x_PSD.device)
@@ -432,7 +447,8 @@ class RMT(Backbone[RMTState]):
         # which keys they see; in the layout, the segment's earlier steps in the context count as steps
         columns, exists = self.columns.visible(state.age, group.kind)
         earlier = max(0, columns.stop - C - M)
-        layout = Layout(max(0, C - columns.start), M, earlier + n, writes, bool(reads), not self.front)
+        M_seen = 0 if group.kind == "fresh" and self.hide_blank else M
+        layout = Layout(max(0, C - columns.start), M_seen, earlier + n, writes, bool(reads), not self.front)
         mask: Layout | torch.Tensor = layout
         if exists is not None:
             if carried:  # write tokens do not see the padding behind a shorter piece
@@ -443,18 +459,20 @@ class RMT(Backbone[RMTState]):
 
         # all layers, and the states afterwards
         context, shifted = self._context(state.cache, columns), state.shifted if carried else None
-        angles, keys = self._angles(reads, slots, writes), self._memory_keys(columns, reads, n, writes)
-        run = Pass(reads, n, context, mask, angles, shifted, self.training, memory_keys=keys)
-        outputs, key_values, halves = self._layers(tokens_PND, run)
-        y_PSD, written_PMD = outputs.split([n, writes], dim=1)
-        return y_PSD, *self._states_after(group, state, length_P, written_PMD, key_values, halves)
+        angles = self._angles(reads, slots, writes)
+        tables = state.memory if self.by_layer else None
+        run = Pass(reads, n, context, mask, angles, shifted, self.training, None, tables, writes)
+        outputs, key_values, halves, after = self._layers(tokens_PND, run)
+        y_PSD, written = outputs.split([n, writes], dim=1)
+        written = written if after is None else after
+        return y_PSD, *self._states_after(group, state, length_P, written, key_values, halves)
 
     def _states_after(
         self,
         group: Group,
         state: RMTState,
         length_P: torch.Tensor,
-        written_PMD: torch.Tensor,
+        written: torch.Tensor,
         key_values: list[torch.Tensor],
         halves: list[torch.Tensor],
     ) -> tuple[RMTState | None, RMTState | None, torch.Tensor | None]:
@@ -469,7 +487,7 @@ class RMT(Backbone[RMTState]):
         if not group.writes_memory:
             return None, ended, None
         # enter the next segment
-        after, opened = self._next_segment(after, written_PMD)
+        after, opened = self._next_segment(after, written)
         if ended is not None and (rows := Rows(ended.age % self.segment == 0)):
             ended = self._enter(ended, map_state(rows.take, select_rows(after, ends)), rows)
         return after, ended, opened

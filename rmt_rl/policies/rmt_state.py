@@ -18,7 +18,7 @@ from rmt_rl.policies.transformer import Layout
 
 @dataclasses.dataclass(frozen=True)
 class RMTState:
-    """memory: [B, M, D] read memory of the current segment.
+    """memory: [B, M, D] read memory of the current segment; if it lies in the layers, [B, L, *shape], see `LayerMemory`.
     age: [B] steps of the episode so far. Slot of the next step: age % S; number of its segment: age // S.
     cache: [B, L, C+M+S, 2D] keys and values, without rotation: of the C steps before the segment (the XL cache), the newest last
         and zero where the episode is younger; of the read tokens (out of date at slot 0, renewed by the next step); of the
@@ -57,7 +57,7 @@ class Pass:
     shifted: [P, L, D/2] token shift's half of the step before the first new step; None = the segment begins with it
     dropout: whether dropout applies
     weights: a list to which every layer appends its attention weights
-    memory_keys: [K + N] which keys are those of memory tokens, where heads differ in what they attend to
+    tables: [P, L, *shape] the memories of the layers, where they have one; writes: number of write tokens that change them
     """
 
     reads: int = 0
@@ -68,7 +68,8 @@ class Pass:
     shifted: torch.Tensor | None = None
     dropout: bool = False
     weights: list[torch.Tensor] | None = None
-    memory_keys: torch.Tensor | None = None
+    tables: torch.Tensor | None = None
+    writes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Columns:
     C: int
     M: int
     S: int
+    hide_blank: bool = False  # read tokens do not exist in the first segment of an episode
 
     def split(self, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         xl_cache, read, steps = cache.split([self.C, self.M, self.S], dim=2)
@@ -88,13 +90,6 @@ class Columns:
         C, M, S = self.C, self.M, self.S
         return torch.cat([table[:C], table[C : C + 1].expand(M, -1), table[C : C + S]])
 
-    def memory_keys(self, columns: slice, reads: int, steps: int, writes: int, device: torch.device) -> torch.Tensor:
-        """Which keys are those of memory tokens: of some columns, and of new tokens [read | steps | write] behind them."""
-        column = torch.arange(self.C + self.M + self.S, device=device)[columns]
-        new = torch.arange(reads + steps + writes, device=device)
-        of_new = (new < reads) | (new >= reads + steps)
-        return torch.cat([(column >= self.C) & (column < self.C + self.M), of_new])
-
     def cache_mask(self, segment_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
         """[B, C+M+S], which columns exist after `steps` steps of the episode's segment number `segment`.
 
@@ -102,6 +97,8 @@ class Columns:
         """
         column = torch.arange(-self.C - self.M, self.S, device=steps_B.device)
         exists = column < steps_B[:, None]
+        if self.hide_blank:
+            exists = exists & ((segment_B > 0)[:, None] | (column < -self.M) | (column >= 0))
         if not self.C:
             return exists
         cached = (segment_B * self.S).clamp(max=self.C)
@@ -114,7 +111,7 @@ class Columns:
         """
         C, M, S = self.C, self.M, self.S
         if kind == "fresh":
-            return slice(C, C + M), None
+            return slice(C, C if self.hide_blank else C + M), None
         begin, end = 0, C if kind == "continued" else C + M + S
         if end == begin:
             return slice(0, 0), None
@@ -193,8 +190,14 @@ def describe(config: RMTConfig) -> str:
     """What an RMT remembers, in one line."""
     parts = []
     if config.memory_tokens:
-        written = f"written every {config.segment} steps ({config.memory_update})"
-        parts.append(f"{config.memory_tokens} memory tokens x {config.width}, {written}")
+        kind, every = config.memory_kind, f"written every {config.segment} steps"
+        if kind == "tokens":
+            parts.append(f"{config.memory_tokens} memory tokens x {config.width}, {every} ({config.memory_update})")
+        else:
+            what = "slots" if kind == "slots" else "associative memory"
+            parts.append(
+                f"{what} of size {config.memory_size} in each layer, {every} by {config.memory_tokens} write tokens"
+            )
     if config.cache:
         parts.append(f"keys and values of the {config.cache} steps before the segment")
     return ", ".join(parts) or f"none beyond the segment of {config.segment} steps"

@@ -33,7 +33,8 @@ class Write:
     """One write of the memory, after step `step`.
 
     change: [M] length of the change of every token, divided by the length of the token before. gate: [M] how far the gate of
-    every token was open, on average over its numbers; None where the update has no gate.
+    every token was open, on average over its numbers; None where the update has no gate. A memory in the layers counts as one
+    token for each layer; its change is 1 where nothing was stored before.
     """
 
     step: int
@@ -177,7 +178,8 @@ def _think(
     if isinstance(backbone, RMT) and backbone.memory_tokens and int(after.age[0]) % backbone.segment == 0:
         young = bool(first[0])
         old = (backbone.initial_state(1) if young else memories_in(state.memory)[0]).memory[0]
-        change = (after.memory[0] - old).norm(dim=1) / old.norm(dim=1).clamp(min=1e-12)
+        size, change = old.flatten(1).norm(dim=1), (after.memory[0] - old).flatten(1).norm(dim=1)
+        change = torch.where(size > 0, change / size, 1.0)  # a memory in a layer is empty at first
         gate = gates[-1][0].mean(1).numpy() if gates else None
         episode.writes.append(Write(len(episode), change.numpy(), gate))
     episode.parts.append({name: x[0] for name, x in parts.items()})

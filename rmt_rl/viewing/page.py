@@ -153,7 +153,7 @@ def _writes(policy: ActorCritic, episode: Episode) -> dict[str, Any] | None:
     if not getattr(policy.backbone, "memory_tokens", 0):
         return None
     return {
-        "tokens": policy.backbone.memory_tokens,
+        "tokens": len(policy.backbone.initial_memory),  # type: ignore[arg-type]
         "update": policy.config.memory_update,  # type: ignore[attr-defined]
         "segment": policy.backbone.segment,
         "steps": [write.step for write in episode.writes],

@@ -35,7 +35,16 @@ VARIANTS = {
     "rmt-without-memory": rmt(segment=5, memory_tokens=0),
     "rmt-front": rmt(memory_place="front", segment=3),
     "rmt-learned-writes": rmt(write_from="learned", positions="none"),
-    "rmt-memory-heads": rmt(memory_heads=1, cache=2, positions="rotary", null_key_value=True, segment=3),
+    "rmt-blank-memory-hidden": rmt(blank_memory="hidden"),
+    "rmt-blank-memory-hidden-cache-front": rmt(
+        blank_memory="hidden", cache=5, positions="none", cache_gradient=2, memory_place="front", segment=3
+    ),
+    "rmt-associative": rmt(memory_kind="associative", memory_size=2),
+    "rmt-associative-cache": rmt(
+        memory_kind="associative", cache=5, positions="none", replay=True, segment=3, layers=3
+    ),
+    "rmt-slots": rmt(memory_kind="slots", memory_size=3, segment=2),
+    "rmt-slots-one-token": rmt(memory_kind="slots", memory_size=5, memory_tokens=1, gating="gru", segment=3),
     "rmt-cache": rmt(cache=3, positions="rotary"),
     "rmt-long-cache-with-gradient": rmt(cache=10, cache_gradient=10, positions="none", memory_tokens=2, segment=3),
     "rmt-cache-with-some-gradient": rmt(cache=7, cache_gradient=3, positions="rotary", segment=2, memory_place="front"),
@@ -51,7 +60,6 @@ VARIANTS = {
         memory_tokens=2,
         memory_update="mrv",
         memory_place="front",
-        memory_heads=1,
         memory_norm=True,
         write_from="learned",
         cache=4,

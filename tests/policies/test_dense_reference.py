@@ -60,21 +60,30 @@ class Reference:
     def episode(self, xs):
         """A list of outputs, the state after the last step, and the tokens of all steps."""
         o, past, outputs = self.o, [], []
-        memory = [self.w["initial_memory"][m] for m in range(o.memory_tokens)]
+        by_layer = o.memory_kind != "tokens"
+        shape = (6 * o.memory_size if o.memory_kind == "associative" else o.memory_size, o.width + 1)
+        self.tables = [torch.zeros(shape, dtype=torch.float64)] * o.layers if by_layer else []
+        memory = [None if by_layer else self.w["initial_memory"][m] for m in range(o.memory_tokens)]
         for number in range(math.ceil(len(xs) / o.segment)):
             here = xs[number * o.segment : (number + 1) * o.segment]
-            reads = [Token("read", m, 0, v + self.w["read_position"][m], []) for m, v in enumerate(memory)]
+            reads = [] if by_layer else [self.read_token(m, vector) for m, vector in enumerate(memory)]
             steps = [Token("step", i, i, self.positioned(x, i), []) for i, x in enumerate(here)]
             full = len(steps) == o.segment
             writes = [self.write_token(m, v) for m, v in enumerate(memory)] if full else []
             self.layers(self.cached(past, number), reads, steps, writes, first_segment=number == 0)
             outputs += [self.rms_norm(token.x, self.w["norm.weight"]) for token in steps]
             past += steps
-            if full:
+            if full and by_layer:
+                cut = o.bptt_segments is not None and (number + 1) % o.bptt_segments == 0
+                self.tables = [table.detach() if cut else table for table in self.written]
+            elif full:
                 memory = self.next_memory(memory, [self.rms_norm(t.x, self.w["norm.weight"]) for t in writes])
                 if o.bptt_segments is not None and (number + 1) % o.bptt_segments == 0:
                     memory = [vector.detach() for vector in memory]
-        return outputs, self.state(memory, reads, past), past
+        return outputs, self.state(self.tables if by_layer else memory, reads, past), past
+
+    def read_token(self, m, vector):
+        return Token("read", m, 0, vector + self.w["read_position"][m], [])
 
     def state(self, memory, reads, past):
         """As `RMTState` describes it."""
@@ -82,7 +91,8 @@ class Reference:
         nothing = torch.zeros(o.layers, 2 * o.width, dtype=torch.float64)
         cached = [torch.stack(token.key_values) for token in self.cached(past, age // o.segment)]
         running = [torch.stack(token.key_values) for token in past[age // o.segment * o.segment :]]
-        read = [torch.stack(token.key_values) for token in reads]
+        hidden = o.blank_memory == "hidden" and age <= o.segment
+        read = [nothing if hidden else torch.stack(token.key_values) for token in reads]
         columns = [nothing] * (o.cache - len(cached)) + cached + read + running + [nothing] * (o.segment - len(running))
         half = o.width // 2 if o.token_shift else 0
         shifted = torch.stack(past[-1].halves) if half and running else torch.zeros(o.layers, half, dtype=torch.float64)
@@ -93,6 +103,8 @@ class Reference:
         return x + self.w["position"][slot] if self.o.positions == "learned" else x
 
     def write_token(self, m, vector):
+        if vector is None:  # nothing is read
+            return Token("write", m, self.o.segment, self.w["write_position"][m], [])
         position = self.w["read_position" if self.o.memory_place == "front" else "write_position"][m]
         start = position if self.o.write_from == "learned" else vector + position
         return Token("write", m, self.o.segment, start, [])
@@ -112,14 +124,26 @@ class Reference:
     def sees(self, query, key):
         if query.kind == "read":
             return key.kind == "read"
+        if key.kind == "read" and self.blank:
+            return False
         if query.kind == "step":
             return key.kind in ("cached", "read") or (key.kind == "step" and key.number <= query.number)
         return not (key.kind == "read" and self.o.memory_place == "front")
 
     def layers(self, cached, reads, steps, writes, first_segment):
         new, first_values = reads + steps + writes, []
+        self.blank = first_segment and self.o.blank_memory == "hidden"
+        self.written = []
         for layer in range(self.o.layers):
             w = {name: self.w[f"blocks.{layer}.{name}"] for name in self.names_of(layer)}
+            prefix = f"tables.{layer}."
+            own = {name.removeprefix(prefix): x for name, x in self.w.items() if name.startswith(prefix)}
+            kind = self.o.memory_kind
+            for token in new if kind != "tokens" else []:
+                read = (
+                    self.associated(own["query.weight"], token.x, self.tables[layer]) if kind == "associative" else None
+                )
+                token.x = token.x + (self.read_slots(own, token.x, self.tables[layer]) if read is None else read)
             normed = [self.layer_norm(token.x, w["attention_norm.weight"]) for token in new]
             inputs = self.shift(normed, new) if self.o.token_shift else normed
             queries = []
@@ -142,6 +166,55 @@ class Reference:
                 h = w["up.weight"] @ self.layer_norm(token.x, w["forward_norm.weight"])
                 down = w["down.weight"] @ (h / (1 + torch.exp(-h)))
                 token.x = self.join(token.x, keep * down, w, "forward_gate")
+            if kind != "tokens" and writes:
+                write = self.associate if kind == "associative" else self.write_slots
+                self.written.append(write(own, self.tables[layer], [token.x for token in writes]))
+
+    def phi(self, x):
+        """DPFP-3: number n of part s is r_n r_(n-s), with r = [max(x, 0), max(-x, 0)]."""
+        r = [max(a, a * 0) for a in [*x, *(-x)]]
+        return torch.stack([r[n] * r[(n - s) % len(r)] for s in (1, 2, 3) for n in range(len(r))])
+
+    def associated(self, to_key, x, table):
+        """phi(q) A / (phi(q) z + 1e-5)."""
+        key = self.phi(to_key @ self.layer_norm(x, 1.0))
+        return sum(key[k] * table[k, :-1] for k in range(len(key))) / (sum(key * table[:, -1]) + 1e-5)
+
+    def associate(self, w, table, written):
+        rows = list(table)
+        for x in written:
+            m = self.layer_norm(x, 1.0)
+            key, strength = self.phi(w["key.weight"] @ m), self.sigmoid(w["strength.weight"] @ m + w["strength.bias"])
+            change = strength * (w["value.weight"] @ m - self.associated(w["key.weight"], x, table))
+            known = sum(key * table[:, -1]) / (sum(key * key) + 1e-5)
+            count = torch.clamp(1 - known, 0, 1).detach()
+            rows = [row + key[k] * torch.cat([change, count[None]]) for k, row in enumerate(rows)]
+        return torch.stack(rows)
+
+    def read_slots(self, w, x, table):
+        to_key, to_value = w["key_value.weight"].split(self.o.width)
+        q = self.heads(w["query.weight"] @ self.layer_norm(x, 1.0))
+        used = [row[:-1] for row in table if row[-1] > 0]
+        found = []
+        for head in range(self.o.heads):
+            e = [torch.exp(q[head] @ self.heads(to_key @ slot)[head] / math.sqrt(q.shape[1])) for slot in used]
+            values = [self.heads(to_value @ slot)[head] for slot in used]
+            total = 1 + sum(e)  # a key of zeros without a value
+            found.append(sum((a / total * v for a, v in zip(e, values, strict=True)), torch.zeros_like(q[head])))
+        return w["output.weight"] @ torch.cat(found)
+
+    def write_slots(self, w, table, written):
+        slots, ages = [row[:-1] for row in table], [int(row[-1]) for row in table]
+        for x in written:
+            here = ages.index(0) if 0 in ages else ages.index(max(ages))
+            h = w["up.weight"] @ torch.cat([slots[here], self.layer_norm(x, 1.0)])
+            update = slots[here] + w["down.weight"] @ (h / (1 + torch.exp(-h)))
+            blend = 1.0 if ages[here] == 0 else 0.999
+            slots[here] = self.rms_norm((1 - blend) * slots[here] + blend * update, 1.0)
+            ages = [1 if n == here else age + (age > 0) for n, age in enumerate(ages)]
+        return torch.stack(
+            [torch.cat([slot, torch.tensor([float(age)])]) for slot, age in zip(slots, ages, strict=True)]
+        )
 
     def names_of(self, layer):
         prefix = f"blocks.{layer}."
@@ -181,18 +254,12 @@ class Reference:
         q, keys, values = self.turn(self.heads(query), token.place), torch.stack(keys), torch.stack(values)
         found = []
         for head in range(self.o.heads):
-            here = [i for i, (kind, _) in enumerate(names) if self.head_sees(head, token, kind)]
-            scores = keys[here][:, head] @ q[head] / math.sqrt(q.shape[1])
+            scores = keys[:, head] @ q[head] / math.sqrt(q.shape[1])
             e = torch.exp(scores - scores.max().detach())
             weight = e / e.sum()
-            found.append(weight @ values[here][:, head])
-            token.weights[-1] |= {(head, *names[i]): a for i, a in zip(here, weight.tolist(), strict=True)}
+            found.append(weight @ values[:, head])
+            token.weights[-1] |= {(head, *name): a for name, a in zip(names, weight.tolist(), strict=True)}
         return torch.cat(found)
-
-    def head_sees(self, head, token, kind):
-        if not self.o.memory_heads or token.kind == "read" or kind == "null":
-            return True
-        return (kind in ("read", "write")) == (head < self.o.memory_heads)
 
     def heads(self, x):
         return x.view(self.o.heads, self.o.width // self.o.heads)
@@ -269,9 +336,27 @@ CASES = {
     "gate": {"memory_update": "gate"},
     "hard gate": {"memory_update": "hard_gate"},
     "mrv": {"memory_update": "mrv"},
-    "memory heads": {"memory_heads": 1},
-    "memory heads, cache, null": {**CACHED, "memory_heads": 1, "null_key_value": True, "cache_gradient": 4},
-    "three of four heads for memory, front": {"heads": 4, "memory_heads": 3, "memory_place": "front"},
+    "blank memory hidden": {"blank_memory": "hidden"},
+    "blank memory hidden, cache, front": {
+        **CACHED,
+        "blank_memory": "hidden",
+        "memory_place": "front",
+        "cache_gradient": 2,
+    },
+    "blank memory hidden, null, token shift": {"blank_memory": "hidden", "null_key_value": True, "token_shift": True},
+    "associative": {"memory_kind": "associative", "memory_size": 2},
+    "associative, cache, one token": {**CACHED, "memory_kind": "associative", "memory_size": 3, "memory_tokens": 1},
+    "associative, bptt 1, replay": {"memory_kind": "associative", "bptt_segments": 1, "replay": True, "memory_size": 1},
+    "slots": {"memory_kind": "slots", "memory_size": 4},
+    "fewer slots than write tokens": {"memory_kind": "slots", "memory_size": 1, "segment": 2},
+    "slots, cache, token shift, bptt 2": {
+        **CACHED,
+        "memory_kind": "slots",
+        "memory_size": 4,
+        "token_shift": True,
+        "bptt_segments": 2,
+        "segment": 2,
+    },
     "front": {"memory_place": "front"},
     "front, learned": {"memory_place": "front", "write_from": "learned"},
     "learned write tokens": {"write_from": "learned"},
@@ -305,7 +390,6 @@ CASES = {
     "longer than the rollout": {"segment": 20},
     "no memory": {"memory_tokens": 0},
     "everything": {
-        "memory_heads": 1,
         "memory_update": "mrv",
         "memory_norm": True,
         "write_from": "learned",
