@@ -20,6 +20,7 @@ from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.cli import parse, parse_evaluate, resolve_env
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.envs import EnvConfig, GymConfig, MiniGridMemoryConfig, TMazeConfig
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.policies import RMTConfig
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.config.resolve import validate
@@ -50,8 +51,14 @@ class Unregistered(TMazeConfig):
 
 
 def usual(**changes: Any) -> TrainConfig:
-    parts: dict[str, Any] = {"env": TMazeConfig(), "algo": PPOConfig(), "policy": RMTConfig()}
-    return TrainConfig(**(parts | changes))
+    """A run of the usual policy with its recipe."""
+    parts: dict[str, Any] = {"env": TMazeConfig(), "algo": PPOConfig(), "policy": RMTConfig(**recipe_of_rmt("policy"))}
+    return TrainConfig(**({**parts, "memory": MemoryConfig(**recipe_of_rmt("memory"))} | changes))
+
+
+def recipe_of_rmt(group: str) -> dict[str, Any]:
+    options = GROUPS["policy"]["rmt"].recipe.options
+    return {key.partition(".")[2]: value for key, value in options.items() if key.startswith(f"{group}.")}
 
 
 # -------------------------------------------------------------------------------------------------- what is accepted
@@ -80,7 +87,7 @@ def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
     expected = usual(
         env=MiniGridMemoryConfig(),
         algo=PPOConfig(**part("algo")),
-        policy=RMTConfig(**part("policy")),
+        policy=RMTConfig(**(recipe_of_rmt("policy") | part("policy"))),
         steps=recipe["steps"],
     )
     assert parse([]) == validate(expected)
@@ -95,8 +102,31 @@ def test_a_recipe_leaves_out_what_the_chosen_policy_does_not_have() -> None:
 @pytest.mark.parametrize("name", [f"{group}={choice}" for group, parts in GROUPS.items() for choice in parts])
 def test_every_registered_choice_can_be_chosen(name: str) -> None:
     group, _, choice = name.partition("=")
-    arguments = [name] if group == "env" else ["env=tmaze", name]  # a task without a recipe
-    assert getattr(parse(arguments), group) == GROUPS[group][choice].config()
+    # a task without a recipe, and a policy without one
+    arguments = [name] if group == "env" else ["env=tmaze", *(["policy=lstm"] if group != "policy" else []), name]
+    recipe = recipe_of_rmt("policy") if name == "policy=rmt" else {}
+    assert getattr(parse(arguments), group) == GROUPS[group][choice].config(**recipe)
+
+
+def test_the_recipe_of_the_rmt_is_for_gated_tokens_that_an_algorithm_acts_with_in_single_episodes() -> None:
+    def carried(*arguments: str) -> float:
+        return parse(["env=tmaze", *arguments]).memory.carry
+
+    assert carried() == carried("policy.memory_update=gate") == 0.8 and parse(["env=tmaze"]).memory.ramp == "success"
+    assert carried("memory.carry=0.3") == 0.3 and parse(["env=tmaze", "policy.write_cost=0"]).policy.write_cost == 0
+    for change in (
+        "policy.memory_update=replace",
+        "policy.memory_update=mrv",
+        "policy.memory_tokens=0",
+        "policy.memory_kind=slots",
+        "memory.scope=trial",
+        "memory.scope=run",
+        "policy=lstm",
+    ):
+        assert carried(change) == 0
+    assert cfg.make_config(env="tmaze", policy=RMTConfig()).memory == MemoryConfig()
+    offline = parse(["env=tmaze", "algo=rate", "data=x/y-v0"])
+    assert offline.memory == MemoryConfig() and offline.policy.memory_update == "replace"
 
 
 def test_the_order_of_the_arguments_means_nothing() -> None:
@@ -207,7 +237,7 @@ def test_a_misspelling_is_reported_with_the_nearest_name(line: str, meant: str) 
                 "memory_update=gate",
                 "memory_place=front",
                 "memory_norm=true",
-                "write_from=learned",
+                "write_from=memory",
                 "bptt_segments=2",
             )
         ),
@@ -225,7 +255,7 @@ def test_a_misspelling_is_reported_with_the_nearest_name(line: str, meant: str) 
         ("policy.layers=1 policy.value_residual=true", "policy.value_residual=true: has no effect with one layer"),
         ("policy.params=50000 policy.width=32", "policy.width=32 is given too; give only one of them"),
         ("policy=trxl policy.heads=5", "policy.heads=5: expected a divisor of policy.width=64"),
-        ("env=tmaze policy.cache=8", "policy.cache=8: needs policy.positions=rotary or none"),
+        ("env=tmaze policy.positions=learned policy.cache=8", "policy.cache=8: needs policy.positions=rotary or none"),
         ("policy.cache=2 policy.cache_gradient=3", "policy.cache_gradient=3: expected at most policy.cache=2"),
         ("policy=lstm policy.segment=4", "; segment is an option of policy=rmt"),
         ("env=gym env.options..a=1", "env=gym has no such option"),

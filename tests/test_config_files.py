@@ -72,10 +72,17 @@ def test_a_dictionary_with_an_unknown_option_or_a_wrong_value_is_rejected() -> N
 # -------------------------------------------------------------------------------------------- files of other versions
 
 
+RMT_OF_THEN = [
+    "policy.segment=8",
+    "policy.memory_update=replace",
+    "policy.write_from=memory",
+    "policy.blank_memory=seen",
+]
 OLD = {
     "minigrid-memory-rmt-ppo.yaml": [
         "algo.barrier_coef=0",  # younger than the file
         *["algo.rollout=32", "algo.gamma=0.997", "algo.entropy_coef=0.1", "steps=1250000"],  # the recipe of then
+        *RMT_OF_THEN,
     ],
     "tmaze-lstm-ppo.yaml": ["env=tmaze", "policy=lstm", "seed=7", "algo.barrier_coef=0", "algo.minibatches=4"],
     "gym-mlp-rate.yaml": [
@@ -96,7 +103,9 @@ def test_a_file_of_the_first_format_means_what_it_meant(name: str) -> None:
 
 @pytest.mark.parametrize("group", [None, *GROUPS])
 def test_a_missing_field_takes_its_default(group: str | None) -> None:
-    config = cfg.make_config(env="tmaze", **{"algo.barrier_coef": 0})  # what files from before it mean
+    # what files from before these options, or before these defaults, mean
+    before = dict(argument.split("=") for argument in [*RMT_OF_THEN, "policy.positions=learned", "algo.barrier_coef=0"])
+    config = cfg.make_config({"env": "tmaze", **before})
     whole = cfg.to_dict(config)
     part = whole if group is None else whole[group]
     for name in cfg.options(type(config if group is None else getattr(config, group))):

@@ -95,8 +95,8 @@ def test_the_values_are_those_of_the_task() -> None:
     assert " steps=4000000 " in unwrapped(help_text(TrainConfig, ["env=bandit"]))
     assert " steps=750000 " in unwrapped(help_text(TrainConfig, ["env=tmaze"]))
     assert " algo.rollout=100 " in unwrapped(help_text(TrainConfig, ["env=bandit", "algo=ppo"]))
-    assert " policy.positions=none " in unwrapped(help_text(TrainConfig, ["policy=rmt"]))
-    assert " policy.positions=learned " in unwrapped(help_text(TrainConfig, ["env=tmaze", "policy=rmt"]))
+    assert " policy.sharpness=1.0 " in unwrapped(help_text(TrainConfig, ["policy=rmt"]))
+    assert " policy.sharpness=4.5 " in unwrapped(help_text(TrainConfig, ["env=tmaze", "policy=rmt"]))
 
 
 @pytest.mark.parametrize("name", [name for name, entry in GROUPS["env"].items() if entry.recipe.options])

@@ -17,23 +17,28 @@ ROOT = Path(__file__).parent.parent
 MEASURED = "provenance: {command: c, seeds: 0 to 4, date: not recorded, score: s, page: p}\n"
 
 
+def group_of(file):
+    return next(name for name in ("env", "algo", "policy") if file.stem in GROUPS[name])
+
+
 def parts(recipe):
     return [recipe, *recipe.policies.values(), *recipe.ids.values()]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_option_of_a_recipe_exists_and_is_allowed(file):
-    recipe = read_recipe(file)
+    recipe, group = read_recipe(file), group_of(file)
     ids = [{}, *({"env.id": id} for id in recipe.ids)]
     for algo in GROUPS["algo"]:
         for policy in GROUPS["policy"]:
             for given in ids:
-                cfg.make_config(env=file.stem, algo=algo, policy=policy, **given)
+                choices = {"env": "tmaze", "algo": algo, "policy": policy, group: file.stem}
+                cfg.make_config(**choices, **given)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_recipe_belongs_to_a_task_and_names_existing_policies(file):
-    assert file.stem in GROUPS["env"]
+def test_a_recipe_belongs_to_one_choice_and_names_existing_policies(file):
+    assert [name for name in ("env", "algo", "policy") if file.stem in GROUPS[name]] == [group_of(file)]
     assert set(read_recipe(file).policies) <= set(GROUPS["policy"])
 
 

@@ -1,7 +1,7 @@
 """One memory for two skills: to hold a bit for much longer than in training, and to overwrite it, over and over.
 
 Trained on an endless T-maze of 3 corridors (`overwrite`), on T-mazes of 5 to 80 steps (`hold`), and on the same with distractors
-(`hold distractors`); tested with frozen weights on many more corridors and on much longer ones. "rmt overwriting" has the same
+(`hold distractors`); tested with frozen weights on many more corridors and on much longer ones. Every policy has the same
 options in all three. Success of the final policy in new episodes; those of `hold` are two distinct ones for each length. A
 finished run is kept in the results file and not repeated.
 
@@ -40,17 +40,23 @@ TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
         {f"{length:,}": ({"env.min_length": length, "env.length": length}, 64) for length in (1_000, 10_007)},
     ),
 }
-GATED = ["policy.memory_update=hard_gate", "policy.write_from=learned", "policy.segment=4", "policy.positions=none"]
-GATED += ["memory.carry=0.8"]
-BY_SUCCESS = ["memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"]
-BY_STEPS = ["memory.ramp_start=0.33", "memory.ramp_end=0.67"]
+#: The RMT of arXiv 2207.06881, and what carries the memory over where its update has no gate.
+PAPER = ["policy.memory_update=replace", "policy.write_from=memory", "policy.blank_memory=seen"]
+PAPER += ["policy.segment=8", "policy.positions=learned"]
+CARRY = ["memory.carry=0.8", "memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"]
 POLICIES = {
     "rmt": [],
-    "rmt overwriting": [*GATED, "policy.write_cost=0.3", *BY_SUCCESS],
-    "rmt overwriting, ramp by steps": [*GATED, "policy.write_cost=0.1", *BY_STEPS],
-    "rmt overwriting, no ramp": [*GATED, "policy.write_cost=0.1"],
+    "rmt, blank memory seen": ["policy.blank_memory=seen"],
+    "rmt, no carry-over": ["memory.carry=0"],
+    "rmt, no cost of writing": ["policy.write_cost=0"],
+    "rmt, memory replaced": ["policy.memory_update=replace", *CARRY],
+    "rmt, segments of 8": ["policy.segment=8"],
+    "rmt, learned positions": ["policy.positions=learned"],
+    "rmt, write tokens from the memory": ["policy.write_from=memory"],
+    "rmt of the paper": PAPER,
+    "rmt of the paper, blank memory hidden": [*PAPER, "policy.blank_memory=hidden"],
     "lstm": ["policy=lstm"],
-    "lstm, carry": ["policy=lstm", "memory.carry=0.8", *BY_STEPS],
+    "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
     "gru": ["policy=gru"],
     "gtrxl": ["policy=gtrxl"],
 }

@@ -64,6 +64,11 @@ class PolicyConfig(Config):
     )
     encoder_options: dict[str, Any] = option({}, "keyword arguments of the class that policy.encoder names")
 
+    @classmethod
+    def recipe_applies(cls, given: Mapping[str, Any]) -> bool:
+        """Whether the recipe of this policy fits the options that a run gives, by their full names."""
+        return True
+
     def width_multiple(self) -> int:
         """Widths that `params` tries are multiples of this number."""
         return 1

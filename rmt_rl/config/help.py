@@ -201,7 +201,9 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             *_option_lines(entry.config, f"{group}.", getattr(config, group)),
         ]
         if command is TrainConfig and group == "env":
-            parts += [*_option_lines(TrainConfig, config=config, only=("steps",)), *_recipe_lines(entry.recipe)]
+            parts += _option_lines(TrainConfig, config=config, only=("steps",))
+        if command is TrainConfig:
+            parts += _recipe_lines(group, entry.recipe)
     if command is TrainConfig and "env" not in chosen:
         usual, words = groups(command)["env"], " ".join(f"{group}={name}" for group, name in chosen.items())
         parts += [
@@ -211,13 +213,13 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
     return "\n".join(parts[1:])
 
 
-def _recipe_lines(recipe: Recipe) -> list[str]:
-    """What a task's recipe changes, and where that was measured."""
+def _recipe_lines(group: str, recipe: Recipe) -> list[str]:
+    """What the recipe of a task or a policy changes, and where that was measured."""
     single = {f"policy={name}": part for name, part in recipe.policies.items() if part.options}
     single |= {f"env.id={id}": part for id, part in recipe.ids.items()}
     lines = []
     for title, part in {
-        "  recipe of this task": recipe,
+        f"  recipe of this {'task' if group == 'env' else group}": recipe,
         **{f"  and with {key}": one for key, one in single.items()},
     }.items():
         changes = " ".join(f"{key}={show(value)}" for key, value in part.options.items())

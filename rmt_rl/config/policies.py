@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ class TransformerConfig(PolicyConfig):
 
     def as_rmt(self) -> RMTConfig:
         """The options of the `RMT` class that this policy is a special case of: one without memory tokens."""
-        return RMTConfig(**self._shared(), memory_tokens=0)
+        return RMTConfig(**self._shared(), memory_tokens=0, positions="learned")
 
     def _shared(self) -> dict[str, Any]:
         known = {item.name for item in dataclasses.fields(RMTConfig)}
@@ -72,11 +72,18 @@ class TransformerConfig(PolicyConfig):
             )
 
 
+#: Values of `memory_update` that have a gate.
+GATED = ("gate", "hard_gate")
+
+
 @builtin("policy", "rmt", "rmt_rl.policies.rmt:RMT")
 @dataclass(frozen=True)
 class RMTConfig(TransformerConfig):
     """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
 
+    segment: int = option(
+        4, "steps S processed in one attention window, between two writes of the memory", low=1, high=65_536, absent=8
+    )
     memory_tokens: int = option(4, "memory tokens M passed from segment to segment", low=0, high=65_536)
     memory_kind: str = option(
         "tokens",
@@ -90,10 +97,11 @@ class RMTConfig(TransformerConfig):
         high=4_096,
     )
     memory_update: str = option(
-        "replace",
+        "hard_gate",
         "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), hard_gate = the same with a gate that reaches 0 and 1,"
         " mrv = memory retention valve (arXiv 2306.09459)",
         choices=("replace", "gate", "hard_gate", "mrv"),
+        absent="replace",
     )
     write_cost: float = option(
         0.0, "cost of writing the memory: weight of how far its gates are open on average", low=0, high=1_000
@@ -104,19 +112,21 @@ class RMTConfig(TransformerConfig):
         choices=("both", "front"),
     )
     blank_memory: str = option(
-        "seen",
+        "hidden",
         "whether an episode's first segment attends to the memory, which is blank (the paper), or not",
         choices=("seen", "hidden"),
+        absent="seen",
     )
     memory_norm: bool = option(False, "divide every memory vector by its root mean square after the update")
     write_from: str = option(
-        "memory",
+        "learned",
         "write tokens start from the read memory (the paper) or from learned vectors alone",
         choices=("memory", "learned"),
+        absent="memory",
     )
     cache: int = option(
         0,
-        "steps C before the segment that stay visible in every layer (arXiv 1901.02860); needs rotary or no positions",
+        "steps C before the segment that stay visible in every layer, as in Transformer-XL",
         low=0,
         high=65_536,
     )
@@ -124,9 +134,10 @@ class RMTConfig(TransformerConfig):
         0, "newest cached steps that gradients reach; 0 = none, as in the paper", low=0, high=65_536
     )
     positions: str = option(
-        "learned",
-        "learned = a vector for each slot of the segment, rotary = by distance (arXiv 2104.09864), none",
+        "none",
+        "learned = a vector per slot of the segment, rotary = by distance (RoPE), none",
         choices=("learned", "rotary", "none"),
+        absent="learned",
     )
     bptt_segments: int | None = option(
         None,
@@ -136,7 +147,7 @@ class RMTConfig(TransformerConfig):
     )
     gating: str = option(
         "none",
-        "residual connections: none = x + y, gru = GTrXL's gate (arXiv 1910.06764), rezero = x + a y (arXiv 2003.04887)",
+        "residual connections: none = x + y, gru = GTrXL's gate, rezero = x + a y",
         choices=("none", "gru", "rezero"),
     )
     null_key_value: bool = option(False, "a learned key and value per head that attention can fall back on")
@@ -146,6 +157,15 @@ class RMTConfig(TransformerConfig):
     def as_rmt(self) -> RMTConfig:
         return self
 
+    @classmethod
+    def recipe_applies(cls, given: Mapping[str, Any]) -> bool:
+        gated = (
+            given.get("policy.memory_update", cls.memory_update) in GATED
+            and str(given.get("policy.memory_tokens")) != "0"
+        )
+        in_tokens = given.get("policy.memory_kind", cls.memory_kind) == "tokens"
+        return gated and in_tokens and given.get("memory.scope", "episode") == "episode"
+
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.cache and self.positions == "learned":
@@ -153,7 +173,7 @@ class RMTConfig(TransformerConfig):
                 f"policy.cache={self.cache}: needs policy.positions=rotary or none;"
                 " learned positions number the steps of one segment and do not cover steps before it"
             )
-        if self.write_cost and self.memory_tokens and self.memory_update not in ("gate", "hard_gate"):
+        if self.write_cost and self.memory_tokens and self.memory_update not in GATED:
             yield (
                 f"policy.write_cost={self.write_cost:g}: has no effect with policy.memory_update={self.memory_update}, which has"
                 " no gate; expected policy.memory_update=gate or hard_gate"

@@ -40,7 +40,7 @@ class Entry:
     """One registered name.
 
     config: the dataclass of its options. target: its class, or "module:Class", which is imported when it is needed.
-    source: options that change with this task unless the user gives them; a file of them is read when it is needed.
+    source: options that change with this choice unless the user gives them; a file of them is read when it is needed.
     """
 
     config: type[Config]
@@ -244,7 +244,7 @@ def builtin(group: str, name: str, target: str) -> Callable[[ClassT], ClassT]:
     """Decorator on a dataclass of this package: register it, and the recipe of a task, with the class at "module:Class"."""
 
     def register(config: ClassT) -> ClassT:
-        add(group, name, config, target, recipes.builtin_recipe(name) if group == "env" else None)
+        add(group, name, config, target, recipes.builtin_recipe(name))
         return config
 
     return register

@@ -45,11 +45,12 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     # a dataclass is complete; an environment that is a Python object has no options of its own, but it may have a recipe
     entry = vars(type(bases["env"])).get("entry") if "env" in bases else choose("env", names["env"])
     recipe = Recipe() if entry is None else entry.recipe
-    values = _recommended(names["env"], recipe.options_for(classes["policy"].name), bases, classes)
+    values = _recommended(f"env={names['env']}", recipe.options_for(classes["policy"].name), bases, classes)
     given_id = next((layer.values["env.id"] for layer in reversed(layers) if "env.id" in layer.values), None)
     known_id = without_version(str(given_id))
     if "env" not in bases and known_id in recipe.ids:
-        values |= _recommended(f"{names['env']} env.id={given_id}", recipe.ids[known_id].options, bases, classes)
+        values |= _recommended(f"env={names['env']} env.id={given_id}", recipe.ids[known_id].options, bases, classes)
+    values = _recommended_by_choices(names, classes, bases, values | layers[0].values | layers[1].values) | values
     recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
@@ -178,10 +179,28 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
     return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
 
 
-def _recommended(
-    env: str, recipe: Mapping[str, Any], bases: Mapping[str, Any], classes: Mapping[str, type]
+def _recommended_by_choices(
+    names: Mapping[str, str], classes: Mapping[str, type], bases: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The training options that the task recommends, of the choices that are made and are not complete already.
+    """What the recipe of the algorithm recommends for the policy, and where it has none, that of the policy.
+
+    given: what the task's recipe and the user say, by their full names. A policy that is a dataclass is complete.
+    """
+    policy: Any = classes["policy"]
+    if "policy" in bases:
+        return {}
+    by_algo = choose("algo", names["algo"]).recipe.options_for(policy.name)
+    if by_algo or getattr(classes["algo"], "offline", False):
+        return _recommended(f"algo={names['algo']}", by_algo, bases, classes)
+    if not policy.recipe_applies(given):
+        return {}
+    return _recommended(f"policy={policy.name}", choose("policy", policy.name).recipe.options, bases, classes)
+
+
+def _recommended(
+    owner: str, recipe: Mapping[str, Any], bases: Mapping[str, Any], classes: Mapping[str, type]
+) -> dict[str, Any]:
+    """The training options that the task or policy `owner` recommends, of the choices that are made and are not complete already.
 
     Recipes are measured with algo=ppo: what they say of the algorithm is not for learning from recorded episodes.
     """
@@ -191,9 +210,9 @@ def _recommended(
         group, _, name = key.partition(".")
         if allowed := find_option(key, top, classes):
             if group not in complete:
-                values[key] = read(f"recipe of env={env}: {key}", allowed, value)
+                values[key] = read(f"recipe of {owner}: {key}", allowed, value)
         elif not any(name in options(entry.config) for entry in GROUPS.get(group, {}).values()):
-            raise ConfigError(f"recipe of env={env}: {show(key)}: {unknown_option(key, top, classes)}")
+            raise ConfigError(f"recipe of {owner}: {show(key)}: {unknown_option(key, top, classes)}")
     return values
 
 

@@ -91,10 +91,12 @@ class RMT(Backbone[RMTState]):
         self.width, self.segment, self.memory_tokens, self.cache_steps = width, config.segment, M, config.cache
         self.cache_gradient, self.bptt_segments = min(config.cache, config.cache_gradient), config.bptt_segments
         self.positions, self.write_from, self.memory_norm = config.positions, config.write_from, config.memory_norm
-        self.replay, self.value_residual, self.write_cost = config.replay, config.value_residual, config.write_cost
+        self.replay, self.value_residual = config.replay, config.value_residual
         self.front, self.shift = config.memory_place == "front", width // 2 if config.token_shift else 0
-        self.hide_blank = config.blank_memory == "hidden"
         self.by_layer = config.memory_kind != "tokens"
+        of_tokens = M > 0 and not self.by_layer  # what the options of memory tokens say holds
+        self.write_cost = config.write_cost if of_tokens else 0.0
+        self.hide_blank = of_tokens and config.blank_memory == "hidden"
         self.read_tokens = 0 if self.by_layer else M  # a memory in the layers is read without tokens
         self.columns = Columns(config.cache, self.read_tokens, config.segment, self.hide_blank)
         blocks = [
@@ -130,7 +132,7 @@ class RMT(Backbone[RMTState]):
             self.read_position = nn.Parameter(0.1 * torch.randn(M, width))
         if not self.front:
             self.write_position = nn.Parameter(0.1 * torch.randn(M, width))
-        self.update = UPDATES[config.memory_update](width, heads)
+        self.update = UPDATES[config.memory_update if of_tokens else "replace"](width, heads)
         for block in blocks:
             for linear in (block.output, block.down):
                 nn.init.normal_(linear.weight, std=0.1 / config.layers**0.5)  # each block starts near the identity

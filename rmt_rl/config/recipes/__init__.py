@@ -1,7 +1,8 @@
-"""Recipes: training options that a task changes unless the user gives them, and where each was measured.
+"""Recipes: training options that a task, policy or algorithm changes unless the user gives them, and where each was measured.
 
 A task has one where the defaults were measured to fail. Options that the chosen policy or algorithm does not have are left out,
-and those of the algorithm where it learns from recorded episodes. The recipe of a built-in task is <task>.yaml in this folder:
+and those of the algorithm where it learns from recorded episodes. The recipe of a policy is for algorithms that act, and a task's
+recipe wins over it, as over that of an algorithm. The recipe of a built-in choice is <name>.yaml in this folder:
 
     options: {algo.gamma: 0.997, ...}
     provenance: {command: ..., seeds: ..., date: ..., score: ..., page: ...}
@@ -50,9 +51,9 @@ class Recipe:
         return {**self.options, **({} if own is None else own.options)}
 
 
-def builtin_recipe(task: str) -> Path | None:
-    """The file of a built-in task; None where the task has no recipe."""
-    path = FOLDER / f"{task}.yaml"
+def builtin_recipe(name: str) -> Path | None:
+    """The file of a built-in task, policy or algorithm; None where it has no recipe."""
+    path = FOLDER / f"{name}.yaml"
     return path if path.is_file() else None
 
 
