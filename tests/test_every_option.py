@@ -52,6 +52,8 @@ TRANSFORMER = {
     "heads": 4,
     "segment": 5,
     "sharpness": 1.0,
+    "glu": True,
+    "norm": "scale",
     "dropout": 0.5,
     **COMMON,
 }

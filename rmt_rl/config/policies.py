@@ -24,7 +24,7 @@ class TransformerConfig(PolicyConfig):
     segment: int = option(8, "steps S processed in one attention window", low=1, high=65_536)
     sharpness: float = option(
         4.5,
-        "scale of the initial attention scores, 1 = torch's initialisation, which spreads attention so evenly that a cue is lost",
+        "scale of the initial attention scores; 1 = torch's, which spread attention evenly",
         above=0,
         high=100,
     )
@@ -33,11 +33,15 @@ class TransformerConfig(PolicyConfig):
     )
     attention: str = option(
         "sdpa",
-        "attention kernel: sdpa = torch, flash = flash-attn (CUDA, half precision), flex = flex_attention (CUDA)",
+        "attention kernel: sdpa = torch, flash = flash-attn, flex = flex_attention (the last two: CUDA)",
         choices=("sdpa", "flash", "flex"),
     )
-    replay: bool = option(
-        False, "recompute segments in the backward pass instead of storing their activations (arXiv 2010.06891)"
+    replay: bool = option(False, "recompute segments in the backward pass instead of storing them (arXiv 2010.06891)")
+    glu: bool = option(False, "gated feed-forward layers, as large as those without gates (SwiGLU, arXiv 2002.05202)")
+    norm: str = option(
+        "layer",
+        "layer = LayerNorm, scale = ScaleNorm (arXiv 1910.05895)",
+        choices=("layer", "scale"),
     )
 
     @property
@@ -98,8 +102,7 @@ class RMTConfig(TransformerConfig):
     )
     memory_update: str = option(
         "hard_gate",
-        "replace = the paper's, gate = old + sigmoid * (tanh(new) - old), hard_gate = the same with a gate that reaches 0 and 1,"
-        " mrv = memory retention valve (arXiv 2306.09459)",
+        "replace (the paper), gate, hard_gate = one that reaches 0 and 1, mrv = the valve of RATE",
         choices=("replace", "gate", "hard_gate", "mrv"),
         absent="replace",
     )

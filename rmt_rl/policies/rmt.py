@@ -75,7 +75,7 @@ class RMT(Backbone[RMTState]):
     token_shift: half of a step's input to every layer is that of the step before it in the segment (RWKV, arXiv 2305.13048).
     replay: keep no activations of segments, compute them again in the backward pass (memory replay, Memformer, arXiv
         2010.06891): the same gradients of any loss on the outputs, for memory that does not grow with the number of segments.
-    sharpness, gating, null_key_value, value_residual, dropout, attention: see `Block`.
+    sharpness, glu, norm, gating, null_key_value, value_residual, dropout, attention: see `Block`.
     """
 
     initial_memory: torch.Tensor
@@ -104,6 +104,8 @@ class RMT(Backbone[RMTState]):
                 width,
                 heads,
                 sharpness=config.sharpness,
+                glu=config.glu,
+                norm=config.norm,
                 gating=config.gating,
                 null_key_value=config.null_key_value,
                 value_residual=config.value_residual and layer > 0,

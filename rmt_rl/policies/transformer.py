@@ -189,6 +189,9 @@ class Block(nn.Module):
 
     sharpness: factor of the initial attention scores; 1 is torch's initialisation of a linear layer, whose standard deviation of
         0.33 spreads attention evenly
+    glu: feed-forward W2 (SiLU(A x) * B x) with 8/3 D hidden units (Shazeer 2020, arXiv 2002.05202), which has as many weights as
+        the usual W2 SiLU(W1 x) with 4 D
+    norm: layer, or scale = g x / |x| with g = sqrt(D) at the start (ScaleNorm, Nguyen and Salazar 2019, arXiv 1910.05895)
     gating: the residual connection "x +": none; rezero = x + a y with a = 0 at the start (Bachlechner et al. 2020, arXiv
         2003.04887);
         gru = GTrXL's gate (Parisotto et al. 2019, arXiv 1910.06764)
@@ -203,6 +206,8 @@ class Block(nn.Module):
         heads: int,
         *,
         sharpness: float = 4.5,
+        glu: bool = False,
+        norm: str = "layer",
         gating: str = "none",
         null_key_value: bool = False,
         value_residual: bool = False,
@@ -211,12 +216,14 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.backend = heads, dropout, backend
-        self.attention_norm = nn.LayerNorm(width, bias=False)
+        self.attention_norm, self.forward_norm = (
+            ScaleNorm(width) if norm == "scale" else nn.LayerNorm(width, bias=False) for _ in range(2)
+        )
         self.project = Linear(width, 3 * width, bias=False)
         self.output = Linear(width, width, bias=False)
-        self.forward_norm = nn.LayerNorm(width, bias=False)
-        self.up = Linear(width, 4 * width, bias=False)
-        self.down = Linear(4 * width, width, bias=False)
+        self.glu, hidden = glu, max(1, 8 * width // 3) if glu else 4 * width
+        self.up = Linear(width, 2 * hidden if glu else hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
         with torch.no_grad():
             self.project.weight[: 2 * width] *= sharpness**0.5
         gate = {"none": None, "gru": GRUGate, "rezero": ReZero}[gating]
@@ -240,7 +247,13 @@ class Block(nn.Module):
     def residual_ffn(self, x: torch.Tensor, attended: torch.Tensor, drop: bool = False) -> torch.Tensor:
         """The residual stream after attention and feed-forward. drop: whether dropout applies; never when acting."""
         x = _join(self.attention_gate, x, self._drop(self.output(attended), drop))
-        return _join(self.forward_gate, x, self._drop(self.down(F.silu(self.up(self.forward_norm(x)))), drop))
+        hidden = self.up(self.forward_norm(x))
+        if self.glu:
+            gate, hidden = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * hidden
+        else:
+            hidden = F.silu(hidden)
+        return _join(self.forward_gate, x, self._drop(self.down(hidden), drop))
 
     def attend(
         self,
@@ -292,6 +305,17 @@ def _weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | Layout | Non
     if mask is not None:
         scores = scores.masked_fill(~(mask.dense(q.device) if isinstance(mask, Layout) else mask), -torch.inf)
     return scores.softmax(-1)
+
+
+class ScaleNorm(nn.Module):
+    """g x / |x|, with one learned number g."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(width**0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(x, dim=-1, eps=1e-5) * self.scale
 
 
 class ReZero(nn.Module):

@@ -14,6 +14,7 @@ from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import as_typed
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import PLUGINS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import is_object
@@ -110,7 +111,9 @@ def format_summary(
 
 def _task(config: TrainConfig) -> str:
     """The task of the run as it is typed in a shell."""
-    words = [shlex.quote(f"env={config.env.name}"), *as_typed("env", config.env), *as_typed("memory", config.memory)]
+    # of memory.*, how long it is kept belongs to the task, and what training does with it to the policy
+    kept = MemoryConfig(scope=config.memory.scope, episodes=config.memory.episodes)
+    words = [shlex.quote(f"env={config.env.name}"), *as_typed("env", config.env), *as_typed("memory", kept)]
     if config.algo.offline:
         words += [f"algo={config.algo.name}", *([shlex.quote(f"data={config.data}")] if config.data else [])]
     return " ".join(words)

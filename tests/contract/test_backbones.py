@@ -72,6 +72,7 @@ VARIANTS = {
         token_shift=True,
         replay=True,
     ),
+    "rmt-glu": rmt(glu=True, norm="scale", segment=3),
     "trxl": config.TrXLConfig(width=WIDTH, heads=2, segment=3, cache=5),
     "gtrxl": config.GTrXLConfig(width=WIDTH, heads=2, segment=4, cache=2, cache_gradient=1),
     "window": config.WindowConfig(width=WIDTH, heads=2, segment=4),

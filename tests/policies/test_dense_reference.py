@@ -144,7 +144,7 @@ class Reference:
                     self.associated(own["query.weight"], token.x, self.tables[layer]) if kind == "associative" else None
                 )
                 token.x = token.x + (self.read_slots(own, token.x, self.tables[layer]) if read is None else read)
-            normed = [self.layer_norm(token.x, w["attention_norm.weight"]) for token in new]
+            normed = [self.norm(token.x, w, "attention_norm") for token in new]
             inputs = self.shift(normed, new) if self.o.token_shift else normed
             queries = []
             for i, (token, h) in enumerate(zip(new, inputs, strict=True)):
@@ -163,8 +163,9 @@ class Reference:
                 # the read tokens of an episode's first segment are the same for all episodes, and dropout spares them
                 keep = 1.0 if first_segment and token.kind == "read" else self.keep
                 token.x = self.join(token.x, keep * (w["output.weight"] @ found), w, "attention_gate")
-                h = w["up.weight"] @ self.layer_norm(token.x, w["forward_norm.weight"])
-                down = w["down.weight"] @ (h / (1 + torch.exp(-h)))
+                h = w["up.weight"] @ self.norm(token.x, w, "forward_norm")
+                h, factor = h.split(len(h) // 2) if self.o.glu else (h, 1.0)
+                down = w["down.weight"] @ (h / (1 + torch.exp(-h)) * factor)
                 token.x = self.join(token.x, keep * down, w, "forward_gate")
             if kind != "tokens" and writes:
                 write = self.associate if kind == "associative" else self.write_slots
@@ -319,6 +320,11 @@ class Reference:
     def rms_norm(self, x, weight):
         return x / torch.sqrt((x * x).mean() + 2.0**-52) * weight
 
+    def norm(self, x, w, name):
+        if self.o.norm == "scale":
+            return w[f"{name}.scale"] * x / torch.sqrt((x * x).sum())
+        return self.layer_norm(x, w[f"{name}.weight"])
+
     def layer_norm(self, x, weight):
         centred = x - x.mean()
         return centred / torch.sqrt((centred * centred).mean() + 1e-5) * weight
@@ -375,6 +381,16 @@ CASES = {
     "cache, all its gradient": {**CACHED, "cache_gradient": 4},
     "cache, gradient, bptt 2": {**CACHED, "cache_gradient": 4, "bptt_segments": 2},
     "cache, front": {**CACHED, "memory_place": "front"},
+    "glu": {"glu": True},
+    "scale norm": {"norm": "scale"},
+    "glu, scale norm, odd width": {
+        "width": 9,
+        "heads": 3,
+        "positions": "none",
+        "glu": True,
+        "norm": "scale",
+        "cache": 4,
+    },
     "gru": {"gating": "gru"},
     "rezero": {"gating": "rezero"},
     "null": {"null_key_value": True},
@@ -448,6 +464,9 @@ def drawn(number):
             null_key_value=draw.random() < 0.3,
             value_residual=draw.random() < 0.3,
             token_shift=draw.random() < 0.3,
+            glu=draw.random() < 0.3,
+            norm=draw.choice(["layer", "scale"]),
+            blank_memory=draw.choice(["seen", "hidden"]),
             replay=draw.random() < 0.2,
         )
         if not list(found.problems()):
