@@ -17,9 +17,19 @@ from typing import Any
 
 from scipy import stats
 
+from rmt_rl.config import RMTConfig
+
 #: Where finished runs are kept, and the programs of other libraries.
 RESULTS = Path(__file__).parent / "results"
 PEERS = Path(__file__).parent / "peers"
+#: Bulatov et al. 2022, arXiv 2207.06881, with the segments that most results here were measured with.
+RMT_OF_THE_PAPER = [
+    "policy.memory_update=replace",
+    "policy.write_from=memory",
+    "policy.blank_memory=seen",
+    "policy.segment=8",
+    "policy.positions=learned",
+]
 
 
 def mean_and_interval(values: Sequence[float], low: float = 0, high: float = 1, digits: int = 3) -> str:
@@ -55,9 +65,19 @@ def measure_once(results: Path, run: dict[str, Any], measure: Callable[[Path], d
 
 
 def with_overrides(usual: Sequence[str], given: Sequence[str]) -> list[str]:
-    """The arguments `name=value` of an experiment, of which those that a user gives replace the usual ones."""
+    """The arguments `name=value` of an experiment, of which those that a user gives replace the usual ones.
+
+    The word `paper` stands for the options of the RMT of the paper, which was the default until 2026-11-27.
+    """
+    given = [option for word in given for option in (RMT_OF_THE_PAPER if word == "paper" else [word])]
     names = {argument.partition("=")[0] for argument in given}
     return [*(argument for argument in usual if argument.partition("=")[0] not in names), *given]
+
+
+def rmt_of_the_paper(**options: Any) -> RMTConfig:
+    """The same as a dataclass, with some options changed."""
+    values = dict(option.removeprefix("policy.").split("=") for option in RMT_OF_THE_PAPER)
+    return RMTConfig(**{**values, "segment": int(values["segment"]), **options})
 
 
 def run_program(*command: str) -> dict[str, Any]:

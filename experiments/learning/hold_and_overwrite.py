@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
+from common import RESULTS, RMT_OF_THE_PAPER, mean_and_interval, measure_once, read_results, with_overrides
 
 import rmt_rl
 from rmt_rl.config.cli import parse
@@ -40,9 +40,7 @@ TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
         {f"{length:,}": ({"env.min_length": length, "env.length": length}, 64) for length in (1_000, 10_007)},
     ),
 }
-#: The RMT of arXiv 2207.06881, and what carries the memory over where its update has no gate.
-PAPER = ["policy.memory_update=replace", "policy.write_from=memory", "policy.blank_memory=seen"]
-PAPER += ["policy.segment=8", "policy.positions=learned"]
+#: What carries the memory over where its update has no gate.
 CARRY = ["memory.carry=0.8", "memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"]
 POLICIES = {
     "rmt": [],
@@ -53,8 +51,8 @@ POLICIES = {
     "rmt, segments of 8": ["policy.segment=8"],
     "rmt, learned positions": ["policy.positions=learned"],
     "rmt, write tokens from the memory": ["policy.write_from=memory"],
-    "rmt of the paper": PAPER,
-    "rmt of the paper, blank memory hidden": [*PAPER, "policy.blank_memory=hidden"],
+    "rmt of the paper": RMT_OF_THE_PAPER,
+    "rmt of the paper, blank memory hidden": with_overrides(RMT_OF_THE_PAPER, ["policy.blank_memory=hidden"]),
     "lstm": ["policy=lstm"],
     "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
     "gru": ["policy=gru"],

@@ -32,7 +32,7 @@ from rmt_rl.rollouts.collector import Collector
 from rmt_rl.rollouts.episodes import evaluate
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import PEERS, run_program
+from common import PEERS, run_program, with_overrides
 
 SECONDS, FURTHER = 20.0, 300_000
 PEER = PEERS / "sb3_recurrent.py"
@@ -80,7 +80,9 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for seed in range(arguments.seeds):
-        rows = checks(parse(["env=tmaze", "steps=450000", f"seed={seed}", *overrides]), arguments.every)
+        rows = checks(
+            parse(with_overrides(["env=tmaze", "steps=450000"], [f"seed={seed}", *overrides])), arguments.every
+        )
         early = [row for row in rows if row["cpu"] <= SECONDS][-1]
         later = [row for row in rows if row["steps"] > early["steps"]]
         print(

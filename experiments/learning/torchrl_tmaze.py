@@ -11,7 +11,9 @@ there is no KL penalty, which ClipPPOLoss does not have.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import torch
 from tensordict.nn import TensorDictModule
@@ -28,6 +30,10 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import format_score
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import rmt_of_the_paper
+
 from rmt_rl.torchrl.envs import TorchRLEnv
 from rmt_rl.torchrl.policies import TorchRLPolicy
 
@@ -44,7 +50,7 @@ def main() -> None:
     torch.manual_seed(rng.seed(options.seed, "torchrl"))  # torchrl draws actions from the global stream
 
     rows = make_from_config(maze, ppo.num_envs)
-    policy = ActorCritic(make_spec(rows, maze, config.RMTConfig()))
+    policy = ActorCritic(make_spec(rows, maze, rmt_of_the_paper()))
     module = TorchRLPolicy(policy)
     actor = module.actor()
     # The actor's pass computes the values too; a separate critic would be a second pass through the network.

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,10 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
-POLICIES = {"rmt": config.RMTConfig(), "lstm": config.LSTMConfig(), "trxl": config.TrXLConfig()}
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import rmt_of_the_paper
+
+POLICIES = {"rmt": rmt_of_the_paper(), "lstm": config.LSTMConfig(), "trxl": config.TrXLConfig()}
 
 
 def measure(name: str, rows: int, device: str, rounds: int) -> dict[str, Any]:

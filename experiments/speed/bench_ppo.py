@@ -34,10 +34,10 @@ from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import PEERS, run_program
+from common import PEERS, rmt_of_the_paper, run_program
 
 TASK = config.MiniGridMemoryConfig(size=7, view=7, actions=7)
-POLICIES = {"rmt": config.RMTConfig(), "lstm": config.LSTMConfig(width=90)}
+POLICIES = {"rmt": config.RMTConfig(), "rmt of the paper": rmt_of_the_paper(), "lstm": config.LSTMConfig(width=90)}
 PEER = PEERS / "sb3_recurrent.py"
 
 

@@ -13,7 +13,9 @@ here. It feeds three tokens per step; ours feeds their sum as one.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -24,10 +26,13 @@ from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.spec import make_spec
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import rmt_of_the_paper
+
 K, N, BATCH, ROUNDS = 50, 3, 128, 5
 THEIR_SEGMENT, THEIR_ACT = 10.0, 0.0192
 TASK = config.TMazeRATEConfig(length=K * N - 2)
-POLICY = config.RMTConfig(layers=10, heads=4, segment=K, memory_tokens=15, memory_update="mrv")
+POLICY = rmt_of_the_paper(layers=10, heads=4, segment=K, memory_tokens=15, memory_update="mrv")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 First table: dim 256, depth 4, heads 4, 16 memory tokens, 8 segments of 64 steps, batch 16, one thread, medians over
 rounds in which all take turns, every measurement in a separate process. Ours works on vectors; it is given an embedding
 of 256 tokens and a linear layer to 256 logits with cross-entropy, so that both do the same work. Second table: `step`
-of the default policy (2 layers x 64) for one row, early and late in an episode.
+of the policies (2 layers x 64) for one row, early and late in an episode.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.registry import make_backbone
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import PEERS, run_program
+from common import PEERS, rmt_of_the_paper, run_program
 
 PEER = PEERS / "lucidrains_rmt.py"
 DIM, TOKENS, SEGMENT, SEGMENTS, BATCH, MEMORIES = 256, 256, 64, 8, 16, 16
@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, replay: bool) -> None:
         super().__init__()
-        task = config.RMTConfig(width=DIM, layers=4, heads=4, segment=SEGMENT, memory_tokens=MEMORIES, replay=replay)
+        task = rmt_of_the_paper(width=DIM, layers=4, heads=4, segment=SEGMENT, memory_tokens=MEMORIES, replay=replay)
         self.embedding = nn.Embedding(TOKENS, DIM)
         self.rmt = make_backbone(task)
         self.logits = Linear(DIM, TOKENS, bias=False)
@@ -108,8 +108,8 @@ def acting(steps: int, blocks: tuple[int, ...], block: int) -> None:
     torch.manual_seed(0)
     print("\n| policy | from step | CPU-ms for one step of one row |\n|---|---|---|")
     for task in (
-        config.RMTConfig(),
-        config.RMTConfig(cache=32, positions="rotary"),
+        rmt_of_the_paper(),
+        rmt_of_the_paper(cache=32, positions="rotary"),
         config.TrXLConfig(),
         config.LSTMConfig(),
     ):
