@@ -58,7 +58,7 @@ class TransformerConfig(PolicyConfig):
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name in known}
 
     def width_multiple(self) -> int:
-        return 2 * self.heads  # rotary positions turn pairs of features
+        return 2 * self.heads if self.rotary else self.heads  # rotary positions turn pairs of features
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

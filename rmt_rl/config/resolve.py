@@ -184,10 +184,11 @@ def _recommended_by_choices(
 ) -> dict[str, Any]:
     """What the recipe of the algorithm recommends for the policy, and where it has none, that of the policy.
 
-    given: what the task's recipe and the user say, by their full names. A policy that is a dataclass is complete.
+    given: what the task's recipe and the user say, by their full names. A policy that is a
+    dataclass is complete, and that of init= comes with its own options.
     """
     policy: Any = classes["policy"]
-    if "policy" in bases:
+    if "policy" in bases or given.get("init") is not None:
         return {}
     by_algo = choose("algo", names["algo"]).recipe.options_for(policy.name)
     if by_algo or getattr(classes["algo"], "offline", False):

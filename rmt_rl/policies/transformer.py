@@ -216,11 +216,11 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.backend = heads, dropout, backend
-        self.attention_norm, self.forward_norm = (
-            ScaleNorm(width) if norm == "scale" else nn.LayerNorm(width, bias=False) for _ in range(2)
-        )
+        # the order of the modules is that of the optimizer's state in checkpoints
+        self.attention_norm = make_norm(norm, width)
         self.project = Linear(width, 3 * width, bias=False)
         self.output = Linear(width, width, bias=False)
+        self.forward_norm = make_norm(norm, width)
         self.glu, hidden = glu, max(1, 8 * width // 3) if glu else 4 * width
         self.up = Linear(width, 2 * hidden if glu else hidden, bias=False)
         self.down = Linear(hidden, width, bias=False)
@@ -305,6 +305,10 @@ def _weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | Layout | Non
     if mask is not None:
         scores = scores.masked_fill(~(mask.dense(q.device) if isinstance(mask, Layout) else mask), -torch.inf)
     return scores.softmax(-1)
+
+
+def make_norm(norm: str, width: int) -> nn.Module:
+    return ScaleNorm(width) if norm == "scale" else nn.LayerNorm(width, bias=False)
 
 
 class ScaleNorm(nn.Module):

@@ -269,15 +269,17 @@ def make_video_env(
 
 
 def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
-    """The policy of `init=`; raises ConfigError where its memory scope differs from that of this run."""
+    """The policy of `init=`; raises ConfigError where its memory lasts longer or shorter than from that of this run."""
     if config.init is None:
         return None
     initial = load_policy(config.init, device, "init")
-    if memory_config(initial) != config.memory:
-        scope, expected = config.memory.scope, memory_config(initial).scope
-        raise ConfigError(
-            f"memory.scope={scope}: the policy of init was trained with another scope; expected memory.scope={expected}"
-        )
+    own = memory_config(initial)
+    for name in ("scope", "episodes"):  # the other options of memory.* are about training
+        found, expected = getattr(config.memory, name), getattr(own, name)
+        if found != expected:
+            raise ConfigError(
+                f"memory.{name}={found}: the policy of init was trained with another {name}; expected memory.{name}={expected}"
+            )
     return initial
 
 

@@ -25,7 +25,8 @@ CHOICE, BOX = spaces.Discrete(3), spaces.Box(-2, 2, (2,), np.float32)
 
 def policy_of(actions=CHOICE, seed=0, **options):
     torch.manual_seed(seed)
-    options = config.RMTConfig(**{"width": 8, "segment": 3, "memory_tokens": 2} | options)
+    usual = {"width": 8, "segment": 3, "memory_tokens": 2, "memory_update": "replace", "blank_memory": "seen"}
+    options = config.RMTConfig(**usual | {"positions": "learned", "write_from": "memory"} | options)
     policy = ActorCritic(PolicySpec(options, OBS, actions, UnregisteredEnv("outside", {})))
     for parameter in policy.parameters():  # heads start so small that a wrong loss would hardly show
         parameter.data += 0.2 * torch.randn_like(parameter)

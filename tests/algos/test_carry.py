@@ -129,10 +129,13 @@ def test_every_option_of_carrying_changes_a_run(option, value):
     assert not torch.equal(*weights)
 
 
+REPLACED = {"policy.memory_update": "replace"}
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"memory.ramp_start": 0.5}, "memory.ramp_start=0.5: expected at most memory.ramp_end=0"),
+        ({"policy": "lstm", "memory.ramp_start": 0.5}, "memory.ramp_start=0.5: expected at most memory.ramp_end=0"),
         ({"memory.carry": 0.5, "memory.scope": "run"}, "memory.carry=0.5: has no effect with memory.scope=run"),
         ({"memory.carry": 1.5}, "memory.carry=1.5: expected"),
         (
@@ -140,9 +143,15 @@ def test_every_option_of_carrying_changes_a_run(option, value):
             "memory.carry=0.5: algo=rate learns from single",
         ),
         ({"memory.carry": 0.5, "policy": "mlp"}, "memory.carry=0.5: has no effect with policy=mlp"),
-        ({"memory.carry": 0.5, "memory.ramp": "success"}, "memory.ramp=success: has no effect with memory.ramp_end=0"),
-        ({"memory.ramp_end": 0.5}, "memory.ramp_end=0.5: has no effect, because nothing rises"),
-        ({"policy.write_cost": 0.1}, "policy.write_cost=0.1: has no effect with policy.memory_update=replace"),
+        (
+            {"policy": "lstm", "memory.carry": 0.5, "memory.ramp": "success"},
+            "memory.ramp=success: has no effect with memory.ramp_end=0",
+        ),
+        ({"policy": "lstm", "memory.ramp_end": 0.5}, "memory.ramp_end=0.5: has no effect, because nothing rises"),
+        (
+            {**REPLACED, "policy.write_cost": 0.1},
+            "policy.write_cost=0.1: has no effect with policy.memory_update=replace",
+        ),
         ({"policy.write_cost": 0.1, "policy.memory_tokens": 0}, "policy.write_cost=0.1: has no effect without memory"),
     ],
 )

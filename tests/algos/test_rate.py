@@ -58,7 +58,9 @@ def test_the_loss_is_the_cross_entropy_of_each_episode_by_itself(data) -> None:
 @pytest.mark.parametrize("update", ["replace", "gate", "mrv"])
 def test_one_step_gives_every_parameter_of_the_memory_a_gradient(data, update) -> None:
     """In the released code the gradient stops between segments, so its retention valve never gets one."""
-    rate = make(data, config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update=update))
+    rate = make(
+        data, config.RMTConfig(width=16, segment=SEGMENT, memory_tokens=3, memory_update=update, blank_memory="seen")
+    )
     learn(rate)
     names = ("write_position", "read_position", "initial_memory", "update.")
     found = {n: p.grad for n, p in rate.policy.backbone.named_parameters() if n.startswith(names)}

@@ -66,7 +66,7 @@ def test_the_nearer_of_the_widths_around_the_budget_is_taken(wish, width, square
 )
 def test_the_message_names_the_widths_around_a_budget_that_none_meets(wish, found, square):
     with pytest.raises(ConfigError) as caught:
-        fit_width(make_from_config(TASK), TASK, config.RMTConfig(params=wish, heads=16))
+        fit_width(make_from_config(TASK), TASK, config.RMTConfig(params=wish, heads=16, positions="rotary"))
     assert f"policy.params={wish}: no width comes within a tenth of it; this task has {found}" in str(caught.value)
 
 
@@ -90,10 +90,13 @@ def test_without_a_budget_nothing_changes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 1_000, "layers": 50}, r"policy\.params=1000: no width comes within .* task has [\d,]+ at width 4;"),
+        (
+            {"params": 1_000, "layers": 50, "positions": "rotary"},
+            r"policy\.params=1000: no width comes within .* task has [\d,]+ at width 4;",
+        ),
         ({"params": 10**10}, r"policy\.params=10000000000: no width comes within .*[\d,]+ at width 16384"),
         (
-            {"params": 60_000, "heads": 16},
+            {"params": 60_000, "heads": 16, "positions": "rotary"},
             r"[\d,]+ at width 32 and [\d,]+ at width 64; widths are multiples of 32, fewer",
         ),
     ],

@@ -258,7 +258,7 @@ def test_new_blocks_are_near_the_identity():
 
 def test_new_memory_tokens_are_distinct_and_of_size_one_and_positions_are_small():
     torch.manual_seed(0)
-    backbone = make_backbone(config.RMTConfig(memory_tokens=32, segment=32))
+    backbone = make_backbone(config.RMTConfig(memory_tokens=32, segment=32, positions="learned"))
     assert float(backbone.initial_memory.detach().std()) == pytest.approx(1, rel=0.1)
     for position in (backbone.position, backbone.read_position, backbone.write_position):
         assert float(position.detach().std()) == pytest.approx(0.1, rel=0.1)

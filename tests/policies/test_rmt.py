@@ -103,7 +103,7 @@ def test_window_and_trxl_are_one_dense_masked_transformer(task, reach, resets):
 @pytest.mark.parametrize(
     "known, options",
     [
-        (config.WindowConfig, {"memory_tokens": 0}),
+        (config.WindowConfig, {"memory_tokens": 0, "positions": "learned"}),
         (config.TrXLConfig, {"memory_tokens": 0, "cache": 32, "positions": "rotary"}),
         (config.GTrXLConfig, {"memory_tokens": 0, "cache": 32, "positions": "rotary", "gating": "gru"}),
     ],
@@ -119,7 +119,7 @@ def test_without_memory_tokens_an_rmt_is_the_baseline_of_equal_weights(known, op
 
 def test_memory_tokens_start_apart_positions_small_and_blocks_near_the_identity():
     torch.manual_seed(0)
-    backbone = make_backbone(config.RMTConfig(width=64, layers=4, segment=32, memory_tokens=32))
+    backbone = make_backbone(config.RMTConfig(width=64, layers=4, segment=32, memory_tokens=32, positions="learned"))
     expected = {"initial_memory": 1.0, "read_position": 0.1, "write_position": 0.1, "position": 0.1}
     for layer in range(4):
         expected |= {f"blocks.{layer}.output.weight": 0.05, f"blocks.{layer}.down.weight": 0.05}
@@ -148,7 +148,7 @@ def test_gradient_of_the_last_segment_reaches_the_first_through_every_memory_upd
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_every_parameter_of_the_memory_gets_a_gradient(update):
-    backbone = make(memory_update=update)
+    backbone = make(memory_update=update, blank_memory="seen")
     x, first = episode(3 * S)
     y, _ = backbone.unroll(x, backbone.initial_state(2), first)
     y[:, -S:].sin().sum().backward()

@@ -457,7 +457,6 @@ def test_weights_of_another_floating_point_type_are_converted(dtype, folder):
         (["policy", "width"], 65_536),
         (["policy", "layers"], 1_000),
         (["policy", "memory_tokens"], 65_536),
-        (["policy", "segment"], 65_536),
         (["observation_space"], {"type": "discrete", "n": 10**9}),
         (["observation_space"], {"type": "box", "shape": [2 * 10**9], "dtype": "float32", "low": 0, "high": 1}),
         (["observation_space"], {"type": "box", "shape": [2**60, 2**60], "dtype": "float32", "low": 0, "high": 1}),
