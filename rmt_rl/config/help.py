@@ -15,6 +15,7 @@ from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, T
 from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
+from rmt_rl.config.files import to_dict
 from rmt_rl.config.recipes import Recipe
 from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
 from rmt_rl.config.resolve import make_config
@@ -202,7 +203,7 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
         ]
         if command is TrainConfig and group == "env":
             parts += _option_lines(TrainConfig, config=config, only=("steps",))
-        if command is TrainConfig:
+        if command is TrainConfig and (group == "env" or _follows(config, entry.recipe)):
             parts += _recipe_lines(group, entry.recipe)
     if command is TrainConfig and "env" not in chosen:
         usual, words = groups(command)["env"], " ".join(f"{group}={name}" for group, name in chosen.items())
@@ -211,6 +212,12 @@ def _choices(command: type, chosen: dict[str, str]) -> str:
             *_wrap(f"The values are those for env={usual}; `--help env=<task> {words}` shows those for another."),
         ]
     return "\n".join(parts[1:])
+
+
+def _follows(config: TrainConfig, recipe: Recipe) -> bool:
+    """Whether a run has the options of a recipe; a task's own recipe may have others."""
+    found = {**to_dict(config.policy), **to_dict(config.memory)}
+    return all(found.get(key.partition(".")[2]) == value for key, value in recipe.options.items())
 
 
 def _recipe_lines(group: str, recipe: Recipe) -> list[str]:

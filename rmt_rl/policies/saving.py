@@ -28,7 +28,8 @@ from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
 from rmt_rl.config.memory import MemoryConfig
-from rmt_rl.config.resolve import make_config
+from rmt_rl.config.registry import choose
+from rmt_rl.config.resolve import change
 from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import as_env_config
@@ -51,14 +52,17 @@ BROKEN = (ArithmeticError, AttributeError, KeyError, MemoryError, OSError, TypeE
 def make_policy(env: TorchVectorEnv, policy: str = "rmt", seed: int = 0, **given: Any) -> ActorCritic:
     """A new policy for the rows of `env`: make_policy(env, "rmt", segment=16, memory_tokens=8).
 
-    given: options of the policy. seed: of the initial weights; torch's global stream is left alone.
+    given: options of the policy; the others have their defaults, and observations are normalised. seed: of the initial weights;
+    torch's global stream is left alone.
     """
     if not isinstance(env, TorchVectorEnv):
         raise ConfigError(
             f"{show(env)}: is not an environment of many rows; expected the result of rmt_rl.make_env(...)"
         )
     seed = read("seed", options(TrainConfig)["seed"], seed)
-    config = make_config(env="gym", policy=policy, **{f"policy.{key}": value for key, value in given.items()}).policy
+    changed = {"normalize_observation": True, **given}
+    usual = choose("policy", policy).config()
+    config = change(usual, "policy", {f"policy.{key}": value for key, value in changed.items()})
     task = UnregisteredEnv(type(env).__name__, {"name": type(env).__name__})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(seed, "weights"))
