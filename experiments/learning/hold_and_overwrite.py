@@ -25,7 +25,7 @@ MAZE = ["env=tmaze", "env.min_length=5", "env.length=80"]
 #: Task -> (options, tests by name: options and episodes).
 TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
     "overwrite": (
-        ["env=tmaze-endless", "steps=1000000"],
+        ["env=tmaze-endless", "steps=750000"],
         {
             f"{corridors} x {length}": ({"env.corridors": corridors, "env.length": length}, episodes)
             for corridors, length, episodes in ((10, 5, 64), (10, 10, 64), (100, 10, 32), (30, 30, 32))
