@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+import rmt_rl
 from rmt_rl import collect, config
 from rmt_rl.algos.rate import RATELearner
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import task_spec
 from rmt_rl.config.cli import parse
+from rmt_rl.config.files import load_yaml
 from rmt_rl.policies.saving import load_policy, make_task
 from rmt_rl.train import train
 
@@ -219,3 +221,13 @@ def test_a_recorded_task_is_recovered_and_replays_its_episodes(task: list[str]) 
 
 def test_a_task_of_another_package_has_no_spec_that_a_file_could_name() -> None:
     assert task_spec({"name": "my-task"}) is None
+
+
+def test_init_takes_what_training_does_with_the_memory_from_the_policy(tmp_path: Path) -> None:
+    small = {"env.length": 3, "policy.width": 8, "steps": 256, "algo.num_envs": 4, "evaluate_episodes": 0}
+    first = rmt_rl.train(env="tmaze", root=tmp_path, run="first", **small)
+    small = {name: value for name, value in small.items() if not name.startswith("policy.")}
+    for given, carry in (({}, 0.8), ({"memory.carry": 0.1}, 0.1)):
+        run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run=f"next-{carry}", **small, **given)
+        config = load_yaml(run.folder / "config.yaml")
+        assert config.policy.write_cost == 0.3 and config.memory.carry == carry  # type: ignore[attr-defined]

@@ -87,7 +87,8 @@ def test_no_argument_at_all_gives_the_usual_task_with_its_recipe() -> None:
     expected = usual(
         env=MiniGridMemoryConfig(),
         algo=PPOConfig(**part("algo")),
-        policy=RMTConfig(**(recipe_of_rmt("policy") | part("policy"))),
+        policy=RMTConfig(**part("policy")),
+        memory=MemoryConfig(),
         steps=recipe["steps"],
     )
     assert parse([]) == validate(expected)
@@ -125,8 +126,38 @@ def test_the_recipe_of_the_rmt_is_for_gated_tokens_that_an_algorithm_acts_with_i
     ):
         assert carried(change) == 0
     assert cfg.make_config(env="tmaze", policy=RMTConfig()).memory == MemoryConfig()
+    for options in ({"memory": MemoryConfig()}, {"memory": MemoryConfig(scope="trial")}, {"init": "runs/some"}):
+        assert (
+            cfg.make_config({"env": "tmaze", **options}).policy == RMTConfig()
+        )  # the two parts of the recipe go together
+    assert carried("policy.memory_tokens=00") == 0
+    assert cfg.make_config(cfg.make_config(policy="trxl"), policy="rmt").policy.write_cost == 0
     offline = parse(["env=tmaze", "algo=rate", "data=x/y-v0"])
     assert offline.memory == MemoryConfig() and offline.policy.memory_update == "replace"
+
+
+def test_a_given_part_of_the_ramp_takes_the_rest_with_it() -> None:
+    def ramp(*arguments: str) -> tuple[str, float, float]:
+        memory = parse(["env=tmaze", *arguments]).memory
+        return memory.ramp, memory.ramp_start, memory.ramp_end
+
+    assert ramp() == ("success", 0.8, 0.95)
+    assert ramp("memory.ramp_end=0.5") == ("success", 0.5, 0.5) and ramp("memory.ramp_end=0") == ("steps", 0, 0)
+    assert ramp("memory.ramp_start=0.99") == ("success", 0.99, 0.99)
+    assert ramp("memory.ramp=steps", "memory.ramp_end=0.5") == ("steps", 0, 0.5)
+    assert ramp("memory.carry=0", "policy.write_cost=0") == ("steps", 0, 0)
+    assert ramp("memory.carry=0") == ("success", 0.8, 0.95)
+
+
+@pytest.mark.parametrize(
+    "task", ["env=bandit", "env=dark-room", "env=gym", "env=minigrid-memory", "env=tmaze-rate algo=rate"]
+)
+def test_recipes_of_tasks_give_way_to_another_kind_of_memory(task: str) -> None:
+    for change in ("policy.memory_kind=slots", "policy.memory_kind=associative", "policy.memory_tokens=0"):
+        policy = parse([*task.split(), change]).policy
+        assert isinstance(policy, RMTConfig) and policy.memory_update == RMTConfig.memory_update
+    cached = parse([*task.split(), "policy.cache=8"]).policy
+    assert isinstance(cached, RMTConfig) and cached.cache == 8 and cached.positions == "none"
 
 
 def test_the_order_of_the_arguments_means_nothing() -> None:

@@ -299,3 +299,10 @@ def test_a_file_given_from_python_names_no_module_unless_it_is_trusted(tmp_path)
         resolve(None, {"config": file})
     for more in ({"trust": True}, {"env.id": "some_module:X-v0"}):
         assert resolve(None, {"config": file, **more}).env.id == "some_module:X-v0"
+
+
+def test_a_removed_option_is_ignored_where_it_changed_nothing() -> None:
+    saved = cfg.to_dict(cfg.RMTConfig())
+    assert part_from_dict("policy", {**saved, "memory_heads": 0}) == cfg.RMTConfig()
+    with pytest.raises(ConfigError, match=r"policy\.memory_heads: no such option"):
+        part_from_dict("policy", {**saved, "memory_heads": 1})

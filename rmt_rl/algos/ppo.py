@@ -274,7 +274,7 @@ class PPOLearner(PPO, Learner):
 
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
         PPO.__init__(self, policy, run.algo, run.seed)
-        self.memory, self.task = run.memory, run.env.name
+        self.memory, self.task, self._noted = run.memory, run.env.name, False
         acting = rng.generator(run.seed, "act", env.device)
         metrics = metric_names(run.metrics)
         self.collector = Collector(
@@ -303,9 +303,13 @@ class PPOLearner(PPO, Learner):
     def risen(self, progress: float) -> float:
         """The factor of `memory.carry` and of the backbone's `ramped_losses`."""
         latest = self.stats.means()
-        if self.memory.ramp == "success" and latest["success"] is None and latest["length"] is not None:
-            raise ConfigError(
-                f"memory.ramp=success: env={self.task} reported no success in its first episodes; expected memory.ramp=steps"
+        unknown = latest["success"] is None and latest["length"] is not None
+        if self.memory.ramp == "success" and unknown and not self._noted:
+            self._noted = True
+            print(
+                f"memory.ramp=success: env={self.task} reports no success, so memory.carry and policy.write_cost stay 0;"
+                " memory.ramp=steps lets them rise",
+                flush=True,
             )
         return self.memory.risen(progress, latest["success"])
 

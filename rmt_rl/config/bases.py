@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,10 +64,12 @@ class PolicyConfig(Config):
     )
     encoder_options: dict[str, Any] = option({}, "keyword arguments of the class that policy.encoder names")
 
-    @classmethod
-    def recipe_applies(cls, given: Mapping[str, Any]) -> bool:
-        """Whether the recipe of this policy fits the options that a run gives, by their full names."""
-        return True
+    def of_recipe(self, recipe: Mapping[str, Any], memory: Any, given: Collection[str]) -> dict[str, Any]:
+        """What a run takes of the recipe of this policy: options by their full names, without those that are given.
+
+        memory: the MemoryConfig of the run without the recipe.
+        """
+        return {name: value for name, value in recipe.items() if name not in given}
 
     def width_multiple(self) -> int:
         """Widths that `params` tries are multiples of this number."""

@@ -106,6 +106,9 @@ class Config:
         """One sentence for each pair of options that do not fit each other; single options are checked before."""
         return iter(())
 
+    #: Options that no longer exist, with the value at which they changed nothing; files may still have them.
+    removed: ClassVar[Mapping[str, Any]] = {}
+
     def fitted(self, recommended: Collection[str]) -> Config:
         """These options without those of the task's recipe, `recommended`, that contradict what the user gave."""
         return self

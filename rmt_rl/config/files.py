@@ -81,8 +81,10 @@ def _build(cls: type[ConfigT], mapping: Any, prefix: str = "") -> ConfigT:
     if not cls.name:
         check_format(mapping.get("format", 1))
     known = {item.name: item for item in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
+    for key in [*values]:
+        if key in cls.removed and values[key] == cls.removed[key]:
+            del values[key]
+        elif key not in known:
             raise ConfigError(f"{prefix}{show(key)}: no such option{did_you_mean(str(key), known)}")
     for name, item in known.items():
         if name not in values and not item.metadata.get("group"):

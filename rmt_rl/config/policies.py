@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.fields import nearest_divisor, option, show
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import builtin
 
 
@@ -78,12 +79,16 @@ class TransformerConfig(PolicyConfig):
 
 #: Values of `memory_update` that have a gate.
 GATED = ("gate", "hard_gate")
+#: Options that say something of memory tokens only.
+OF_TOKENS = ("memory_update", "write_cost", "memory_place", "blank_memory", "memory_norm", "write_from")
 
 
 @builtin("policy", "rmt", "rmt_rl.policies.rmt:RMT")
 @dataclass(frozen=True)
 class RMTConfig(TransformerConfig):
     """Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881) on continuous inputs."""
+
+    removed: ClassVar[Mapping[str, Any]] = {"memory_heads": 0}
 
     segment: int = option(
         4, "steps S processed in one attention window, between two writes of the memory", low=1, high=65_536, absent=8
@@ -160,14 +165,30 @@ class RMTConfig(TransformerConfig):
     def as_rmt(self) -> RMTConfig:
         return self
 
-    @classmethod
-    def recipe_applies(cls, given: Mapping[str, Any]) -> bool:
-        gated = (
-            given.get("policy.memory_update", cls.memory_update) in GATED
-            and str(given.get("policy.memory_tokens")) != "0"
-        )
-        in_tokens = given.get("policy.memory_kind", cls.memory_kind) == "tokens"
-        return gated and in_tokens and given.get("memory.scope", "episode") == "episode"
+    def of_recipe(self, recipe: Mapping[str, Any], memory: MemoryConfig, given: Collection[str]) -> dict[str, Any]:
+        """Carrying the memory and a cost of writing need a gate; if one bound of the ramp is given, the other follows."""
+        gated = self.memory_update in GATED and self._has_tokens()
+        if not gated or memory.scope != "episode":
+            return {}
+        taken = super().of_recipe(recipe, memory, given)
+        costs = taken.get("policy.write_cost", self.write_cost) or taken.get("memory.carry", memory.carry)
+        at_once = "memory.ramp_end" in given and not memory.ramp_end
+        if "memory.ramp" in given or at_once or not costs:
+            return {name: value for name, value in taken.items() if not name.startswith("memory.ramp")}
+        if "memory.ramp_end" in given and "memory.ramp_start" in taken:
+            taken["memory.ramp_start"] = min(taken["memory.ramp_start"], memory.ramp_end)
+        if "memory.ramp_start" in given and "memory.ramp_end" in taken:
+            taken["memory.ramp_end"] = max(taken["memory.ramp_end"], memory.ramp_start)
+        return taken
+
+    def fitted(self, recommended: Collection[str]) -> RMTConfig:
+        unfit = [] if self._has_tokens() else [name for name in OF_TOKENS if name in recommended]
+        if self.cache and self.positions == "learned" and "positions" in recommended:
+            unfit.append("positions")
+        return dataclasses.replace(self, **{name: getattr(RMTConfig, name) for name in unfit})
+
+    def _has_tokens(self) -> bool:
+        return self.memory_kind == "tokens" and self.memory_tokens > 0
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -207,15 +228,7 @@ class RMTConfig(TransformerConfig):
 
     def _options_of_tokens(self) -> list[str]:
         """Options of memory tokens that are not as by default."""
-        names = [
-            "memory_update",
-            "write_cost",
-            "memory_place",
-            "blank_memory",
-            "memory_norm",
-            "write_from",
-        ]
-        return [name for name in names if getattr(self, name) != getattr(RMTConfig, name)]
+        return [name for name in OF_TOKENS if getattr(self, name) != getattr(RMTConfig, name)]
 
     def _changed_memory_options(self) -> list[str]:
         names = self._options_of_tokens() + ["memory_kind"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from rmt_rl.common.errors import ConfigError
@@ -50,7 +50,10 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     known_id = without_version(str(given_id))
     if "env" not in bases and known_id in recipe.ids:
         values |= _recommended(f"env={names['env']} env.id={given_id}", recipe.ids[known_id].options, bases, classes)
-    values = _recommended_by_choices(names, classes, bases, values | layers[0].values | layers[1].values) | values
+    # of the algorithm's recipe, what it says for this policy; a policy that is a dataclass, or that of init=, is complete
+    complete = "policy" in bases or any(layer.values.get("init") is not None for layer in layers)
+    by_algo = {} if complete else choose("algo", names["algo"]).recipe.options_for(classes["policy"].name)
+    values = _recommended(f"algo={names['algo']}", by_algo, bases, classes) | values
     recommended = {*values} - {*layers[0].values, *layers[1].values}
     nested: dict[str, Any] = {}
     for group, cls in classes.items():
@@ -63,6 +66,9 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
         changed = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
         made: Config = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
         parts[group] = made.fitted([name for name in changed if f"{group}.{name}" in recommended])
+    # the recipe of the policy is for algorithms that act, and changes policy and memory together
+    if not complete and "memory" not in bases and not by_algo and not getattr(classes["algo"], "offline", False):
+        parts |= _with_own_recipe(parts, values)
     top = {key: value for key, value in values.items() if "." not in key}
     return validate(TrainConfig(**parts, **top))
 
@@ -179,23 +185,17 @@ def unknown_option(key: str, top: Mapping[str, Option], classes: Mapping[str, ty
     return f"no such option, expected one of {', '.join(names)}{see}{did_you_mean(key, [*names, *nested])}"
 
 
-def _recommended_by_choices(
-    names: Mapping[str, str], classes: Mapping[str, type], bases: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the recipe of the algorithm recommends for the policy, and where it has none, that of the policy.
-
-    given: what the task's recipe and the user say, by their full names. A policy that is a
-    dataclass is complete, and that of init= comes with its own options.
-    """
-    policy: Any = classes["policy"]
-    if "policy" in bases or given.get("init") is not None:
-        return {}
-    by_algo = choose("algo", names["algo"]).recipe.options_for(policy.name)
-    if by_algo or getattr(classes["algo"], "offline", False):
-        return _recommended(f"algo={names['algo']}", by_algo, bases, classes)
-    if not policy.recipe_applies(given):
-        return {}
-    return _recommended(f"policy={policy.name}", choose("policy", policy.name).recipe.options, bases, classes)
+def _with_own_recipe(parts: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Policy and memory with what they take of the recipe of the policy. given: names of options that others have set."""
+    policy, changed = parts["policy"], {}
+    recipe = choose("policy", policy.name).recipe.options
+    classes = {group: type(part) for group, part in parts.items()}
+    typed = _recommended(f"policy={policy.name}", recipe, {}, classes)
+    taken = policy.of_recipe(typed, parts["memory"], given)
+    for group in ("policy", "memory"):
+        own = {name.partition(".")[2]: value for name, value in taken.items() if name.startswith(f"{group}.")}
+        changed[group] = dataclasses.replace(parts[group], **own)
+    return changed
 
 
 def _recommended(

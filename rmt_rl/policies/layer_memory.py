@@ -23,7 +23,7 @@ SMALL = 0.1
 
 
 class LayerMemory(nn.Module):
-    """The memory of one layer: a table [P, *shape], all zeros where an episode begins."""
+    """The memory of one layer: a table [P, *shape], all zeros where an episode begins. Its last column only counts."""
 
     shape: tuple[int, int]
 
@@ -93,7 +93,7 @@ class Slots(LayerMemory):
         nn.init.normal_(self.output.weight, std=SMALL / width**0.5)
 
     def read(self, x_PND: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        slots, used = table[..., :-1], table[..., -1] > 0
+        slots, used = table[..., :-1], table[..., -1].round() > 0
         query = self.query(_normalised(x_PND)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = (v.unflatten(-1, (self.heads, -1)).transpose(1, 2) for v in self.key_value(slots).chunk(2, dim=-1))
         # one more key without content, so that no row of the softmax is empty
@@ -104,7 +104,10 @@ class Slots(LayerMemory):
 
     def write(self, table: torch.Tensor, new_PMD: torch.Tensor) -> torch.Tensor:
         for m in _normalised(new_PMD).unbind(1):
-            slots, age = table[..., :-1], table[..., -1]
+            slots, age = (
+                table[..., :-1],
+                table[..., -1].round(),
+            )  # `python -m rmt_rl.memory` disturbs all numbers of a state
             empty = age == 0
             # empty slots come first, by their number; then the oldest
             order = torch.where(empty, torch.inf, age)

@@ -17,6 +17,7 @@ from rmt_rl.envs.masks import KEY
 from rmt_rl.policies.base import Backbone
 from rmt_rl.policies.encoders import ObservationEncoder
 from rmt_rl.policies.registry import encoder_maker, make_backbone
+from rmt_rl.policies.rmt_state import RMTState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,20 @@ def memories_in(memory: Any) -> list[Any]:
     return [memory.actor, memory.critic] if isinstance(memory, Memories) else [memory]
 
 
+def remembering(memory: torch.Tensor) -> torch.Tensor:
+    """The numbers of an RMT's memory that remember something; the last column of a memory in the layers only counts."""
+    return memory[..., :-1] if memory.dim() == 4 else memory
+
+
 def remembered(memory: Any) -> list[torch.Tensor]:
     """What the actor remembers, out of the memory of a policy: its memory tokens where it has them, otherwise all real numbers.
 
     An RMT's keys and values of the present segment do not count.
     """
-    tensors = leaves(memories_in(memory)[0])
+    actor = memories_in(memory)[0]
+    tensors = leaves(actor)
+    if isinstance(actor, RMTState) and actor.memory.numel():
+        return [remembering(actor.memory)]
     own = [x for name, x in tensors.items() if name.endswith(".memory")]
     return [x for x in own or tensors.values() if x.is_floating_point() and x.numel()]
 

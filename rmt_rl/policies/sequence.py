@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import PolicyConfig
-from rmt_rl.config.resolve import make_config
+from rmt_rl.config.registry import choose
+from rmt_rl.config.resolve import change
 from rmt_rl.policies.registry import make_backbone
 
 #: The options of a policy that concern observations, actions and critics, of which there are none here.
@@ -51,7 +52,8 @@ class SequenceModel(nn.Module):
             raise ConfigError(
                 f"{foreign[0]}: no such option; expected num_tokens, policy, chunk, replay or policy.<option>"
             )
-        config = make_config(env="tmaze", policy=policy, **options).policy
+        usual: Any = policy if isinstance(policy, PolicyConfig) else choose("policy", policy).config()
+        config = change(usual, "policy", options)
         for name in WITHOUT_EFFECT:
             if getattr(config, name) != getattr(type(config), name, getattr(PolicyConfig(), name)):
                 raise ConfigError(f"policy.{name}: has no effect on a sequence model; leave it out")

@@ -25,6 +25,7 @@ from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
@@ -158,7 +159,10 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     learner_class: type[Learner] = entry_of(config.algo).load()
     initial = load_initial(config, device) if resumed is None else None
     if initial is not None:
-        config = validate(dataclasses.replace(config, policy=initial.config))
+        # what training does with the memory belongs to the policy, too, unless the user says something else
+        scope = MemoryConfig(scope=config.memory.scope, episodes=config.memory.episodes)
+        own = memory_config(initial) if config.memory == scope and not config.algo.offline else config.memory
+        config = validate(dataclasses.replace(config, policy=initial.config, memory=own))
     check_backend(config.policy, device)
     data = learner_class.load_data(config)
     returns = learner_class.return_conditioning(config, data, initial) if resumed is None else resumed.returns

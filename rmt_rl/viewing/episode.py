@@ -20,12 +20,13 @@ from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, parts_of
 from rmt_rl.policies.memory_update import Gate, HardGate
-from rmt_rl.policies.network import memories_in
+from rmt_rl.policies.network import memories_in, remembering
 from rmt_rl.policies.rmt import RMT
 from rmt_rl.rollouts.episodes import require_usable
 
 #: Names of the parts of a memory.
 TOKENS, STEPS, CACHE, HIDDEN = "memory tokens", "segment steps", "cache and steps", "hidden state"
+LAYERS = "memory of the layers"
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ class Episode:
 def memory_parts(policy: ActorCritic, memory: Any) -> dict[str, torch.Tensor]:
     """What the actor remembers, [B, F] by name; {} where it remembers nothing.
 
-    memory tokens: what an RMT carries from segment to segment. segment steps, cache and steps: the keys and values of these
-    steps. hidden state: everything that another backbone carries.
+    memory tokens, memory of the layers: what an RMT carries from segment to segment. segment steps, cache and steps: the keys and
+    values of these steps. hidden state: everything that another backbone carries.
     """
     state = memories_in(memory)[0]
     if isinstance(policy.backbone, RMT):
         xl_cache, _, steps = policy.backbone.columns.split(state.cache)
-        tokens = {TOKENS: state.memory.flatten(1)} if policy.backbone.memory_tokens else {}
+        kept = LAYERS if policy.backbone.by_layer else TOKENS
+        tokens = {kept: remembering(state.memory).flatten(1)} if policy.backbone.memory_tokens else {}
         name = CACHE if policy.backbone.cache_steps else STEPS
         return {**tokens, name: torch.cat([xl_cache, steps], dim=2).flatten(1)}
     found = [x.flatten(1) for x in leaves(state).values() if x.is_floating_point() and x.numel()]
@@ -178,7 +180,8 @@ def _think(
     if isinstance(backbone, RMT) and backbone.memory_tokens and int(after.age[0]) % backbone.segment == 0:
         young = bool(first[0])
         old = (backbone.initial_state(1) if young else memories_in(state.memory)[0]).memory[0]
-        size, change = old.flatten(1).norm(dim=1), (after.memory[0] - old).flatten(1).norm(dim=1)
+        old, new = remembering(old[None])[0].flatten(1), remembering(after.memory)[0].flatten(1)
+        size, change = old.norm(dim=1), (new - old).norm(dim=1)
         change = torch.where(size > 0, change / size, 1.0)  # a memory in a layer is empty at first
         gate = gates[-1][0].mean(1).numpy() if gates else None
         episode.writes.append(Write(len(episode), change.numpy(), gate))

@@ -152,9 +152,12 @@ def _attention(policy: ActorCritic, episode: Episode) -> dict[str, Any] | None:
 def _writes(policy: ActorCritic, episode: Episode) -> dict[str, Any] | None:
     if not getattr(policy.backbone, "memory_tokens", 0):
         return None
+    by_layer = getattr(policy.backbone, "by_layer", False)
     return {
         "tokens": len(policy.backbone.initial_memory),  # type: ignore[arg-type]
-        "update": policy.config.memory_update,  # type: ignore[attr-defined]
+        "update": policy.config.memory_kind if by_layer else policy.config.memory_update,  # type: ignore[attr-defined]
+        "of": "memory of each layer" if by_layer else "memory tokens",
+        "letter": "L" if by_layer else "m",
         "segment": policy.backbone.segment,
         "steps": [write.step for write in episode.writes],
         "change": [_numbers(write.change) for write in episode.writes],

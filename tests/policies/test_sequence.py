@@ -212,3 +212,9 @@ def test_a_memory_learns_to_copy_over_many_segments():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.7  # half of log 4
+
+
+def test_the_recipe_of_a_policy_is_not_for_sequences():
+    """Its cost of writing rises with the success in training, which sequences do not have."""
+    model = SequenceModel(num_tokens=5, policy="rmt", **{"policy.width": 8})
+    assert model.backbone.write_cost == 0 and model.backbone.segment == config.RMTConfig.segment

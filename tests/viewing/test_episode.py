@@ -11,7 +11,7 @@ import torch
 import rmt_rl
 from rmt_rl.rollouts.episodes import remember
 from rmt_rl.viewing import probe as probing
-from rmt_rl.viewing.episode import CACHE, HIDDEN, STEPS, TOKENS, Episode, Write, record_episode
+from rmt_rl.viewing.episode import CACHE, HIDDEN, LAYERS, STEPS, TOKENS, Episode, Write, record_episode
 from rmt_rl.viewing.glance import look
 from rmt_rl.viewing.probe import ReadOut, probe
 
@@ -68,8 +68,17 @@ def test_a_write_has_the_change_of_every_token_and_a_gate_where_the_update_has_o
         np.testing.assert_allclose(write.change, change, rtol=1e-6)
         assert write.gate is not None and write.gate.shape == (2,)
         assert low < write.gate.min() < write.gate.max() < high
-    _, plain = recorded("rmt")
+    _, plain = recorded("rmt", memory_update="replace")
     assert plain.writes[0].gate is None
+
+
+@pytest.mark.parametrize("kind, size", [("slots", 3 * 8), ("associative", 6 * 3 * 8)])
+def test_a_write_of_a_memory_in_the_layers_has_the_change_of_every_layer(kind, size) -> None:
+    """The numbers that only count are no part of the memory."""
+    _, episode = recorded("rmt", memory_kind=kind, memory_size=3, layers=2)
+    assert len(episode.parts[0][LAYERS]) == 2 * size and TOKENS not in episode.parts[0]
+    assert [write.change.tolist() for write in episode.writes][0] == [1, 1]  # nothing was stored before
+    assert all(write.change.shape == (2,) and write.gate is None for write in episode.writes)
 
 
 def test_an_episode_that_is_longer_than_the_page_is_cut() -> None:
