@@ -94,9 +94,9 @@ def test_nothing_reaches_beyond_the_begin_of_an_episode_and_the_longest_ones_are
     ("name", "options", "reach"),
     [
         ("mlp", {}, None),
-        # rollouts begin at a step where a segment of eight steps ends
+        # rollouts begin at a step where a segment ends, of eight steps or of four
         ("window", {}, 7),
-        ("rmt", {"bptt_segments": 1}, 8),
+        ("rmt", {"bptt_segments": 1}, 4),
         ("rmt", {}, 16),
         pytest.param("rmt", {"critic": "separate", "replay": True}, 16, marks=pytest.mark.slow),
     ],

@@ -77,7 +77,7 @@ def test_a_write_of_a_memory_in_the_layers_has_the_change_of_every_layer(kind, s
     """The numbers that only count are no part of the memory."""
     _, episode = recorded("rmt", memory_kind=kind, memory_size=3, layers=2)
     assert len(episode.parts[0][LAYERS]) == 2 * size and TOKENS not in episode.parts[0]
-    assert [write.change.tolist() for write in episode.writes][0] == [1, 1]  # nothing was stored before
+    assert episode.writes[0].change.tolist() == [1, 1]  # nothing was stored before
     assert all(write.change.shape == (2,) and write.gate is None for write in episode.writes)
 
 
