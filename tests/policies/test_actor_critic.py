@@ -252,7 +252,8 @@ def test_unroll_gives_the_log_probabilities_and_values_of_step(policy_name, acti
     torch.testing.assert_close(policy.head.log_prob(parameters, action), log_prob, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(unrolled, value, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(tensors(final), tensors(after), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        # float32, and large random weights; tests/contract compares states in float64
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
 
 
 def test_step_and_unroll_take_a_dict_whose_first_entry_has_no_axes():
