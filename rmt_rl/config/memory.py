@@ -40,7 +40,9 @@ class MemoryConfig(Config):
         reached = progress if self.ramp == "steps" else success or 0.0
         if reached >= self.ramp_end:
             return 1.0
-        return max(0.0, (reached - self.ramp_start) / (self.ramp_end - self.ramp_start))
+        if reached <= self.ramp_start:
+            return 0.0
+        return (reached - self.ramp_start) / (self.ramp_end - self.ramp_start)
 
     def problems(self) -> Iterator[str]:
         if self.ramp_start > self.ramp_end:

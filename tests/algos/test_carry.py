@@ -158,3 +158,8 @@ REPLACED = {"policy.memory_update": "replace"}
 def test_options_that_do_not_fit_are_one_sentence(options, message):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         make_config(env="tmaze", **options)
+
+
+def test_a_ramp_without_width_is_a_step():
+    memory = config.MemoryConfig(carry=0.5, ramp="success", ramp_start=0.5, ramp_end=0.5)
+    assert [memory.risen(0.0, success) for success in (None, 0.0, 0.49, 0.5, 1.0)] == [0, 0, 0, 1, 1]
