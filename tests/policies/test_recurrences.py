@@ -408,3 +408,32 @@ def test_what_hard_gates_do_not_write_is_kept_to_the_bit(options):
     _, after = backbone.unroll(torch.randn(2, 50, 8), stored, first)
     name = dataclasses.fields(stored)[0].name
     assert float(getattr(stored, name).abs().max()) > 0 and torch.equal(getattr(stored, name), getattr(after, name))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        config.MinGRUConfig(width=4, layers=1),
+        config.DeltaNetConfig(width=4, layers=1),
+        config.DeltaNetConfig(width=4, layers=1, decay=False),
+        config.MLSTMConfig(width=4, layers=1),
+        config.RWKV4Config(width=4, layers=1),
+        config.RWKV7Config(width=4, layers=1, low_rank=2),
+        config.FFMConfig(width=4, layers=1, traces=3, contexts=2),
+        config.HierarchicalConfig(width=4, layers=1, window=3),
+    ],
+    ids=lambda options: options.name + ("" if getattr(options, "decay", True) else " without decay"),
+)
+def test_the_gradient_is_that_of_the_outputs(options):
+    """By differences, of inputs and of all parameters: a stabiliser that is detached in one place only would be seen."""
+    layer, first = layer_of(options), torch.zeros(2, 5, dtype=torch.bool)
+    first[1, 2] = True
+    names, values = zip(*((name, p.detach().clone()) for name, p in layer.named_parameters()), strict=True)
+
+    def outputs(x, *parameters):
+        given = dict(zip(names, parameters, strict=True))
+        state = layer.zero_state(2, dtype=torch.float64, device="cpu")
+        return torch.func.functional_call(layer, given, (x, state, first))[0]
+
+    given = [torch.randn(2, 5, 4, dtype=torch.float64), *values]
+    assert torch.autograd.gradcheck(outputs, [v.requires_grad_() for v in given], fast_mode=True, atol=1e-5, rtol=1e-4)
