@@ -303,10 +303,11 @@ class RMT(Backbone[RMTState]):
         if self.shift:
             shifted = begins.put(shifted, zero)
         if begins and M:
-            keys = self._read(begins.take(memory), dropout)
-            if self.hide_blank:
-                keys = torch.where((begins.take(age) < S)[:, None, None, None], zero, keys)
-            read = begins.put(read, keys)
+            # a blank memory that nothing attends to is not read
+            written = Rows((age % S == 0) & (age > 0)) if self.hide_blank else begins
+            read = begins.put(read, zero) if self.hide_blank else read
+            if written:
+                read = written.put(read, self._read(written.take(memory), dropout))
         return RMTState(memory, age, torch.cat([xl_cache, read, steps], dim=2), shifted)
 
     def _read(self, memory_BMD: torch.Tensor, dropout: bool) -> torch.Tensor:
