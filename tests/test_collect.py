@@ -230,4 +230,4 @@ def test_init_takes_what_training_does_with_the_memory_from_the_policy(tmp_path:
     for given, carry in (({}, 0.8), ({"memory.carry": 0.1}, 0.1)):
         run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run=f"next-{carry}", **small, **given)
         config = load_yaml(run.folder / "config.yaml")
-        assert config.policy.write_cost == 0.3 and config.memory.carry == carry  # type: ignore[attr-defined]
+        assert config.policy.write_cost == 1.0 and config.memory.carry == carry  # type: ignore[attr-defined]

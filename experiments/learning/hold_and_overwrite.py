@@ -5,6 +5,9 @@ Trained on an endless T-maze of 3 corridors (`overwrite`), on T-mazes of 5 to 80
 options in all three. Success of the final policy in new episodes; those of `hold` are two distinct ones for each length. A
 finished run is kept in the results file and not repeated.
 
+A longer corridor also shows places that a corridor of 5 steps does not have: its last cells look almost like the junction
+(28 / 31 and 1). `30 x 30, familiar` has the same corridors with places of training only, and so tests the memory alone.
+
     python experiments/learning/hold_and_overwrite.py [name=value ...] [--tasks overwrite] [--policies rmt lstm] [--seeds 0 1 2]
 """
 
@@ -15,11 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import RESULTS, RMT_OF_THE_PAPER, mean_and_interval, measure_once, read_results, with_overrides
 
 import rmt_rl
 from rmt_rl.config.cli import parse
+from rmt_rl.envs.tmaze.endless import TMazeEndless
 
 MAZE = ["env=tmaze", "env.min_length=5", "env.length=80"]
 #: Task -> (options, tests by name: options and episodes).
@@ -42,6 +48,9 @@ TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
 }
 #: What carries the memory over where its update has no gate.
 CARRY = ["memory.carry=0.8", "memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"]
+#: What the last cell before the junction shows in the longest corridor of training.
+LAST_PLACE = 4 / 6
+FAMILIAR = "30 x 30, familiar"
 POLICIES = {
     "rmt": [],
     "rmt, blank memory seen": ["policy.blank_memory=seen"],
@@ -60,6 +69,14 @@ POLICIES = {
 }
 
 
+class FamiliarPlaces(TMazeEndless):
+    """Cells whose place is beyond that of training look like the last one of training."""
+
+    def _observe(self, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        place, hints = super()._observe(state).split([1, 2], dim=1)
+        return torch.cat([torch.where(place < 1, place.clamp(max=LAST_PLACE), place), hints], dim=1)
+
+
 def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The success of a new run's final policy on its own task and on every test, and what it cost."""
     usual, tests = TASKS[run["task"]]
@@ -69,7 +86,16 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     success = {"own": result.score.success}
     for name, (given_env, episodes) in tests.items():
         success[name] = rmt_rl.evaluate(result.policy, episodes=episodes, **given_env).success
+    if run["task"] == "overwrite":
+        env = FamiliarPlaces(32, corridors=30, length=30)
+        success[FAMILIAR] = rmt_rl.evaluate(result.policy, env=env, episodes=32).success
     return {"success": success, "steps": result.summary["steps"], "cpu_s": result.summary["cpu_s"]}
+
+
+def _over_seeds(values: list[float | None]) -> str:
+    """The mean with its interval; a dash where a run is older than the test."""
+    known = [value for value in values if value is not None]
+    return mean_and_interval(known) if len(known) == len(values) else "-"
 
 
 def main() -> None:
@@ -91,13 +117,13 @@ def main() -> None:
         measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
     stored = read_results(arguments.results)
     for task in arguments.tasks:
-        names = ["own", *TASKS[task][1]]
+        names = ["own", *TASKS[task][1], *([FAMILIAR] if task == "overwrite" else [])]
         print(f"\n{task}\n\n| policy | seeds | {' | '.join(names)} | CPU s |\n|---|---|{'---|' * len(names)}---|")
         for policy in arguments.policies:
             wanted = [run for run in runs if (run["task"], run["policy"]) == (task, policy)]
             cell = [row["measured"] for row in stored if any(run.items() <= row.items() for run in wanted)]
             if cell:
-                by_test = " | ".join(mean_and_interval([m["success"][name] for m in cell]) for name in names)
+                by_test = " | ".join(_over_seeds([m["success"].get(name) for m in cell]) for name in names)
                 cpu = sum(m["cpu_s"] for m in cell) / len(cell)
                 print(f"| {policy} | {len(cell)} | {by_test} | {cpu:.0f} |")
 
