@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,9 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
             check_extends(folder, old, matrix, cells)
         messages = [*notes(matrix), repair(folder)]
         again = forget_failed(folder) if config.retry else 0
-        known = {row["key"] for row in read_cells(folder)}
+        known = {row["key"]: row for row in read_cells(folder)}
         pending = [cell for cell in cells if cell.key not in known]
+        messages.append(_changed(folder, known, cells))
         if slurm is None:
             check_devices(pending)  # finished cells are reported without their device
         save_request(folder, matrix, command_of(matrix))
@@ -111,6 +112,24 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
 def _opening(folder: Path, cells: int, pending: int, again: int) -> str:
     text = f"comparison in {folder}: {cells} cells, {pending} to run"
     return text + (f", {again} of them failed before" if again else "")
+
+
+def _changed(folder: Path, known: Mapping[str, Mapping[str, Any]], cells: Sequence[Any]) -> str:
+    """Names finished cells that would be trained with other options today, which is no reason to lose them."""
+    from rmt_rl.comparison.rows import changed
+    from rmt_rl.comparison.store import ROWS
+
+    finished = [
+        (cell, known[cell.key]) for cell in cells if cell.key in known and known[cell.key]["status"] == "finished"
+    ]
+    found = [(cell.key, difference) for cell, row in finished if (difference := changed(row, cell))]
+    if not found:
+        return ""
+    key, (name, then, now) = found[0]
+    return (
+        f"finished cells with options that are no longer the defaults: {len(found)}, such as {key} with {name}={then} instead of"
+        f" {now}; they are kept: remove their lines from {folder / ROWS} to train them again"
+    )
 
 
 def cores() -> int:

@@ -89,7 +89,7 @@ def test_the_banner_names_task_floor_parameters_device_and_memory(trained):
     assert "0.500 success without memory, 1.000 with perfect memory" in out
     assert re.search(r"[\d,]+ parameters", out)
     assert "4 memory tokens x 64" in out
-    assert "cpu" in out
+    assert re.search(r"device +(cpu|cuda)", out)
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@
 
 The difficulty is exploration: most episodes start past the object, and an agent that walks on never sees it again.
 Finished runs are lines of the results file, with their learning curves, and are not run again. Prints a markdown table
-with one row for each run: greedy success of the final policy on 400 new episodes with its Wilson interval, the step
-from which the rollouts' success stayed above 0.95, and the cost. Arguments name=value go to the train command.
+with one row for each run: greedy success of the final policy on 400 new episodes with its Wilson interval, with
+env.random=true also in the room whose corridor has its full length in every episode ("fixed room"), the step from which
+the rollouts' success stayed above 0.95, and the cost. Arguments name=value go to the train command.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from rmt_rl.common.process import configure_process
 from rmt_rl.config.cli import parse
+from rmt_rl.evaluate import evaluate
 from rmt_rl.train import train
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -45,8 +47,12 @@ def measure(size: int, seed: int, extra: list[str], root: Path) -> dict[str, Any
     curve = [(row["steps"], row["success"]) for row in rows if row.get("success") is not None]
     below = [steps for steps, success in curve if success < SOLVED]
     solved = next((steps for steps, _ in curve if not below or steps > below[-1]), None)
+    fixed = {}
+    if run.env.random:  # type: ignore[attr-defined]
+        fixed = {"fixed": evaluate(root / "rooms/policy", episodes=400, **{"env.random": False}).success}
     return {
         "success": result["eval"]["success"],
+        **fixed,
         "ci95": result["eval"]["ci95"],
         "solved_at": solved,
         "steps": result["steps"],
@@ -67,7 +73,9 @@ def main() -> None:
             run = {"size": size, "seed": seed, "extra": extra}
             measure_once(arguments.results, run, functools.partial(measure, size, seed, extra))
     print(
-        "\n| size | options | seed | success | above 0.95 from | steps | CPU-seconds |\n|---|---|---|---|---|---|---|"
+        "\n| size | options | seed | success | fixed room | above 0.95 from | steps | CPU-seconds |\n"
+        + "|---" * 8
+        + "|"
     )
     for row in sorted(read_results(arguments.results), key=lambda row: (row["size"], row["extra"], row["seed"])):
         m = row["measured"]
@@ -75,6 +83,7 @@ def main() -> None:
         solved = f"{m['solved_at']:,}" if m["solved_at"] else "never"
         print(
             f"| {row['size']} | {' '.join(row['extra'])} | {row['seed']} | {m['success']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {format(m['fixed'], '.3f') if 'fixed' in m else '-'} "
             f"| {solved} | {m['steps']:,} | {m['cpu_s']:.0f} |"
         )
 

@@ -42,6 +42,20 @@ def options_of(cell: Cell, values: Mapping[str, Any]) -> dict[str, Any]:
     return flat(values) | {"evaluate_episodes": cell.episodes}
 
 
+def changed(row: Mapping[str, Any], cell: Cell) -> tuple[str, Any, Any] | None:
+    """The first option in which a finished row differs from what its cell would be trained with today: its name and both values.
+
+    A recipe or a default has changed since. An option that is newer than the row is no difference, and neither is what a run
+    finds itself: the width for policy.params, and the policy of init.
+    """
+    now = options_of(cell, to_dict(cell.config))
+    found = {"resume", *(() if cell.config.policy.params is None else ("policy.params", "policy.width"))}
+    if cell.config.init is not None:
+        found |= {name for name in now if name.startswith("policy.")}
+    then = {name: value for name, value in row["options"].items() if name in now and name not in found}
+    return next(((name, value, now[name]) for name, value in then.items() if value != now[name]), None)
+
+
 def base_row(matrix: Matrix, cell: Cell) -> dict[str, Any]:
     return {
         "key": cell.key,

@@ -217,13 +217,13 @@ def make_task(
     policy: ActorCritic,
     env: Any = None,
     rows: int = 1,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     target_return: float | None = None,
 ) -> TorchVectorEnv:
     """`rows` rows of the environment in which the policy acts as in training: with its memory scope and its target return.
 
     env: None = the task that it was trained on; or the name of another one, a dataclass of rmt_rl.config, an environment, or a
-    class or function that makes one. target_return: None = the one it was saved with.
+    class or function that makes one. device: None = the policy's. target_return: None = the one it was saved with.
     """
     returns = conditioned_on(policy, target_return)
     if env is None:
@@ -231,7 +231,9 @@ def make_task(
     else:
         task = as_env_config(env)
         check_trusted(task, policy.spec.source, typed=True)
-    return make_from_config(task, rows, device, memory_config(policy), evaluation=True, returns=returns)
+    return make_from_config(
+        task, rows, device or policy.device, memory_config(policy), evaluation=True, returns=returns
+    )
 
 
 def conditioned_on(policy: ActorCritic, target_return: float | None) -> ReturnConditioning | None:

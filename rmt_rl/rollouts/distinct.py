@@ -34,7 +34,7 @@ class Watched:
 
     def __call__(self, obs: Obs, first: torch.Tensor) -> torch.Tensor:
         if self._running is None:  # just after the reset, before any row can begin another episode
-            self._hash = counter_bits(self._hash, digest(self._env.hidden(), self._env.num_envs))
+            self._hash = counter_bits(self._hash, digest(self._env.hidden(), self._env.num_envs).to(self._hash.device))
             self._running = torch.ones_like(first)
         else:
             self._running = self._running & ~first

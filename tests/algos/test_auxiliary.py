@@ -45,7 +45,7 @@ class Centered(Backbone):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def initial_state(self, batch):
-        return NoState(torch.zeros(batch, 0))
+        return NoState(self.mean.new_zeros(batch, 0))
 
     def step(self, x, state, first):
         return self.layer(x - self.mean), state
@@ -58,7 +58,7 @@ class Centered(Backbone):
         return self.layer(x - self.mean), state, losses
 
     def between_updates(self, x, state, first, generator):
-        noise = 0.01 * torch.randn(x.shape[-1], generator=generator)
+        noise = 0.01 * torch.randn(x.shape[-1], generator=generator, device=x.device)
         self.mean += self.config.follow * (x.flatten(0, 1).mean(0) + noise - self.mean)
         self.calls += 1
 
@@ -139,7 +139,7 @@ def test_between_updates_is_called_once_per_update_and_its_buffers_are_saved(opt
     assert int(saved.mean.count_nonzero()) > 0
     if options is PPO:  # RATE selects the weights and buffers with the lowest validation loss
         assert int(saved.calls) == updates
-    assert torch.equal(saved.mean, result.policy.backbone.mean)
+    assert torch.equal(saved.mean, result.policy.backbone.mean.cpu())
 
 
 class Killed(Exception):
@@ -179,7 +179,7 @@ def test_the_noise_between_updates_differs_from_update_to_update_and_from_seed_t
 
     class Recording(Centered):
         def between_updates(self, x, state, first, generator):
-            seen.append(torch.randn(1, generator=generator).item())
+            seen.append(torch.randn(1, generator=generator, device=x.device).item())
 
     rmt_rl.register_policy("test-centered", CenteredConfig)(Recording)
     for run_seed in (0, 1):

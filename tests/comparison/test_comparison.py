@@ -79,6 +79,31 @@ def error_of(capsys):
     return text
 
 
+def test_finished_cells_whose_options_are_no_longer_the_defaults_are_named(inside, capsys):
+    """As after a change of a recipe: the command is the same, the run would not be."""
+    given = [
+        "env=tmaze",
+        "policy=rmt",
+        "seeds=2",
+        "policy.params=3000",
+        *(x for x in TINY if "width" not in x),
+        "out=x",
+    ]
+    assert main(given) == 0
+    path = Path("x/cells.jsonl")
+    first, *others = path.read_text().splitlines()
+    row = json.loads(first)
+    assert row["options"]["policy.write_cost"] == 1.0
+    row["options"] |= {"policy.write_cost": 0.3}
+    row["options"].pop("policy.sharpness")  # an option that did not exist then
+    path.write_text("\n".join([json.dumps(row), *others, ""]))
+    capsys.readouterr()
+    assert main(given) == 0
+    shown = capsys.readouterr().out
+    assert "0 to run" in shown
+    assert "no longer the defaults: 1," in shown and f"{row['key']} with policy.write_cost=0.3 instead of 1.0" in shown
+
+
 @pytest.mark.slow
 def test_a_comparison_is_continued_extended_and_reported(inside, capsys):
     given = ["env=tmaze", "policy=mlp", "seeds=1", *TINY, "test.env.length=3,5"]
@@ -89,6 +114,7 @@ def test_a_comparison_is_continued_extended_and_reported(inside, capsys):
     # nothing is repeated, by the same command and by the folder alone
     assert main([*given, "out=x"]) == main(["out=x"]) == 0
     assert inside.started == ["tmaze-mlp-s0"] and Path("x/cells.jsonl").read_bytes() == before
+    assert "no longer the defaults" not in capsys.readouterr().out
     # more policies and seeds are added, and the finished cells stay
     given[1:3] = ["policy=mlp,gru", "seeds=2"]
     assert main([*given, "out=x"]) == 0

@@ -87,7 +87,7 @@ def test_moments_are_learned_before_the_first_update_and_saved_with_the_policy(t
     moments = result.policy.encoder.encoder.moments
     assert float(moments.count) == 3 * 4 * 8  # a rollout for the moments alone, then two to learn from
     loaded = load_policy(result.folder / "policy").encoder.encoder.moments
-    assert torch.equal(loaded.mean, moments.mean) and torch.equal(loaded.squares, moments.squares)
+    assert torch.equal(loaded.mean, moments.mean.cpu()) and torch.equal(loaded.squares, moments.squares.cpu())
     assert list(moments.chosen) == [False, True, False, True]  # velocities have no bounds
 
 

@@ -92,6 +92,8 @@ def test_three_calls_that_know_no_mask_make_up_the_layout(layout):
 
 @pytest.mark.thorough
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex_attention is for CUDA and this machine has none")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # both of torch 2.11 itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_flex_is_plain_attention(layout):
     q, k, v = inputs(layout, size=16)

@@ -32,7 +32,8 @@ def test_train_returns_the_policy_the_metrics_as_arrays_and_the_score(tmp_path):
     assert result.score.episodes == 2 and result.score.success == result.summary["eval"]["success"]
     assert result.best is None and result.summary["best"] is None
     env = rmt_rl.make_task(result.policy, rows=4)
-    action, _ = result.policy.act(env.reset(seed=0)[0], result.policy.initial_state(4), torch.ones(4, dtype=torch.bool))
+    first = torch.ones(4, dtype=torch.bool, device=env.device)  # that of the policy
+    action, _ = result.policy.act(env.reset(seed=0)[0], result.policy.initial_state(4), first)
     env.step(action)
 
 
@@ -221,7 +222,7 @@ def test_environments_of_the_same_name_are_not_confused(tmp_path):
 
 
 def test_an_object_does_not_take_the_place_of_its_class(tmp_path):
-    result = rmt_rl.train(env=Maze, root=tmp_path, **TINY)
+    result = rmt_rl.train(env=Maze, root=tmp_path, device="cpu", **TINY)
     rmt_rl.evaluate(result.policy, Maze(2), episodes=4)
     for policy in (result.policy, result.folder):
         assert rmt_rl.evaluate(policy, episodes=12) == result.score
@@ -334,7 +335,7 @@ SHARED = {"maze": None, "corridor": None}
 
 def one_maze(num_envs, device):
     """Returns the same environment in every call."""
-    SHARED["maze"] = SHARED["maze"] or Maze(num_envs)
+    SHARED["maze"] = SHARED["maze"] or Maze(num_envs, device=device)
     return SHARED["maze"]
 
 
