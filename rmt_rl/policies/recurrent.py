@@ -98,7 +98,9 @@ class Recurrent(Backbone[RecurrentState]):
     ) -> tuple[torch.Tensor, RecurrentState]:
         hidden = hidden.transpose(0, 1).contiguous()  # torch puts layers on axis 0
         # by default cuDNN rounds products to 10 bits, and acting and learning would compute different policies
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if hidden.is_cuda else nullcontext()
+        # and in evaluation mode it has no backward pass, which a loaded policy needs when others train it further
+        usable = self.training or not torch.is_grad_enabled()
+        exact = torch.backends.cudnn.flags(enabled=usable, allow_tf32=False) if hidden.is_cuda else nullcontext()
         with exact:
             if self.has_cell:
                 y, (hidden, new_cell) = self.rnn(x, (hidden, cell.transpose(0, 1).contiguous()))

@@ -80,7 +80,7 @@ def attention(
     """
     if isinstance(mask, Layout):
         if backend == "flash":
-            return _by_three_calls(query, key, value, mask, _flash_attn())
+            return _by_three_calls(query, key, value, mask, _flash_attn)
         if backend == "flex":
             return _flex(query, key, value, mask)
         mask = mask.dense(query.device)
@@ -110,10 +110,13 @@ def _by_three_calls(
     return torch.cat(parts, dim=1)
 
 
-def _flash_attn() -> Callable[..., torch.Tensor]:
+def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    """flash-attn, which computes in half precision only: others are rounded to bfloat16, 8 significant bits."""
     from flash_attn import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
 
-    return flash_attn_func
+    half = q.dtype if q.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
+    out: torch.Tensor = flash_attn_func(q.to(half), k.to(half), v.to(half), causal=causal)
+    return out.to(q.dtype)
 
 
 def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout) -> torch.Tensor:

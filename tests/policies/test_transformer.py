@@ -1,6 +1,8 @@
 """Masks, kernels and rotation against plain float64 arithmetic."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +106,21 @@ def test_flex_is_plain_attention(layout):
         torch.autograd.grad(ours.sin().sum(), on_gpu), torch.autograd.grad(theirs.sin().sum(), (q, k, v)), strict=True
     ):
         torch.testing.assert_close(a.double().cpu(), b, atol=1e-2, rtol=1e-2)
+
+
+def test_flash_gets_half_precision_and_gives_back_the_precision_of_the_policy(monkeypatch):
+    """flash-attn itself raises for float32 (`FlashAttention only support fp16 and bf16 data type`)."""
+
+    def flash_attn_func(q, k, v, causal):
+        assert {x.dtype for x in (q, k, v)} == {torch.bfloat16}
+        return causal_at_the_bottom_right(*(x.double() for x in (q, k, v)), causal).to(q.dtype)
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_func=flash_attn_func))
+    for layout in LAYOUTS:
+        q, k, v = (x.detach().float() for x in inputs(layout))
+        ours = attention(q, k, v, layout, "flash")
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, attention(q, k, v, layout), atol=5e-2, rtol=5e-2)
 
 
 @pytest.mark.thorough
