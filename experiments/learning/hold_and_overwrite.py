@@ -70,6 +70,13 @@ POLICIES = {
     "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
     "gru": ["policy=gru"],
     "gtrxl": ["policy=gtrxl"],
+    "mingru": ["policy=mingru"],
+    "mingru, hard gates": ["policy=mingru", "policy.hard_gates=true"],
+    "deltanet": ["policy=deltanet"],
+    "deltanet, hard gates": ["policy=deltanet", "policy.hard_gates=true"],
+    "deltanet, no decay": ["policy=deltanet", "policy.decay=false", "policy.hard_gates=true"],
+    "mlstm": ["policy=mlstm"],
+    "ffm": ["policy=ffm"],
 }
 
 
