@@ -6,7 +6,7 @@ options in all three. Success of the final policy in new episodes; those of `hol
 finished run is kept in the results file and not repeated.
 
 A longer corridor also shows places that a corridor of 5 steps does not have: its last cells look almost like the junction
-(28 / 31 and 1). `30 x 30, familiar` has the same corridors with places of training only, and so tests the memory alone.
+(28 / 31 and 1). `familiar` tests have the same corridors with places of training only, and so test the memory alone.
 `1,000 x 30, walked` is the share of the corridors that were walked, not a success.
 
     python experiments/learning/hold_and_overwrite.py [name=value ...] [--tasks overwrite] [--policies rmt lstm] [--seeds 0 1 2]
@@ -51,7 +51,7 @@ TASKS: dict[str, tuple[list[str], dict[str, tuple[dict[str, Any], int]]]] = {
 CARRY = ["memory.carry=0.8", "memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95"]
 #: What the last cell before the junction shows in the longest corridor of training.
 LAST_PLACE = 4 / 6
-FAMILIAR = "30 x 30, familiar"
+FAMILIAR = {"30 x 30, familiar": 30, "1,000 x 30, familiar": 1_000}
 LONGEST: dict[str, Any] = {"env.corridors": 1_000, "env.length": 30}
 #: The share of the thousand corridors that were walked.
 WALKED = "1,000 x 30, walked"
@@ -98,8 +98,9 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     for name, (given_env, episodes) in tests.items():
         success[name] = rmt_rl.evaluate(result.policy, episodes=episodes, **given_env).success
     if run["task"] == "overwrite":
-        env = FamiliarPlaces(32, corridors=30, length=30)
-        success[FAMILIAR] = rmt_rl.evaluate(result.policy, env=env, episodes=32).success
+        for name, corridors in FAMILIAR.items():
+            env = FamiliarPlaces(32, corridors=corridors, length=30)
+            success[name] = rmt_rl.evaluate(result.policy, env=env, episodes=32).success
         walk = rmt_rl.evaluate(result.policy, episodes=32, metrics="corridors", **LONGEST)
         success |= {"1,000 x 30": walk.success, WALKED: walk.metrics["corridors"]}
     return {"success": success, "steps": result.summary["steps"], "cpu_s": result.summary["cpu_s"]}
@@ -130,7 +131,7 @@ def main() -> None:
         measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
     stored = read_results(arguments.results)
     for task in arguments.tasks:
-        names = ["own", *TASKS[task][1], *([FAMILIAR, "1,000 x 30", WALKED] if task == "overwrite" else [])]
+        names = ["own", *TASKS[task][1], *([*FAMILIAR, "1,000 x 30", WALKED] if task == "overwrite" else [])]
         print(f"\n{task}\n\n| policy | seeds | {' | '.join(names)} | CPU s |\n|---|---|{'---|' * len(names)}---|")
         for policy in arguments.policies:
             wanted = [run for run in runs if (run["task"], run["policy"]) == (task, policy)]
