@@ -61,6 +61,9 @@ results: $(STAMP)
 		test.env.length=80,1000,100000 test.env.min_length=null out=runs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare env=minigrid-memory env.size=11 env.view=7 algo.num_envs=256 algo.rollout=64 \
 		algo.entropy_coef=0.03 algo.gamma=0.995 steps=2500000 $(SIX) out=runs/results/minigrid-memory
+	$(BIN)/python -m rmt_rl.compare env=tmaze-endless policy=rmt env.corridors=1,3,5,10 env.length=3,5,10 env.uniform=true,false \
+		algo.rollout=96 steps=1000000 evaluate_every=25000 validation_episodes=400 until.success=1 seeds=5 \
+		out=runs/results/tmaze-endless
 	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze out=docs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare report=runs/results/minigrid-memory out=docs/results/minigrid-memory
 
