@@ -62,6 +62,7 @@ POLICIES = {
     "rmt, no cost of writing": ["policy.write_cost=0"],
     "rmt, memory replaced": ["policy.memory_update=replace", *CARRY],
     "rmt, segments of 8": ["policy.segment=8"],
+    "rmt, one layer": ["policy.layers=1"],
     "rmt, learned positions": ["policy.positions=learned"],
     "rmt, write tokens from the memory": ["policy.write_from=memory"],
     "rmt of the paper": RMT_OF_THE_PAPER,
