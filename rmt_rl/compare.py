@@ -127,8 +127,8 @@ def _changed(folder: Path, known: Mapping[str, Mapping[str, Any]], cells: Sequen
         return ""
     key, (name, then, now) = found[0]
     return (
-        f"finished cells with options that are no longer the defaults: {len(found)}, such as {key} with {name}={then} instead of"
-        f" {now}; they are kept: remove their lines from {folder / ROWS} to train them again"
+        f"finished cells with options that are no longer the defaults: {len(found)}, such as {key} with {name}={show(then)}"
+        f" instead of {show(now)}; they are kept: remove their lines from {folder / ROWS} to train them again"
     )
 
 

@@ -52,7 +52,7 @@ def changed(row: Mapping[str, Any], cell: Cell) -> tuple[str, Any, Any] | None:
     found = {"resume", *(() if cell.config.policy.params is None else ("policy.params", "policy.width"))}
     if cell.config.init is not None:
         found |= {name for name in now if name.startswith("policy.")}
-    then = {name: value for name, value in row["options"].items() if name in now and name not in found}
+    then = {name: value for name, value in (row.get("options") or {}).items() if name in now and name not in found}
     return next(((name, value, now[name]) for name, value in then.items() if value != now[name]), None)
 
 

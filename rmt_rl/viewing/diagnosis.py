@@ -259,7 +259,7 @@ def _rests(
 
     # to the beginning of a segment, where an RMT's memory is all that it carries
     age = leaves(state).get("state.memory.age")
-    state = play(state, 0 if age is None else int(-age[0]) % period)
+    state = play(state, 0 if age is None else int(-age.flatten()[0]) % period)  # some memories count in every layer
     begin = memory = memory_parts(policy, state.memory)[part]
     settled: list[int | None] = [None] * len(labels)
     moves = torch.full((len(labels),), math.nan)

@@ -152,7 +152,7 @@ def test_a_policy_that_remembers_nothing_is_one_sentence(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["rmt", "gtrxl", "lstm"])
+@pytest.mark.parametrize("policy", ["rmt", "gtrxl", "lstm", "hierarchical", "reformer", "routing", "deltanet"])
 def test_every_memory_can_be_examined(policy):
     task = config.TMazeConfig(length=20, min_length=3)
     env = make_from_config(task, 16)
