@@ -193,9 +193,9 @@ def table(rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[str]
             values = [_mean([(row.get("final") or {}).get(name, {}).get("value") for row in same]) for name in scores]
             lines.append((f"  {' '.join(kind).strip()}", str(len(same)), *values))
         for bound in ("floor", "ceiling"):
-            found_bounds = [number(score.get(bound)) for score in scores.values()]
-            if any(value is not None for value in found_bounds):
-                lines.append((f"  {bound}", "", *("" if value is None else f"{value:.3f}" for value in found_bounds)))
+            found_bounds = [_bound([final[name].get(bound) for final in finals if name in final]) for name in scores]
+            if any(found_bounds):
+                lines.append((f"  {bound}", "", *found_bounds))
     widths: dict[int, int] = {}
     for line in lines:
         widths |= {i: max(len(text), widths.get(i, 0)) for i, text in enumerate(line)}
@@ -211,6 +211,12 @@ def _variant(variant: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     return "-" if (known := number(value)) is None else f"{known:.3f}"
+
+
+def _bound(found: Sequence[Any]) -> str:
+    """The floor or ceiling of a test; the lowest and the highest where variants of the task differ."""
+    values = sorted({value for value in map(number, found) if value is not None})
+    return " to ".join(f"{value:.3f}" for value in dict.fromkeys((values[0], values[-1]))) if values else ""
 
 
 def _mean(found: Sequence[Any]) -> str:

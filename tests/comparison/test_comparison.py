@@ -79,6 +79,15 @@ def error_of(capsys):
     return text
 
 
+def test_the_table_has_the_floors_of_all_variants_of_a_task(inside, capsys):
+    given = ["env=tmaze-endless", "policy=mlp", "seeds=1", "env.corridors=1,3", "params=none", "out=x"]
+    assert main([*given, *(x for x in TINY if "length" not in x)]) == 0
+    floor = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["floor"]][
+        -1
+    ]  # after those of the runs
+    assert floor.split(maxsplit=1)[1] == "0.125 to 0.500"
+
+
 def test_finished_cells_whose_options_are_no_longer_the_defaults_are_named(inside, capsys):
     """As after a change of a recipe: the command is the same, the run would not be."""
     given = [
