@@ -225,6 +225,8 @@ def make_task(
     env: None = the task that it was trained on; or the name of another one, a dataclass of rmt_rl.config, an environment, or a
     class or function that makes one. device: None = the policy's. target_return: None = the one it was saved with.
     """
+    if not isinstance(policy, ActorCritic):
+        raise ConfigError(f"policy={show(policy)}: expected a policy, as rmt_rl.load_policy(...) returns it")
     returns = conditioned_on(policy, target_return)
     if env is None:
         task: Any = env_config(policy)

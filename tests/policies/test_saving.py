@@ -17,7 +17,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.cli import run
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.saving import env_config, load_policy, policy_folder, save_policy
+from rmt_rl.policies.saving import env_config, load_policy, make_task, policy_folder, save_policy
 from rmt_rl.policies.spaces import from_json, to_json
 from rmt_rl.policies.spec import PolicySpec, make_spec
 from rmt_rl.policies.weights import BESIDE, BadWeights, Sized, numbers_in
@@ -558,3 +558,8 @@ def test_a_pipe_in_place_of_the_weights_is_refused_without_waiting_for_it(tmp_pa
             numbers_in(pipe, config.MLPConfig())
     finally:
         os.close(both_ends)
+
+
+def test_a_task_is_made_for_a_loaded_policy_only():
+    with pytest.raises(ConfigError, match=r"policy=runs/a: expected a policy, as rmt_rl\.load_policy"):
+        make_task("runs/a")  # type: ignore[arg-type]
