@@ -49,9 +49,8 @@ def measure(size: int, seed: int, extra: list[str], root: Path) -> dict[str, Any
     curve = [(row["steps"], row["success"]) for row in rows if row.get("success") is not None]
     below = [steps for steps, success in curve if success < SOLVED]
     solved = next((steps for steps, _ in curve if not below or steps > below[-1]), None)
-    fixed = {}
-    if run.env.random:
-        fixed = {"fixed": evaluate(root / "rooms/policy", episodes=400, **FIXED).success}
+    policy = root / "rooms/policy"
+    fixed = {"fixed": evaluate(policy, episodes=400, **FIXED).success} if run.env.random else {}
     return {
         "success": result["eval"]["success"],
         **fixed,

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from bench_ppo import matrix_rate  # beside this file
 
 from rmt_rl import config
 from rmt_rl.common.process import configure_process
@@ -28,9 +27,6 @@ from rmt_rl.envs.tmaze.passive import TMaze
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
 from rmt_rl.policies.spec import make_spec
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench_ppo import matrix_rate
 
 ROWS, STEPS, EPISODE, ACTS = 64, 96, 40, 20
 LSTM = "lstm"

@@ -82,22 +82,14 @@ def error_of(capsys):
 def test_the_table_has_the_floors_of_all_variants_of_a_task(inside, capsys):
     given = ["env=tmaze-endless", "policy=mlp", "seeds=1", "env.corridors=1,3", "params=none", "out=x"]
     assert main([*given, *(x for x in TINY if "length" not in x)]) == 0
-    floor = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["floor"]][
-        -1
-    ]  # after those of the runs
-    assert floor.split(maxsplit=1)[1] == "0.125 to 0.500"
+    *_, floor = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["floor"])
+    assert " ".join(floor) == "floor 0.125 to 0.500"
 
 
 def test_finished_cells_whose_options_are_no_longer_the_defaults_are_named(inside, capsys):
     """As after a change of a recipe: the command is the same, the run would not be."""
-    given = [
-        "env=tmaze",
-        "policy=rmt",
-        "seeds=2",
-        "policy.params=3000",
-        *(x for x in TINY if "width" not in x),
-        "out=x",
-    ]
+    own_width = [option for option in TINY if "width" not in option]
+    given = ["env=tmaze", "policy=rmt", "seeds=2", "policy.params=3000", *own_width, "out=x"]
     assert main(given) == 0
     path = Path("x/cells.jsonl")
     first, *others = path.read_text().splitlines()

@@ -562,4 +562,4 @@ def test_a_pipe_in_place_of_the_weights_is_refused_without_waiting_for_it(tmp_pa
 
 def test_a_task_is_made_for_a_loaded_policy_only():
     with pytest.raises(ConfigError, match=r"policy=runs/a: expected a policy, as rmt_rl\.load_policy"):
-        make_task("runs/a")  # type: ignore[arg-type]
+        make_task("runs/a")
