@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def evaluate(
     from rmt_rl.config.fields import options, read
     from rmt_rl.envs.objects import close_unless_borrowed
     from rmt_rl.policies.actor_critic import ActorCritic
-    from rmt_rl.policies.saving import check_fits, load_policy, make_task
+    from rmt_rl.policies.saving import check_fits, chosen_task, load_policy, make_task
     from rmt_rl.rollouts.episodes import evaluate as play
 
     arguments = {"episodes": episodes, "seed": seed, "num_envs": num_envs, "deterministic": deterministic}
@@ -72,24 +72,6 @@ def evaluate(
         return play(policy, batch, episodes, seed, deterministic, episode_steps, **how)
     finally:
         close_unless_borrowed(task, batch)
-
-
-def chosen_task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
-    """The options of the task from the arguments of `evaluate` or `play`; raises ConfigError."""
-    from rmt_rl.config.registry import choose
-    from rmt_rl.config.resolve import change
-    from rmt_rl.envs.objects import as_env_config
-    from rmt_rl.policies.saving import env_config
-
-    if env is None:
-        task: Any = env_config(policy, typed="env.id" in given)
-    elif isinstance(env, Mapping):
-        given = {f"env.{name}": value for name, value in env.items() if name != "name"} | given
-        saved = "name" not in env
-        task = env_config(policy, typed="env.id" in given) if saved else choose("env", env["name"]).config()
-    else:
-        task = as_env_config(env)
-    return change(task, "env", given) if given else task
 
 
 def main(argv: Sequence[str] | None = None) -> int:

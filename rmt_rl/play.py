@@ -213,9 +213,8 @@ def play(
     """
     from rmt_rl.config.resolve import validate
     from rmt_rl.envs.objects import is_borrowed
-    from rmt_rl.evaluate import chosen_task
     from rmt_rl.policies.actor_critic import ActorCritic
-    from rmt_rl.policies.saving import load_policy
+    from rmt_rl.policies.saving import chosen_task, load_policy
 
     loaded = isinstance(policy, ActorCritic)
     options = validate(

@@ -1,5 +1,6 @@
 """From recorded episodes to a dataset, an offline policy and online training, as a user types it."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -20,6 +21,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import task_spec
 from rmt_rl.config.cli import parse
 from rmt_rl.config.files import load_yaml
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.policies.saving import load_policy, make_task
 from rmt_rl.train import train
 
@@ -188,7 +190,7 @@ def test_init_with_a_policy_of_another_task_or_conditioning_is_rejected(trained:
         train(parse([*TASK, "init=nowhere"]), root=tmp_path)
     with pytest.raises(
         ConfigError,
-        match=r"memory.scope=run: the policy of init was trained with another scope; expected memory.scope=episode",
+        match=r"memory.scope=run: the policy of init was trained with memory.scope=episode; expected the same",
     ):
         train(parse([*TASK, "memory.scope=run", f"init={trained}"]), root=tmp_path)
     assert parse([*TASK, "init=null", "policy=lstm"]).policy.name == "lstm"
@@ -227,7 +229,25 @@ def test_init_takes_what_training_does_with_the_memory_from_the_policy(tmp_path:
     small = {"env.length": 3, "policy.width": 8, "steps": 256, "algo.num_envs": 4, "evaluate_episodes": 0}
     first = rmt_rl.train(env="tmaze", root=tmp_path, run="first", **small)
     small = {name: value for name, value in small.items() if not name.startswith("policy.")}
-    for given, carry in (({}, 0.8), ({"memory.carry": 0.1}, 0.1)):
-        run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run=f"next-{carry}", **small, **given)
+    own = load_yaml(first.folder / "config.yaml").memory  # type: ignore[attr-defined]
+    # values that are the defaults, and some that fit only together with the policy's
+    for number, given in enumerate(({}, {"carry": 0.1}, {"carry": 0.0}, {"ramp_end": 0.9}, {"ramp": "steps"})):
+        typed = {f"memory.{name}": value for name, value in given.items()}
+        run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run=f"next-{number}", **small, **typed)
         config = load_yaml(run.folder / "config.yaml")
-        assert config.policy.write_cost == 1.0 and config.memory.carry == carry  # type: ignore[attr-defined]
+        assert config.policy.write_cost == 1.0  # type: ignore[attr-defined]
+        assert config.memory == dataclasses.replace(own, **given)  # type: ignore[attr-defined]
+
+
+def test_init_with_a_whole_memory_takes_nothing_of_it_from_the_policy(tmp_path: Path) -> None:
+    small = {"env.length": 3, "steps": 256, "algo.num_envs": 4, "evaluate_episodes": 0}
+    first = rmt_rl.train(env="tmaze", root=tmp_path, run="first", **small, **{"policy.width": 8})
+    run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run="next", memory=MemoryConfig(), **small)
+    assert load_yaml(run.folder / "config.yaml").memory == MemoryConfig()  # type: ignore[attr-defined]
+
+
+def test_a_ramp_that_does_not_fit_the_policy_of_init_is_refused(tmp_path: Path) -> None:
+    small = {"env.length": 3, "steps": 256, "algo.num_envs": 4, "evaluate_episodes": 0}
+    first = rmt_rl.train(env="tmaze", root=tmp_path, run="first", **small, **{"policy.width": 8})
+    with pytest.raises(ConfigError, match=r"memory.ramp_start=0.8: expected at most memory.ramp_end=0.5"):
+        rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, **small, **{"memory.ramp_end": 0.5})

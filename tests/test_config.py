@@ -144,6 +144,7 @@ def test_a_given_part_of_the_ramp_takes_the_rest_with_it() -> None:
     assert ramp() == ("success", 0.8, 0.95)
     assert ramp("memory.ramp_end=0.5") == ("success", 0.5, 0.5) and ramp("memory.ramp_end=0") == ("steps", 0, 0)
     assert ramp("memory.ramp_start=0.99") == ("success", 0.99, 0.99)
+    assert ramp("memory.ramp=success") == ("success", 0.8, 0.95)
     assert ramp("memory.ramp=steps", "memory.ramp_end=0.5") == ("steps", 0, 0.5)
     assert ramp("memory.carry=0", "policy.write_cost=0") == ("steps", 0, 0)
     assert ramp("memory.carry=0") == ("success", 0.8, 0.95)
@@ -447,7 +448,7 @@ def test_a_mistake_in_python_is_rejected_like_one_on_the_command_line() -> None:
     [*COMMANDS, *PARTS],
 )
 def test_every_field_has_a_help_of_one_line_and_allowed_defaults(cls: type) -> None:
-    fixed = {"env_overrides"}  # not for users to set
+    fixed = {"env_overrides", "memory_given"}  # not for users to set
     for field in dataclasses.fields(cls):
         text = field.metadata.get("help", "")
         assert (field.name in fixed) != (text.isprintable() and len(text) > 5), field.name

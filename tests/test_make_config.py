@@ -333,3 +333,17 @@ def test_every_recipe_of_a_gymnasium_id_belongs_to_a_known_id() -> None:
 
 def test_a_recipe_says_nothing_about_learning_from_recorded_episodes() -> None:
     assert cfg.make_config(env="gym", algo="rate").algo == cfg.RATEConfig()
+
+
+def test_the_memory_options_given_beside_init_survive_saving(tmp_path: Path) -> None:
+    """A value that happens to be the default still wins over that of the policy."""
+    config = cfg.make_config(init="runs/some", **{"memory.carry": 0.0})
+    saved = tmp_path / "config.yaml"
+    cfg.save_yaml(config, saved)
+    for again in (config, cfg.make_config(config), cfg.load_yaml(saved), parse([f"config={saved}"])):
+        assert again.memory_given == ["carry"]
+    assert parse([f"config={saved}", "memory.ramp=steps"]).memory_given == ["carry", "ramp"]
+    assert cfg.make_config(config, init=None).memory_given is None
+    saved.write_text(saved.read_text().replace("- carry", "- no-option"))
+    with pytest.raises(ConfigError, match=r"memory_given=\['no-option'\]: expected names of options of memory"):
+        parse([f"config={saved}"])

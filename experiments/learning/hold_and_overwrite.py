@@ -7,7 +7,8 @@ finished run is kept in the results file and not repeated.
 
 A longer corridor also shows places that a corridor of 5 steps does not have: its last cells look almost like the junction
 (28 / 31 and 1). `familiar` tests have the same corridors with places of training only, and so test the memory alone.
-`1,000 x 30, walked` is the share of the corridors that were walked, not a success.
+`1,000 x 30, walked` is the share of the corridors that were walked, not a success. The longest mazes with distractors are one
+walk (`long_walks.py`), of ten minutes with an RMT.
 
     python experiments/learning/hold_and_overwrite.py [name=value ...] [--tasks overwrite] [--policies rmt lstm] [--seeds 0 1 2]
 """
@@ -23,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import RESULTS, RMT_OF_THE_PAPER, mean_and_interval, measure_once, read_results, with_overrides
+from long_walks import walk
 
 import rmt_rl
 from rmt_rl.config.cli import parse
@@ -55,6 +57,10 @@ FAMILIAR = {"30 x 30, familiar": 30, "1,000 x 30, familiar": 1_000}
 LONGEST: dict[str, Any] = {"env.corridors": 1_000, "env.length": 30}
 #: The share of the thousand corridors that were walked.
 WALKED = "1,000 x 30, walked"
+#: Lengths of mazes with distractors that are tested in one walk.
+WALKS = (100_003, 1_000_000)
+#: Tests of a task beside those of `TASKS`.
+MORE_TESTS = {"overwrite": [*FAMILIAR, "1,000 x 30", WALKED], "hold": [], "hold distractors": [f"{n:,}" for n in WALKS]}
 POLICIES = {
     "rmt": [],
     "rmt, blank memory seen": ["policy.blank_memory=seen"],
@@ -70,7 +76,11 @@ POLICIES = {
     "lstm": ["policy=lstm"],
     "lstm, carry": ["policy=lstm", "memory.carry=0.8", "memory.ramp_start=0.33", "memory.ramp_end=0.67"],
     "gru": ["policy=gru"],
+    "gru, carry": ["policy=gru", *CARRY],
     "gtrxl": ["policy=gtrxl"],
+    "gtrxl, carry": ["policy=gtrxl", *CARRY],
+    "window": ["policy=window"],
+    "mlp": ["policy=mlp"],
     "mingru": ["policy=mingru"],
     "mingru, hard gates": ["policy=mingru", "policy.hard_gates=true"],
     "deltanet": ["policy=deltanet"],
@@ -102,8 +112,10 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
         for name, corridors in FAMILIAR.items():
             env = FamiliarPlaces(32, corridors=corridors, length=30)
             success[name] = rmt_rl.evaluate(result.policy, env=env, episodes=32).success
-        walk = rmt_rl.evaluate(result.policy, episodes=32, metrics="corridors", **LONGEST)
-        success |= {"1,000 x 30": walk.success, WALKED: walk.metrics["corridors"]}
+        longest = rmt_rl.evaluate(result.policy, episodes=32, metrics="corridors", **LONGEST)
+        success |= {"1,000 x 30": longest.success, WALKED: longest.metrics["corridors"]}
+    if run["task"] == "hold distractors":
+        success |= walk(result.policy, WALKS)
     return {"success": success, "steps": result.summary["steps"], "cpu_s": result.summary["cpu_s"]}
 
 
@@ -132,7 +144,7 @@ def main() -> None:
         measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
     stored = read_results(arguments.results)
     for task in arguments.tasks:
-        names = ["own", *TASKS[task][1], *([*FAMILIAR, "1,000 x 30", WALKED] if task == "overwrite" else [])]
+        names = ["own", *TASKS[task][1], *MORE_TESTS[task]]
         print(f"\n{task}\n\n| policy | seeds | {' | '.join(names)} | CPU s |\n|---|---|{'---|' * len(names)}---|")
         for policy in arguments.policies:
             wanted = [run for run in runs if (run["task"], run["policy"]) == (task, policy)]

@@ -23,6 +23,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from machine import machine  # beside this file
 
 try:
     from minigrid.wrappers import ImgObsWrapper
@@ -146,7 +147,7 @@ def main() -> None:
     def median(key: Any, beside: str | None = None) -> float:
         return statistics.median(found[key] / (found[beside] if beside else 1.0) for found in rounds)
 
-    print(f"torch {torch.__version__}, 1 thread, median of {ROUNDS} rounds\n")
+    print(f"1 thread, median of {ROUNDS} rounds; {machine()}")
     print("| gymnasium's MiniGrid | steps per CPU-second |\n|---|---|")
     for name in references:
         print(f"| {name} | {median(name):,.0f} |")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from bench_ppo import matrix_rate  # beside this file
+from machine import machine  # beside this file
 
 from rmt_rl import config
 from rmt_rl.common.process import configure_process
@@ -86,7 +86,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for one in timed.values():
             one.once()
-    print(f"matrix rate of the core: {matrix_rate() / 1e9:.0f} GFLOP/s\n")
+    print(machine())
     print(
         "| policy | parameters | act, us | x lstm | learn, us | x lstm | bytes remembered per row |\n"
         + "|---" * 7

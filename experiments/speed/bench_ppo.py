@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine, matrix_rate  # beside this file
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmt_rl import config
@@ -29,7 +30,6 @@ from rmt_rl.common.process import configure_process
 from rmt_rl.envs.minigrid.memory import MiniGridMemory
 from rmt_rl.policies import linear
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.linear import Linear
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.rollouts.collector import Collector
 
@@ -78,22 +78,6 @@ def peer_speed(steps: int) -> dict[str, Any]:
     return run_program(str(PEER), *arguments, "--max-steps", str(steps))
 
 
-def matrix_rate() -> float:
-    """FLOP/s of one thread on a product whose operands stay in the cache, by the faster of torch's two libraries."""
-    a, layer = torch.randn(512, 512), Linear(512, 512, bias=False)
-    best = 0.0
-    for product in (lambda: a @ a, lambda: layer(a)):
-        rates = []
-        for _ in range(20):
-            begin = time.process_time()
-            with torch.no_grad():
-                for _ in range(10):
-                    product()
-            rates.append(10 * 2 * 512**3 / (time.process_time() - begin))
-        best = max(best, statistics.median(rates))
-    return best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=256, help="our environments")
@@ -115,6 +99,7 @@ def main() -> None:
             peers.append(peer_speed(arguments.peer_steps))
     rate = statistics.median(rates)
 
+    print(machine())
     print("| agent | parameters | steps per CPU-second | x sb3 |\n|---|---|---|---|")
     base = statistics.median(p["steps_per_cpu_s"] for p in peers) if peers else None
     if base is not None:

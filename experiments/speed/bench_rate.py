@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import machine  # beside this file
 
 from rmt_rl import config
 from rmt_rl.algos.rate import RATELearner
@@ -38,6 +39,7 @@ POLICY = rmt_of_the_paper(layers=10, heads=4, segment=K, memory_tokens=15, memor
 def main() -> None:
     configure_process(threads=1)
     data = RATELearner.load_data(config.make_config(env=TASK, algo="rate", policy=POLICY))
+    print(machine())
     print("| what | ours, CPU-ms | of the released code |\n|---|---|---|")
     for detach in (False, True):
         algo = config.RATEConfig(batch=BATCH, detach_memory=detach, validation=0.0)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine  # beside this file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -150,6 +151,7 @@ def main() -> None:
                 run = run_program(str(PEER), "--mode", mode, "--reps", str(a.reps))
                 results.setdefault(("lucidrains", mode), []).append(run)
     rate = statistics.median(rates)
+    print(machine())
     print(f"One core multiplies matrices of this size at {rate / 1e9:.0f} GFLOP/s.\n")
     print("| mode | who | tokens per CPU-second | x theirs | peak memory, MB | x theirs | of the matrix rate |")
     print("|---|---|---|---|---|---|---|")

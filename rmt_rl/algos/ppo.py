@@ -308,7 +308,7 @@ class PPOLearner(PPO, Learner):
             self._noted = True
             print(
                 f"memory.ramp=success: env={self.task} reports no success, so memory.carry and policy.write_cost stay 0;"
-                " memory.ramp=steps lets them rise",
+                " memory.ramp=steps memory.ramp_end=0.5 lets them rise in the first half of the run",
                 flush=True,
             )
         return self.memory.risen(progress, latest["success"])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.resolve import change
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import close_unless_borrowed
+from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import check_fits, make_task
+from rmt_rl.policies.spaces import to_json as to_json_space
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import Distinct, Score
 from rmt_rl.runs.metrics import read_rows
@@ -22,6 +27,25 @@ from rmt_rl.runs.metrics import read_rows
 POINTS, EPISODES = 200, 1_000
 #: Episodes played at the same time.
 ROWS = 64
+
+
+def check_tests(env: EnvConfig, tests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError where a policy for `env` cannot act in one of its tests. tests: name -> changed options."""
+    own = _spaces(env)
+    for name, changes in tests.items():
+        if changes and _spaces(change(env, "env", changes)) != own:
+            raise ConfigError(
+                f"test {name}: its observations or actions differ from those of the task that the policy learns; expected"
+                " options that leave both as they are"
+            )
+
+
+def _spaces(env: EnvConfig) -> list[Any]:
+    made = make_from_config(env)
+    try:
+        return [to_json_space(made.single_observation_space), to_json_space(made.single_action_space)]
+    finally:
+        close_unless_borrowed(env, made)
 
 
 def score_of(

@@ -31,7 +31,7 @@ from rmt_rl.common.state import leaves
 from rmt_rl.comparison.cells import Cell, Matrix, expand
 from rmt_rl.comparison.request import load_modules
 from rmt_rl.comparison.rows import base_row, difference, failed_row, options_of
-from rmt_rl.comparison.scores import curves, measure_of, score_of
+from rmt_rl.comparison.scores import check_tests, curves, measure_of, score_of
 from rmt_rl.comparison.store import append_cell, cell_lock, from_dict
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import load_yaml, to_dict
@@ -119,6 +119,8 @@ def train_cell(folder: Path, matrix: Matrix, cell: Cell) -> bool:
         if result.is_file() and not read_result(result).get("interrupted"):
             return True
         config = dataclasses.replace(saved, env=config.env, resume=str(place))
+    else:
+        check_tests(config.env, cell.tests)
     callbacks = [] if matrix.cpu_s is None else [CpuBudget(matrix.cpu_s)]
     summary = train(config, root=folder / "runs", callbacks=callbacks).summary
     return not summary["interrupted"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rmt_rl.config.bases import CHOICE, NO_SPACES
 from rmt_rl.config.envs import NoEnvConfig
-from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
+from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, options, show
 from rmt_rl.config.policies import MLPConfig
 from rmt_rl.config.registry import builtin, names
 
@@ -91,6 +91,8 @@ class TrainConfig(Config):
     policy: Any = field(default=None, metadata={"help": "the network that acts and remembers", "group": "rmt"})
     memory: Any = field(default=None, metadata={"help": "how long memory is kept", "group": "memory"})
     until: Any = field(default=None, metadata={"help": "when to stop early", "group": "until"})
+    # names of options in `memory` that win over those of the policy of init; None = all of them
+    memory_given: list[str] | None = None
     seed: int = option(0, "seeds environments, weights and sampling", low=0, high=2**31 - 1)
     steps: int = option(
         750_000,
@@ -143,7 +145,10 @@ class TrainConfig(Config):
         if self.data is not None and not self.algo.offline:
             yield f"data={show(self.data)}: has no effect with algo={self.algo.name}; expected algo=rate"
         yield from self.algo.problems_with(self)
-        yield from self._problems_of_ramp()
+        if self.memory_given is None:
+            yield from self._problems_of_ramp()
+        elif self.init is None or not all(name in options(type(self.memory)) for name in self.memory_given):
+            yield f"memory_given={show(self.memory_given)}: expected names of options of memory, and init="
         yield from metrics_problems(self.metrics)
         if isinstance(self.env, NoEnvConfig):
             yield from self._problems_without_env()
@@ -154,6 +159,7 @@ class TrainConfig(Config):
                 yield f"until.{name}={getattr(self.until, name)}: needs evaluations during training; give evaluate_every=<steps>"
 
     def _problems_of_ramp(self) -> Iterator[str]:
+        yield from self.memory.problems_of_ramp()
         if self.memory.carry and isinstance(self.policy, MLPConfig) and not self.policy.previous_action:
             yield f"memory.carry={self.memory.carry:g}: has no effect with policy=mlp, which has no memory; leave it out"
         rises = self.memory.carry or (getattr(self.policy, "write_cost", 0) and not self.algo.offline)

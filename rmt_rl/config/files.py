@@ -45,6 +45,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {"name": config.name} if config.name else {"format": FORMAT}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
+        if value is None and not item.metadata:  # not for users to set, and not set
+            continue
         values[item.name] = to_dict(value) if isinstance(value, Config) else value
     return values
 

@@ -44,7 +44,8 @@ class MemoryConfig(Config):
             return 0.0
         return (reached - self.ramp_start) / (self.ramp_end - self.ramp_start)
 
-    def problems(self) -> Iterator[str]:
+    def problems_of_ramp(self) -> Iterator[str]:
+        """What does not fit together; beside `init`, only once the options of its policy are known."""
         if self.ramp_start > self.ramp_end:
             yield (
                 f"memory.ramp_start={self.ramp_start:g}: expected at most memory.ramp_end={self.ramp_end:g};"
@@ -52,6 +53,8 @@ class MemoryConfig(Config):
             )
         if self.ramp == "success" and not self.ramp_end:
             yield "memory.ramp=success: has no effect with memory.ramp_end=0; expected a success above 0, such as 0.95"
+
+    def problems(self) -> Iterator[str]:
         if self.carry and self.scope == "run":
             yield f"memory.carry={self.carry:g}: has no effect with memory.scope=run, which never resets the memory; leave it out"
         if self.scope == "episode" and self.episodes != MemoryConfig.episodes:

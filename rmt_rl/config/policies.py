@@ -173,7 +173,8 @@ class RMTConfig(TransformerConfig):
         taken = super().of_recipe(recipe, memory, given)
         costs = taken.get("policy.write_cost", self.write_cost) or taken.get("memory.carry", memory.carry)
         at_once = "memory.ramp_end" in given and not memory.ramp_end
-        if "memory.ramp" in given or at_once or not costs:
+        other = "memory.ramp" in given and memory.ramp != recipe.get("memory.ramp", memory.ramp)
+        if other or at_once or not costs:
             return {name: value for name, value in taken.items() if not name.startswith("memory.ramp")}
         if "memory.ramp_end" in given and "memory.ramp_start" in taken:
             taken["memory.ramp_start"] = min(taken["memory.ramp_start"], memory.ramp_end)

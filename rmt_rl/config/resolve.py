@@ -33,6 +33,8 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     """
     usual = groups(TrainConfig)
     file = _as_options(file)
+    # of a configuration that starts from a policy and was not run yet, the other options of memory are that policy's
+    waiting = file.pop("memory_given", None)
     recorded = _flatten(task_of_data(file, given), usual)
     layers = [_flatten(file, usual), _flatten(given, usual)]
     names = usual | recorded.names | layers[0].names | layers[1].names
@@ -70,6 +72,10 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     if not complete and "memory" not in bases and not by_algo and not getattr(classes["algo"], "offline", False):
         parts |= _with_own_recipe(parts, values)
     top = {key: value for key, value in values.items() if "." not in key}
+    if top.get("init") is not None and ("memory" not in bases or waiting is not None):
+        typed = [key for layer in layers[waiting is not None :] for key in layer.values]
+        names_typed = {key.partition(".")[2] for key in typed if key.startswith("memory.")}
+        top["memory_given"] = sorted(names_typed | {*(waiting or [])})
     return validate(TrainConfig(**parts, **top))
 
 
@@ -217,7 +223,7 @@ def _recommended(
     return values
 
 
-def _as_options(file: Any) -> Mapping[str, Any]:
+def _as_options(file: Any) -> dict[str, Any]:
     """What `make_config` gets as a whole, as options by name."""
     if isinstance(file, TrainConfig):
         return {item.name: getattr(file, item.name) for item in dataclasses.fields(file)}
@@ -226,7 +232,7 @@ def _as_options(file: Any) -> Mapping[str, Any]:
             f"{show(file)}: expected a dictionary of options, such as {{'env': 'tmaze'}}, or options by name, such as"
             " make_config(env='tmaze')"
         )
-    return file or {}
+    return dict(file or {})
 
 
 def _check_starting_point(layers: list[_Layer]) -> None:

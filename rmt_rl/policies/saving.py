@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import numbers
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import change
 from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.envs.objects import as_env_config
+from rmt_rl.envs.objects import as_env_config, is_vector_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
@@ -222,20 +224,47 @@ def make_task(
 ) -> TorchVectorEnv:
     """`rows` rows of the environment in which the policy acts as in training: with its memory scope and its target return.
 
-    env: None = the task that it was trained on; or the name of another one, a dataclass of rmt_rl.config, an environment, or a
-    class or function that makes one. device: None = the policy's. target_return: None = the one it was saved with.
+    env: None = the task that it was trained on; or the name of another one, a dictionary of its options, a dataclass of
+    rmt_rl.config, an environment, which keeps its rows, or a class or function that makes one. device: None = the policy's.
+    target_return: None = the one it was saved with.
     """
     if not isinstance(policy, ActorCritic):
         raise ConfigError(f"policy={show(policy)}: expected a policy, as rmt_rl.load_policy(...) returns it")
+    rows = _read_rows(env, rows)
     returns = conditioned_on(policy, target_return)
-    if env is None:
-        task: Any = env_config(policy)
-    else:
-        task = as_env_config(env)
+    task = chosen_task(policy, env, {})
+    if env is not None:
         check_trusted(task, policy.spec.source, typed=True)
     return make_from_config(
         task, rows, device or policy.device, memory_config(policy), evaluation=True, returns=returns
     )
+
+
+def chosen_task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
+    """The options of the task that `env` stands for, with the options `given` by their full names changed; raises ConfigError.
+
+    env: see `make_task`; a dictionary without a name changes the task that the policy was trained on.
+    """
+    if env is None:
+        task: Any = env_config(policy, typed="env.id" in given)
+    elif isinstance(env, Mapping):
+        given = {f"env.{name}": value for name, value in env.items() if name != "name"} | given
+        saved = "name" not in env
+        task = env_config(policy, typed="env.id" in given) if saved else choose("env", env["name"]).config()
+    else:
+        task = as_env_config(env)
+    return change(task, "env", given) if given else task
+
+
+def _read_rows(env: Any, rows: Any) -> int:
+    """The number of rows of `make_task`."""
+    if isinstance(rows, bool) or not isinstance(rows, numbers.Integral) or rows < 1:
+        raise ConfigError(f"rows={show(rows)}: expected a whole number, at least 1")
+    if is_vector_env(env) and rows not in (1, env.num_envs):
+        raise ConfigError(
+            f"rows={rows}: the environment has {env.num_envs} rows; leave rows out, or give {env.num_envs}"
+        )
+    return int(rows)
 
 
 def conditioned_on(policy: ActorCritic, target_return: float | None) -> ReturnConditioning | None:

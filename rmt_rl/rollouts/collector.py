@@ -163,6 +163,8 @@ class Collector:
         # contiguous, as after resuming a run: other strides may select kernels that round differently
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
+        if not 0 <= carry <= 1:
+            raise ValueError(f"carry is {carry}; it must be a probability, 0 to 1")
         self.state = start = map_state(torch.Tensor.contiguous, self.state)
         rows, ended, kept = [], [], []
         reported: dict[str, None] = {}

@@ -25,7 +25,6 @@ from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
-from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
@@ -160,9 +159,11 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     initial = load_initial(config, device) if resumed is None else None
     if initial is not None:
         # what training does with the memory belongs to the policy, too, unless the user says something else
-        scope = MemoryConfig(scope=config.memory.scope, episodes=config.memory.episodes)
-        own = memory_config(initial) if config.memory == scope and not config.algo.offline else config.memory
-        config = validate(dataclasses.replace(config, policy=initial.config, memory=own))
+        memory = config.memory
+        if config.memory_given is not None and not config.algo.offline:
+            given = {name: getattr(memory, name) for name in config.memory_given}
+            memory = dataclasses.replace(memory_config(initial), **given)
+        config = validate(dataclasses.replace(config, policy=initial.config, memory=memory, memory_given=None))
     check_backend(config.policy, device)
     data = learner_class.load_data(config)
     returns = learner_class.return_conditioning(config, data, initial) if resumed is None else resumed.returns
@@ -282,7 +283,7 @@ def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | Non
         found, expected = getattr(config.memory, name), getattr(own, name)
         if found != expected:
             raise ConfigError(
-                f"memory.{name}={found}: the policy of init was trained with another {name}; expected memory.{name}={expected}"
+                f"memory.{name}={found}: the policy of init was trained with memory.{name}={expected}; expected the same"
             )
     return initial
 

@@ -4,9 +4,9 @@
 - distance: between the memories of episodes whose hidden variable differs, and of those where it is the same.
 - read-out: whether a linear read-out still finds the variable (`probe.py`), with noise on the memory. Without noise it would
   find differences that are too small for any policy to use.
-- fixed points: one observation is repeated, so that only the memory moves. A memory that comes to rest holds for ever under that
-  input. If two values of a variable come to rest at one place, the variable is lost. The top eigenvalue of the map from segment
-  to segment says whether small errors shrink (below 1) or grow (above 1) there.
+- fixed points: one observation is repeated, the same for all values of the variable, so that only the memory moves. A memory that
+  comes to rest holds for ever under that input. If two values of a variable come to rest at one place, the variable is lost. The
+  top eigenvalue of the map from segment to segment says whether small errors shrink (below 1) or grow (above 1) there.
 
 Letters: N episodes, T steps, F numbers of a part of the memory, V values of a variable.
 """
@@ -128,7 +128,9 @@ def diagnose(
     *_, now = moments(policy, env, seed, deterministic, hold + 1)
     variable, labels, rows = _one_of_each(env, now)
     period = policy.backbone.segment if isinstance(policy.backbone, RMT) else 1
-    obs = map_obs(lambda x: x[rows].double() if x.is_floating_point() else x[rows], now.obs)
+    # one observation for all values: what differs afterwards is the memory
+    same = rows[:1].expand(len(rows))
+    obs = map_obs(lambda x: x[same].double() if x.is_floating_point() else x[same], now.obs)
     exact = copy.deepcopy(policy).double()  # differences of a few parts in 10^5 would drown in float32
     rests = _rests(exact, obs, _to_double(select_rows(now.state, rows)), labels, part, period, repeats)
     return Diagnosis(
@@ -187,10 +189,10 @@ def _over_time(
 
     accuracy, chance = of("accuracy"), of("chance")
     held = {name: accuracy[name] >= chance[name] + HALFWAY * (1 - chance[name]) for name in variables}
-    stored = {name: _first(held[name], 0) for name in variables}
+    stored = {name: _first(held[name]) for name in variables}
     # steps without a read-out are NaN, of which every comparison is false
     failed = {name: accuracy[name] < chance[name] + HALFWAY * (1 - chance[name]) for name in variables}
-    lost = {name: None if stored[name] is None else _from_which_on(failed[name], held[name]) for name in variables}
+    lost = {name: _from_which_on(failed[name], held[name], stored[name]) for name in variables}
     columns = (table["running"], table["change"], table["size"])
     return OverTime(*columns, of("within"), of("between"), accuracy, chance, stored, lost), distinct
 
@@ -200,19 +202,21 @@ def _is_fitted(t: int) -> bool:
     return t % (1 + t // DENSE) == 0
 
 
-def _first(where: np.ndarray, begin: int) -> int | None:
+def _first(where: np.ndarray, begin: int = 0) -> int | None:
     """The first index from `begin` on at which `where` is true, or None."""
     found = np.flatnonzero(where[begin:])
     return begin + int(found[0]) if len(found) else None
 
 
-def _from_which_on(failed: np.ndarray, held: np.ndarray) -> int | None:
-    """The first index at which `failed` is true and from which on it is so nine times out of ten; or None.
+def _from_which_on(failed: np.ndarray, held: np.ndarray, stored: int | None) -> int | None:
+    """The first index after `stored` at which `failed` is true and from which on it is so nine times out of ten; or None.
 
     A single read-out may fail or succeed by chance, in particular where few episodes are left.
     """
+    if stored is None:
+        return None
     failures, known = (np.cumsum(x[::-1])[::-1] for x in (failed, failed | held))
-    return _first(failed & (failures >= 0.9 * known), 0)
+    return _first(failed & (failures >= 0.9 * known), stored)
 
 
 def _rms(x: torch.Tensor) -> float:

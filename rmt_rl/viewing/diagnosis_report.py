@@ -61,14 +61,14 @@ def describe(found: Diagnosis) -> str:
     lines.append("")
     for name in variables:
         lines.append(f"{name}: {_stored(o.stored[name], o.lost[name])}")
-    lines += ["", f"the observation of step {found.hold} repeated:"]
+    lines += ["", f"rest: one observation of step {found.hold}, repeated:"]
     unit = "segment" if found.period > 1 else "step"
     for rest in found.rests:
         who = f"{found.variable}={rest.value}: " if found.variable else ""
         settled = (
             f"moves by {rest.moves:.1e} of its size in the last {unit} and has not come to rest"
             if rest.settled is None
-            else f"rests after {rest.settled} {unit}s"
+            else f"rests after {rest.settled} {unit}{'s' * (rest.settled != 1)}"
         )
         lines.append(f"  {who}{settled}; top eigenvalue {rest.eigenvalue:.3f}{_apart(rest)}")
     return "\n".join(lines)

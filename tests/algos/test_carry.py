@@ -61,6 +61,12 @@ def test_returns_of_episodes_are_counted_per_episode_whatever_the_memory_does():
     assert int(kept.lengths.max()) == int(reset.lengths.max()) == 4
 
 
+@pytest.mark.parametrize("carry", [2.0, -0.1, math.nan])
+def test_a_carry_that_is_no_probability_is_refused(carry):
+    with pytest.raises(ValueError, match="it must be a probability, 0 to 1"):
+        collector().collect(1, carry=carry)
+
+
 def run_of(**options):
     given = {"env": TASK, "policy": RMT, "algo": config.PPOConfig(num_envs=4, rollout=8, epochs=1, minibatches=1)}
     return make_config(**given, **options)

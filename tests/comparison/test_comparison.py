@@ -180,6 +180,15 @@ def test_a_failed_cell_is_reported_and_the_rest_goes_on(inside, capsys):
     assert [row["status"] for row in read_cells(Path("x"))] == ["finished", "failed"]
 
 
+def test_a_test_with_other_observations_fails_the_cell_before_it_is_trained(inside):
+    assert main(["env=tmaze", "policy=mlp", "seeds=1", *SMALL, "test.env.distractors=true", "out=x"]) == 1
+    (row,) = read_cells(Path("x"))
+    assert row["error"].startswith(
+        "test env.distractors=true: its observations or actions differ from those of the task"
+    )
+    assert not Path("x/runs/tmaze-mlp-s0").exists()
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_again_twice(inside, capsys):
     inside.deaths = {"tmaze-mlp-s0": [-9, 1], "tmaze-mlp-s1": [-9, -9, -9]}

@@ -115,10 +115,23 @@ def test_an_environment_object_cannot_be_evaluated_while_it_is_trained_on(tmp_pa
 
 
 def test_a_policy_acts_in_an_environment_that_is_given_to_make_task(policy):
-    for env in ("tmaze", TMazeConfig(), Maze, Maze(2)):
+    for env in ("tmaze", {"name": "tmaze", "length": 7}, TMazeConfig(), Maze, Maze(2)):
         task = rmt_rl.make_task(policy, env, rows=2)
         obs, _ = task.reset(seed=0)
         assert policy.act(obs, policy.initial_state(2), torch.ones(2, dtype=torch.bool))[0].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "rows, env, message",
+    [
+        (0, None, "rows=0: expected a whole number, at least 1"),
+        (2.0, None, "rows=2.0: expected a whole number"),
+        (5, Maze(2), "rows=5: the environment has 2 rows; leave rows out, or give 2"),
+    ],
+)
+def test_rows_that_make_task_cannot_make_are_refused(policy, rows, env, message):
+    with pytest.raises(ConfigError, match=message):
+        rmt_rl.make_task(policy, env, rows=rows)
 
 
 @pytest.mark.slow

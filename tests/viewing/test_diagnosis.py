@@ -14,7 +14,7 @@ from rmt_rl.memory import main
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
 from rmt_rl.policies.spec import make_spec
-from rmt_rl.viewing.diagnosis import _distances, _from_which_on, _is_fitted, _spectral_radius, diagnose
+from rmt_rl.viewing.diagnosis import _distances, _first, _from_which_on, _is_fitted, _spectral_radius, diagnose
 
 TASK = config.TMazeConfig(length=60, min_length=60)
 
@@ -62,12 +62,14 @@ def test_distances_within_and_between_values():
         ("110000", 2),
         ("1100000001000000", 2),  # one success by chance
         ("11 1 0 0", 5),  # spaces: steps without a read-out
+        ("0000000000000010", 15),  # never before it was stored
         ("", None),
+        ("000", None),
     ],
 )
 def test_a_variable_is_lost_where_nearly_all_later_read_outs_fail(held, lost):
     marks = np.array(list(held))
-    assert _from_which_on(marks == "0", marks == "1") == lost
+    assert _from_which_on(marks == "0", marks == "1", _first(marks == "1")) == lost
 
 
 def test_read_outs_grow_sparse():
@@ -114,6 +116,12 @@ def test_a_memory_that_keeps_everything_holds_the_cue():
     for rest in found.rests:
         assert rest.settled == 1 and rest.apart == pytest.approx(rest.apart_before) and rest.apart > 0.5
         assert rest.eigenvalue == pytest.approx(1.0, abs=1e-6)
+
+
+def test_all_values_see_the_same_observation_while_it_is_repeated():
+    # the cue, repeated: each one alone would set its own number; seen by both memories, it makes them equal
+    found = diagnose(*gru(0.8), repeats=200, hold=0)
+    assert max(rest.apart for rest in found.rests) < 1e-4
 
 
 @pytest.mark.slow
