@@ -23,12 +23,13 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from machine import machine  # beside this file
 
 try:
     from minigrid.wrappers import ImgObsWrapper
 except ModuleNotFoundError as error:
     sys.exit(f"this script needs the package {error.name}, which is not installed; pip install minigrid")
+
+from machine import machine  # beside this file
 
 from rmt_rl.common.process import configure_process
 from rmt_rl.config.registry import GROUPS
