@@ -64,6 +64,9 @@ results: $(STAMP)
 	$(BIN)/python -m rmt_rl.compare env=tmaze-endless policy=rmt env.corridors=1,3,5,10 env.length=3,5,10 env.uniform=true,false \
 		algo.rollout=96 steps=1000000 evaluate_every=25000 validation_episodes=400 until.success=1 seeds=5 \
 		out=runs/results/tmaze-endless
+	$(BIN)/python -m rmt_rl.compare env=tmaze-endless policy=lstm,gru,gtrxl,window,mlp env.corridors=10 env.length=10 \
+		env.uniform=true algo.rollout=96 steps=1000000 evaluate_every=25000 validation_episodes=400 until.success=1 seeds=5 \
+		out=runs/results/tmaze-endless-rivals
 	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze out=docs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare report=runs/results/minigrid-memory out=docs/results/minigrid-memory
 

@@ -231,12 +231,24 @@ def test_init_takes_what_training_does_with_the_memory_from_the_policy(tmp_path:
     small = {name: value for name, value in small.items() if not name.startswith("policy.")}
     own = load_yaml(first.folder / "config.yaml").memory  # type: ignore[attr-defined]
     # values that are the defaults, and some that fit only together with the policy's
-    for number, given in enumerate(({}, {"carry": 0.1}, {"carry": 0.0}, {"ramp_end": 0.9}, {"ramp": "steps"})):
+    at_once = {"ramp": "steps", "ramp_start": 0.0, "ramp_end": 0.0}
+    for number, (given, more) in enumerate(
+        [
+            ({}, {}),
+            ({"carry": 0.1}, {}),
+            ({"carry": 0.0}, {}),  # the cost of writing still rises
+            ({"ramp_end": 0.9}, {}),
+            ({"ramp_end": 0.5}, {"ramp_start": 0.5}),
+            ({"ramp_start": 0.99}, {"ramp_end": 0.99}),
+            ({"ramp": "steps"}, at_once),  # bounds that are successes are no shares of the run
+            ({"ramp_end": 0.0}, at_once),
+        ]
+    ):
         typed = {f"memory.{name}": value for name, value in given.items()}
         run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run=f"next-{number}", **small, **typed)
         config = load_yaml(run.folder / "config.yaml")
         assert config.policy.write_cost == 1.0  # type: ignore[attr-defined]
-        assert config.memory == dataclasses.replace(own, **given)  # type: ignore[attr-defined]
+        assert config.memory == dataclasses.replace(own, **more | given)  # type: ignore[attr-defined]
 
 
 def test_init_with_a_whole_memory_takes_nothing_of_it_from_the_policy(tmp_path: Path) -> None:
@@ -249,5 +261,17 @@ def test_init_with_a_whole_memory_takes_nothing_of_it_from_the_policy(tmp_path: 
 def test_a_ramp_that_does_not_fit_the_policy_of_init_is_refused(tmp_path: Path) -> None:
     small = {"env.length": 3, "steps": 256, "algo.num_envs": 4, "evaluate_episodes": 0}
     first = rmt_rl.train(env="tmaze", root=tmp_path, run="first", **small, **{"policy.width": 8})
-    with pytest.raises(ConfigError, match=r"memory.ramp_start=0.8: expected at most memory.ramp_end=0.5"):
-        rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, **small, **{"memory.ramp_end": 0.5})
+    wrong = {"memory.ramp_start": 0.97, "memory.ramp_end": 0.96}
+    with pytest.raises(ConfigError, match=r"memory.ramp_start=0.97: expected at most memory.ramp_end=0.96"):
+        rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, **small, **wrong)
+
+
+def test_init_brings_how_long_its_memory_lasts_and_a_ramp_only_where_something_rises(tmp_path: Path) -> None:
+    small = {"env.length": 3, "steps": 256, "algo.num_envs": 4, "evaluate_episodes": 0}
+    carry = {"memory.carry": 0.8, "memory.ramp_end": 0.5, "memory.scope": "trial", "memory.episodes": 2}
+    first = rmt_rl.train(env="tmaze", policy="gru", root=tmp_path, run="first", **small, **carry)
+    run = rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, run="next", **small, **{"memory.carry": 0})
+    found = load_yaml(run.folder / "config.yaml").memory  # type: ignore[attr-defined]
+    assert found == MemoryConfig(scope="trial", episodes=2)
+    with pytest.raises(ConfigError, match=r"memory.episodes=3: the policy of init was trained with memory.episodes=2"):
+        rmt_rl.train(env="tmaze", init=str(first.folder), root=tmp_path, **small, **{"memory.episodes": 3})

@@ -20,7 +20,8 @@ from rmt_rl.common.gymnasium_ids import without_version
 from rmt_rl.config.cli import parse
 from rmt_rl.config.envs import BanditConfig, GymConfig, TMazeConfig
 from rmt_rl.config.fields import Option
-from rmt_rl.config.policies import LSTMConfig, RMTConfig
+from rmt_rl.config.memory import MemoryConfig
+from rmt_rl.config.policies import GRUConfig, LSTMConfig, RMTConfig
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.train import resolve
 
@@ -344,6 +345,18 @@ def test_the_memory_options_given_beside_init_survive_saving(tmp_path: Path) -> 
         assert again.memory_given == ["carry"]
     assert parse([f"config={saved}", "memory.ramp=steps"]).memory_given == ["carry", "ramp"]
     assert cfg.make_config(config, init=None).memory_given is None
-    saved.write_text(saved.read_text().replace("- carry", "- no-option"))
-    with pytest.raises(ConfigError, match=r"memory_given=\['no-option'\]: expected names of options of memory"):
-        parse([f"config={saved}"])
+    edited = saved.read_text().replace("ramp_end: 0.0", "ramp_end: 0.9")
+    saved.write_text(edited)
+    assert parse([f"config={saved}"]).memory_given == ["carry", "ramp_end"]
+    assert cfg.make_config(config, memory=MemoryConfig()).memory_given is None
+    for wrong in ("[no-option]", "5", "carry", "[[carry]]", "[carry, 5]", "{carry: 1}"):
+        saved.write_text(edited.replace("memory_given:\n- carry", f"memory_given: {wrong}"))
+        for read in (cfg.load_yaml, lambda path: parse([f"config={path}"])):
+            with pytest.raises(ConfigError, match=r"memory_given=.*: expected a list of names of options of memory"):
+                read(saved)
+
+
+def test_a_dataclass_wins_over_single_options_of_a_file() -> None:
+    file = {"env": "tmaze", "policy": {"name": "gru", "width": 16}, "memory.carry": 0.1}
+    config = cfg.make_config(file, policy=GRUConfig(width=32), memory=MemoryConfig())
+    assert (config.policy.width, config.memory) == (32, MemoryConfig())

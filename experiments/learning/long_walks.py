@@ -52,7 +52,12 @@ def walk(
     policy: ActorCritic, lengths: Sequence[int] = LENGTHS, rows: int = 64, seed: int = 1_000_000
 ) -> dict[str, float]:
     """Length -> share of `rows` episodes of that length that end with success."""
-    corridor = Corridor(rows, bool(policy.spec.env.distractors), seed)
+    task, memory = policy.spec.env, policy.spec.memory
+    if task.name != "tmaze" or task.end_at_turn or memory.scope != "episode" or min(lengths) < 1:
+        raise SystemExit(
+            "expected a policy of env=tmaze with end_at_turn=false and memory.scope=episode, and lengths from 1 on"
+        )
+    corridor = Corridor(rows, bool(task.distractors), seed)
     state, straight, step = policy.initial_state(rows), torch.ones(rows, dtype=torch.bool), 0
     success = {}
     for length in sorted(lengths):

@@ -25,6 +25,7 @@ OWN = {
     "seed": "expected seeds=<a number of seeds, or seeds separated by commas>",
     "run": "every cell has a folder of its own; expected out=<the folder of the comparison>",
     "resume": "expected out=<the folder of the comparison> alone, which continues it",
+    "init": "a comparison trains new policies; leave it out",
     "config": "a comparison reads no file of options; expected the options themselves",
 }
 
@@ -158,7 +159,7 @@ def matrix_of(config: CompareConfig | TuneConfig, lists: dict[str, list[str]], p
     tests = {key.removeprefix("test."): lists.pop(key) for key in list(lists) if key.startswith("test.")}
     budget = _single_values(BudgetConfig, _take("budget", lists))
     for key, why in OWN.items():
-        if key in lists:
+        if lists.get(key, ["null"]) != ["null"]:
             raise ConfigError(f"{key}={show(','.join(lists[key]))}: {why}")
     names = {}
     for group, example in (("env", "env=tmaze,minigrid-memory"), ("policy", "policy=rmt,lstm")):
@@ -180,7 +181,7 @@ def matrix_of(config: CompareConfig | TuneConfig, lists: dict[str, list[str]], p
         known_tests[key] = _each_once(
             f"test.{key}", [read_argument(key, _test_option(skeleton, key), x) for x in texts]
         )
-    own_size = {"policy.params", "policy.width", "init"} & {*axes, *single}
+    own_size = {"policy.params", "policy.width"} & {*axes, *single}
     params = config.params if params_given or not own_size else None
     plugins = _plugins(names, {**single, **axes})
     return Matrix(

@@ -14,14 +14,12 @@ from rmt_rl.config.files import to_dict
 def difference(one: TrainConfig, other: TrainConfig, fitted: bool = False) -> str | None:
     """The first option, by its full name, in which two configurations differ; None where they are the same.
 
-    fitted: `one` is that of a run, which has the width that was found for policy.params, or the policy of init.
+    fitted: `one` is that of a run, which has the width that was found for policy.params.
     """
     left, right = (flat(to_dict(dataclasses.replace(config, resume=None))) for config in (one, other))
     names = list({**left, **right})
     if fitted and other.policy.params is not None:
         names = [name for name in names if name not in ("policy.params", "policy.width")]
-    if fitted and other.init is not None:
-        names = [name for name in names if not name.startswith("policy.")]
     return next((name for name in names if left.get(name) != right.get(name)), None)
 
 
@@ -46,12 +44,10 @@ def changed(row: Mapping[str, Any], cell: Cell) -> tuple[str, Any, Any] | None:
     """The first option in which a finished row differs from what its cell would be trained with today: its name and both values.
 
     A recipe or a default has changed since. An option that is newer than the row is no difference, and neither is what a run
-    finds itself: the width for policy.params, and the policy of init.
+    finds itself: the width for policy.params.
     """
     now = options_of(cell, to_dict(cell.config))
     found = {"resume", *(() if cell.config.policy.params is None else ("policy.params", "policy.width"))}
-    if cell.config.init is not None:
-        found |= {name for name in now if name.startswith("policy.")}
     then = {name: value for name, value in (row.get("options") or {}).items() if name in now and name not in found}
     return next(((name, value, now[name]) for name, value in then.items() if value != now[name]), None)
 

@@ -120,7 +120,7 @@ def train_cell(folder: Path, matrix: Matrix, cell: Cell) -> bool:
             return True
         config = dataclasses.replace(saved, env=config.env, resume=str(place))
     else:
-        check_tests(config.env, cell.tests)
+        check_tests(config, cell.tests)
     callbacks = [] if matrix.cpu_s is None else [CpuBudget(matrix.cpu_s)]
     summary = train(config, root=folder / "runs", callbacks=callbacks).summary
     return not summary["interrupted"]

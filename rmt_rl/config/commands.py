@@ -8,7 +8,8 @@ from typing import Any
 
 from rmt_rl.config.bases import CHOICE, NO_SPACES
 from rmt_rl.config.envs import NoEnvConfig
-from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, options, show
+from rmt_rl.config.fields import DEVICE, FOLDER, LARGEST_RETURN, Config, option, show
+from rmt_rl.config.memory import check_memory_given
 from rmt_rl.config.policies import MLPConfig
 from rmt_rl.config.registry import builtin, names
 
@@ -145,10 +146,9 @@ class TrainConfig(Config):
         if self.data is not None and not self.algo.offline:
             yield f"data={show(self.data)}: has no effect with algo={self.algo.name}; expected algo=rate"
         yield from self.algo.problems_with(self)
-        if self.memory_given is None:
-            yield from self._problems_of_ramp()
-        elif self.init is None or not all(name in options(type(self.memory)) for name in self.memory_given):
-            yield f"memory_given={show(self.memory_given)}: expected names of options of memory, and init="
+        check_memory_given(self.memory_given)
+        if self.memory_given is None:  # otherwise policy and memory are not known yet
+            yield from self._problems_of_memory()
         yield from metrics_problems(self.metrics)
         if isinstance(self.env, NoEnvConfig):
             yield from self._problems_without_env()
@@ -158,8 +158,8 @@ class TrainConfig(Config):
             if getattr(self.until, name) is not None and self.evaluate_every is None:
                 yield f"until.{name}={getattr(self.until, name)}: needs evaluations during training; give evaluate_every=<steps>"
 
-    def _problems_of_ramp(self) -> Iterator[str]:
-        yield from self.memory.problems_of_ramp()
+    def _problems_of_memory(self) -> Iterator[str]:
+        yield from self.memory.problems_together()
         if self.memory.carry and isinstance(self.policy, MLPConfig) and not self.policy.previous_action:
             yield f"memory.carry={self.memory.carry:g}: has no effect with policy=mlp, which has no memory; leave it out"
         rises = self.memory.carry or (getattr(self.policy, "write_cost", 0) and not self.algo.offline)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from rmt_rl.config.fields import Config, option
+from rmt_rl.common.errors import ConfigError
+from rmt_rl.config.fields import Config, option, options, show
 from rmt_rl.config.registry import builtin
 
 
@@ -44,7 +47,22 @@ class MemoryConfig(Config):
             return 0.0
         return (reached - self.ramp_start) / (self.ramp_end - self.ramp_start)
 
-    def problems_of_ramp(self) -> Iterator[str]:
+    def beside(self, given: Mapping[str, Any], costs: float) -> MemoryConfig:
+        """These options, of a policy that training starts from, with the `given` ones changed. costs: the policy's write_cost.
+
+        A ramp that the given options contradict is left out, as it is of a recipe.
+        """
+        taken = dataclasses.replace(self, **given)
+        bounds: dict[str, Any] = {"ramp": "steps", "ramp_start": 0.0, "ramp_end": 0.0}
+        if taken.ramp != self.ramp or not (taken.carry or costs) or given.get("ramp_end") == 0:
+            return dataclasses.replace(taken, **{name: x for name, x in bounds.items() if name not in given})
+        if "ramp_end" in given and "ramp_start" not in given:
+            return dataclasses.replace(taken, ramp_start=min(taken.ramp_start, taken.ramp_end))
+        if "ramp_start" in given and "ramp_end" not in given:
+            return dataclasses.replace(taken, ramp_end=max(taken.ramp_start, taken.ramp_end))
+        return taken
+
+    def problems_together(self) -> Iterator[str]:
         """What does not fit together; beside `init`, only once the options of its policy are known."""
         if self.ramp_start > self.ramp_end:
             yield (
@@ -53,9 +71,14 @@ class MemoryConfig(Config):
             )
         if self.ramp == "success" and not self.ramp_end:
             yield "memory.ramp=success: has no effect with memory.ramp_end=0; expected a success above 0, such as 0.95"
-
-    def problems(self) -> Iterator[str]:
         if self.carry and self.scope == "run":
             yield f"memory.carry={self.carry:g}: has no effect with memory.scope=run, which never resets the memory; leave it out"
         if self.scope == "episode" and self.episodes != MemoryConfig.episodes:
             yield f"memory.episodes={self.episodes}: has no effect with memory.scope=episode; expected trial or run"
+
+
+def check_memory_given(names: Any) -> None:
+    """Raise ConfigError where `TrainConfig.memory_given`, as read from a file, is something else."""
+    known = options(MemoryConfig)
+    if names is not None and not (isinstance(names, list) and all(isinstance(x, str) and x in known for x in names)):
+        raise ConfigError(f"memory_given={show(names)}: expected a list of names of options of memory, such as carry")

@@ -12,6 +12,8 @@ from rmt_rl.common.gymnasium_ids import without_version
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.commands import EvaluateConfig, TrainConfig
 from rmt_rl.config.fields import OTHER_NAMES, Config, Option, did_you_mean, groups, options, read, show
+from rmt_rl.config.layers import Layer, flatten, memory_typed
+from rmt_rl.config.memory import check_memory_given
 from rmt_rl.config.recipes import Recipe
 from rmt_rl.config.registry import GROUPS, belongs_to, choose, entry_of, find_encoder
 
@@ -35,8 +37,10 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     file = _as_options(file)
     # of a configuration that starts from a policy and was not run yet, the other options of memory are that policy's
     waiting = file.pop("memory_given", None)
-    recorded = _flatten(task_of_data(file, given), usual)
-    layers = [_flatten(file, usual), _flatten(given, usual)]
+    check_memory_given(waiting)
+    recorded = flatten(task_of_data(file, given), usual)
+    layers = [flatten(file, usual), flatten(given, usual)]
+    layers[0].drop(layers[1].bases)
     names = usual | recorded.names | layers[0].names | layers[1].names
     bases = {group: base for group, base in layers[0].bases.items() if group not in layers[1].names} | layers[1].bases
     classes = {
@@ -72,10 +76,9 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
     if not complete and "memory" not in bases and not by_algo and not getattr(classes["algo"], "offline", False):
         parts |= _with_own_recipe(parts, values)
     top = {key: value for key, value in values.items() if "." not in key}
+    waiting = None if "memory" in layers[1].bases else waiting
     if top.get("init") is not None and ("memory" not in bases or waiting is not None):
-        typed = [key for layer in layers[waiting is not None :] for key in layer.values]
-        names_typed = {key.partition(".")[2] for key in typed if key.startswith("memory.")}
-        top["memory_given"] = sorted(names_typed | {*(waiting or [])})
+        top["memory_given"] = sorted({*(waiting or []), *memory_typed(layers, waiting is not None)})
     return validate(TrainConfig(**parts, **top))
 
 
@@ -100,7 +103,7 @@ def task_of_data(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_recorded(
-    recorded: _Layer, classes: Mapping[str, type], before: Mapping[str, Any], data: Any
+    recorded: Layer, classes: Mapping[str, type], before: Mapping[str, Any], data: Any
 ) -> dict[str, Any]:
     """The options of the task that a dataset names; an error names the dataset, because the user did not type them."""
     try:
@@ -235,7 +238,7 @@ def _as_options(file: Any) -> dict[str, Any]:
     return dict(file or {})
 
 
-def _check_starting_point(layers: list[_Layer]) -> None:
+def _check_starting_point(layers: list[Layer]) -> None:
     """Raise ConfigError where options would be ignored because the run starts from a policy (init) or a run (resume)."""
     source = max((number for number, layer in enumerate(layers) if "init" in layer.values), default=0)
     for number, layer in enumerate(layers):
@@ -250,48 +253,6 @@ def _check_starting_point(layers: list[_Layer]) -> None:
                 f"resume={show(run)}: a run is resumed with its own configuration; expected resume=<folder> alone or with"
                 " steps=<more>, on the command line or in rmt_rl.train(resume=<folder>)"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    """names: the chosen name of each group. bases: groups given as dataclasses. values: options by their full names."""
-
-    names: dict[str, Any]
-    bases: dict[str, Any]
-    values: dict[str, Any]
-
-    def add(self, key: str, value: Any) -> None:
-        if key in self.values:
-            raise ConfigError(
-                f"{show(key)}={show(value)}: is given twice, {show(key)}={show(self.values[key])} before; expected once"
-            )
-        self.values[key] = value
-
-    def first_of(self, group: str, dataclasses: bool) -> str | None:
-        """What the layer gives for a group, as typed, or None. dataclasses: whether one given as a dataclass counts."""
-        if group in self.names and (dataclasses or group not in self.bases):
-            return f"{group}={show(self.names[group])}"
-        return next((f"{key}={show(value)}" for key, value in self.values.items() if key.startswith(f"{group}.")), None)
-
-
-def _flatten(given: Mapping[str, Any], usual: Mapping[str, str]) -> _Layer:
-    layer = _Layer({}, {}, {})
-    for key, value in given.items():
-        if not isinstance(key, str):
-            raise ConfigError(f"{show(key)}: no such option; names of options are text")
-        if key not in usual:
-            layer.add(key, value)
-        elif isinstance(value, Config):
-            layer.bases[key], layer.names[key] = value, value.name
-        elif isinstance(value, Mapping):
-            if "name" in value:
-                layer.names[key] = value["name"]
-            for name, entry in value.items():
-                if name != "name":
-                    layer.add(f"{key}.{name}", entry)
-        else:
-            layer.names[key] = value
-    return layer
 
 
 def _dictionaries(group: str, part: Config) -> dict[str, Any]:

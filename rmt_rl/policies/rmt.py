@@ -157,9 +157,9 @@ class RMT(Backbone[RMTState]):
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]:
         """All layers on N new tokens, which attend to cached keys and values and to each other.
 
-        Returns the outputs [P, steps + write, D]; for every layer, the new tokens' own keys and values [P, N, 2D], and with
-        token shift the half of the steps' input that is shifted, [P, steps, D/2]; and the memories of the layers [P, L, *shape]
-        as the write tokens have left them, None if there are none.
+        Returns the outputs [P, steps + write, D]; for every layer, the new tokens' own keys and values [P, N, 2D], of the first
+        `run.keep` ones, and with token shift the half of the steps' input that is shifted, [P, steps, D/2]; and the memories of
+        the layers [P, L, *shape] as the write tokens have left them, None if there are none.
         """
         x, key_values, halves, tables = x_PND, [], [], []
         first_value: torch.Tensor | None = None
@@ -172,7 +172,8 @@ class RMT(Backbone[RMTState]):
                 x, key_value, half, table = self._layer(layer, block, x, first_value, run)
             if self.value_residual and first_value is None:
                 first_value = key_value[..., self.width :]
-            key_values.append(key_value)
+            if run.keep != 0:
+                key_values.append(key_value if run.keep is None else key_value[:, : run.keep].clone())
             if half is not None:
                 halves.append(half)
             if table is not None:
@@ -360,6 +361,16 @@ class RMT(Backbone[RMTState]):
         shifted = rows.put(state.shifted, zero) if self.shift else state.shifted
         return RMTState(rows.put(state.memory, following.memory), state.age, cache, shifted)
 
+    def _emptied(
+        self, following: RMTState, begin: RMTState, ends: torch.Tensor, key_values: list[torch.Tensor]
+    ) -> RMTState:
+        """What `_enter` would make of the pieces `ends`, of which all are full, without an XL cache. begin: where they began."""
+        M = self.read_tokens
+        own = M and not begin.cache.shape[2]  # a first segment found its read tokens in the state
+        read = torch.stack([kv[ends] for kv in key_values], dim=1) if own else begin.cache[ends, :, :M]
+        shifted = read.new_zeros(len(ends), len(self.blocks), self.shift)
+        return RMTState(following.memory, following.age, F.pad(read, (0, 0, 0, self.segment)), shifted)
+
     def _truncate_gradient(self, x: torch.Tensor, segments_B: torch.Tensor) -> torch.Tensor:
         """x, without gradient in rows whose episode is a multiple of bptt_segments old."""
         if self.bptt_segments is None or not torch.is_grad_enabled():
@@ -380,7 +391,7 @@ class RMT(Backbone[RMTState]):
         # put every step into its piece
         pieces = split_at_boundaries(first_BT, state.age, self.segment)
         place = pieces.place_BT.flatten()
-        x = x_BTD.new_zeros(pieces.count * self.segment, D).index_copy(0, place, rearrange(x_BTD, "b t d -> (b t) d"))
+        x = x_BTD.new_zeros(pieces.count * self.segment, D).index_copy_(0, place, rearrange(x_BTD, "b t d -> (b t) d"))
         sizes = [group.end - group.begin for group in pieces.groups]
         x_groups = rearrange(x, "(p s) d -> p s d", p=pieces.count).split(sizes)
 
@@ -413,10 +424,13 @@ class RMT(Backbone[RMTState]):
                 opened.append(gates)
         losses = {}
         if self.write_cost:  # no cost where nothing was written
-            losses["write"] = self.write_cost * (torch.cat(opened).mean() if opened else x.new_zeros(()))
+            losses["write"] = self.write_cost * (torch.cat(opened).mean() if opened else x_BTD.new_zeros(()))
 
-        # put outputs and final states back into the order of rows and steps
-        y_BTD = torch.cat(outputs).view(-1, D).index_select(0, place).view(B, T, D)
+        # put outputs and final states back into the order of rows and steps; without gradients their parts are freed at once
+        del x, x_groups, x_PSD, arguments, y
+        y_PSD = torch.cat(outputs)
+        outputs.clear()
+        y_BTD = y_PSD.view(-1, D).index_select(0, place).view(B, T, D)
         order, states = torch.argsort(torch.cat([rows for rows, _ in ended])), [last for _, last in ended]
         if len(states) == 1:  # pieces of a group are in the order of their rows
             return y_BTD, states[0], losses
@@ -466,7 +480,10 @@ class RMT(Backbone[RMTState]):
         context, shifted = self._context(state.cache, columns), state.shifted if carried else None
         angles = self._angles(reads, slots, writes)
         tables = state.memory if self.by_layer else None
-        run = Pass(reads, n, context, mask, angles, shifted, self.training, None, tables, writes)
+        # of a full segment the read tokens stay in the state, and that only where a row ends
+        passing = not self.cache_steps and (group.all_full or not len(group.ends))
+        keep = None if not passing else reads if len(group.ends) else 0
+        run = Pass(reads, n, context, mask, angles, shifted, self.training, None, tables, writes, keep)
         outputs, key_values, halves, after = self._layers(tokens_PND, run)
         y_PSD, written = outputs.split([n, writes], dim=1)
         written = written if after is None else after
@@ -487,12 +504,14 @@ class RMT(Backbone[RMTState]):
         if self.cache_steps and group.writes_memory:
             after = self.columns.append(state, length_P, None, key_values, halves)
             ended = select_rows(after, ends) if len(ends) else None
-        elif len(ends):
+        elif len(ends) and not group.all_full:
             ended = self.columns.append(state, length_P, ends, key_values, halves)
         if not group.writes_memory:
             return None, ended, None
         # enter the next segment
         after, opened = self._next_segment(after, written)
-        if ended is not None and (rows := Rows(ended.age % self.segment == 0)):
+        if not self.cache_steps and group.all_full and len(ends):
+            ended = self._emptied(select_rows(after, ends), state, ends, key_values)
+        elif ended is not None and (rows := Rows(ended.age % self.segment == 0)):
             ended = self._enter(ended, map_state(rows.take, select_rows(after, ends)), rows)
         return after, ended, opened

@@ -58,6 +58,7 @@ class Pass:
     dropout: whether dropout applies
     weights: a list to which every layer appends its attention weights
     tables: [P, L, *shape] the memories of the layers, where they have one; writes: number of write tokens that change them
+    keep: how many of the new tokens' keys and values are needed afterwards, None = all; those of the others are freed at once
     """
 
     reads: int = 0
@@ -70,6 +71,7 @@ class Pass:
     weights: list[torch.Tensor] | None = None
     tables: torch.Tensor | None = None
     writes: int = 0
+    keep: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,11 @@ class Group:
     sources: tuple[int, int]
     ends: torch.Tensor
 
+    @property
+    def all_full(self) -> bool:
+        """Whether all pieces are known to end with their segment."""
+        return self.writes_memory and self.kind != "carried"
+
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:

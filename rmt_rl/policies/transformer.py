@@ -250,12 +250,12 @@ class Block(nn.Module):
     def residual_ffn(self, x: torch.Tensor, attended: torch.Tensor, drop: bool = False) -> torch.Tensor:
         """The residual stream after attention and feed-forward. drop: whether dropout applies; never when acting."""
         x = _join(self.attention_gate, x, self._drop(self.output(attended), drop))
-        hidden = self.up(self.forward_norm(x))
+        hidden, in_place = self.up(self.forward_norm(x)), not torch.is_grad_enabled()
         if self.glu:
             gate, hidden = hidden.chunk(2, dim=-1)
-            hidden = F.silu(gate) * hidden
+            hidden = F.silu(gate, in_place) * hidden
         else:
-            hidden = F.silu(hidden)
+            hidden = F.silu(hidden, in_place)
         return _join(self.forward_gate, x, self._drop(self.down(hidden), drop))
 
     def attend(

@@ -25,6 +25,7 @@ from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import save_yaml, to_dict
+from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import entry_of
 from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv
@@ -158,11 +159,7 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     learner_class: type[Learner] = entry_of(config.algo).load()
     initial = load_initial(config, device) if resumed is None else None
     if initial is not None:
-        # what training does with the memory belongs to the policy, too, unless the user says something else
-        memory = config.memory
-        if config.memory_given is not None and not config.algo.offline:
-            given = {name: getattr(memory, name) for name in config.memory_given}
-            memory = dataclasses.replace(memory_config(initial), **given)
+        memory = memory_beside(initial, config)
         config = validate(dataclasses.replace(config, policy=initial.config, memory=memory, memory_given=None))
     check_backend(config.policy, device)
     data = learner_class.load_data(config)
@@ -274,18 +271,26 @@ def make_video_env(
 
 
 def load_initial(config: TrainConfig, device: torch.device) -> ActorCritic | None:
-    """The policy of `init=`; raises ConfigError where its memory lasts longer or shorter than from that of this run."""
-    if config.init is None:
-        return None
-    initial = load_policy(config.init, device, "init")
-    own = memory_config(initial)
+    """The policy of `init=`, or None."""
+    return None if config.init is None else load_policy(config.init, device, "init")
+
+
+def memory_beside(initial: ActorCritic, config: TrainConfig) -> MemoryConfig:
+    """What a run that starts from a policy does with the memory: as that policy's run did, unless the user says something else.
+
+    Raises ConfigError where the memory would last longer or shorter than the policy's.
+    """
+    own, memory = memory_config(initial), config.memory
+    if config.memory_given is not None and not config.algo.offline:
+        given = {name: getattr(memory, name) for name in config.memory_given}
+        memory = own.beside(given, getattr(initial.config, "write_cost", 0.0))
     for name in ("scope", "episodes"):  # the other options of memory.* are about training
-        found, expected = getattr(config.memory, name), getattr(own, name)
+        found, expected = getattr(memory, name), getattr(own, name)
         if found != expected:
             raise ConfigError(
                 f"memory.{name}={found}: the policy of init was trained with memory.{name}={expected}; expected the same"
             )
-    return initial
+    return memory
 
 
 def make_run_policy(

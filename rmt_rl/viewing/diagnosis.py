@@ -173,8 +173,13 @@ def _over_time(
         for name in variables:
             value = now.hidden[name][running]
             row |= {f"{key} {name}": x for key, x in _distances(memory[running], value).items()}
-            if len(value) >= FEWEST and _is_fitted(t):
+            # where there is one value, any read-out is right
+            if len(value) >= FEWEST and _is_fitted(t) and bool((value != value[0]).any()):
                 size = max(len(names.get(name, ())), 1 + int(value.max()))
+                if bool((memory[running] == memory[running][:1]).all()):  # the noise alone can be fitted, too
+                    guess = float(value.bincount().max()) / len(value)
+                    row |= {f"accuracy {name}": guess, f"chance {name}": guess}
+                    continue
                 noise = torch.randn(memory[running].shape, generator=generator, dtype=memory.dtype)
                 inputs = memory[running] + NOISE * row["size"] * noise
                 inputs = torch.cat([inputs, inputs[:1]])  # `fit` predicts its last input, which is not needed here

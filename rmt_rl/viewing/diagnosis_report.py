@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import reason, write_file
 from rmt_rl.common.palette import PALETTE
@@ -60,7 +62,11 @@ def describe(found: Diagnosis) -> str:
         lines.append("  ".join(f"{cell:>8}" for cell in cells))
     lines.append("")
     for name in variables:
-        lines.append(f"{name}: {_stored(o.stored[name], o.lost[name])}")
+        measured = bool(np.isfinite(o.accuracy[name]).any())
+        found_out = (
+            _stored(o.stored[name], o.lost[name]) if measured else "not measured, it has one value or few episodes"
+        )
+        lines.append(f"{name}: {found_out}")
     lines += ["", f"rest: one observation of step {found.hold}, repeated:"]
     unit = "segment" if found.period > 1 else "step"
     for rest in found.rests:
@@ -91,7 +97,7 @@ def _stored(stored: int | None, lost: int | None) -> str:
 def _apart(rest: Rest) -> str:
     if math.isnan(rest.apart):
         return ""
-    if rest.apart < SAME:
+    if rest.apart < SAME and rest.settled is not None and rest.apart_before >= SAME:
         return "; the same place as another value: it is forgotten"
     return f"; {rest.apart:.3f} of its size from the nearest other value ({rest.apart_before:.3f} before)"
 

@@ -23,6 +23,7 @@ from rmt_rl.compare import main
 from rmt_rl.comparison import executors, store
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import parse_compare
+from rmt_rl.comparison.scores import check_tests
 from rmt_rl.comparison.store import append_cell, locked, read_cells
 from rmt_rl.comparison.worker import run_cell
 
@@ -178,6 +179,16 @@ def test_a_failed_cell_is_reported_and_the_rest_goes_on(inside, capsys):
     assert main(["out=x"]) == 1 and len(inside.started) == 2
     assert main(["out=x", "retry=true"]) == 1 and len(inside.started) == 3
     assert [row["status"] for row in read_cells(Path("x"))] == ["finished", "failed"]
+
+
+def test_a_comparison_starts_from_no_policy(inside, capsys):
+    assert main(["env=tmaze", "policy=mlp", "seeds=1", *SMALL, "init=runs/x", "out=x"]) == 2
+    assert "init=runs/x: a comparison trains new policies; leave it out" in error_of(capsys)
+
+
+def test_a_test_without_what_only_the_critic_sees_is_no_other_task():
+    critic = {"policy.critic": "separate", "policy.critic_only": "state"}
+    check_tests(rmt_rl.make_config(env="tmaze", policy="gru", **critic), {"test": {"env.distractors": True}})
 
 
 def test_a_test_with_other_observations_fails_the_cell_before_it_is_trained(inside):

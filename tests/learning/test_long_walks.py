@@ -38,7 +38,15 @@ def test_a_walk_finds_the_success_of_episodes_that_are_played_step_by_step(scrip
         policy = rmt_rl.load_policy(name)
         found = script.walk(policy, lengths, rows=16, seed=7)
         assert found == {f"{n:,}": played(policy, n, 16, 7) for n in lengths}
-    assert 0 < found["66"]
+    assert found["66"] > 0
+
+
+def test_a_policy_whose_lost_step_is_no_lost_episode_is_refused(script):
+    policy = rmt_rl.load_policy("zoo:tmaze-gru")
+    with pytest.raises(SystemExit, match="end_at_turn=false"):
+        script.walk(rmt_rl.load_policy("zoo:copy-gru"), [3], rows=4)
+    with pytest.raises(SystemExit, match="lengths from 1 on"):
+        script.walk(policy, [3, -1], rows=4)
 
 
 def test_the_cells_of_a_walk_are_those_of_the_task(script):

@@ -15,6 +15,7 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.saving import save_policy
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.viewing.diagnosis import _distances, _first, _from_which_on, _is_fitted, _spectral_radius, diagnose
+from rmt_rl.viewing.diagnosis_report import describe
 
 TASK = config.TMazeConfig(length=60, min_length=60)
 
@@ -116,6 +117,28 @@ def test_a_memory_that_keeps_everything_holds_the_cue():
     for rest in found.rests:
         assert rest.settled == 1 and rest.apart == pytest.approx(rest.apart_before) and rest.apart > 0.5
         assert rest.eigenvalue == pytest.approx(1.0, abs=1e-6)
+
+
+def blank(keep=0.8):
+    """A GRU that never sees the cue, so that its memory is the same in all episodes."""
+    policy, env = gru(keep)
+    policy.encoder.encoder.linear.weight.data.zero_()
+    return policy, env
+
+
+def test_the_noise_on_a_memory_that_says_nothing_is_not_read():
+    for seed in range(8):  # with 16 episodes a fit to the noise alone is often good
+        found = diagnose(blank()[0], make_from_config(TASK, 16), seed=seed, steps=6, repeats=3)
+        assert found.over_time.stored["cue"] is None
+        assert "it is forgotten" not in describe(found)  # it never was there
+
+
+def test_a_variable_with_one_value_is_not_measured(monkeypatch):
+    policy, env = gru(0.8)
+    monkeypatch.setattr(env, "hidden", lambda: {"cue": torch.ones(env.num_envs, dtype=torch.int64)})
+    found = diagnose(policy, env, steps=6, repeats=3)
+    assert found.over_time.stored["cue"] is None
+    assert "cue: not measured, it has one value or few episodes" in describe(found)
 
 
 def test_all_values_see_the_same_observation_while_it_is_repeated():
