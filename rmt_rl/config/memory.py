@@ -69,6 +69,8 @@ class MemoryConfig(Config):
                 f"memory.ramp_start={self.ramp_start:g}: expected at most memory.ramp_end={self.ramp_end:g};"
                 " between the two memory.carry and policy.write_cost rise"
             )
+        if self.ramp == "steps" and self.ramp_start == 1:
+            yield "memory.ramp_start=1: nothing would rise before the run ends; expected a share of the run below 1"
         if self.ramp == "success" and not self.ramp_end:
             yield "memory.ramp=success: has no effect with memory.ramp_end=0; expected a success above 0, such as 0.95"
         if self.carry and self.scope == "run":

@@ -153,6 +153,10 @@ REPLACED = {"policy.memory_update": "replace"}
             {"policy": "lstm", "memory.carry": 0.5, "memory.ramp": "success"},
             "memory.ramp=success: has no effect with memory.ramp_end=0",
         ),
+        (
+            {"policy": "lstm", "memory.carry": 0.5, "memory.ramp_start": 1, "memory.ramp_end": 1},
+            "memory.ramp_start=1: nothing would rise",
+        ),
         ({"policy": "lstm", "memory.ramp_end": 0.5}, "memory.ramp_end=0.5: has no effect, because nothing rises"),
         (
             {**REPLACED, "policy.write_cost": 0.1},
