@@ -119,9 +119,9 @@ def test_a_memory_that_keeps_everything_holds_the_cue():
         assert rest.eigenvalue == pytest.approx(1.0, abs=1e-6)
 
 
-def blank(keep=0.8):
+def blank():
     """A GRU that never sees the cue, so that its memory is the same in all episodes."""
-    policy, env = gru(keep)
+    policy, env = gru(0.8)
     policy.encoder.encoder.linear.weight.data.zero_()
     return policy, env
 
