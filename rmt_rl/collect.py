@@ -43,7 +43,7 @@ def command(argv: list[str]) -> int:
     from rmt_rl.common.device import choose_device
     from rmt_rl.envs.base import close_env
     from rmt_rl.envs.registry import make_from_config
-    from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task
+    from rmt_rl.policies.saving import env_config, load_policy, make_task
     from rmt_rl.rollouts import episodes
 
     configure_process(options.threads)
@@ -60,7 +60,6 @@ def command(argv: list[str]) -> int:
         trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))
         task = resolve_env(trained, options.env, options.env_overrides)
         env = make_task(policy, task, rows, device)
-        check_fits(policy, env, task)
         actor = episodes.policy_actor(policy, env, options.seed, options.deterministic)
         recorded = make_from_config(task, 1, device)
         if env.single_observation_space != recorded.single_observation_space:

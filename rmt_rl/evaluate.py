@@ -40,19 +40,19 @@ def evaluate(
 
         rmt_rl.evaluate("runs/tmaze-rmt-ppo-s0", episodes=100, **{"env.length": 10_000})
 
-    policy: a policy, or the folder of one, or zoo:<name>. env: None = the task that it was trained on; or a name, a dataclass of
-    rmt_rl.config, an environment, or a class or function that makes one. num_envs: episodes played at the same time. device: None
-    = where the policy is, the CPU for a folder. episode_steps: steps after which an episode is cut; None = 5,000 where it may
-    never end. trust: the files of the policy may name a module to import. metrics: numbers in the last infos of episodes to
-    average, such as "distance,collisions". episodes: at most; fewer where the task has only a few different ones
-    (`distinct_episodes`) and a deterministic policy has played them all: the score is exact then. given: options of the task,
-    such as "env.length".
+    policy: a policy, or the folder of one, or zoo:<name>. env: None = the task that it was trained on; or a name, a dictionary of
+    its options, a dataclass of rmt_rl.config, an environment, or a class or function that makes one. num_envs: episodes played at
+    the same time. device: None = where the policy is, the CPU for a folder. episode_steps: steps after which an episode is cut;
+    None = 5,000 where it may never end. trust: the files of the policy may name a module to import. metrics: numbers in the last
+    infos of episodes to average, such as "distance,collisions". episodes: at most; fewer where the task has only a few different
+    ones (`distinct_episodes`) and a deterministic policy has played them all: the score is exact then. given: options of the
+    task, such as "env.length".
     Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.fields import options, read
     from rmt_rl.envs.objects import close_unless_borrowed
     from rmt_rl.policies.actor_critic import ActorCritic
-    from rmt_rl.policies.saving import check_fits, chosen_task, load_policy, make_task
+    from rmt_rl.policies.saving import chosen_task, load_policy, make_task
     from rmt_rl.rollouts.episodes import evaluate as play
 
     arguments = {"episodes": episodes, "seed": seed, "num_envs": num_envs, "deterministic": deterministic}
@@ -67,7 +67,6 @@ def evaluate(
     task = chosen_task(policy, env, given)
     batch = make_task(policy, task, min(num_envs, episodes), device or policy.device, target_return)
     try:
-        check_fits(policy, batch, task)
         how: dict[str, Any] = {"metrics": metric_names(metrics), "count": deterministic}
         return play(policy, batch, episodes, seed, deterministic, episode_steps, **how)
     finally:
@@ -91,7 +90,7 @@ def command(argv: list[str]) -> int:
     options = parse_evaluate(argv)
     from rmt_rl.common.device import choose_device
     from rmt_rl.envs.base import close_env
-    from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task, policy_folder
+    from rmt_rl.policies.saving import env_config, load_policy, make_task, policy_folder
     from rmt_rl.policies.zoo import in_zoo
     from rmt_rl.rollouts.episodes import evaluate as play
     from rmt_rl.rollouts.statistics import format_score
@@ -103,7 +102,6 @@ def command(argv: list[str]) -> int:
     trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))
     task = resolve_env(trained, options.env, options.env_overrides)
     env = make_task(policy, task, options.num_envs, device, options.target_return)
-    check_fits(policy, env, task)
     begin, cpu = time.monotonic(), time.process_time()
     print(env.task or f"task: {task}", flush=True)
     try:

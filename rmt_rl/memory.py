@@ -32,7 +32,7 @@ def command(argv: list[str]) -> int:
         print(help_text(MemoryReportConfig, argv))
         return 0
     options = parse_memory(argv)
-    from rmt_rl.policies.saving import check_fits, env_config, load_policy, make_task, policy_folder
+    from rmt_rl.policies.saving import env_config, load_policy, make_task, policy_folder
     from rmt_rl.viewing.diagnosis import diagnose
     from rmt_rl.viewing.diagnosis_report import describe, write_report
 
@@ -46,7 +46,6 @@ def command(argv: list[str]) -> int:
     trained = None if options.env else env_config(policy, typed=gives_id(options.env_overrides))
     task = resolve_env(trained, options.env, options.env_overrides)
     env = make_task(policy, task, options.episodes, target_return=options.target_return)
-    check_fits(policy, env, task)
     print(env.task or f"task: {task}", flush=True)
     last = time.monotonic()
 

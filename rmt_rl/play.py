@@ -142,7 +142,7 @@ def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, 
     """
     from rmt_rl.envs.base import close_env
     from rmt_rl.envs.drawing import numbers
-    from rmt_rl.policies.saving import check_fits, make_task
+    from rmt_rl.policies.saving import make_task
     from rmt_rl.viewing.episode import record_episode
     from rmt_rl.viewing.film import action_text, with_pixels
     from rmt_rl.viewing.frames import Frames
@@ -151,7 +151,6 @@ def write_page(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, 
 
     shown = with_pixels(task)
     env = make_task(policy, shown, target_return=options.target_return)
-    check_fits(policy, env, task)
     frames, last_report = Frames(env), time.monotonic()
 
     def report(done: str, steps: int) -> None:
@@ -207,8 +206,9 @@ def play(
 
         rmt_rl.play("runs/tmaze-rmt-ppo-s0", out="episode.html", **{"env.length": 20})
 
-    policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dataclass of rmt_rl.config,
-    or a class or function that makes one. The other arguments are the options of `python -m rmt_rl.play`.
+    policy: a policy, or the folder of one. env: None = the task that it was trained on; or a name, a dictionary of its options,
+    a dataclass of rmt_rl.config, or a class or function that makes one. given: options of the task, such as "env.length". The
+    other arguments are the options of `python -m rmt_rl.play`.
     Raises ConfigError where an argument is not allowed, or where the policy cannot act in the environment.
     """
     from rmt_rl.config.resolve import validate
@@ -246,13 +246,12 @@ def play(
 def _draw_policy(policy: ActorCritic, task: Any, options: PlayConfig, path: Path, command: str = "") -> int:
     """Draw episodes of a policy into `path`; returns the number of frames or steps."""
     from rmt_rl.envs.base import close_env
-    from rmt_rl.policies.saving import check_fits, make_task
+    from rmt_rl.policies.saving import make_task
     from rmt_rl.viewing.film import policy_player, with_pixels
 
     if path.suffix == ".html":
         return write_page(policy, task, options, path, command)
     env = make_task(policy, with_pixels(task), target_return=options.target_return)
-    check_fits(policy, env, task)
     drawn = record(env, policy_player(policy, options.seed, options.deterministic), options, path)
     close_env(env)
     return drawn

@@ -17,7 +17,7 @@ from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import close_unless_borrowed
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.saving import check_fits, make_task
+from rmt_rl.policies.saving import make_task
 from rmt_rl.policies.spaces import to_json as to_json_space
 from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.rollouts.statistics import Distinct, Score
@@ -39,7 +39,11 @@ def check_tests(config: TrainConfig, tests: Mapping[str, Mapping[str, Any]]) -> 
         return
     own = _spaces(config.env)
     for name, changes in changed.items():
-        if _spaces(change(config.env, "env", changes)) != own:
+        try:
+            spaces = _spaces(change(config.env, "env", changes))
+        except ConfigError as error:
+            raise ConfigError(f"test {name}: {error}") from error
+        if spaces != own:
             raise ConfigError(
                 f"test {name}: its observations or actions differ from those of the task that the policy learns; expected"
                 " options that leave both as they are"
@@ -77,7 +81,6 @@ def _play(
 ) -> tuple[Score, TorchVectorEnv]:
     made = make_task(policy, env, rows, device)
     try:
-        check_fits(policy, made, env)
         how: dict[str, Any] = {"episode_steps": config.episode_steps, "count": True}
         return evaluate(policy, made, episodes, config.seed, **how), made
     finally:

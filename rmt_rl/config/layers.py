@@ -59,6 +59,14 @@ def flatten(given: Mapping[str, Any], usual: Mapping[str, str]) -> Layer:
     return layer
 
 
+def combined(options: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their full names from two places; raises ConfigError where one is in both."""
+    layer = Layer({}, {}, dict(options))
+    for key, value in others.items():
+        layer.add(key, value)
+    return layer.values
+
+
 def memory_typed(layers: list[Layer], saved: bool) -> set[str]:
     """The options of memory that were typed. saved: the file has all of them; then those that are not the defaults."""
     in_file = {key: value for key, value in layers[0].values.items() if key.startswith("memory.")}

@@ -11,6 +11,9 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.fields import Config, option, options, show
 from rmt_rl.config.registry import builtin
 
+#: The options of MemoryConfig that say when carry and the cost of writing rise.
+RAMP = ("ramp", "ramp_start", "ramp_end")
+
 
 @builtin("memory", "memory", "")
 @dataclass(frozen=True)
@@ -53,14 +56,9 @@ class MemoryConfig(Config):
         A ramp that the given options contradict is left out, as it is of a recipe.
         """
         taken = dataclasses.replace(self, **given)
-        bounds: dict[str, Any] = {"ramp": "steps", "ramp_start": 0.0, "ramp_end": 0.0}
-        if taken.ramp != self.ramp or not (taken.carry or costs) or given.get("ramp_end") == 0:
-            return dataclasses.replace(taken, **{name: x for name, x in bounds.items() if name not in given})
-        if "ramp_end" in given and "ramp_start" not in given:
-            return dataclasses.replace(taken, ramp_start=min(taken.ramp_start, taken.ramp_end))
-        if "ramp_start" in given and "ramp_end" not in given:
-            return dataclasses.replace(taken, ramp_end=max(taken.ramp_start, taken.ramp_end))
-        return taken
+        usual = {name: getattr(MemoryConfig, name) for name in RAMP if name not in given}
+        own = {name: getattr(self, name) for name in RAMP}
+        return dataclasses.replace(taken, **usual | ramp_beside(own, given, bool(taken.carry or costs)))
 
     def problems_together(self) -> Iterator[str]:
         """What does not fit together; beside `init`, only once the options of its policy are known."""
@@ -77,6 +75,22 @@ class MemoryConfig(Config):
             yield f"memory.carry={self.carry:g}: has no effect with memory.scope=run, which never resets the memory; leave it out"
         if self.scope == "episode" and self.episodes != MemoryConfig.episodes:
             yield f"memory.episodes={self.episodes}: has no effect with memory.scope=episode; expected trial or run"
+
+
+def ramp_beside(ramp: Mapping[str, Any], given: Mapping[str, Any], rises: bool) -> dict[str, Any]:
+    """What still holds of a ramp, of a recipe or of a policy that training starts from, beside the `given` options.
+
+    Both by names in MemoryConfig. rises: whether there is anything to rise. If one bound is given, the other follows it.
+    """
+    other = "ramp" in given and given["ramp"] != ramp.get("ramp", given["ramp"])
+    if other or given.get("ramp_end") == 0 or not rises:
+        return {}
+    kept = {name: value for name, value in ramp.items() if name not in given}
+    if "ramp_end" in given and "ramp_start" in kept:
+        kept["ramp_start"] = min(kept["ramp_start"], given["ramp_end"])
+    if "ramp_start" in given and "ramp_end" in kept:
+        kept["ramp_end"] = max(kept["ramp_end"], given["ramp_start"])
+    return kept
 
 
 def check_memory_given(names: Any) -> None:

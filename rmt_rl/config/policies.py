@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.fields import nearest_divisor, option, show
-from rmt_rl.config.memory import MemoryConfig
+from rmt_rl.config.memory import RAMP, MemoryConfig, ramp_beside
 from rmt_rl.config.registry import builtin
 
 
@@ -171,16 +171,12 @@ class RMTConfig(TransformerConfig):
         if not gated or memory.scope != "episode":
             return {}
         taken = super().of_recipe(recipe, memory, given)
-        costs = taken.get("policy.write_cost", self.write_cost) or taken.get("memory.carry", memory.carry)
-        at_once = "memory.ramp_end" in given and not memory.ramp_end
-        other = "memory.ramp" in given and memory.ramp != recipe.get("memory.ramp", memory.ramp)
-        if other or at_once or not costs:
-            return {name: value for name, value in taken.items() if not name.startswith("memory.ramp")}
-        if "memory.ramp_end" in given and "memory.ramp_start" in taken:
-            taken["memory.ramp_start"] = min(taken["memory.ramp_start"], memory.ramp_end)
-        if "memory.ramp_start" in given and "memory.ramp_end" in taken:
-            taken["memory.ramp_end"] = max(taken["memory.ramp_end"], memory.ramp_start)
-        return taken
+        rises = taken.get("policy.write_cost", self.write_cost) or taken.get("memory.carry", memory.carry)
+        ramp = {name: recipe[f"memory.{name}"] for name in RAMP if f"memory.{name}" in recipe}
+        own = {name: getattr(memory, name) for name in RAMP if f"memory.{name}" in given}
+        kept = ramp_beside(ramp, own, bool(rises))
+        without = {name: value for name, value in taken.items() if name.partition(".")[2] not in RAMP}
+        return without | {f"memory.{name}": value for name, value in kept.items()}
 
     def fitted(self, recommended: Collection[str]) -> RMTConfig:
         unfit = [] if self._has_tokens() else [name for name in OF_TOKENS if name in recommended]

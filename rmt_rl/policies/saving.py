@@ -29,12 +29,13 @@ from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import LARGEST_RETURN, options, read, show
+from rmt_rl.config.layers import combined
 from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import change
 from rmt_rl.config.trust import Source, check_trusted, run_folder
 from rmt_rl.envs.base import TorchVectorEnv
-from rmt_rl.envs.objects import as_env_config, is_vector_env
+from rmt_rl.envs.objects import as_env_config, close_unless_borrowed, is_vector_env
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.budget import fit_width
@@ -226,7 +227,7 @@ def make_task(
 
     env: None = the task that it was trained on; or the name of another one, a dictionary of its options, a dataclass of
     rmt_rl.config, an environment, which keeps its rows, or a class or function that makes one. device: None = the policy's.
-    target_return: None = the one it was saved with.
+    target_return: None = the one it was saved with. Raises ConfigError where the policy cannot act in it.
     """
     if not isinstance(policy, ActorCritic):
         raise ConfigError(f"policy={show(policy)}: expected a policy, as rmt_rl.load_policy(...) returns it")
@@ -235,9 +236,15 @@ def make_task(
     task = chosen_task(policy, env, {})
     if env is not None:
         check_trusted(task, policy.spec.source, typed=True)
-    return make_from_config(
+    made = make_from_config(
         task, rows, device or policy.device, memory_config(policy), evaluation=True, returns=returns
     )
+    try:
+        check_fits(policy, made, task)
+    except ConfigError:
+        close_unless_borrowed(task, made)
+        raise
+    return made
 
 
 def chosen_task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
@@ -248,7 +255,7 @@ def chosen_task(policy: ActorCritic, env: Any, given: dict[str, Any]) -> Any:
     if env is None:
         task: Any = env_config(policy, typed="env.id" in given)
     elif isinstance(env, Mapping):
-        given = {f"env.{name}": value for name, value in env.items() if name != "name"} | given
+        given = combined({f"env.{name}": value for name, value in env.items() if name != "name"}, given)
         saved = "name" not in env
         task = env_config(policy, typed="env.id" in given) if saved else choose("env", env["name"]).config()
     else:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs, leaves, map_obs, rebuild, select_rows
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
@@ -116,7 +117,8 @@ def diagnose(
 ) -> Diagnosis | None:
     """The diagnosis from one episode of each row of `env`; None where the policy remembers nothing.
 
-    For the arguments see `MemoryReportConfig`. on_step: is called with the number of steps that were played.
+    For the arguments see `MemoryReportConfig`. on_step: is called with the number of steps that were played. Raises ConfigError
+    where no episode has the step `hold`.
     """
     start = memory_parts(policy, policy.initial_state(env.num_envs).memory)
     if not start:
@@ -124,7 +126,12 @@ def diagnose(
     part = next(iter(start))
     over_time, distinct = _over_time(policy, env, part, start[part], (seed, deterministic, steps), on_step)
     shortest = int((over_time.running == env.num_envs).sum())
-    hold = shortest // 2 if hold is None else min(hold, len(over_time.running) - 1)
+    longest = len(over_time.running)
+    if hold is not None and hold >= longest:
+        raise ConfigError(
+            f"hold={hold}: no episode has this step; expected 0 to {longest - 1}, the last one of the longest"
+        )
+    hold = shortest // 2 if hold is None else hold
     *_, now = moments(policy, env, seed, deterministic, hold + 1)
     variable, labels, rows = _one_of_each(env, now)
     period = policy.backbone.segment if isinstance(policy.backbone, RMT) else 1
@@ -139,7 +146,7 @@ def diagnose(
         period,
         env.num_envs,
         distinct,
-        (shortest, len(over_time.running)),
+        (shortest, longest),
         over_time,
         hold,
         variable,

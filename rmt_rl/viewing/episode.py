@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.state import Obs, leaves
+from rmt_rl.config.fields import show
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState, parts_of
@@ -122,7 +124,7 @@ def record_episode(
         on_step(obs)
         episode.observations.append(describe[0](obs))
         episode.words.append(env_words(env))
-        episode.hidden.append({name: int(value[0]) for name, value in env.hidden().items()})
+        episode.hidden.append({name: int(value[0]) for name, value in hidden_of(env).items()})
         episode.shown.append({name: bool(value[0]) for name, value in env.shown().items()})
         action, state = _think(policy, env, obs, state, first, episode, (deterministic, generator))
         episode.actions.append(describe[1](action))
@@ -136,6 +138,20 @@ def record_episode(
             episode.success = bool(info["success"][0]) if "success" in info else None
             break
     return episode
+
+
+def hidden_of(env: TorchVectorEnv) -> dict[str, torch.Tensor]:
+    """[B] by name, what the task hides; raises ConfigError where a task from outside returns other things than whole numbers."""
+    hidden = env.hidden()
+    for name, value in hidden.items():
+        whole = not (value.is_floating_point() or value.is_complex())
+        if value.shape != (env.num_envs,) or not whole or bool((value < 0).any()):
+            negative = ", with negative numbers" if whole and bool((value < 0).any()) else ""
+            raise ConfigError(
+                f"{type(env).__name__}.hidden: {show(name)} has shape {list(value.shape)} and type {value.dtype}{negative};"
+                f" expected {env.num_envs} whole numbers from 0 on, the number of a value for every row"
+            )
+    return hidden
 
 
 def env_words(env: TorchVectorEnv) -> str:

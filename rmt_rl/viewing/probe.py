@@ -20,7 +20,7 @@ from rmt_rl.common import rng
 from rmt_rl.envs.base import Obs, TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.rollouts.episodes import first_episodes
-from rmt_rl.viewing.episode import Episode, memory_parts
+from rmt_rl.viewing.episode import Episode, hidden_of, memory_parts
 
 #: Penalty of the ridge regression, in units of the mean squared length of the inputs.
 RIDGE = 0.1
@@ -135,7 +135,7 @@ def moments(policy: ActorCritic, env: TorchVectorEnv, seed: int, deterministic: 
 
     def act(obs: Obs, first: torch.Tensor) -> torch.Tensor:
         nonlocal state, before
-        before = state, env.hidden()  # of the observation, before the step
+        before = state, hidden_of(env)  # of the observation, before the step
         action, state = policy.act(obs, state, first, deterministic, generator)
         return action
 

@@ -191,6 +191,12 @@ def test_a_test_without_what_only_the_critic_sees_is_no_other_task():
     check_tests(rmt_rl.make_config(env="tmaze", policy="gru", **critic), {"test": {"env.distractors": True}})
 
 
+def test_a_test_that_cannot_be_made_is_named():
+    options = rmt_rl.make_config(env="gym", policy="gru", **{"env.id": "CartPole-v1"})
+    with pytest.raises(ConfigError, match=r"test odd: .*Nowhere-v0"):
+        check_tests(options, {"odd": {"env.id": "Nowhere-v0"}})
+
+
 def test_a_test_with_other_observations_fails_the_cell_before_it_is_trained(inside):
     assert main(["env=tmaze", "policy=mlp", "seeds=1", *SMALL, "test.env.distractors=true", "out=x"]) == 1
     (row,) = read_cells(Path("x"))

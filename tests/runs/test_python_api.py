@@ -121,6 +121,18 @@ def test_a_policy_acts_in_an_environment_that_is_given_to_make_task(policy):
         assert policy.act(obs, policy.initial_state(2), torch.ones(2, dtype=torch.bool))[0].shape == (2,)
 
 
+def test_make_task_refuses_an_environment_that_the_policy_does_not_fit(policy):
+    with pytest.raises(
+        ConfigError, match=r"env=tmaze: its observation space differs from the one that the policy was trained"
+    ):
+        rmt_rl.make_task(policy, {"name": "tmaze", "distractors": True})
+
+
+def test_an_option_that_is_given_in_two_places_is_refused(policy):
+    with pytest.raises(ConfigError, match=r"env.length=9: is given twice, env.length=5 before"):
+        rmt_rl.evaluate(policy, {"name": "tmaze", "length": 5}, 4, **{"env.length": 9})
+
+
 @pytest.mark.parametrize(
     "rows, env, message",
     [

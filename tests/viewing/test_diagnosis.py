@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rmt_rl import config
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.memory import main
 from rmt_rl.policies.actor_critic import ActorCritic
@@ -147,10 +148,33 @@ def test_all_values_see_the_same_observation_while_it_is_repeated():
     assert max(rest.apart for rest in found.rests) < 1e-4
 
 
+def test_a_step_that_no_episode_has_is_not_held():
+    with pytest.raises(
+        ConfigError, match=r"hold=10: no episode has this step; expected 0 to 9, the last one of the longest"
+    ):
+        diagnose(*gru(0.8), repeats=5, steps=10, hold=10)
+
+
+@pytest.mark.parametrize(
+    "value, found",
+    [
+        (torch.tensor([-1, 1]), "and type torch.int64, with negative numbers"),
+        (torch.tensor([0.5, 1.0]), "and type torch.float32;"),
+        (torch.tensor([[0], [1]]), r"shape \[32, 1\]"),
+    ],
+)
+def test_hidden_values_that_are_no_numbers_of_values_are_refused(monkeypatch, value, found):
+    policy, env = gru(0.8)
+    monkeypatch.setattr(env, "hidden", lambda: {"cue": value.repeat(env.num_envs // 2, *[1] * (value.ndim - 1))})
+    with pytest.raises(
+        ConfigError, match=rf"hidden: cue has .*{found}.* expected {env.num_envs} whole numbers from 0 on"
+    ):
+        diagnose(policy, env, steps=6, repeats=3)
+
+
 @pytest.mark.slow
 def test_the_observation_of_another_step_is_held():
     assert diagnose(*gru(0.8), repeats=5, hold=3).hold == 3
-    assert diagnose(*gru(0.8), repeats=5, steps=10, hold=99).hold == 9
     # one cue opens one gate and closes the other, which then loses nothing
     assert diagnose(*gru(0.8), repeats=5, hold=0).rests[0].eigenvalue == pytest.approx(1.0, abs=1e-6)
 
