@@ -88,6 +88,14 @@ POLICIES = {
     "deltanet, no decay": ["policy=deltanet", "policy.decay=false", "policy.hard_gates=true"],
     "mlstm": ["policy=mlstm"],
     "ffm": ["policy=ffm"],
+    "rwkv4": ["policy=rwkv4"],
+    "rwkv7": ["policy=rwkv7"],
+    "trxl": ["policy=trxl"],
+    "reformer": ["policy=reformer"],
+    "routing": ["policy=routing"],
+    "hierarchical": ["policy=hierarchical"],
+    "rmt, associative memory": ["policy.memory_kind=associative"],
+    "rmt, slots": ["policy.memory_kind=slots"],
 }
 
 
