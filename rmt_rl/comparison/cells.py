@@ -21,6 +21,8 @@ from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import Option, groups, options, show
 from rmt_rl.config.files import typed
+from rmt_rl.config.memory import RAMP
+from rmt_rl.config.policies import MLPConfig
 from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import change, find_option, unknown_option, validate
 
@@ -28,6 +30,8 @@ from rmt_rl.config.resolve import change, find_option, unknown_option, validate
 LONGEST_KEY = 120
 #: Evaluations during the training of a cell, unless evaluate_every= is given.
 EVALUATIONS = 20
+#: Options of a memory that outlives an episode; a policy without memory has none to keep.
+OF_CARRIED = {f"memory.{name}" for name in ("carry", *RAMP)}
 #: The test of a policy on the task as it was trained on.
 TRAINING = "training"
 
@@ -147,6 +151,9 @@ def classes_of(task: str, policy: str, algo: str) -> dict[str, type]:
 
 
 def applies(key: str, classes: Mapping[str, type]) -> bool:
+    """Whether a cell with these dataclasses has the option, and something that it changes."""
+    if key in OF_CARRIED and issubclass(classes["policy"], MLPConfig):
+        return False
     return key == "algo" or find_option(key, options(TrainConfig), classes) is not None
 
 
@@ -188,11 +195,17 @@ def notes(matrix: Matrix) -> list[str]:
         names = {"env": matrix.tasks, "policy": matrix.policies}.get(group, ())
         if without := [name for name in names if not find_option(key, {}, {group: choose(group, name).config})]:
             found.append(f"{text}: does not apply to {', '.join(without)}, which {_have(without)} no such option")
+        if key in OF_CARRIED and (without := [name for name in matrix.policies if _forgets(name)]):
+            found.append(f"{text}: does not apply to {', '.join(without)}, which {_have(without)} no memory")
     for key in matrix.tests:
         without = [task for task in matrix.tasks if not find_option(key, {}, {"env": choose("env", task).config})]
         if without:
             found.append(f"test.{key}: does not apply to {', '.join(without)}, which {_have(without)} no such option")
     return found
+
+
+def _forgets(policy: str) -> bool:
+    return issubclass(choose("policy", policy).config, MLPConfig)
 
 
 def _have(names: list[str]) -> str:

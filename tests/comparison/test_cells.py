@@ -155,6 +155,21 @@ def test_options_that_do_not_apply_everywhere_are_named():
     ]
 
 
+def test_a_policy_without_memory_carries_none_over():
+    matrix = matrix_of("env=tmaze", "policy=gru,mlp", "seeds=1", "memory.carry=0,0.5", "memory.ramp_end=0.9")
+    found = [
+        (cell.policy, cell.config.memory.carry, cell.config.memory.ramp_end)
+        for cell in expand(
+            matrix_of("env=tmaze", "policy=gru,mlp", "seeds=1", "memory.carry=0.5", "memory.ramp_end=0.9")
+        )
+    ]
+    assert found == [("gru", 0.5, 0.9), ("mlp", 0.0, 0.0)]
+    assert notes(matrix) == [
+        "memory.carry=0.0,0.5: does not apply to mlp, which has no memory",
+        "memory.ramp_end=0.9: does not apply to mlp, which has no memory",
+    ]
+
+
 MISTAKES = {
     ("policy=rmt",): "env: missing",
     ("env=tmaze",): "policy: missing",
