@@ -145,6 +145,7 @@ def test_a_given_part_of_the_ramp_takes_the_rest_with_it() -> None:
     assert ramp("memory.ramp_end=0.5") == ("success", 0.5, 0.5) and ramp("memory.ramp_end=0") == ("steps", 0, 0)
     assert ramp("memory.ramp_start=0.99") == ("success", 0.99, 0.99)
     assert ramp("memory.ramp=success") == ("success", 0.8, 0.95)
+    assert ramp("memory.ramp=best_success") == ("best_success", 0.8, 0.95)
     assert ramp("memory.ramp=steps", "memory.ramp_end=0.5") == ("steps", 0, 0.5)
     assert ramp("memory.carry=0", "policy.write_cost=0") == ("steps", 0, 0)
     assert ramp("memory.carry=0") == ("success", 0.8, 0.95)

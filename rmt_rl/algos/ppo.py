@@ -304,14 +304,15 @@ class PPOLearner(PPO, Learner):
         """The factor of `memory.carry` and of the backbone's `ramped_losses`."""
         latest = self.stats.means()
         unknown = latest["success"] is None and latest["length"] is not None
-        if self.memory.ramp == "success" and unknown and not self._noted:
+        if self.memory.ramp != "steps" and unknown and not self._noted:
             self._noted = True
             print(
-                f"memory.ramp=success: env={self.task} reports no success, so memory.carry and policy.write_cost stay 0;"
-                " memory.ramp=steps memory.ramp_end=0.5 lets them rise in the first half of the run",
+                f"memory.ramp={self.memory.ramp}: env={self.task} reports no success, so memory.carry and"
+                " policy.write_cost stay 0; memory.ramp=steps memory.ramp_end=0.5 lets them rise in the first half of the run",
                 flush=True,
             )
-        return self.memory.risen(progress, latest["success"])
+        best = self.memory.ramp == "best_success"
+        return self.memory.risen(progress, self.stats.best_success if best else latest["success"])
 
     def statistics(self) -> dict[str, float | None]:
         """Success, return, length and metrics of the latest episodes."""

@@ -35,14 +35,18 @@ class MemoryConfig(Config):
     )
     ramp: str = option(
         "steps",
-        "what lets carry and policy.write_cost rise: steps of the run, or success in training",
-        choices=("steps", "success"),
+        "what lets carry and policy.write_cost rise: steps of the run, success in training, or the best success so far,"
+        " after which they never fall again",
+        choices=("steps", "success", "best_success"),
     )
     ramp_start: float = option(0.0, "where they begin to rise, as a share of the run or as success", low=0, high=1)
     ramp_end: float = option(0.0, "where they have their full value; 0 = from the first step", low=0, high=1)
 
     def risen(self, progress: float, success: float | None) -> float:
-        """The factor (0..1) of `carry` and of the cost of writing, at `progress` of the run and `success` (both 0..1)."""
+        """The factor (0..1) of `carry` and of the cost of writing, at `progress` of the run and `success` (both 0..1).
+
+        success: of the latest episodes, or the best so far with ramp=best_success.
+        """
         reached = progress if self.ramp == "steps" else success or 0.0
         if reached >= self.ramp_end:
             return 1.0
@@ -69,8 +73,10 @@ class MemoryConfig(Config):
             )
         if self.ramp == "steps" and self.ramp_start == 1:
             yield "memory.ramp_start=1: nothing would rise before the run ends; expected a share of the run below 1"
-        if self.ramp == "success" and not self.ramp_end:
-            yield "memory.ramp=success: has no effect with memory.ramp_end=0; expected a success above 0, such as 0.95"
+        if self.ramp != "steps" and not self.ramp_end:
+            yield (
+                f"memory.ramp={self.ramp}: has no effect with memory.ramp_end=0; expected a success above 0, such as 0.95"
+            )
         if self.carry and self.scope == "run":
             yield f"memory.carry={self.carry:g}: has no effect with memory.scope=run, which never resets the memory; leave it out"
         if self.scope == "episode" and self.episodes != MemoryConfig.episodes:
@@ -82,8 +88,9 @@ def ramp_beside(ramp: Mapping[str, Any], given: Mapping[str, Any], rises: bool) 
 
     Both by names in MemoryConfig. rises: whether there is anything to rise. If one bound is given, the other follows it.
     """
-    other = "ramp" in given and given["ramp"] != ramp.get("ramp", given["ramp"])
-    if other or given.get("ramp_end") == 0 or not rises:
+    kinds = {given.get("ramp"), ramp.get("ramp", given.get("ramp"))}
+    steps_and_success = "ramp" in given and "steps" in kinds and len(kinds) > 1  # their bounds mean different things
+    if steps_and_success or given.get("ramp_end") == 0 or not rises:
         return {}
     kept = {name: value for name, value in ramp.items() if name not in given}
     if "ramp_end" in given and "ramp_start" in kept:

@@ -78,6 +78,8 @@ class EpisodeStats:
         self._window, self._metrics = SHARE * steps, tuple(metrics)
         #: success, return, length, and the metrics of every episode
         self._episodes: deque[tuple[float, ...]] = deque(maxlen=MOST)
+        #: the highest success, as in `means`, so far; 0 before any is reported
+        self.best_success = 0.0
 
     def add(self, episodes: Episodes) -> None:
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
@@ -87,6 +89,8 @@ class EpisodeStats:
         self._episodes.clear()
         self._episodes.extend((own, *others) for own, (_, *others) in zip(success, latest, strict=True))
         self._forget()
+        if len(self._episodes) >= FEWEST:
+            self.best_success = max(self.best_success, self.means()["success"] or 0.0)
 
     def _forget(self) -> None:
         """Remove the oldest episodes, as long as the others fill the window."""
@@ -95,7 +99,8 @@ class EpisodeStats:
             steps -= self._episodes.popleft()[2]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"episodes": torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3 + len(self._metrics))}
+        episodes = torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3 + len(self._metrics))
+        return {"episodes": episodes, "best_success": self.best_success}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         episodes, columns = state["episodes"], 3 + len(self._metrics)
@@ -105,6 +110,10 @@ class EpisodeStats:
             raise ValueError("episodes has returns or lengths that are not finite")
         if bool(episodes[:, 3:].isinf().any()):
             raise ValueError("episodes has metrics that are infinite")
+        best = state.get("best_success", 0.0)  # no option of earlier versions depends on it
+        if not (isinstance(best, float) and 0 <= best <= 1):
+            raise ValueError(f"best_success={best!r}; expected a number from 0 to 1")
+        self.best_success = best
         self._episodes.clear()
         self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
         self._forget()  # the end of the run may have moved, and earlier versions kept more episodes

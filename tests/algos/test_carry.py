@@ -112,6 +112,17 @@ def test_the_cost_of_writing_and_carrying_rise_with_the_success_of_the_latest_ep
         assert (learner.update(rollout, 0.5)["auxiliary/write"] > 0) == kept
 
 
+def test_with_the_best_success_nothing_falls_again():
+    memory = config.MemoryConfig(carry=1.0, ramp="best_success", ramp_start=0.5, ramp_end=0.75)
+    learner = learner_of(run_of(memory=memory))
+    risen = [learner.risen(0.0)]
+    for success in (0.4, 0.6, 0.0, 1.0, 0.0):
+        ended = torch.full((20,), success, dtype=torch.float64)
+        learner.stats.add(Episodes(ended, torch.full((20,), 10**5), ended))  # they fill the window
+        risen.append(learner.risen(0.0))
+    assert risen == pytest.approx([0.0, 0.0, 0.4, 0.4, 1.0, 1.0])
+
+
 def test_a_ramp_by_success_stays_at_zero_where_no_success_is_reported_and_says_so_once(capsys):
     learner = learner_of(run_of(memory=config.MemoryConfig(carry=1.0, ramp="success", ramp_end=0.75)))
     learner.collect(0.0)
@@ -123,7 +134,10 @@ def test_a_ramp_by_success_stays_at_zero_where_no_success_is_reported_and_says_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option, value", [("carry", 0.9), ("ramp_end", 1.0), ("ramp_start", 0.5), ("ramp", "success")])
+@pytest.mark.parametrize(
+    "option, value",
+    [("carry", 0.9), ("ramp_end", 1.0), ("ramp_start", 0.5), ("ramp", "success"), ("ramp", "best_success")],
+)
 def test_every_option_of_carrying_changes_a_run(option, value):
     usual = {"carry": 0.5, "ramp_end": 0.6}
     weights = []
@@ -152,6 +166,10 @@ REPLACED = {"policy.memory_update": "replace"}
         (
             {"policy": "lstm", "memory.carry": 0.5, "memory.ramp": "success"},
             "memory.ramp=success: has no effect with memory.ramp_end=0",
+        ),
+        (
+            {"policy": "lstm", "memory.carry": 0.5, "memory.ramp": "best_success"},
+            "memory.ramp=best_success: has no effect with memory.ramp_end=0",
         ),
         (
             {"policy": "lstm", "memory.carry": 0.5, "memory.ramp_start": 1, "memory.ramp_end": 1},

@@ -130,6 +130,25 @@ def test_the_latest_episodes_remember_that_success_is_reported() -> None:
         assert each.means()["success"] == 0.0
 
 
+def test_the_best_success_so_far_is_kept_and_needs_twenty_episodes() -> None:
+    def add(stats: EpisodeStats, success: list[float]) -> float:
+        stats.add(Episodes(torch.zeros(len(success)), torch.full((len(success),), 10**6), torch.tensor(success)))
+        return stats.best_success
+
+    stats, again = EpisodeStats(10**6), EpisodeStats(10**6)
+    assert [add(stats, [1.0] * 19), add(stats, [0.0] * 20), add(stats, [1.0, 0.0] * 10), add(stats, [0.0] * 20)] == [
+        0,
+        0,
+        0.5,
+        0.5,
+    ]
+    again.load_state_dict(stats.state_dict())
+    assert again.best_success == 0.5
+    for wrong in (1.5, float("nan"), "much"):
+        with pytest.raises(ValueError, match="best_success"):
+            again.load_state_dict(stats.state_dict() | {"best_success": wrong})
+
+
 @pytest.mark.parametrize("value", [True, np.True_, 1, 1.0, np.float32(1), np.ones(1), torch.tensor(True), [True, 1]])
 def test_true_and_one_count_as_success(value: Any) -> None:
     assert score(2, lambda won: {"success": value}).success == 1
