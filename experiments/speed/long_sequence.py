@@ -15,33 +15,35 @@ import time
 POLICIES = {"rmt": {"policy.segment": 64}, "mingru": {}, "deltanet": {}, "lstm": {}}
 
 
-def measure(policy: str, length: int, replay: bool) -> None:
-    """Print one row of the table."""
+def measure(policy: str, length: int, replay: bool, layers: int | None = None) -> None:
+    """Print one row of the table; with a number of layers, it has a column for them."""
     import torch
 
     from rmt_rl import SequenceModel
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = SequenceModel(256, policy, replay=replay, **POLICIES[policy])
+    depth = {} if layers is None else {"policy.layers": layers}
+    model = SequenceModel(256, policy, replay=replay, **POLICIES[policy], **depth)
     ids = torch.randint(0, 256, (1, length))
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     loss, _ = model.loss(ids)
     loss.backward()
     seconds = time.process_time() - begin
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"| {policy} | {length:,} | {'yes' if replay else 'no'} | {grown:,.0f} | {seconds:.1f} |", flush=True)
+    name = policy if layers is None else f"{policy} | {layers}"
+    print(f"| {name} | {length:,} | {'yes' if replay else 'no'} | {grown:,.0f} | {seconds:.1f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
     parser.add_argument("--lengths", nargs="+", type=int, default=[8_192, 65_536])
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        policy, length, replay = arguments.one
-        return measure(policy, int(length), replay == "yes")
+        policy, length, replay, *layers = arguments.one
+        return measure(policy, int(length), replay == "yes", *map(int, layers))
     print("| memory | tokens | replay | MB | CPU s |\n|---|---|---|---|---|", flush=True)
     for policy in arguments.policies:
         for length in arguments.lengths:
