@@ -50,7 +50,7 @@ OUTPUTS = {
     "using.md 0": r"(True\n){4}",
     "using.md 1": "",
     "using.md 2": r"tensor\(\[\d, \d, \d, \d\]\)\n",
-    "tutorial.md 0": r"\d+ episodes solved\n",
+    "tutorial.md 0": r"\d+ of \d+ episodes solved\n",
     "state.md 0": r"all of \d+ episodes solved: True\n",
     "state.md 1": r"50 of 50 actions are the same\n",
     "state.md 2": r"1 2 3\n4\n",

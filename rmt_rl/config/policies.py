@@ -121,7 +121,7 @@ class RMTConfig(TransformerConfig):
     )
     blank_memory: str = option(
         "hidden",
-        "whether an episode's first segment attends to the memory, which is blank (the paper), or not",
+        "seen: an episode's first segment attends to the memory, which is still blank (the paper); hidden: it does not",
         choices=("seen", "hidden"),
         absent="seen",
     )
