@@ -35,7 +35,7 @@ class MemoryConfig(Config):
     )
     ramp: str = option(
         "steps",
-        "carry and policy.write_cost rise with steps, success in training, or the best success so far",
+        "carry and policy.write_cost rise with steps, success in training, or its best so far",
         choices=("steps", "success", "best_success"),
     )
     ramp_start: float = option(0.0, "where they begin to rise, as a share of the run or as success", low=0, high=1)
