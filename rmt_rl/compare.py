@@ -175,6 +175,10 @@ def _report(out: Path, folders: list[Path]) -> Comparison:
             raise ConfigError(
                 f"report={show(str(folder), 300)}: there is no {REQUEST} in it; expected the folder of a comparison"
             )
+    if os.path.isfile(out / REQUEST):
+        raise ConfigError(
+            f"out={show(str(out), 300)}: is the folder of a comparison; choose another one for the report"
+        )
     report = write_report(folders, out)
     print(f"report: {report}", flush=True)
     return Comparison(out, [row for folder in folders for row in read_cells(folder)], report, "")

@@ -133,9 +133,11 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _over_seeds(values: list[float | None]) -> str:
-    """The mean with its interval; a dash where a run is older than the test."""
+    """The mean with its interval, and of how many seeds where some are older than the test or had failed before it."""
     known = [value for value in values if value is not None]
-    return mean_and_interval(known) if len(known) == len(values) else "-"
+    if not known:
+        return "-"
+    return mean_and_interval(known) + (f" ({len(known)} of {len(values)} seeds)" if len(known) < len(values) else "")
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def walk(
             "expected a policy of env=tmaze with end_at_turn=false and memory.scope=episode, and lengths from 1 on"
         )
     corridor = Corridor(rows, bool(task.distractors), seed)
-    state, straight, step = policy.initial_state(rows), torch.ones(rows, dtype=torch.bool), 0
+    state, straight, step = policy.initial_state(rows, critic=True), torch.ones(rows, dtype=torch.bool), 0
     success = {}
     for length in sorted(lengths):
         while step < length:

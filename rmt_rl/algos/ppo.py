@@ -296,7 +296,7 @@ class PPOLearner(PPO, Learner):
             between_steps=self.check_stop,
             carry=self.memory.carry * self.risen(progress),
         )
-        self.stats.add(episodes)
+        self.stats.add(episodes, (rollout.terminated | rollout.truncated).any(1))
         self._before = rollout.state
         return rollout
 

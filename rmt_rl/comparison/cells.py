@@ -179,6 +179,8 @@ def _check_used(matrix: Matrix) -> None:
     for key in [*matrix.axes, *matrix.options]:
         if key != "algo":
             find_known(key, combinations)
+            if not any(applies(key, classes) for classes in combinations):
+                raise ConfigError(f"{key}: no policy of the comparison has a memory that it would change; leave it out")
     for key in matrix.tests:
         if not any(find_option(key, {}, {"env": classes["env"]}) for classes in combinations):
             found = unknown_option(key, {}, {"env": combinations[0]["env"]})
@@ -220,6 +222,9 @@ def _cell(matrix: Matrix, seed: int, task: str, policy: str, variant: Mapping[st
     if matrix.params is not None:
         given["policy.params"] = matrix.params
     values = {**given, **variant}
+    if not values.get("memory.carry", 1) and "write_cost" not in options(classes["policy"]):
+        for name in RAMP:  # nothing rises in this cell of an axis
+            values.pop(f"memory.{name}", None)
     episodes = values.pop("evaluate_episodes", TrainConfig.evaluate_episodes)
     values = {"env": task, "policy": policy, **values, "seed": seed, "run": key}
     try:

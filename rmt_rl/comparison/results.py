@@ -23,8 +23,9 @@ Kind = Literal["final", "best"]
 KINDS: dict[Kind, str] = {"final": "final policy", "best": "policy chosen by the evaluations during training"}
 
 TRAINING = "training"
-#: Options of the environment that change the task, so that runs with them are another task and not another policy.
-TASK_GROUPS = ("env.", "memory.")
+#: Beginnings of options that change the task, so that runs with them are another task and not another policy. `memory.carry` and
+#: its ramp change training only.
+TASK_OPTIONS = ("env.", "memory.scope", "memory.episodes")
 #: Options that may differ between runs that are equal in everything that matters.
 IDENTITY = frozenset({"seed", "run", "resume", "out"})
 
@@ -155,8 +156,8 @@ def _unique(rows: Iterable[tuple[Path, Any]]) -> list[tuple[Path, dict[str, Any]
 def _run(folder: Path, row: dict[str, Any], names: Mapping[str, str]) -> Run:
     variant = row.get("variant") or {}
     parts = {axis: f"{names[axis]}={plain(value)}" for axis, value in sorted(variant.items())}
-    of_task = [part for axis, part in parts.items() if axis.startswith(TASK_GROUPS)]
-    of_policy = [part for axis, part in parts.items() if not axis.startswith(TASK_GROUPS)]
+    of_task = [part for axis, part in parts.items() if axis.startswith(TASK_OPTIONS)]
+    of_policy = [part for axis, part in parts.items() if not axis.startswith(TASK_OPTIONS)]
     finished = row["status"] == "finished"
     kinds: tuple[Kind, ...] = ("final", "best")
     scores = {kind: _scores(row.get(kind) or {}) if finished else {} for kind in kinds}

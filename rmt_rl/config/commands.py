@@ -159,15 +159,14 @@ class TrainConfig(Config):
                 yield f"until.{name}={getattr(self.until, name)}: needs evaluations during training; give evaluate_every=<steps>"
 
     def _problems_of_memory(self) -> Iterator[str]:
-        yield from self.memory.problems_together()
         if self.memory.carry and isinstance(self.policy, MLPConfig) and not self.policy.previous_action:
             yield f"memory.carry={self.memory.carry:g}: has no effect with policy=mlp, which has no memory; leave it out"
         rises = self.memory.carry or (getattr(self.policy, "write_cost", 0) and not self.algo.offline)
-        if self.memory.ramp_end and not rises:
-            yield (
-                f"memory.ramp_end={self.memory.ramp_end:g}: has no effect, because nothing rises; expected memory.carry, or"
-                " policy.write_cost with an algorithm that acts in an environment"
-            )
+        if (self.memory.ramp_end or self.memory.ramp != "steps") and not rises:
+            name = "ramp_end" if self.memory.ramp_end else "ramp"
+            what = f"memory.{name}={show(getattr(self.memory, name))}: has no effect, because nothing rises"
+            yield f"{what}; expected memory.carry, or policy.write_cost with an algorithm that acts in an environment"
+        yield from self.memory.problems_together()
 
     def _problems_without_env(self) -> Iterator[str]:
         if not self.algo.offline:

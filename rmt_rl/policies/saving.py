@@ -298,7 +298,7 @@ def check_fits(policy: ActorCritic, env: TorchVectorEnv, task: Any = None, value
             f"device={env.device}: the policy is on {policy.device}; move it with policy.to({str(env.device)!r}), or make the"
             " environment there"
         )
-    like = f"like {policy.spec.env.name} whose options differ in sizes and lengths only"
+    like = f"like {policy.spec.env.name} with options that leave its spaces as they are"
     if isinstance(policy.spec.env, NoEnvConfig):
         like = "with the spaces of the data that it learned from"
     name = f"env={task.name}" if task is not None else type(env).__name__

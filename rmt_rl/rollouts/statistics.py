@@ -15,6 +15,8 @@ from rmt_rl.envs.base import TorchVectorEnv, reported_names
 #: Success and return on screen and in metrics.jsonl are means over the latest episodes whose steps together are this share of the
 #: run's, but over no fewer and no more episodes than these. Long episodes would otherwise be averaged over nearly the whole run.
 SHARE, FEWEST, MOST = 0.05, 20, 500
+#: Successive episodes, at least, whose success may be the best so far; of fewer the highest mean would be luck.
+ENOUGH = 100
 
 #: A standard normal number lies between -_Z and _Z with probability 0.95.
 _Z = 1.959963984540054
@@ -78,10 +80,13 @@ class EpisodeStats:
         self._window, self._metrics = SHARE * steps, tuple(metrics)
         #: success, return, length, and the metrics of every episode
         self._episodes: deque[tuple[float, ...]] = deque(maxlen=MOST)
-        #: the highest success, as in `means`, so far; 0 before any is reported
+        #: the highest mean success of at least ENOUGH and at most MOST successive episodes so far; 0 before there is one
         self.best_success = 0.0
+        self._for_best: deque[float] = deque(maxlen=MOST)
+        self._ended: torch.Tensor | None = None
 
-    def add(self, episodes: Episodes) -> None:
+    def add(self, episodes: Episodes, ended_B: torch.Tensor | None = None) -> None:
+        """Count more episodes. ended_B: the rows in which an episode has ended; None = all rows."""
         columns = episodes.success.tolist(), episodes.returns.tolist(), episodes.lengths.tolist()
         more = (episodes.metrics[name].tolist() for name in self._metrics)
         latest = [*self._episodes, *zip(*columns, *more, strict=True)]
@@ -89,8 +94,19 @@ class EpisodeStats:
         self._episodes.clear()
         self._episodes.extend((own, *others) for own, (_, *others) in zip(success, latest, strict=True))
         self._forget()
-        if len(self._episodes) >= FEWEST:
-            self.best_success = max(self.best_success, self.means()["success"] or 0.0)
+        self._compare(episodes, ended_B)
+
+    def _compare(self, episodes: Episodes, ended_B: torch.Tensor | None) -> None:
+        """Update the best success. Where success ends an episode early, the first ones that end are those that succeed; so
+        nothing counts before an episode has ended in every row.
+        """
+        if ended_B is not None and (self._ended is None or not bool(self._ended.all())):
+            self._ended = ended_B.cpu() | (False if self._ended is None else self._ended)
+            return
+        self._for_best.extend(episodes.success.tolist())
+        success = missing_is_failure(torch.tensor(self._for_best, dtype=torch.float64))
+        if len(success) >= ENOUGH and not bool(success.isnan().any()):
+            self.best_success = max(self.best_success, float(success.mean()))
 
     def _forget(self) -> None:
         """Remove the oldest episodes, as long as the others fill the window."""
@@ -100,7 +116,9 @@ class EpisodeStats:
 
     def state_dict(self) -> dict[str, Any]:
         episodes = torch.tensor(list(self._episodes), dtype=torch.float64).view(-1, 3 + len(self._metrics))
-        return {"episodes": episodes, "best_success": self.best_success}
+        for_best = torch.tensor(self._for_best, dtype=torch.float64)
+        ended = torch.ones(0, dtype=torch.bool) if self._ended is None else self._ended
+        return {"episodes": episodes, "best_success": self.best_success, "for_best": for_best, "ended": ended}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         episodes, columns = state["episodes"], 3 + len(self._metrics)
@@ -110,10 +128,19 @@ class EpisodeStats:
             raise ValueError("episodes has returns or lengths that are not finite")
         if bool(episodes[:, 3:].isinf().any()):
             raise ValueError("episodes has metrics that are infinite")
-        best = state.get("best_success", 0.0)  # no option of earlier versions depends on it
-        if not (isinstance(best, float) and 0 <= best <= 1):
-            raise ValueError(f"best_success={best!r}; expected a number from 0 to 1")
-        self.best_success = best
+        if "best_success" in state:  # no option of earlier versions depends on it
+            best, for_best, ended = state["best_success"], state["for_best"], state["ended"]
+            if not (isinstance(best, float) and 0 <= best <= 1):
+                raise ValueError(f"best_success={best!r}; expected a number from 0 to 1")
+            if for_best.ndim != 1 or len(for_best) > MOST or bool(((for_best < 0) | (for_best > 1)).any()):
+                raise ValueError(
+                    f"for_best has shape {tuple(for_best.shape)}; expected at most {MOST} numbers from 0 to 1"
+                )
+            if ended.ndim != 1 or ended.dtype != torch.bool:
+                raise ValueError(f"ended has shape {tuple(ended.shape)}; expected a flag for every row")
+            self.best_success, self._ended = best, ended.cpu() if len(ended) else None
+            self._for_best.clear()
+            self._for_best.extend(for_best.tolist())
         self._episodes.clear()
         self._episodes.extend(tuple(episode) for episode in state["episodes"].tolist())
         self._forget()  # the end of the run may have moved, and earlier versions kept more episodes

@@ -129,7 +129,8 @@ def diagnose(
     longest = len(over_time.running)
     if hold is not None and hold >= longest:
         raise ConfigError(
-            f"hold={hold}: no episode has this step; expected 0 to {longest - 1}, the last one of the longest"
+            f"hold={hold}: no episode has this step; expected 0 to {longest - 1}, the last one of the longest episode, which"
+            f" steps={steps} may have cut"
         )
     hold = shortest // 2 if hold is None else hold
     *_, now = moments(policy, env, seed, deterministic, hold + 1)

@@ -6,7 +6,7 @@ Letters: T steps of the episode, A actions, L layers, H heads, M memory tokens, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ from rmt_rl.policies.network import memories_in, remembering
 from rmt_rl.policies.rmt import RMT
 from rmt_rl.rollouts.episodes import require_usable
 
+#: Values of a hidden variable, at most; each has a column in read-outs.
+MOST_VALUES = 1_000
 #: Names of the parts of a memory.
 TOKENS, STEPS, CACHE, HIDDEN = "memory tokens", "segment steps", "cache and steps", "hidden state"
 LAYERS = "memory of the layers"
@@ -125,7 +127,8 @@ def record_episode(
         episode.observations.append(describe[0](obs))
         episode.words.append(env_words(env))
         episode.hidden.append({name: int(value[0]) for name, value in hidden_of(env).items()})
-        episode.shown.append({name: bool(value[0]) for name, value in env.shown().items()})
+        shown = env.shown()  # a task may leave out variables of which it does not know
+        episode.shown.append({name: name in shown and bool(shown[name][0]) for name in episode.hidden[-1]})
         action, state = _think(policy, env, obs, state, first, episode, (deterministic, generator))
         episode.actions.append(describe[1](action))
         episode.action.append(action[0].numpy().astype(np.float64).reshape(-1))
@@ -141,17 +144,27 @@ def record_episode(
 
 
 def hidden_of(env: TorchVectorEnv) -> dict[str, torch.Tensor]:
-    """[B] by name, what the task hides; raises ConfigError where a task from outside returns other things than whole numbers."""
+    """[B] int64 by name, what the task hides; raises ConfigError where a task from outside returns something else."""
     hidden = env.hidden()
+    if not isinstance(hidden, Mapping):
+        raise ConfigError(
+            f"{type(env).__name__}.hidden: returned {show(hidden)}; expected a dictionary of tensors by name"
+        )
+    found = {}
     for name, value in hidden.items():
-        whole = not (value.is_floating_point() or value.is_complex())
-        if value.shape != (env.num_envs,) or not whole or bool((value < 0).any()):
-            negative = ", with negative numbers" if whole and bool((value < 0).any()) else ""
-            raise ConfigError(
-                f"{type(env).__name__}.hidden: {show(name)} has shape {list(value.shape)} and type {value.dtype}{negative};"
-                f" expected {env.num_envs} whole numbers from 0 on, the number of a value for every row"
-            )
-    return hidden
+        what = f"{type(env).__name__}.hidden: {show(name)}"
+        expected = (
+            f"expected {env.num_envs} whole numbers from 0 to {MOST_VALUES - 1:,}, the number of a value for every row"
+        )
+        if not isinstance(value, torch.Tensor):
+            raise ConfigError(f"{what} is a {type(value).__name__}; {expected}, as a tensor")
+        if value.shape != (env.num_envs,) or value.is_floating_point() or value.is_complex():
+            raise ConfigError(f"{what} has shape {list(value.shape)} and type {value.dtype}; {expected}")
+        found[name] = value.long()
+        low, high = int(found[name].min()), int(found[name].max())
+        if low < 0 or high >= MOST_VALUES:
+            raise ConfigError(f"{what} has the value {low if low < 0 else high}; {expected}")
+    return found
 
 
 def env_words(env: TorchVectorEnv) -> str:

@@ -117,8 +117,8 @@ def test_with_the_best_success_nothing_falls_again():
     learner = learner_of(run_of(memory=memory))
     risen = [learner.risen(0.0)]
     for success in (0.4, 0.6, 0.0, 1.0, 0.0):
-        ended = torch.full((20,), success, dtype=torch.float64)
-        learner.stats.add(Episodes(ended, torch.full((20,), 10**5), ended))  # they fill the window
+        ended = torch.full((500,), success, dtype=torch.float64)
+        learner.stats.add(Episodes(ended, torch.full((500,), 10**5), ended))  # they fill the window
         risen.append(learner.risen(0.0))
     assert risen == pytest.approx([0.0, 0.0, 0.4, 0.4, 1.0, 1.0])
 

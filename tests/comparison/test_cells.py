@@ -170,7 +170,15 @@ def test_a_policy_without_memory_carries_none_over():
     ]
 
 
+def test_an_ablation_without_carry_over_has_no_ramp():
+    ramp = ("memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95")
+    without, carries = expand(matrix_of("env=tmaze", "policy=gru", "seeds=1", "memory.carry=0,0.5", *ramp))
+    assert (without.config.memory.ramp, without.config.memory.ramp_end) == ("steps", 0)
+    assert (carries.config.memory.ramp, carries.config.memory.ramp_end) == ("success", 0.95)
+
+
 MISTAKES = {
+    ("env=tmaze", "policy=mlp", "memory.carry=0,0.5"): "memory.carry: no policy of the comparison has a memory",
     ("policy=rmt",): "env: missing",
     ("env=tmaze",): "policy: missing",
     ("env=tmaze", "policy=rmtt"): "policy=rmtt: .*did you mean rmt",

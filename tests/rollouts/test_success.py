@@ -130,23 +130,35 @@ def test_the_latest_episodes_remember_that_success_is_reported() -> None:
         assert each.means()["success"] == 0.0
 
 
-def test_the_best_success_so_far_is_kept_and_needs_twenty_episodes() -> None:
-    def add(stats: EpisodeStats, success: list[float]) -> float:
-        stats.add(Episodes(torch.zeros(len(success)), torch.full((len(success),), 10**6), torch.tensor(success)))
-        return stats.best_success
+def some_success(success: list[float]) -> Episodes:
+    return Episodes(torch.zeros(len(success)), torch.full((len(success),), 10**6), torch.tensor(success))
 
+
+def test_the_best_success_so_far_is_kept_and_needs_a_hundred_episodes() -> None:
     stats, again = EpisodeStats(10**6), EpisodeStats(10**6)
-    assert [add(stats, [1.0] * 19), add(stats, [0.0] * 20), add(stats, [1.0, 0.0] * 10), add(stats, [0.0] * 20)] == [
-        0,
-        0,
-        0.5,
-        0.5,
-    ]
+    best = []
+    for success in ([1.0] * 99, [0.0] * 101, [1.0] * 200, [0.0] * 500, [math.nan] * 3):
+        stats.add(some_success(success))
+        best.append(stats.best_success)
+    assert best == [0, 0.495, 0.7475, 0.7475, 0.7475]  # of 400 episodes 299
     again.load_state_dict(stats.state_dict())
-    assert again.best_success == 0.5
-    for wrong in (1.5, float("nan"), "much"):
-        with pytest.raises(ValueError, match="best_success"):
-            again.load_state_dict(stats.state_dict() | {"best_success": wrong})
+    assert again.best_success == 0.7475
+    wrong: list[tuple[str, Any]] = [("best_success", 1.5), ("best_success", "much"), ("for_best", torch.tensor([2.0]))]
+    for name, value in [*wrong, ("ended", torch.ones(3))]:
+        with pytest.raises(ValueError, match=name):
+            again.load_state_dict(stats.state_dict() | {name: value})
+
+
+def test_the_first_episodes_that_end_are_those_that_succeed_and_do_not_count_as_the_best() -> None:
+    stats, ended = EpisodeStats(10**6), torch.tensor([True, False])
+    stats.add(some_success([1.0] * 200), ended)
+    again = EpisodeStats(10**6)
+    again.load_state_dict(stats.state_dict())
+    for each in (stats, again):
+        each.add(some_success([1.0] * 200), ~ended)  # now an episode has ended in both rows
+        assert each.best_success == 0
+        each.add(some_success([0.5] * 100), ended)
+        assert each.best_success == 0.5
 
 
 @pytest.mark.parametrize("value", [True, np.True_, 1, 1.0, np.float32(1), np.ones(1), torch.tensor(True), [True, 1]])

@@ -158,7 +158,8 @@ def test_a_step_that_no_episode_has_is_not_held():
 @pytest.mark.parametrize(
     "value, found",
     [
-        (torch.tensor([-1, 1]), "and type torch.int64, with negative numbers"),
+        (torch.tensor([-1, 1]), "the value -1"),
+        (torch.tensor([0, 10**9]), "the value 1000000000"),
         (torch.tensor([0.5, 1.0]), "and type torch.float32;"),
         (torch.tensor([[0], [1]]), r"shape \[32, 1\]"),
     ],
@@ -167,9 +168,27 @@ def test_hidden_values_that_are_no_numbers_of_values_are_refused(monkeypatch, va
     policy, env = gru(0.8)
     monkeypatch.setattr(env, "hidden", lambda: {"cue": value.repeat(env.num_envs // 2, *[1] * (value.ndim - 1))})
     with pytest.raises(
-        ConfigError, match=rf"hidden: cue has .*{found}.* expected {env.num_envs} whole numbers from 0 on"
+        ConfigError, match=rf"hidden: cue has .*{found}.* expected {env.num_envs} whole numbers from 0 to 999"
     ):
         diagnose(policy, env, steps=6, repeats=3)
+
+
+@pytest.mark.parametrize("value", [[0, 1], None])
+def test_hidden_values_that_are_no_tensors_are_refused(monkeypatch, value):
+    policy, env = gru(0.8)
+    for hidden, found in (({"cue": value}, "hidden: cue is a"), (value, "hidden: returned")):
+        monkeypatch.setattr(env, "hidden", lambda hidden=hidden: hidden)
+        with pytest.raises(ConfigError, match=found):
+            diagnose(policy, env, steps=6, repeats=3)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32])
+def test_hidden_values_of_other_types_are_whole_numbers_too(monkeypatch, kind):
+    policy, env = gru(0.8)
+    usual, other = env.hidden, lambda: {name: value.to(kind) for name, value in usual().items()}
+    expected = diagnose(policy, env, steps=6, repeats=3)
+    monkeypatch.setattr(env, "hidden", other)
+    assert diagnose(policy, env, steps=6, repeats=3).over_time.stored == expected.over_time.stored
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
-"""Color-Cubes: walk to the cube of a given color, whose place was shown some steps ago; the map in memory has to be kept true.
+"""Color-Cubes: walk to the cube of a given color, whose place was shown some steps ago, over and over.
 
-Memory: the target and the places of all cubes, of which single ones are replaced whenever a cube has been moved.
+Memory: the place of the target, which is replaced with every phase. It does not move within one, so other cubes only distract.
 Source: "Color-Cubes" of arXiv 2601.15086, from its text; its code is not public, so the rules marked with * are ours.
 """
 
@@ -29,7 +29,7 @@ class ColorCubes(EpisodicEnv):
     target is then moved to another cell, and the next phase begins with a new one. While the agent walks, after every step that
     reaches nothing, with probability `teleport` one of the other cubes is moved to another cell, and the full state is shown
     once, without the color of the target. `hide_colors` shows the cells of the cubes then, and not which is where ("extreme" in
-    the paper), so the agent has to find out which cube is missing at its place.
+    the paper).
 
     observation [2 size + cubes + cubes size^2 (+ size^2 with hide_colors)] float32, of zeros and ones: row and column of the
         agent*; the color of the target, in the first step of a phase only; for every cube the cell in which it is, where the
