@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from comparison_folders import cell, failed, matrix, score, write
 
+import rmt_rl
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.compare import _finish as finish
 from rmt_rl.comparison import figures
@@ -233,6 +234,23 @@ def test_swept_options_of_the_policy_name_policies_and_those_of_the_task_name_ta
     assert results.labels == ("rmt segment=4", "rmt segment=16")
     assert results.tasks == ("tmaze length=20", "tmaze length=100")
     assert short_names(["a.x", "b.x", "b.y"]) == {"a.x": "a.x", "b.x": "b.x", "b.y": "y"}
+
+
+def test_carry_over_is_training_and_makes_no_other_task_but_how_long_memory_lasts_does(tmp_path: Path) -> None:
+    rows = [cell("tmaze", "mlp", 0, 0.5)] + [
+        cell("tmaze", "gru", 0, 1.0, key=f"k{carry}{scope}", variant={"memory.carry": carry, "memory.scope": scope})
+        for carry in (0.0, 0.8)
+        for scope in ("episode", "trial")
+    ]
+    results = load([write(tmp_path, rows)])
+    assert set(results.labels) == {"mlp", "gru carry=0.0", "gru carry=0.8"}
+    assert set(results.tasks) == {"tmaze", "tmaze scope=episode", "tmaze scope=trial"}
+
+
+def test_a_report_does_not_go_into_the_folder_of_a_comparison(tmp_path: Path) -> None:
+    folder = write(tmp_path, [cell("tmaze", "rmt", 0, 1.0)])
+    with pytest.raises(ConfigError, match="is the folder of a comparison; choose another one for the report"):
+        rmt_rl.compare(report=str(folder), out=str(folder))
 
 
 def test_a_comparison_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
