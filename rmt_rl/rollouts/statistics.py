@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rmt_rl.common.errors import RunError
 from rmt_rl.envs.base import TorchVectorEnv, reported_names
 
 #: Success and return on screen and in metrics.jsonl are means over the latest episodes whose steps together are this share of the
@@ -28,12 +29,21 @@ class Episodes:
 
     returns, lengths, success: [E] float64, int64, float64; success is NaN where the environment does not report it.
     metrics: [E] float64 by name, the numbers that `metrics=` names; NaN where an episode does not report a finite one.
+    Raises RunError where a success is outside 0 to 1.
     """
 
     returns: torch.Tensor
     lengths: torch.Tensor
     success: torch.Tensor
     metrics: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        outside = (self.success < 0) | (self.success > 1)  # not NaN
+        if bool(outside.any()):
+            raise RunError(
+                f'info["success"] of an episode is {float(self.success[outside][0]):g}; expected true or false, or 0 to 1;'
+                " a score of another size belongs into the reward"
+            )
 
     def take(self, index_E: torch.Tensor) -> Episodes:
         """The episodes of these numbers."""

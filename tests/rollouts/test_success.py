@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.gym.adapter import GymAdapter
 from rmt_rl.envs.gym.workers import EnvironmentFault
@@ -128,6 +128,12 @@ def test_the_latest_episodes_remember_that_success_is_reported() -> None:
     for each in (stats, again):
         each.add(some([math.nan]))
         assert each.means()["success"] == 0.0
+
+
+@pytest.mark.parametrize("value", [2.0, -0.5, math.inf])
+def test_a_success_outside_0_to_1_is_refused(value: float) -> None:
+    with pytest.raises(RunError, match=r'info\["success"\] of an episode is .*; expected true or false, or 0 to 1'):
+        some_success([1.0, math.nan, value])
 
 
 def some_success(success: list[float]) -> Episodes:
