@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rmt_rl import collect, config
 from rmt_rl.config.cli import parse, parse_evaluate
 from rmt_rl.config.files import as_typed, to_dict
 from rmt_rl.config.registry import PLUGINS
 from rmt_rl.envs.registry import make_env
+from rmt_rl.rollouts.statistics import Episodes, Score
 from rmt_rl.runs.console import format_summary
 
 OPTIONS: list[dict[str, Any]] = [
@@ -108,6 +110,25 @@ def test_the_command_with_another_memory_has_the_steps_of_the_run(tmp_path: Path
     run = parse(["env=tmaze", "steps=15000"])
     *_, other = commands(format_summary(tmp_path, run, make_env("tmaze"), None, None, 0))
     assert parse(other[1:]).steps == 15_000
+
+
+@pytest.mark.parametrize(
+    "options, longest, success, advised",
+    [
+        ("policy=gru algo.rollout=32", 33, 0.5, True),
+        ("policy=gru algo.rollout=32", 32, 0.5, False),
+        ("policy=gru algo.rollout=32", 33, 0.95, False),
+        ("policy=mlp algo.rollout=32", 33, 0.5, False),
+    ],
+)
+def test_a_run_that_fails_in_episodes_longer_than_its_rollouts_is_told_so(
+    options: str, longest: int, success: float, advised: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    each = Episodes(torch.zeros(2), torch.tensor([5, longest]), torch.tensor([success, success]))
+    score = Score(success, (0.0, 1.0), success, None, 10.0, 2, each)
+    text = format_summary(tmp_path, parse(["env=tmaze", *options.split()]), make_env("tmaze"), score, None, 0)
+    assert ("episodes have up to 33 steps and rollouts 32" in text and "try algo.rollout=33" in text) == advised
 
 
 def test_the_command_after_a_recording_is_about_the_same_task(

@@ -15,6 +15,7 @@ from rmt_rl.config.commands import TrainConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.files import as_typed
 from rmt_rl.config.memory import MemoryConfig
+from rmt_rl.config.policies import MLPConfig
 from rmt_rl.config.registry import PLUGINS
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.objects import is_object
@@ -22,6 +23,9 @@ from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.pictures import describe_pictures
 from rmt_rl.rollouts.statistics import Score, format_score
 from rmt_rl.runs.plots import learning_curve
+
+#: Success below which a run is given advice.
+NEARLY_SOLVED = 0.9
 
 
 def banner(
@@ -90,6 +94,7 @@ def format_summary(
         lines = [format_score(final, env)]
         if best is not None:
             lines = [f"final policy: {lines[0]}", f"best policy, of step {best_steps:,}: {format_score(best, env)}"]
+        lines += _short_rollout(config, final)
     picture = learning_curve(folder, env.floor, env.ceiling, env.measure)
     if picture is not None:
         lines.append(f"learning curve: {picture}")
@@ -107,6 +112,19 @@ def format_summary(
         "    # the same task with another memory",
     ]
     return "\n".join(lines)
+
+
+def _short_rollout(config: TrainConfig, final: Score) -> list[str]:
+    """A line where a task was not learned and its episodes are longer than what one update looks back."""
+    rollout, longest = getattr(config.algo, "rollout", None), int(final.each.lengths.max())
+    if isinstance(config.policy, MLPConfig) or rollout is None or final.success is None:
+        return []
+    if final.success >= NEARLY_SOLVED or longest <= rollout:
+        return []
+    return [
+        f"episodes have up to {longest:,} steps and rollouts {rollout}: a memory of more steps than a rollout has gets no gradient;"
+        f" if the task needs one, try algo.rollout={longest}"
+    ]
 
 
 def _task(config: TrainConfig) -> str:
