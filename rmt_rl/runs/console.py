@@ -122,8 +122,8 @@ def _short_rollout(config: TrainConfig, final: Score) -> list[str]:
     if final.success >= NEARLY_SOLVED or longest <= rollout:
         return []
     return [
-        f"episodes have up to {longest:,} steps and rollouts {rollout}: a memory of more steps than a rollout has gets no gradient;"
-        f" if the task needs one, try algo.rollout={longest}"
+        f"episodes have up to {longest:,} steps and rollouts {rollout}: gradients reach back over one rollout only;"
+        f" if the task needs a longer memory, try algo.rollout={longest}"
     ]
 
 
