@@ -55,6 +55,8 @@ bench: $(STAMP)
 
 # runs/results starts from the finished cells that are kept here
 SIX := policy=rmt,trxl,gtrxl,lstm,gru,mlp params=110000 seeds=5 workers=2
+CUBES := env=color-cubes env.phases=1 algo.num_envs=256 algo.rollout=32 steps=8000000 test.env.phases=3,10,30 metrics=phases
+CARRY := memory.carry=0.8 memory.ramp=best_success memory.ramp_start=0.8 memory.ramp_end=0.95
 results: $(STAMP)
 	test -e runs/results || (mkdir -p runs && cp -R experiments/results/comparisons runs/results)
 	$(BIN)/python -m rmt_rl.compare env=tmaze env.min_length=5 env.length=80 algo.rollout=96 steps=1100000 $(SIX) \
@@ -67,6 +69,9 @@ results: $(STAMP)
 	$(BIN)/python -m rmt_rl.compare env=tmaze-endless policy=lstm,gru,gtrxl,window,mlp env.corridors=10 env.length=10 \
 		env.uniform=true algo.rollout=96 steps=1000000 evaluate_every=25000 validation_episodes=400 until.success=1 seeds=5 \
 		out=runs/results/tmaze-endless-rivals
+	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=gru seeds=5 out=runs/results/color-cubes
+	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=rmt policy.write_cost=0 seeds=5 out=runs/results/color-cubes-rmt
+	$(BIN)/python -m rmt_rl.compare $(CUBES) policy=mlp seeds=3 out=runs/results/color-cubes-mlp
 	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze out=docs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare report=runs/results/minigrid-memory out=docs/results/minigrid-memory
 

@@ -138,7 +138,7 @@ class EpisodeStats:
             raise ValueError("episodes has returns or lengths that are not finite")
         if bool(episodes[:, 3:].isinf().any()):
             raise ValueError("episodes has metrics that are infinite")
-        if "best_success" in state:  # no option of earlier versions depends on it
+        if "for_best" in state:  # no option of earlier versions depends on it
             best, for_best, ended = state["best_success"], state["for_best"], state["ended"]
             if not (isinstance(best, float) and 0 <= best <= 1):
                 raise ValueError(f"best_success={best!r}; expected a number from 0 to 1")
