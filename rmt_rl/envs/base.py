@@ -218,8 +218,7 @@ class TorchVectorEnv(VectorEnv):
         if action_B.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
         # on a GPU this waits for the device; without it an action out of range would read the table of the next state
-        lowest, highest = torch.aminmax(action_B)
-        if lowest.item() < 0 or highest.item() >= num_actions:
+        if bool(((action_B < 0) | (action_B >= num_actions)).any()):
             raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
         return action_B
 

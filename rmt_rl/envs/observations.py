@@ -42,6 +42,7 @@ class ObservationCheck:
         self._sizes = choice_sizes(actions) if actions is not None and has_mask(space, actions) else []
         self._parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
         self._ends = {name: _compact(whole_number_ends(part)) for name, part in self._parts.items()}
+        self._tensors: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def outside(self, name: str, obs: Obs) -> str | None:
         """The first whole number outside the bounds of its space, as text, or None."""
@@ -53,15 +54,24 @@ class ObservationCheck:
                 if x.dtype == torch.uint8 and ends == (0, 255):  # pictures, which are large
                     continue
                 x = x.long()
-                lowest, highest = torch.aminmax(x)
-                if lowest.item() >= ends[0] and highest.item() <= ends[1]:
-                    continue
-            low, high = (torch.as_tensor(end, device=x.device) for end in ends)
-            bad = ((x < low) | (x > high)).nonzero()
-            if len(bad):
+                if x.device.type == "cpu":  # one pass; on a GPU the host would wait for two numbers
+                    lowest, highest = torch.aminmax(x)
+                    if lowest.item() >= ends[0] and highest.item() <= ends[1]:
+                        continue
+            low, high = self._ends_on(x.device, key)
+            outside = (x < low) | (x > high)
+            if bool(outside.any()):
+                bad = outside.nonzero()
                 value, space = int(x[tuple(bad[0])]), " ".join(str(self._parts[key]).split())
                 return f"{_named(name, key)} of row {int(bad[0, 0])} is {value}, outside {space}"
         return None
+
+    def _ends_on(self, device: torch.device, key: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The bounds of an entry on a device, where they are kept."""
+        if (key, device) not in self._tensors:
+            low, high = (torch.as_tensor(end, device=device) for end in self._ends[key] or ())
+            self._tensors[key, device] = low, high
+        return self._tensors[key, device]
 
     def unusable(self, name: str, obs: Obs) -> str | None:
         """The first NaN, infinity or number too large for a network, as text, or None."""

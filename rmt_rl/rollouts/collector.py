@@ -184,7 +184,8 @@ class Collector:
             steps_now = self.steps + (step + 1) * len(reward)
             self._require_inside("observation", self.obs, steps_now, acting=True)
             found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())
-            if not found and bool(truncated.any()):
+            cut = truncated.nonzero().squeeze(1)
+            if not found and len(cut):
                 self._require_inside("last observation", info["final_obs"], steps_now)
                 found = self._check.unusable("last observation", info["final_obs"])
             if found:
@@ -198,7 +199,7 @@ class Collector:
             if carry:
                 carried = torch.rand(len(reward), generator=self.generator, device=self.env.device) < carry
                 self.first = self.begins & ~carried
-            final_value = self._final_value(info, truncated)
+            final_value = self._final_value(info, cut)
             rows.append(
                 (obs, action, log_prob, value, reward.float(), terminated, truncated, first, begins, final_value)
             )
@@ -217,7 +218,9 @@ class Collector:
         rollout = Rollout(
             obs, action, log_prob, value, next_value, reward, terminated, truncated, first, begins, start, nonfinite
         )
-        returns, lengths, success, *more = (torch.cat(column).cpu() for column in zip(*ended, strict=True))
+        flags, *numbers = (torch.stack(column).flatten() for column in zip(*ended, strict=True))
+        which = flags.nonzero().squeeze(1)  # once, because on a GPU the host waits for it
+        returns, lengths, success, *more = (x[which].cpu() for x in numbers)
         episodes = Episodes(returns, lengths, success, dict(zip(self.metrics, more, strict=True)))
         self._require_metrics(episodes, [*reported])
         return rollout, episodes
@@ -311,22 +314,21 @@ class Collector:
         if found := self._check.outside(name, obs) or (self._check.no_action(name, obs) if acting else None):
             raise RunError(f"{found}, {steps:,} steps into the run: the environment returned it")
 
-    def _final_value(self, info: dict[str, Any], truncated: torch.Tensor) -> torch.Tensor:
-        """Values of the last observations of truncated episodes, under the memory of that episode; zero elsewhere."""
-        value = torch.zeros(len(truncated), device=truncated.device)
-        rows = truncated.nonzero().squeeze(1)
+    def _final_value(self, info: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
+        """Values of the last observations of truncated episodes, those of `rows`, under their memory; zero elsewhere."""
+        value = torch.zeros(self.env.num_envs, device=rows.device)
         if len(rows):
             final_obs = map_obs(lambda x: x[rows], info["final_obs"])
             value[rows] = self.policy.value(final_obs, select_rows(self.state, rows))
         return value
 
     def _count(self, reward: torch.Tensor, ended: torch.Tensor, info: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """Return, length, success and metrics of the episodes that end with this step."""
+        """[B] each: whether an episode ends with this step, and its return, length, success and metrics so far."""
         self.episode_return = self.episode_return + reward
         self.episode_length = self.episode_length + 1
         success = success_of(info, ended, "episode_success" if "episode_over" in info else "success")
-        more = (number_of(info, ended, name)[ended] for name in self.metrics)
-        counted = self.episode_return[ended], self.episode_length[ended], success[ended], *more
+        more = (number_of(info, ended, name) for name in self.metrics)
+        counted = ended, self.episode_return, self.episode_length, success, *more
         self.episode_return = torch.where(ended, 0.0, self.episode_return)
         self.episode_length = torch.where(ended, 0, self.episode_length)
         return counted

@@ -1,0 +1,161 @@
+"""Every environment, every policy and both trainers on a device other than the CPU: its numbers, and no tensor left behind.
+
+Not collected by name: `test_pretended_device.py` runs this file in a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from pretend import Pretend, here, register
+
+from rmt_rl import config
+from rmt_rl.algos.ppo import PPOLearner
+from rmt_rl.algos.rate import RATELearner
+from rmt_rl.common import rng
+from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.registry import GROUPS
+from rmt_rl.config.resolve import make_config
+from rmt_rl.envs.registry import make_env, make_from_config
+from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.spec import make_spec
+from rmt_rl.runs.checkpoints import _pack, _unpack
+
+DEVICE = register()
+#: Tasks whose rows are tensors; `gym` has environments of other libraries, which live on the CPU.
+TASKS = [name for name in GROUPS["env"] if name not in ("gym", "none")]
+POLICIES = {name: entry.config(width=16) for name, entry in GROUPS["policy"].items()}
+POLICIES |= {
+    "rmt of the paper": config.RMTConfig(width=16, memory_update="replace", write_from="memory", blank_memory="seen"),
+    "rmt, valve and cache": config.RMTConfig(
+        width=16, memory_update="mrv", cache=5, positions="rotary", memory_place="front"
+    ),
+    "rmt, replay": config.RMTConfig(width=16, replay=True, token_shift=True),
+    "rmt, associative": config.RMTConfig(width=16, memory_kind="associative"),
+    "rmt, slots": config.RMTConfig(width=16, memory_kind="slots"),
+}
+
+
+def same(x: Any, y: Any) -> bool:
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(same(x[name], y[name]) for name in x)
+    if isinstance(x, torch.Tensor):
+        return torch.equal(here(x), here(y))
+    return bool(x == y)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_environment_plays_as_on_the_cpu(name: str) -> None:
+    with Pretend():
+        there = make_env(name, 6, DEVICE)
+        cpu = make_env(name, 6)
+        assert same(cpu.reset(seed=3)[0], there.reset(seed=3)[0])
+        assert isinstance(cpu.single_action_space, gymnasium.spaces.Discrete)
+        for t in range(30):
+            action = torch.arange(6).add(t).remainder(int(cpu.single_action_space.n))
+            for x, y in zip(cpu.step(action), there.step(action.to(DEVICE)), strict=True):
+                assert same(x, y), t
+
+
+def ppo(run: TrainConfig, device: torch.device) -> PPOLearner:
+    env = make_from_config(run.env, run.algo.num_envs, device)  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    return PPOLearner(run, env, ActorCritic(make_spec(env, run.env, run.policy)).to(device))
+
+
+def rate(run: TrainConfig, device: torch.device, data: Any) -> RATELearner:
+    returns = data.returns(run.algo, trained=False, saved=None)
+    env = make_from_config(run.env, 1, device, returns=returns)
+    torch.manual_seed(0)
+    return RATELearner(run, env, ActorCritic(make_spec(env, run.env, run.policy, returns=returns)).to(device), data)
+
+
+def weights_after_two_updates(run: TrainConfig, make: Any) -> list[torch.Tensor]:
+    """On the CPU and on the device; between the updates a new learner goes on from a checkpoint."""
+    weights = []
+    with Pretend():
+        for device in (torch.device("cpu"), DEVICE):
+            first = make(run, device)
+            first.update(first.collect(0.0), 0.0)
+            text, tensors = _pack(first.state_dict())
+            saved = {key: x.cpu() for key, x in tensors.items()}  # as a file has them
+            second = make(run, device)
+            second.load_state_dict(_unpack(json.loads(text), saved))
+            second.update(second.collect(0.5), 0.5)
+            weights.append(torch.cat([here(p.detach()).flatten() for p in second.policy.parameters()]))
+    return weights
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_learns_as_on_the_cpu_and_goes_on_from_a_checkpoint(name: str) -> None:
+    algo = config.PPOConfig(num_envs=8, rollout=12, epochs=2, minibatches=2, normalize_reward=name == "mlp")
+    memory = config.MemoryConfig(carry=0.5) if name == "rmt" else config.MemoryConfig()
+    task = config.TMazeConfig(length=4, end_at_turn=True)
+    run = make_config(env=task, policy=POLICIES[name], algo=algo, memory=memory)
+    torch.testing.assert_close(*weights_after_two_updates(run, ppo), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["rmt", "trxl", "gru"])
+def test_a_policy_learns_from_recorded_episodes_as_on_the_cpu(name: str) -> None:
+    algo = config.RATEConfig(batch=4)
+    run = make_config(env=config.TMazeRATEConfig(length=9, min_length=5), policy=POLICIES[name], algo=algo)
+    data = RATELearner.load_data(run)  # outside, because files in memory are tensors of another kind
+    made = functools.partial(rate, data=data)
+    torch.testing.assert_close(*weights_after_two_updates(run, made), atol=2e-5, rtol=2e-5)
+
+
+#: Waits of the host for each step of a collector and each minibatch of an update. They may only become fewer.
+COLLECT = {"tmaze": 4.25, "minigrid-memory": 5.5}
+UPDATE = {
+    "rmt": 15.5,
+    "trxl": 12.5,
+    "lstm": 10.5,
+    "gru": 10.5,
+    "mlp": 3.5,
+    "deltanet": 3.5,
+    "reformer": 3.5,
+    "routing": 4.0,
+}
+
+
+@pytest.mark.parametrize("name", UPDATE)
+@pytest.mark.parametrize("task", COLLECT)
+def test_the_host_waits_no_more_often_than_it_did(task: str, name: str) -> None:
+    steps, epochs, minibatches = 16, 2, 2
+    algo = config.PPOConfig(num_envs=8, rollout=steps, epochs=epochs, minibatches=minibatches)
+    env = config.TMazeConfig(length=4) if task == "tmaze" else config.MiniGridMemoryConfig()
+    run = make_config(env=env, policy=POLICIES[name], algo=algo)
+    with Pretend() as device:
+        learner = ppo(run, DEVICE)
+        learner.update(learner.collect(0.0), 0.0)
+        with device.count() as acting:
+            rollout, _ = learner.collector.collect(steps)
+        with device.count() as learning:
+            learner.update(rollout, 0.0)
+    assert acting.total() / steps <= COLLECT[task], acting.most_common()
+    assert learning.total() / (epochs * minibatches) <= UPDATE[name], learning.most_common()
+
+
+def test_a_planted_wait_a_cpu_tensor_and_a_cpu_generator_are_found() -> None:
+    """The faults for which this device exists: the tests above would be green without it."""
+    with Pretend() as device:
+        x = torch.ones(3, device=DEVICE)
+        with device.count() as waits:
+            (x + 1).mul_(2)
+            assert not waits
+            x.sum().item()
+            x[x > 0]
+            x.cpu()
+        assert waits.total() == 3, waits
+        with pytest.raises(RuntimeError, match="tensors on"):
+            x + torch.ones(3)
+        with pytest.raises(RuntimeError, match="a generator of the CPU"):
+            torch.rand(3, device=DEVICE, generator=torch.Generator())
+        torch.rand(3, device=DEVICE, generator=rng.generator(0, "test", DEVICE))
+        with pytest.raises(TypeError, match="can't convert"):
+            x.numpy()
