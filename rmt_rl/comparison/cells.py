@@ -138,7 +138,7 @@ def variants(matrix: Matrix, task: str, policy: str) -> Iterator[dict[str, Any]]
     algos = matrix.axes.get("algo")
     for algo in algos or (matrix.options.get("algo", groups(TrainConfig)["algo"]),):
         classes = classes_of(task, policy, algo)
-        axes = [key for key in matrix.axes if key != "algo" and applies(key, classes)]
+        axes = [key for key in matrix.axes if key != "algo" and applies(matrix, key, classes)]
         for values in itertools.product(*(matrix.axes[key] for key in axes)):
             chosen = dict(zip(axes, values, strict=True)) | ({"algo": algo} if algos else {})
             yield {key: chosen[key] for key in matrix.axes if key in chosen}
@@ -150,9 +150,9 @@ def classes_of(task: str, policy: str, algo: str) -> dict[str, type]:
     return {group: choose(group, name).config for group, name in chosen.items()}
 
 
-def applies(key: str, classes: Mapping[str, type]) -> bool:
+def applies(matrix: Matrix, key: str, classes: Mapping[str, type]) -> bool:
     """Whether a cell with these dataclasses has the option, and something that it changes."""
-    if key in OF_CARRIED and issubclass(classes["policy"], MLPConfig):
+    if key in OF_CARRIED and _forgets(matrix, classes["policy"]):
         return False
     return key == "algo" or find_option(key, options(TrainConfig), classes) is not None
 
@@ -179,7 +179,7 @@ def _check_used(matrix: Matrix) -> None:
     for key in [*matrix.axes, *matrix.options]:
         if key != "algo":
             find_known(key, combinations)
-            if not any(applies(key, classes) for classes in combinations):
+            if not any(applies(matrix, key, classes) for classes in combinations):
                 raise ConfigError(f"{key}: no policy of the comparison has a memory that it would change; leave it out")
     for key in matrix.tests:
         if not any(find_option(key, {}, {"env": classes["env"]}) for classes in combinations):
@@ -197,7 +197,9 @@ def notes(matrix: Matrix) -> list[str]:
         names = {"env": matrix.tasks, "policy": matrix.policies}.get(group, ())
         if without := [name for name in names if not find_option(key, {}, {group: choose(group, name).config})]:
             found.append(f"{text}: does not apply to {', '.join(without)}, which {_have(without)} no such option")
-        if key in OF_CARRIED and (without := [name for name in matrix.policies if _forgets(name)]):
+        if key in OF_CARRIED and (
+            without := [name for name in matrix.policies if _forgets(matrix, choose("policy", name).config)]
+        ):
             found.append(f"{text}: does not apply to {', '.join(without)}, which {_have(without)} no memory")
     for key in matrix.tests:
         without = [task for task in matrix.tasks if not find_option(key, {}, {"env": choose("env", task).config})]
@@ -206,8 +208,10 @@ def notes(matrix: Matrix) -> list[str]:
     return found
 
 
-def _forgets(policy: str) -> bool:
-    return issubclass(choose("policy", policy).config, MLPConfig)
+def _forgets(matrix: Matrix, policy: type) -> bool:
+    """Whether a policy remembers nothing, not even its previous action."""
+    given = matrix.axes.get("policy.previous_action", (matrix.options.get("policy.previous_action", False),))
+    return issubclass(policy, MLPConfig) and not any(given)
 
 
 def _have(names: list[str]) -> str:
@@ -218,7 +222,7 @@ def _cell(matrix: Matrix, seed: int, task: str, policy: str, variant: Mapping[st
     key = key_of(task, policy, variant, seed)
     algo = variant.get("algo", matrix.options.get("algo", groups(TrainConfig)["algo"]))
     classes = classes_of(task, policy, algo)
-    given = {name: value for name, value in matrix.options.items() if applies(name, classes)}
+    given = {name: value for name, value in matrix.options.items() if applies(matrix, name, classes)}
     if matrix.params is not None:
         given["policy.params"] = matrix.params
     values = {**given, **variant}

@@ -58,13 +58,17 @@ class Space:
         """The tuned options that a task and a policy have, with their values."""
         algo = self.matrix.options.get("algo", "ppo")
         classes = classes_of(task, policy, algo)
-        return {key: values for key, values in self.matrix.axes.items() if applies(key, classes)}
+        return {key: values for key, values in self.matrix.axes.items() if applies(self.matrix, key, classes)}
 
     def cells(self, task: str, policy: str, chosen: Mapping[str, Any]) -> tuple[Matrix, list[Cell]]:
         """The runs of one trial, one for each seed; raises ConfigError where the chosen settings do not fit each other."""
         axes = {key: (value,) for key, value in chosen.items()}
         classes = classes_of(task, policy, self.matrix.options.get("algo", "ppo"))
-        given = {key: value for key, value in self.matrix.options.items() if key == "algo" or applies(key, classes)}
+        given = {
+            key: value
+            for key, value in self.matrix.options.items()
+            if key == "algo" or applies(self.matrix, key, classes)
+        }
         matrix = dataclasses.replace(self.matrix, tasks=(task,), policies=(policy,), axes=axes, options=given)
         return matrix, expand(matrix)
 

@@ -170,6 +170,11 @@ def test_a_policy_without_memory_carries_none_over():
     ]
 
 
+def test_an_mlp_that_sees_its_previous_action_carries_it_over():
+    given = ("env=tmaze", "policy=mlp", "seeds=1", "memory.carry=0.5", "policy.previous_action=true")
+    assert [cell.config.memory.carry for cell in expand(matrix_of(*given))] == [0.5]
+
+
 def test_an_ablation_without_carry_over_has_no_ramp():
     ramp = ("memory.ramp=success", "memory.ramp_start=0.8", "memory.ramp_end=0.95")
     without, carries = expand(matrix_of("env=tmaze", "policy=gru", "seeds=1", "memory.carry=0,0.5", *ramp))
