@@ -103,31 +103,35 @@ def split_at_boundaries(first_BT: torch.Tensor, age_B: torch.Tensor, segment: in
         source=number[(order - 1).clamp(min=0)],
         length=length[order],
         place_BT=place.view(B, T),
-        groups=_group(key[order], length[order], row_ends[order]),
+        groups=_group(key[order], length[order], row_ends[order], B),
     )
 
 
-def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor) -> list[Group]:
-    """Groups of pieces that are sorted by `key`."""
-    keys, counts = key.unique_consecutive(return_counts=True)
-    groups, begin = [], 0
+def _group(key: torch.Tensor, length: torch.Tensor, row_ends: torch.Tensor, rows: int) -> list[Group]:
+    """Groups of pieces that are sorted by `key`. rows: B; each has one piece that is its last."""
+    ends = torch.argsort(~row_ends, stable=True)[:rows]  # in order; `nonzero` would make the host wait for their number
+    # what the host needs of them, at once
+    on_host = torch.stack([key, length, row_ends.long()]).cpu()
+    keys, counts = on_host[0].unique_consecutive(return_counts=True)
+    groups, begin, ended = [], 0, 0
     begins: dict[int, int] = {}
     for value, n in zip(keys.tolist(), counts.tolist(), strict=True):
         here = slice(begin, begin + n)
         kind: Kind = "carried" if value == 0 else "fresh" if value in (1, _LAST) else "continued"
         # level k continues from level k - 1; the pieces at the end continue from any level
         first_source = begins[value - 1] if 2 < value < _LAST else 0
+        own_ends = int(on_host[2, here].sum())
         groups.append(
             Group(
                 kind=kind,
                 begin=begin,
                 end=begin + n,
-                length=int(length[here].max()),
+                length=int(on_host[1, here].max()),
                 writes_memory=value < _LAST,
                 sources=(first_source, begin),
-                ends=row_ends[here].nonzero().squeeze(1),
+                ends=ends[ended : ended + own_ends] - begin,
             )
         )
         begins[value] = begin
-        begin += n
+        begin, ended = begin + n, ended + own_ends
     return groups

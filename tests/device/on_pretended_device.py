@@ -112,14 +112,14 @@ def test_a_policy_learns_from_recorded_episodes_as_on_the_cpu(name: str) -> None
 #: Waits of the host for each step of a collector and each minibatch of an update. They may only become fewer.
 COLLECT = {"tmaze": 4.25, "minigrid-memory": 5.5}
 UPDATE = {
-    "rmt": 15.5,
-    "trxl": 12.5,
-    "lstm": 10.5,
-    "gru": 10.5,
-    "mlp": 3.5,
-    "deltanet": 3.5,
-    "reformer": 3.5,
-    "routing": 4.0,
+    "rmt": 4.5,
+    "trxl": 4.5,
+    "lstm": 9.5,
+    "gru": 9.5,
+    "mlp": 2.5,
+    "deltanet": 2.5,
+    "reformer": 2.5,
+    "routing": 3.0,
 }
 
 
