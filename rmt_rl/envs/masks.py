@@ -57,10 +57,15 @@ def mask_of(obs: Obs | dict[str, np.ndarray]) -> Any:
     return obs[KEY]  # type: ignore[index]
 
 
+def some_action(mask_BN: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """[B] whether every element has an allowed choice."""
+    parts = (mask_BN.flatten(1) != 0).split(sizes, dim=1)
+    return torch.stack([part.any(1) for part in parts]).all(0)
+
+
 def no_action(mask_BN: torch.Tensor, sizes: list[int]) -> int | None:
     """The first row in which some element has no allowed choice, or None."""
-    parts = (mask_BN.flatten(1) != 0).split(sizes, dim=1)
-    bad = ~torch.stack([part.any(1) for part in parts]).all(0)
+    bad = ~some_action(mask_BN, sizes)
     return int(bad.nonzero()[0, 0]) if bool(bad.any()) else None
 
 

@@ -6,6 +6,7 @@ error. Real numbers may leave their bounds, as many environments do now and then
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gymnasium import spaces
 
 from rmt_rl.common.state import Obs
 from rmt_rl.envs.actions import choice_sizes
-from rmt_rl.envs.masks import KEY, has_mask, mask_of, no_action
+from rmt_rl.envs.masks import KEY, has_mask, mask_of, no_action, some_action
 
 #: Real numbers farther from zero than this are refused: the squares that a network computes of them overflow float32.
 LARGEST = 1e15
@@ -83,6 +84,19 @@ class ObservationCheck:
             why = f", and numbers beyond {LARGEST:g} overflow in a network" if abs(value) < float("inf") else ""
             return f"{_named(name, key)} of row {int(bad[0, 0])} is {value:g}{why}"
         return None
+
+    def flags(self, obs: Obs) -> Iterator[torch.Tensor]:
+        """Flags that are all true where `outside`, `unusable` and `no_action` find nothing; the host need not wait for them."""
+        for key, x in self._entries(obs):
+            if not x.numel():
+                continue
+            if x.is_floating_point():
+                yield x.abs().amax() <= LARGEST
+            if self._ends[key] is not None:
+                low, high = self._ends_on(x.device, key)
+                yield ((x >= low) & (x <= high)).all()
+        if self._sizes:
+            yield some_action(mask_of(obs), self._sizes).all()
 
     def no_action(self, name: str, obs: Obs) -> str | None:
         """The first action mask that allows no action, as text, or None. The last observation of an episode may have one."""

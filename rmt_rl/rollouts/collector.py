@@ -182,12 +182,7 @@ class Collector:
             self.obs, reward, terminated, truncated, info = self.env.step(action)
             # check what the environment returned
             steps_now = self.steps + (step + 1) * len(reward)
-            self._require_inside("observation", self.obs, steps_now, acting=True)
-            found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())
-            cut = truncated.nonzero().squeeze(1)
-            if not found and len(cut):
-                self._require_inside("last observation", info["final_obs"], steps_now)
-                found = self._check.unusable("last observation", info["final_obs"])
+            found, cut = self._check_step(reward, truncated, info, steps_now)
             if found:
                 nonfinite = nonfinite or f"{found}, {steps_now:,} steps into the run"
                 if not skip_nonfinite:
@@ -313,6 +308,25 @@ class Collector:
         """
         if found := self._check.outside(name, obs) or (self._check.no_action(name, obs) if acting else None):
             raise RunError(f"{found}, {steps:,} steps into the run: the environment returned it")
+
+    def _check_step(
+        self, reward: torch.Tensor, truncated: torch.Tensor, info: dict[str, Any], steps: int
+    ) -> tuple[str | None, torch.Tensor]:
+        """What is unusable in what the environment returned, as text, or None; and the numbers of the truncated rows.
+
+        Raises RunError where a whole number is outside its bounds.
+        """
+        if reward.device.type != "cpu":  # one question for most steps, because the host waits for every answer
+            flags = [*self._check.flags(self.obs), reward.float().sum().isfinite(), ~truncated.any()]
+            if bool(torch.stack(flags).all()):
+                return None, torch.zeros(0, dtype=torch.int64, device=reward.device)
+        self._require_inside("observation", self.obs, steps, acting=True)
+        found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())
+        cut = truncated.nonzero().squeeze(1)
+        if not found and len(cut):
+            self._require_inside("last observation", info["final_obs"], steps)
+            found = self._check.unusable("last observation", info["final_obs"])
+        return found, cut
 
     def _final_value(self, info: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
         """Values of the last observations of truncated episodes, those of `rows`, under their memory; zero elsewhere."""
