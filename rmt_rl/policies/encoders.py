@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import gymnasium
@@ -251,7 +252,19 @@ class Image(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.reshape(-1, *self.picture.shape).to(self.linear.weight.dtype) / self.picture.highest
-        return self.linear(self.convolutions(self.picture.channels_first(x)))
+        with exact_convolutions(x):
+            return self.linear(self.convolutions(self.picture.channels_first(x)))
+
+
+def exact_convolutions(x: torch.Tensor) -> AbstractContextManager[None]:
+    """Inside, cuDNN keeps all bits of float32. By default it rounds products to 10 bits, differently for the few rows of an acting
+    step and the many of an update, so that acting and learning would compute different policies.
+    """
+    if not x.is_cuda:
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    return cudnn.flags(**kept, allow_tf32=False)
 
 
 class Sum(nn.Module):
