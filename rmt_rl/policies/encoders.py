@@ -257,8 +257,8 @@ class Image(nn.Module):
 
 
 def exact_convolutions(x: torch.Tensor) -> AbstractContextManager[None]:
-    """Inside, cuDNN keeps all bits of float32. By default it rounds products to 10 bits, differently for the few rows of an acting
-    step and the many of an update, so that acting and learning would compute different policies.
+    """Inside, cuDNN keeps all bits of float32. By default it rounds products to 10 bits, differently for few and for many rows, so that
+    acting steps and updates would compute different policies.
     """
     if not x.is_cuda:
         return nullcontext()
