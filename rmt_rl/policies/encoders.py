@@ -257,8 +257,10 @@ class Image(nn.Module):
 
 
 def exact_convolutions(x: torch.Tensor) -> AbstractContextManager[None]:
-    """Inside, cuDNN keeps all bits of float32. By default it rounds products to 10 bits, differently for few and for many rows, so that
-    acting steps and updates would compute different policies.
+    """Inside, cuDNN keeps all bits of float32.
+
+    By default it rounds products to 10 bits, differently for few and for many rows, so that acting steps and updates would
+    compute different policies.
     """
     if not x.is_cuda:
         return nullcontext()
