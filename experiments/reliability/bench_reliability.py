@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import io
 import itertools
-import math
 import statistics
 import tempfile
 import time
@@ -71,7 +70,7 @@ def describe(name: str, options: list[str], folder: Path, stack: contextlib.Exit
     obs, reward = learner.collector.obs, torch.zeros(env.num_envs, dtype=torch.float64)  # type: ignore[attr-defined]
     looks = cost(lambda: (first_nonfinite("o", obs), first_nonfinite("r", reward)), 200)
     norm = torch.tensor(1.0)
-    norms = cost(lambda: math.isfinite(float(norm)), 200)
+    norms = cost(lambda: bool(torch.stack([norm, norm]).isfinite().all()), 200)
     weights = cost(lambda: check_weights(learner.policy), 50)
     checks = looks * run.algo.rollout + norms * run.algo.epochs * run.algo.minibatch_count() + weights
     saving, wall, size = checkpoint_cost(learner, folder / "checkpoints-of-this-benchmark")
