@@ -24,7 +24,9 @@ from rmt_rl.config.registry import GROUPS
 from rmt_rl.config.resolve import make_config
 from rmt_rl.envs.registry import make_env, make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.sequence import SequenceModel
 from rmt_rl.policies.spec import make_spec
+from rmt_rl.rollouts.episodes import evaluate
 from rmt_rl.runs.checkpoints import _pack, _unpack
 
 DEVICE = register()
@@ -143,6 +145,36 @@ def test_a_policy_learns_from_recorded_episodes_as_on_the_cpu(name: str) -> None
     data = RATELearner.load_data(run)  # outside, because files in memory are tensors of another kind
     made = functools.partial(rate, data=data)
     torch.testing.assert_close(*weights_after_two_updates(run, made), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["rmt", "gru", "trxl"])
+def test_an_evaluation_plays_the_episodes_of_the_cpu(name: str) -> None:
+    task = config.TMazeConfig(length=6, min_length=3)
+    scores = []
+    with Pretend():
+        for device in (torch.device("cpu"), DEVICE):
+            env = make_from_config(task, 8, device, evaluation=True)
+            torch.manual_seed(0)
+            policy = ActorCritic(make_spec(env, task, POLICIES[name])).to(device)
+            scores.append(evaluate(policy, env, 24, seed=5, deterministic=False).each)
+    assert torch.equal(scores[0].lengths, scores[1].lengths) and torch.equal(scores[0].returns, scores[1].returns)
+
+
+@pytest.mark.parametrize("name", ["rmt", "lstm", "mingru"])
+def test_a_sequence_model_reads_and_writes_as_on_the_cpu(name: str) -> None:
+    found = []
+    with Pretend():
+        for device in (torch.device("cpu"), DEVICE):
+            torch.manual_seed(0)
+            model = SequenceModel(11, name, **{"policy.width": 16}).to(device)
+            ids = (torch.arange(2 * 13).view(2, 13) * 7 % 11).to(device)
+            loss, _ = model.loss(ids)
+            loss.backward()
+            slopes = [here(p.grad).flatten() for p in model.parameters() if p.grad is not None]
+            written, _ = model.generate(ids, 5, temperature=0)
+            found.append((torch.cat([here(loss.detach())[None], *slopes]), here(written)))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-5, rtol=2e-5)
+    assert torch.equal(found[0][1], found[1][1])
 
 
 #: Waits of the host for each step of a collector and each minibatch of an update. They may only become fewer.
