@@ -6,7 +6,7 @@ error. Real numbers may leave their bounds, as many environments do now and then
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -85,8 +85,18 @@ class ObservationCheck:
             return f"{_named(name, key)} of row {int(bad[0, 0])} is {value:g}{why}"
         return None
 
-    def flags(self, obs: Obs) -> Iterator[torch.Tensor]:
-        """Flags that are all true where `outside`, `unusable` and `no_action` find nothing; the host need not wait for them."""
+    def finds_nothing(self, shown: Iterable[Obs], reward: torch.Tensor, *more: torch.Tensor) -> bool:
+        """Whether no check would find anything in the observations, the reward is finite, and all of `more` are true.
+
+        A device is asked once, because the host waits for every answer. A CPU is not asked (False), as the checks are cheaper there.
+        """
+        if reward.device.type == "cpu":
+            return False
+        flags = [flag for obs in shown for flag in self._flags(obs)]
+        return bool(torch.stack([*flags, reward.float().sum().isfinite(), *more]).all())
+
+    def _flags(self, obs: Obs) -> Iterator[torch.Tensor]:
+        """Flags that are all true where `outside`, `unusable` and `no_action` find nothing."""
         for key, x in self._entries(obs):
             if not x.numel():
                 continue

@@ -316,10 +316,8 @@ class Collector:
 
         Raises RunError where a whole number is outside its bounds.
         """
-        if reward.device.type != "cpu":  # one question for most steps, because the host waits for every answer
-            flags = [*self._check.flags(self.obs), reward.float().sum().isfinite(), ~truncated.any()]
-            if bool(torch.stack(flags).all()):
-                return None, torch.zeros(0, dtype=torch.int64, device=reward.device)
+        if self._check.finds_nothing([self.obs], reward, ~truncated.any()):
+            return None, torch.zeros(0, dtype=torch.int64, device=reward.device)
         self._require_inside("observation", self.obs, steps, acting=True)
         found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())
         cut = truncated.nonzero().squeeze(1)

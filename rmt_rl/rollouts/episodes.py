@@ -102,6 +102,8 @@ def require_usable(
     The next action is chosen with `obs`, so its action mask must allow one.
     """
     shown = {"observation": obs} | ({} if final_obs is None else {"last observation": final_obs})
+    if reward is not None and check.finds_nothing(shown.values(), reward):
+        return
     for name, x in shown.items():
         if found := check.outside(name, x):
             raise RunError(f"{found}, {when}: the environment returned it")
