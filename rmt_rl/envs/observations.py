@@ -88,7 +88,7 @@ class ObservationCheck:
     def finds_nothing(self, shown: Iterable[Obs], reward: torch.Tensor, *more: torch.Tensor) -> bool:
         """Whether no check would find anything in the observations, the reward is finite, and all of `more` are true.
 
-        A device is asked once, because the host waits for every answer. A CPU is not asked (False), as the checks are cheaper there.
+        A device is asked once, because the host waits for every answer. A CPU is not asked (False): the checks are cheap there.
         """
         if reward.device.type == "cpu":
             return False
