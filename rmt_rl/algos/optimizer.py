@@ -37,8 +37,8 @@ def guarded_gradient(
     loss.backward()
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-    # before scaling, which would spread one NaN to all gradients; a constant loss of NaN has finite gradients
-    # together, because on a GPU the host waits for the answer
+    # before scaling, which would spread one NaN to all gradients; a constant loss of NaN has finite gradients. Both at once,
+    # because on a GPU the host waits for the answer.
     finite = torch.stack([norm, loss.detach()]).isfinite().all()
     if not bool(finite):
         guard.stop_or_skip(nonfinite_in_update(loss.detach(), policy.named_parameters(), terms))

@@ -85,15 +85,17 @@ class ObservationCheck:
             return f"{_named(name, key)} of row {int(bad[0, 0])} is {value:g}{why}"
         return None
 
-    def finds_nothing(self, shown: Iterable[Obs], reward: torch.Tensor, *more: torch.Tensor) -> bool:
-        """Whether no check would find anything in the observations, the reward is finite, and all of `more` are true.
+    def finds_nothing(self, shown: Iterable[Obs], reward: torch.Tensor, cut: torch.Tensor | None = None) -> bool:
+        """Whether no check would find anything in the observations, the reward is finite, and no row is `cut`.
 
         A device is asked once, because the host waits for every answer. A CPU is not asked (False): the checks are cheap there.
         """
         if reward.device.type == "cpu":
             return False
         flags = [flag for obs in shown for flag in self._flags(obs)]
-        return bool(torch.stack([*flags, reward.float().sum().isfinite(), *more]).all())
+        if cut is not None:
+            flags.append(~cut.any())
+        return bool(torch.stack([*flags, reward.float().sum().isfinite()]).all())
 
     def _flags(self, obs: Obs) -> Iterator[torch.Tensor]:
         """Flags that are all true where `outside`, `unusable` and `no_action` find nothing."""

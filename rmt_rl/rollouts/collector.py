@@ -316,7 +316,7 @@ class Collector:
 
         Raises RunError where a whole number is outside its bounds.
         """
-        if self._check.finds_nothing([self.obs], reward, ~truncated.any()):
+        if self._check.finds_nothing([self.obs], reward, truncated):
             return None, torch.zeros(0, dtype=torch.int64, device=reward.device)
         self._require_inside("observation", self.obs, steps, acting=True)
         found = self._check.unusable("observation", self.obs) or first_nonfinite("reward", reward.float())

@@ -27,7 +27,7 @@ from rmt_rl.policies.rmt import RMT
 from rmt_rl.rollouts.episodes import require_usable
 
 #: Values of a hidden variable, at most; each has a column in read-outs.
-MOST_VALUES = 1_000
+MOST_VALUES = 100_000
 #: Names of the parts of a memory.
 TOKENS, STEPS, CACHE, HIDDEN = "memory tokens", "segment steps", "cache and steps", "hidden state"
 LAYERS = "memory of the layers"

@@ -66,7 +66,7 @@ def test_an_environment_plays_as_on_the_cpu(name: str) -> None:
 
 
 def ppo(run: TrainConfig, device: torch.device) -> PPOLearner:
-    env = make_from_config(run.env, run.algo.num_envs, device)  # type: ignore[attr-defined]
+    env = make_from_config(run.env, run.algo.num_envs, device)
     torch.manual_seed(0)
     return PPOLearner(run, env, ActorCritic(make_spec(env, run.env, run.policy)).to(device))
 
@@ -133,7 +133,7 @@ def test_what_an_environment_must_not_return_is_named_on_a_device_too(place: str
             changed[2] = value
             return obs, reward, *rest
 
-        learner.collector.env.step = step  # type: ignore[method-assign]
+        learner.collector.env.step = step
         with pytest.raises(NotFinite, match=rf"{place} of row 2 is .*, 4 steps into the run"):
             learner.collect(0.0)
 

@@ -22,10 +22,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from rmt_rl.common import rng
 
 NAME = "pretend"
-DEVICE = torch.device("cpu")  # until `register` was called
 
 
-class _Module(backend_registration._DummyBackendModule):  # type: ignore[misc, name-defined]
+class _Module(backend_registration._DummyBackendModule):
     """What torch asks a device for, such as in torch.utils.checkpoint."""
 
     device = staticmethod(lambda index: contextlib.nullcontext())
@@ -37,7 +36,7 @@ class _Module(backend_registration._DummyBackendModule):  # type: ignore[misc, n
 
 def register() -> torch.device:
     """Make the device known to torch and to our random streams."""
-    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())  # type: ignore[attr-defined]
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     usual = rng.global_generator
     own = _generator(0, "global", NAME)
     rng.generator = _generator
@@ -53,7 +52,7 @@ def _generator(run_seed: int, name: str, device: str | torch.device = "cpu") -> 
     there = str(device).startswith(NAME)
     made = torch.Generator("cpu" if there else device).manual_seed(rng.seed(run_seed, name))
     if there:
-        _generators[made._cdata] = made  # type: ignore[attr-defined]
+        _generators[made._cdata] = made
     return made
 
 
@@ -85,7 +84,7 @@ class There(torch.Tensor):
         layout = {"strides": here.stride(), "storage_offset": here.storage_offset()}
         made = torch.Tensor._make_wrapper_subclass(cls, here.size(), dtype=here.dtype, device=f"{NAME}:0", **layout)
         made.here = here
-        return made  # type: ignore[no-any-return]
+        return made
 
     @classmethod
     def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -110,16 +109,15 @@ def here(x: torch.Tensor) -> torch.Tensor:
 
 
 class Pretend(TorchDispatchMode):
-    """Inside, tensors on the device work. waits: by what and where. ops: every operation with the shapes of its tensors."""
+    """Inside, tensors on the device work. waits: by what and where."""
 
     now: Pretend
     waits: collections.Counter[tuple[str, str]]
-    ops: list[tuple[str, tuple[tuple[int, ...], ...]]]
 
     def __enter__(self) -> Pretend:
-        Pretend.now, self.waits, self.ops = self, collections.Counter(), []
+        Pretend.now, self.waits = self, collections.Counter()
         torch._C._set_only_lift_cpu_tensors(True)
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         torch._C._set_only_lift_cpu_tensors(False)
@@ -128,9 +126,9 @@ class Pretend(TorchDispatchMode):
     @contextlib.contextmanager
     def count(self) -> Iterator[collections.Counter[tuple[str, str]]]:
         """The waits inside."""
-        self.waits = collections.Counter()
-        self.ops = []
+        before, self.waits = self.waits, collections.Counter()
         yield self.waits
+        self.waits = before
 
     def wait(self, what: str) -> None:
         frames = [f for f in traceback.extract_stack() if "/rmt_rl/" in f.filename]
@@ -149,7 +147,6 @@ class Pretend(TorchDispatchMode):
         self._check(op, packet, args, kwargs, tensors, to_cpu)
         if packet in WAITS or (packet in INDEX and any(i is not None and i.dtype is torch.bool for i in args[1])):
             self.wait(str(op))
-        self.ops.append((str(op), tuple(tuple(x.shape) for x in tensors)))
         unwrapped = {k: torch.device("cpu") if k == "device" else tree_map(here, v) for k, v in kwargs.items()}
         unwrapped.pop("pin_memory", None)
         if packet is aten._conj:  # a lazy conjugate is a flag of the tensor, which the one inside would not have here

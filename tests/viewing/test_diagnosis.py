@@ -168,7 +168,7 @@ def test_hidden_values_that_are_no_numbers_of_values_are_refused(monkeypatch, va
     policy, env = gru(0.8)
     monkeypatch.setattr(env, "hidden", lambda: {"cue": value.repeat(env.num_envs // 2, *[1] * (value.ndim - 1))})
     with pytest.raises(
-        ConfigError, match=rf"hidden: cue has .*{found}.* expected {env.num_envs} whole numbers from 0 to 999"
+        ConfigError, match=rf"hidden: cue has .*{found}.* expected {env.num_envs} whole numbers from 0 to 99,999"
     ):
         diagnose(policy, env, steps=6, repeats=3)
 
