@@ -5,6 +5,7 @@ A script in a folder beside this file puts `experiments/` on sys.path and import
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -17,7 +18,9 @@ from typing import Any
 
 from scipy import stats
 
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.config import RMTConfig
+from rmt_rl.config.cli import parse
 
 #: Where finished runs are kept, and the programs of other libraries.
 RESULTS = Path(__file__).parent / "results"
@@ -72,6 +75,20 @@ def with_overrides(usual: Sequence[str], given: Sequence[str]) -> list[str]:
     given = [option for word in given for option in (RMT_OF_THE_PAPER if word == "paper" else [word])]
     names = {argument.partition("=")[0] for argument in given}
     return [*(argument for argument in usual if argument.partition("=")[0] not in names), *given]
+
+
+def check_options(
+    parser: argparse.ArgumentParser, given: Sequence[str], decided: Sequence[str], runs: Sequence[Sequence[str]]
+) -> None:
+    """End the program, before anything is trained, where the experiment itself decides an option or a run is refused."""
+    for option in given:
+        if option.partition("=")[0] in decided:
+            parser.error(f"{option}: the experiment decides this itself; leave it out")
+    for arguments in runs:
+        try:
+            parse([*arguments])
+        except ConfigError as error:
+            parser.error(str(error))
 
 
 def rmt_of_the_paper(**options: Any) -> RMTConfig:

@@ -58,7 +58,10 @@ def command(argv: list[str]) -> int:
     names = ("seed", "steps", "hold", "repeats", "deterministic")
     found = diagnose(policy, env, **{name: getattr(options, name) for name in names}, on_step=report)
     if found is None:
-        raise ConfigError(f"policy={options.policy}: remembers nothing; expected a policy with memory")
+        raise ConfigError(
+            f"policy={options.policy}: has no memory of real numbers, which is all that can be examined; expected a policy that"
+            " has one"
+        )
     print(describe(found))
     if options.out is not None:
         print(f"figure: {write_report(found, Path(options.out))}")

@@ -58,9 +58,12 @@ def train(
     config: a complete configuration; or give options as for `make_config`, of which `env` may also be an environment (a
     `TorchVectorEnv`), or a class or function that makes one: f(num_envs, device). Give it again beside resume=. As on the command
     line, config="mine.yaml" reads options from a file, over which the others win. callbacks: see `rmt_rl.Callback`.
+    Under torchrun the processes share the rows, and only the result of the first one has a score and metrics (`common/ranks.py`).
     Raises ConfigError for options that do not fit, and RunError where the run cannot continue.
     """
+    from rmt_rl.common.ranks import joined
     from rmt_rl.runs.callbacks import Run, check_callbacks, notify
+    from rmt_rl.runs.follower import follow
     from rmt_rl.runs.metrics import Laps, Progress
     from rmt_rl.runs.setup import Evaluator, crossed_multiple, finish_run, setup_run
     from rmt_rl.runs.signals import OnSignal
@@ -71,16 +74,20 @@ def train(
         raise ConfigError(f"root={root!r}: expected the folder in which the run's folder is made, such as root='runs'")
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch_threads(config.threads))
+        ranks = stack.enter_context(joined())
+        if not ranks.first:
+            return TrainResult(**follow(config, ranks, stack))
         # config -> environment, policy, learner, run folder, which is locked until the end
-        parts = setup_run(config, Path(root), stack)
+        parts = setup_run(config, Path(root), stack, ranks)
         config, learner = parts.config, parts.learner
         run = Run(config, parts.folder, learner, parts.resumed.steps)
         evaluator = Evaluator(parts)
-        with OnSignal() as signals, Progress(config.steps, run.steps) as progress:
+        with OnSignal(patient=ranks.count > 1) as signals, Progress(config.steps, run.steps) as progress:
             learner.check_stop = signals.check_stop
             if parts.resumed.tree is None:
                 parts.save(run.steps, evaluator)
-            while run.steps < config.steps and signals.stop is None and run.stopped is None:
+            goes_on = run.steps < config.steps
+            while goes_on:
                 with parts.keep_last_state(run, evaluator):
                     # collect, update
                     laps = Laps()
@@ -88,7 +95,7 @@ def train(
                     laps.lap("collect")
                     row = learner.update(batch, run.steps / config.steps)
                     laps.lap("update")
-                    before, run.steps = run.steps, run.steps + batch.steps
+                    before, run.steps = run.steps, run.steps + batch.steps * ranks.count
                     row |= learner.statistics()
                     # evaluate; at the last step, too
                     last = run.steps >= config.steps
@@ -104,7 +111,7 @@ def train(
                         laps.lap("video")
                     # log
                     run.row, run.cpu_s = {"steps": run.steps, **row}, parts.clock.cpu()
-                    more = functools.partial(_numbers_beside, laps, batch, learner, evaluated)
+                    more = functools.partial(_numbers_beside, laps, run.steps - before, batch, learner, evaluated)
                     parts.metrics.write(run.steps, {**row, "wall_s": parts.clock.wall()}, more)
                     progress.update(
                         run.steps, {name: row[name] for name in learner.shown if name in row} | evaluator.shown
@@ -113,15 +120,17 @@ def train(
                     # save
                     due = crossed_multiple(config.checkpoint_steps, before, run.steps)
                     ends = last or run.stopped is not None or signals.stop is not None
-                    if signals.checkpoint_requested() or due or ends:
+                    if ranks.agree(signals.checkpoint_requested() or due or ends):
                         parts.save(run.steps, evaluator)
+                goes_on = ranks.agree(run.steps < config.steps and signals.stop is None and run.stopped is None)
+        parts.clock.others = sum(ranks.collect(0.0))
         return TrainResult(**finish_run(parts, run, evaluator, signals.stop, callbacks))
 
 
-def _numbers_beside(laps: Laps, batch: Batch, learner: Learner, evaluated: bool) -> dict[str, float]:
+def _numbers_beside(laps: Laps, steps: int, batch: Batch, learner: Learner, evaluated: bool) -> dict[str, float]:
     """The numbers of an update that TensorBoard and Weights & Biases get beside its row."""
     costly = learner.costly_diagnostics(batch) if evaluated else {}
-    return laps.numbers(batch.steps) | learner.diagnostics() | costly
+    return laps.numbers(steps) | learner.diagnostics() | costly
 
 
 def resolve(config: TrainConfig | None, given: dict[str, Any]) -> TrainConfig:
@@ -209,7 +218,10 @@ def command(argv: list[str]) -> int:
             signal.signal(signal.SIGUSR1, lambda number, frame: None)
             signal.signal(signal.SIGUSR2, exit_on_signal)
     config = parse(argv)
-    if config.resume is None and config.run is not None and (Path("runs") / config.run).exists():
+    new = (
+        config.resume is None and os.environ.get("RANK", "0") == "0"
+    )  # the first of several processes makes the folder
+    if new and config.run is not None and (Path("runs") / config.run).exists():
         raise folder_exists(config.run, Path("runs") / config.run)  # before seconds go into imports
     configure_process(config.threads)
     summary = train(config).summary

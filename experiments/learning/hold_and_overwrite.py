@@ -24,7 +24,15 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, RMT_OF_THE_PAPER, mean_and_interval, measure_once, read_results, with_overrides
+from common import (
+    RESULTS,
+    RMT_OF_THE_PAPER,
+    check_options,
+    mean_and_interval,
+    measure_once,
+    read_results,
+    with_overrides,
+)
 from long_walks import walk
 
 import rmt_rl
@@ -60,6 +68,8 @@ LONGEST: dict[str, Any] = {"env.corridors": 1_000, "env.length": 30}
 WALKED = "1,000 x 30, walked"
 #: Lengths of mazes with distractors that are tested in one walk.
 WALKS = (100_003, 1_000_000)
+#: Options that no run can have: what they say is a part of the table, or its tests need it.
+DECIDED = ("seed", "env", "policy", "evaluate_episodes", "memory.scope", "env.end_at_turn", "metrics")
 #: Success at 10,007 steps from which on a policy is worth a longer walk.
 HOLDS = 0.9
 #: Tests of a task beside those of `TASKS`.
@@ -86,6 +96,7 @@ POLICIES = {
     "mlp": ["policy=mlp"],
     "mingru": ["policy=mingru"],
     "mingru, hard gates": ["policy=mingru", "policy.hard_gates=true"],
+    "mingru, hard gates, carry": ["policy=mingru", "policy.hard_gates=true", *CARRY],
     "deltanet": ["policy=deltanet"],
     "deltanet, hard gates": ["policy=deltanet", "policy.hard_gates=true"],
     "deltanet, no decay": ["policy=deltanet", "policy.decay=false", "policy.hard_gates=true"],
@@ -110,11 +121,16 @@ class FamiliarPlaces(TMazeEndless):
         return torch.cat([torch.where(place < 1, place.clamp(max=LAST_PLACE), place), hints], dim=1)
 
 
+def arguments_of(run: dict[str, Any]) -> list[str]:
+    """The arguments of `rmt_rl.train`."""
+    usual = [*TASKS[run["task"]][0], "algo.rollout=96", *POLICIES[run["policy"]], f"seed={run['seed']}"]
+    return with_overrides(usual, run["options"])
+
+
 def measure(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The success of a new run's final policy on its own task and on every test, and what it cost."""
-    usual, tests = TASKS[run["task"]]
-    given = [*usual, "algo.rollout=96", *POLICIES[run["policy"]], f"seed={run['seed']}"]
-    result = rmt_rl.train(parse(with_overrides(given, run["options"])), root=folder)
+    _, tests = TASKS[run["task"]]
+    result = rmt_rl.train(parse(arguments_of(run)), root=folder)
     assert result.score is not None
     success = {"own": result.score.success}
     for name, (given_env, episodes) in tests.items():
@@ -155,6 +171,7 @@ def main() -> None:
         for task in arguments.tasks
         for policy in arguments.policies
     ]
+    check_options(parser, arguments.options, DECIDED, [] if arguments.stored else [arguments_of(run) for run in runs])
     for run in [] if arguments.stored else runs:
         measure_once(arguments.results, run, lambda folder, run=run: measure(run, folder))
     stored = read_results(arguments.results)

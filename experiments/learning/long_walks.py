@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 
 import torch
 
 import rmt_rl
+from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.tmaze.passive import RIGHT, TMaze, turn
 from rmt_rl.policies.actor_critic import ActorCritic
 
@@ -53,9 +55,11 @@ def walk(
 ) -> dict[str, float]:
     """Length -> share of `rows` episodes of that length that end with success."""
     task, memory = policy.spec.env, policy.spec.memory
-    if task.name != "tmaze" or task.end_at_turn or memory.scope != "episode" or min(lengths) < 1:
+    plain = task.name == "tmaze" and not task.end_at_turn and memory.scope == "episode" and policy.spec.returns is None
+    if not plain or not lengths or min(lengths) < 1 or rows < 1 or seed < 0:
         raise SystemExit(
-            "expected a policy of env=tmaze with end_at_turn=false and memory.scope=episode, and lengths from 1 on"
+            "expected a policy of env=tmaze with end_at_turn=false, memory.scope=episode and without a target return, lengths and"
+            " rows from 1 on, and a seed from 0 on"
         )
     corridor = Corridor(rows, bool(task.distractors), seed)
     state, straight, step = policy.initial_state(rows, critic=True), torch.ones(rows, dtype=torch.bool), 0
@@ -85,7 +89,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for folder in arguments.policies:
         started = time.process_time()
-        success = walk(rmt_rl.load_policy(folder), arguments.lengths, arguments.rows, arguments.seed)
+        try:
+            policy = rmt_rl.load_policy(folder)
+        except ConfigError as error:
+            sys.exit(str(error))
+        success = walk(policy, arguments.lengths, arguments.rows, arguments.seed)
         ups = int((Corridor(arguments.rows, False, arguments.seed).goals > 0).sum())
         found = {"policy": folder, "success": success, "up": ups, "down": arguments.rows - ups}
         print(json.dumps({**found, "cpu_s": round(time.process_time() - started)}), flush=True)

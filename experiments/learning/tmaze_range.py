@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, mean_and_interval, measure_once, read_results, with_overrides
+from common import RESULTS, check_options, mean_and_interval, measure_once, read_results, with_overrides
 
 import rmt_rl
 from rmt_rl.config.cli import parse
@@ -22,9 +22,14 @@ LONGER = [1_000, 10_007, 100_003]
 USUAL = ["env=tmaze", "env.min_length=5", "env.length=80", "algo.rollout=96", "steps=1100000"]
 
 
+def arguments_of(seed: int, options: list[str]) -> list[str]:
+    """The arguments of `rmt_rl.train`."""
+    return with_overrides([*USUAL, f"seed={seed}"], options)
+
+
 def measure(seed: int, options: list[str], folder: Path) -> dict[str, Any]:
     """One run: success of its final policy with its interval, and what it cost."""
-    config = parse(with_overrides(USUAL, [*options, f"seed={seed}"]))
+    config = parse(arguments_of(seed, options))
     result = rmt_rl.train(config, root=folder)
     score = result.score
     assert score is not None
@@ -41,6 +46,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "tmaze_range.jsonl")
     parser.add_argument("options", nargs="*", help="options of rmt_rl.train, such as policy=lstm")
     arguments = parser.parse_args()
+    runs = [arguments_of(seed, arguments.options) for seed in arguments.seeds]
+    check_options(parser, arguments.options, ("seed", "env", "evaluate_episodes"), runs)
     for seed in arguments.seeds:
         run = {"seed": seed, "options": arguments.options}
         measure_once(arguments.results, run, lambda folder, seed=seed: measure(seed, arguments.options, folder))

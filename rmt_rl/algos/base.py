@@ -37,6 +37,9 @@ class Learner:
     #: where an update can be left, such as between minibatches. What the update did so far is discarded.
     check_stop: Callable[[], None] = staticmethod(lambda: None)
 
+    #: Whether several processes can share the rows; the constructor then takes `ranks`, a `Ranks`.
+    shares_rows: bool = False
+
     policy: ActorCritic
 
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: Any = None) -> None:

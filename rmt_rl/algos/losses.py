@@ -19,13 +19,16 @@ def value_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return 0.5 * (value - target.detach()).square().mean()
 
 
-def standardise(advantage: torch.Tensor, floor: float) -> torch.Tensor:
+def standardise(advantage: torch.Tensor, floor: float, among: torch.Tensor | None = None) -> torch.Tensor:
     """Advantages with mean 0 and deviation 1 over all elements; a deviation below `floor` is replaced by `floor`.
+
+    among: the advantages whose mean and deviation count, of which these are a part; None = these.
 
     The floor is ours. When all episodes of a batch have the same result, the advantages contain only the error of the
     value function; scaled up to deviation 1 it can destroy a solved policy in one update (docs/tmaze.md).
     """
-    return (advantage - advantage.mean()) / advantage.std(correction=min(1, advantage.numel() - 1)).clamp(min=floor)
+    among = advantage if among is None else among
+    return (advantage - among.mean()) / among.std(correction=min(1, among.numel() - 1)).clamp(min=floor)
 
 
 def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rmt_rl.common.finite import Guard, nonfinite_in_update
+from rmt_rl.common.ranks import ALONE, Ranks
 from rmt_rl.common.state import check_tensor
 
 
@@ -27,25 +28,44 @@ def guarded_gradient(
     max_norm: float,
     guard: Guard,
     terms: Mapping[str, torch.Tensor],
+    ranks: Ranks = ALONE,
 ) -> torch.Tensor | None:
     """Compute the gradient of `loss` for the next `optimizer.step()`, scaled down to `max_norm`; returns its norm before that.
 
-    terms: auxiliary losses by name, for the message. Returns None where the loss or the gradient is not finite and `guard`
-    allows to skip it; raises NotFinite where it does not.
+    terms: auxiliary losses by name, for the message. ranks: the processes of whose losses the mean counts. Returns
+    None where the loss or the gradient is not finite and `guard` allows to skip it; raises NotFinite where it does not.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    loss = mean_over_ranks(ranks, policy, loss) if ranks.count > 1 else loss.detach()
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     # before scaling, which would spread one NaN to all gradients; a constant loss of NaN has finite gradients. Both at once,
     # because on a GPU the host waits for the answer.
-    finite = torch.stack([norm, loss.detach()]).isfinite().all()
+    finite = torch.stack([norm, loss]).isfinite().all()
     if not bool(finite):
-        guard.stop_or_skip(nonfinite_in_update(loss.detach(), policy.named_parameters(), terms))
+        guard.stop_or_skip(nonfinite_in_update(loss, policy.named_parameters(), terms))
         return None
     guard.passed()
     nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
+
+
+def mean_over_ranks(ranks: Ranks, policy: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    """Give every process the mean of all processes' gradients, and return the mean of their losses.
+
+    One message for all. A weight on which the loss of no process depends keeps no gradient, so that the optimizer leaves it as it
+    is.
+    """
+    parameters = list(policy.parameters())
+    exist = [loss.new_tensor(float(p.grad is not None)) for p in parameters]
+    gradients = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+    mean = ranks.mean(torch.cat([loss.detach()[None], torch.stack(exist), *gradients]))
+    mean_loss, exist_anywhere, gradients_of_all = mean.split([1, len(exist), len(mean) - 1 - len(exist)])
+    sizes = [p.numel() for p in parameters]
+    for p, gradient, exists in zip(parameters, gradients_of_all.split(sizes), exist_anywhere.tolist(), strict=True):
+        p.grad = gradient.view_as(p) if exists else None
+    return mean_loss[0]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.process import command_line
-from rmt_rl.common.state import all_same_shape, check_count, map_obs, select_rows
+from rmt_rl.common.ranks import ALONE, Ranks
+from rmt_rl.common.state import all_same_shape, check_count, map_obs, map_state, select_rows
 from rmt_rl.config.algos import PPOConfig
 from rmt_rl.config.commands import TrainConfig, metric_names
 from rmt_rl.config.resolve import with_values_read
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic
+from rmt_rl.policies.base import has_between_updates
 from rmt_rl.policies.heads import CategoricalHead, Head
 from rmt_rl.policies.network import remembered
 from rmt_rl.policies.weights import load_weights
@@ -45,12 +47,13 @@ class PPO:
         rollout, episodes = collector.collect(32)
         metrics = ppo.update(rollout, progress=0.0)
 
-    seed: for the order of the minibatches and for dropout.
+    seed: for the order of the minibatches and for dropout. ranks: the processes of which each updates with the rollout of its own
+    rows, all to the same weights.
     """
 
     check_stop: Callable[[], None] = staticmethod(lambda: None)  # see `Learner`
 
-    def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0) -> None:
+    def __init__(self, policy: ActorCritic, options: PPOConfig, seed: int = 0, ranks: Ranks = ALONE) -> None:
         if not (isinstance(policy, ActorCritic) and isinstance(options, PPOConfig)):
             raise ConfigError(
                 f"PPO({type(policy).__name__}, {type(options).__name__}): expected PPO(policy, options), with the result of"
@@ -61,7 +64,7 @@ class PPO:
         self.policy, self.options, self.updates, self.guard = policy, options, 0, Guard(options.skip_nonfinite)
         self.barrier = barrier_weight(options, policy.head)
         self.deviation = ReturnDeviation(options.gamma) if options.normalize_reward else None
-        self.seed = seed
+        self.seed, self.ranks = seed, ranks
         self.shuffle = rng.generator(seed, "shuffle", device)
         self.dropout = rng.generator(seed, "dropout", device)
         self.optimizer = torch.optim.AdamW(
@@ -77,10 +80,11 @@ class PPO:
 
         Raises NotFinite where the rollout, a loss or a gradient is not finite, more often in a row than `skip_nonfinite` allows.
         """
-        o = self.options
+        o, ranks = self.options, self.ranks
         self._check_policy(rollout)
-        if found := rollout.nonfinite or _too_large(rollout):
-            self.guard.stop_or_skip(found)
+        found = rollout.nonfinite or _too_large(rollout)
+        if ranks.any(found is not None):
+            self.guard.stop_or_skip(found or "the rollout of another process holds numbers that are not finite")
             return {**self.guard.counts()}
         # step size
         scale = schedule(o.schedule, progress)
@@ -89,7 +93,7 @@ class PPO:
         # rewards, advantages and value targets of the whole rollout, before the first step changes the policy
         reward = rollout.reward
         if self.deviation is not None:
-            reward = reward / self.deviation.add(reward, rollout.begins)
+            reward = reward / self.deviation.add(ranks.gather(reward), ranks.gather(rollout.begins))
         advantage = gae(
             reward,
             rollout.value,
@@ -103,36 +107,65 @@ class PPO:
         if self.updates == 0:
             self._check_ratio(rollout)
         # epochs of minibatches of whole rows: a row cut in time would lose its memory
-        rows_B = len(advantage)
+        dropout = self._dropout()
         metrics: list[dict[str, torch.Tensor]] = []
         for _ in range(o.epochs):
-            order = torch.randperm(rows_B, generator=self.shuffle, device=advantage.device)
-            for rows in order.chunk(o.minibatch_count()):
+            for rows in self._minibatches(len(advantage), advantage.device):
                 self.check_stop()
-                with rng.as_global(self.dropout):
+                with rng.as_global(dropout):
                     loss, measured = self._loss(rollout, advantage[rows], target[rows], rows, scale, risen)
                     extra = {name: value for name, value in measured.items() if name.startswith("auxiliary/")}
-                    norm = guarded_gradient(self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, extra)
+                    norm = guarded_gradient(
+                        self.optimizer, loss, self.policy, o.max_grad_norm, self.guard, extra, ranks
+                    )
                 if norm is not None:
                     self.optimizer.step()
                     metrics.append({**measured, "gradient_norm": norm})
         check_weights(self.policy)
         self._between_updates(rollout)
-        self.policy.add_observations(rollout.obs)  # not before: the update must see what acting saw
+        self._add_observations(rollout)  # not before: the update must see what acting saw
         self.updates += 1
         # means over the minibatches, for the log
         means: dict[str, float] = {}
         if metrics:  # empty when all minibatches were skipped
             stacked = torch.stack([torch.stack(list(row.values())) for row in metrics])
-            means = dict(zip(metrics[0], stacked.mean(0).tolist(), strict=True))
-        explained = 1 - (target - rollout.value).var() / target.var().clamp(min=1e-12)
+            means = dict(zip(metrics[0], ranks.mean(stacked.mean(0)).tolist(), strict=True))
+        target, value = ranks.gather(target), ranks.gather(rollout.value)
+        explained = 1 - (target - value).var() / target.var().clamp(min=1e-12)
         more = {"explained_variance": float(explained), "learning_rate": scale * o.learning_rate}
         return {**means, **more, **self.guard.counts()}
 
     def _between_updates(self, rollout: Rollout) -> None:
         seed = rng.counter_seed(self.seed, self.updates)  # other noise in every update
         generator = rng.generator(seed, "between-updates", rollout.reward.device)
-        self.policy.between_updates(rollout.obs, rollout.action, rollout.state, rollout.first, generator)
+        obs, action, state, first = rollout.obs, rollout.action, rollout.state, rollout.first
+        if self.ranks.count > 1 and has_between_updates(self.policy.backbone):
+            obs, state = map_obs(self.ranks.gather, obs), map_state(self.ranks.gather, state)
+            action, first = self.ranks.gather(action), self.ranks.gather(first)
+        self.policy.between_updates(obs, action, state, first, generator)
+
+    def _add_observations(self, rollout: Rollout) -> None:
+        obs = rollout.obs
+        if self.ranks.count > 1 and self.policy.normalizes:
+            obs = map_obs(self.ranks.gather, obs)
+        self.policy.add_observations(obs)
+
+    def _minibatches(self, rows: int, device: torch.device) -> list[torch.Tensor]:
+        """Which of `rows` are in every minibatch of an epoch. The orders of all shares of the rows are drawn in every process."""
+        ranks, count = self.ranks, self.options.minibatch_count()
+        share = rows * ranks.count // ranks.shares
+        orders = [torch.randperm(share, generator=self.shuffle, device=device) for _ in range(ranks.shares)]
+        own = [orders[ranks.number]] if ranks.count > 1 else orders
+        parts = [(order + number * share).chunk(count) for number, order in enumerate(own)]
+        return [torch.cat(of_shares) for of_shares in zip(*parts, strict=True)]
+
+    def _dropout(self) -> torch.Generator:
+        """The generator for dropout: one stream over the run, or, with several processes, one for each of them and update."""
+        if self.ranks.count == 1:
+            return self.dropout
+        return rng.generator(
+            rng.counter_seed(self.seed, self.updates), f"dropout {self.ranks.number}", self.policy.device
+        )
 
     def _loss(
         self,
@@ -160,7 +193,7 @@ class PPO:
         parameters, value, _, auxiliary = self.policy.unroll_with_losses(obs, action, state, first)
         log_ratio = self.policy.head.log_prob(parameters, action) - rollout.log_prob[rows]
         if o.normalize_advantage:
-            advantage = standardise(advantage, o.advantage_floor)
+            advantage = standardise(advantage, o.advantage_floor, self.ranks.gather(advantage))
         policy_loss = clipped_surrogate(log_ratio, advantage, o.clip)
         values = value_loss(value, target)
         entropy = self.policy.head.entropy(parameters).mean()
@@ -271,32 +304,42 @@ class PPOLearner(PPO, Learner):
     """PPO with the environment that it acts in: what `train` runs for algo=ppo."""
 
     shown = ("success", "return")
+    shares_rows = True
 
-    def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None) -> None:
-        PPO.__init__(self, policy, run.algo, run.seed)
+    def __init__(
+        self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None, ranks: Ranks = ALONE
+    ) -> None:
+        PPO.__init__(self, policy, run.algo, run.seed, ranks)
+        ranks.check_rows(run.algo.num_envs, run.algo.minibatch_count())
         self.memory, self.task, self._noted = run.memory, run.env.name, False
         acting = rng.generator(run.seed, "act", env.device)
         metrics = metric_names(run.metrics)
         self.collector = Collector(
-            env, policy, rng.seed(run.seed, "env"), acting, metrics, noise_correlation=run.algo.noise_correlation
+            env,
+            policy,
+            rng.seed(run.seed, "env"),
+            acting,
+            metrics,
+            noise_correlation=run.algo.noise_correlation,
+            ranks=ranks,
         )
         self.stats = EpisodeStats(run.steps, metrics)
-        self.resumes_exactly = self.collector.state_dict()["env"] is not None
+        self.resumes_exactly = self.collector.own_state()["env"] is not None
 
     def collect(self, progress: float) -> Rollout:
         if self.policy.without_moments():  # one rollout only to learn the scale of the observations
             first, _ = self.collector.collect(
                 self.options.rollout, skip_nonfinite=self.guard.allowed > 0, between_steps=self.check_stop
             )
-            if first.nonfinite is None:
-                self.policy.add_observations(first.obs)
+            if not self.ranks.any(first.nonfinite is not None):
+                self._add_observations(first)
         rollout, episodes = self.collector.collect(
             self.options.rollout,
             skip_nonfinite=self.guard.allowed > 0,
             between_steps=self.check_stop,
             carry=self.memory.carry * self.risen(progress),
         )
-        self.stats.add(episodes, (rollout.terminated | rollout.truncated).any(1))
+        self.stats.add(episodes, self.ranks.gather((rollout.terminated | rollout.truncated).any(1)))
         self._before = rollout.state
         return rollout
 
@@ -306,11 +349,13 @@ class PPOLearner(PPO, Learner):
         unknown = latest["success"] is None and latest["length"] is not None
         if self.memory.ramp != "steps" and unknown and not self._noted:
             self._noted = True
-            print(
-                f"memory.ramp={self.memory.ramp}: env={self.task} reports no success, so memory.carry and"
-                " policy.write_cost stay 0; memory.ramp=steps memory.ramp_end=0.5 lets them rise in the first half of the run",
-                flush=True,
-            )
+            if self.ranks.first:
+                print(
+                    f"memory.ramp={self.memory.ramp}: env={self.task} reports no success, so memory.carry and"
+                    " policy.write_cost stay 0; memory.ramp=steps memory.ramp_end=0.5 lets them rise in the first half of the"
+                    " run",
+                    flush=True,
+                )
         best = self.memory.ramp == "best_success"
         return self.memory.risen(progress, self.stats.best_success if best else latest["success"])
 
@@ -351,7 +396,7 @@ class PPOLearner(PPO, Learner):
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.updates = check_count("updates", state["updates"])
         if self.deviation is not None:
-            self.deviation.load_state_dict(state["deviation"], self.collector.env.num_envs)
+            self.deviation.load_state_dict(state["deviation"], self.collector.env.num_envs * self.ranks.count)
         self.guard.load_state_dict(state["guard"])
         self.collector.load_state_dict(state["collector"])
         self.shuffle.set_state(state["shuffle"])

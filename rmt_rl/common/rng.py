@@ -6,8 +6,9 @@ Nothing in this package draws from torch's, numpy's or Python's global stream.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -50,6 +51,42 @@ def counter_seed(seed: int, counter: int) -> int:
 def generator(run_seed: int, name: str, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator for one use."""
     return torch.Generator(device).manual_seed(seed(run_seed, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedStream:
+    """A stream that several processes draw alike: numbers for all rows, of which each keeps those of its own rows.
+
+    rows: which of all `total` rows.
+    """
+
+    generator: torch.Generator
+    rows: slice
+    total: int
+
+
+Stream = torch.Generator | SharedStream
+
+
+def exponential(like: torch.Tensor, stream: Stream) -> torch.Tensor:
+    """Numbers with the exponential distribution, one for each element of `like` [B, ...]."""
+    return _drawn(torch.Tensor.exponential_, like, stream)
+
+
+def normal(like: torch.Tensor, stream: Stream) -> torch.Tensor:
+    """Standard normal numbers, one for each element of `like` [B, ...]."""
+    return _drawn(torch.Tensor.normal_, like, stream)
+
+
+def uniform(like: torch.Tensor, stream: Stream) -> torch.Tensor:
+    """Numbers between 0 and 1, one for each element of `like` [B, ...]."""
+    return _drawn(torch.Tensor.uniform_, like, stream)
+
+
+def _drawn(fill: Callable[..., torch.Tensor], like: torch.Tensor, stream: Stream) -> torch.Tensor:
+    if isinstance(stream, torch.Generator):
+        return fill(torch.empty_like(like), generator=stream)
+    return fill(like.new_empty(stream.total, *like.shape[1:]), generator=stream.generator)[stream.rows]
 
 
 def global_generator(device: torch.device) -> torch.Generator:

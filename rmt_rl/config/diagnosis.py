@@ -18,11 +18,12 @@ class MemoryReportConfig(Config):
     env: str | None = env_option()
     env_overrides: tuple[str, ...] = ()  # the env.* options as typed; `resolve_env` applies them
     trust: bool = trust_option()
-    episodes: int = option(128, "episodes to play at the same time", low=16, high=4_096)
+    episodes: int = option(128, "episodes to play at the same time", low=32, high=4_096)
     steps: int = option(1_000, "steps after which an episode is cut", low=2, high=1_000_000)
     hold: int | None = option(
         None,
-        "the step whose observation is repeated to look for fixed points; null = the middle of the shortest episode",
+        "the step whose observation is repeated to look for fixed points; null = the middle of the shortest episode, or the step"
+        " after which the first variable is stored if that is later",
         low=0,
         high=1_000_000,
     )

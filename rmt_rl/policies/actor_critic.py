@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.common.rng import global_generator
+from rmt_rl.common.rng import Stream, global_generator
 from rmt_rl.common.state import Obs, leaves, map_state, state_from_tree, state_to_tree
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.masks import mask_of, without_mask
@@ -266,7 +266,7 @@ class ActorCritic(
         obs: Obs,
         state: PolicyState,
         first: torch.Tensor,
-        generator: torch.Generator,
+        generator: Stream,
         noise: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, PolicyState]:
         """What PPO collects: sampled actions, their log-probabilities [B], values [B], and the state after them.
@@ -331,6 +331,11 @@ class ActorCritic(
     def without_moments(self) -> bool:
         """Whether moments of the observations are wanted, and none was added yet."""
         return any(network.encoder.without_moments() for network in self._networks())
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether observations are normalised by the moments of those that were added."""
+        return any(network.encoder.normalizes for network in self._networks())
 
     def add_observations(self, obs: Obs) -> None:
         """Add observations, with any leading axes, to the moments that normalise them."""

@@ -366,6 +366,11 @@ class ObservationEncoder(nn.Module):
         leading = x.shape[: x.dim() - self.event_axes]
         return self.encoder(obs).view(*leading, -1)
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether observations are normalised by the moments of those that were added."""
+        return bool(self._normalized())
+
     def without_moments(self) -> bool:
         """Whether moments are wanted, and no observation was added yet."""
         return any(float(vector.moments.count) == 0 for _, vector in self._normalized())

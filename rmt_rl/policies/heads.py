@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.envs.actions import MixedActions
 from rmt_rl.policies.moments import ActionScale
@@ -79,12 +80,10 @@ class CategoricalHead(nn.Module):
         """
         return torch.where(allowed.reshape(logits.shape) != 0, logits, _lowest(logits))
 
-    def sample(
-        self, logits: torch.Tensor, generator: torch.Generator, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def sample(self, logits: torch.Tensor, generator: rng.Stream, noise: torch.Tensor | None = None) -> torch.Tensor:
         """noise: none of it is needed; every head accepts it."""
         # the largest of p / Exp(1) is a draw from p, and takes one pass on any device
-        waiting = torch.empty_like(logits).exponential_(generator=generator)
+        waiting = rng.exponential(logits, generator)
         if self.masked:  # exactly 0 would choose an action that is not allowed
             waiting = waiting.clamp(min=torch.finfo(waiting.dtype).tiny)
         return self._best(logits - waiting.log())
@@ -179,10 +178,10 @@ class GaussianHead(nn.Module):
         return torch.cat([mean, (self.log_deviation + self.unit.log()).expand_as(mean)], dim=-1)
 
     def sample(
-        self, parameters: torch.Tensor, generator: torch.Generator, noise: torch.Tensor | None = None
+        self, parameters: torch.Tensor, generator: rng.Stream, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
         mean, log_deviation = parameters.chunk(2, dim=-1)
-        noise = torch.empty_like(mean).normal_(generator=generator) if noise is None else noise
+        noise = rng.normal(mean, generator) if noise is None else noise
         return self._shaped(mean + log_deviation.exp() * noise)
 
     def mode(self, parameters: torch.Tensor) -> torch.Tensor:
@@ -262,7 +261,7 @@ class MixedHead(nn.Module):
         return torch.cat([self.choices.mask(logits, allowed), reals], dim=-1)
 
     def sample(
-        self, parameters: torch.Tensor, generator: torch.Generator, noise: torch.Tensor | None = None
+        self, parameters: torch.Tensor, generator: rng.Stream, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
         logits, reals = self._logits_and_reals(parameters)
         return self._joined(self.choices.sample(logits, generator), self.reals.sample(reals, generator, noise))

@@ -14,6 +14,7 @@ from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import NotFinite, finite, first_nonfinite
 from rmt_rl.common.process import command_line
+from rmt_rl.common.ranks import ALONE, Ranks
 from rmt_rl.common.state import (
     Obs,
     changed_in_place,
@@ -75,14 +76,12 @@ class Rollout:
         return self.reward.numel()
 
 
-def next_noise(
-    noise: torch.Tensor, first: torch.Tensor, correlation: float, generator: torch.Generator
-) -> torch.Tensor:
+def next_noise(noise: torch.Tensor, first: torch.Tensor, correlation: float, generator: rng.Stream) -> torch.Tensor:
     """The noise [B, n] of the next step: c * noise + sqrt(1 - c^2) * new, and new where an episode begins (`first`, [B]).
 
     Every step on its own has standard normal noise, so log-probabilities stay those of the policy.
     """
-    new = torch.empty_like(noise).normal_(generator=generator)
+    new = rng.normal(noise, generator)
     return torch.where(first[:, None], new, correlation * noise + math.sqrt(1 - correlation**2) * new)
 
 
@@ -101,7 +100,8 @@ class Collector:
 
     seed: for the environment's first reset. generator: for the sampled actions. metrics: names of numbers in the last infos of
     episodes, which are returned with them. noise_correlation: of the noise of continuous actions between
-    neighbouring steps of an episode.
+    neighbouring steps of an episode. ranks: the processes of which each has a share of the rows, `env` those of this one; the
+    rollout has this process's rows, the episodes are those of all.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Collector:
         generator: torch.Generator | None = None,
         metrics: Sequence[str] = (),
         noise_correlation: float = 0.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not (isinstance(env, TorchVectorEnv) and isinstance(policy, ActorCritic)):
             raise ConfigError(
@@ -128,12 +129,17 @@ class Collector:
         self._metrics_seen = not metrics  # whether it is known that the environment reports them
         self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.generator = rng.generator(seed, "act", env.device) if generator is None else generator
-        self.noise_correlation = noise_correlation
+        self.noise_correlation, self.ranks = noise_correlation, ranks
+        rows = env.num_envs * ranks.count
+        self.own = ranks.share(rows)
+        self.stream: rng.Stream = self.generator
+        if ranks.count > 1:
+            self.stream = rng.SharedStream(self.generator, self.own, rows)
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
         rows, device = self.env.num_envs, self.env.device
-        self.obs: Obs = self.env.reset(seed=seed)[0]
+        self.obs: Obs = self.env.reset(seed=seed + self.own.start)[0]
         self._require_inside("observation", self.obs, self.steps, acting=True)
         if found := self._check.unusable("observation", self.obs):
             raise NotFinite(f"{found}, {self.steps:,} steps into the run: the environment returned it from reset")
@@ -174,14 +180,12 @@ class Collector:
             # act
             obs, first, begins = self.obs, self.first, self.begins
             if self.noise is not None:
-                self.noise = next_noise(self.noise, begins, self.noise_correlation, self.generator)
-            action, log_prob, value, self.state = self.policy.explore(
-                obs, self.state, first, self.generator, self.noise
-            )
+                self.noise = next_noise(self.noise, begins, self.noise_correlation, self.stream)
+            action, log_prob, value, self.state = self.policy.explore(obs, self.state, first, self.stream, self.noise)
             kept.append(_named(obs, action))
             self.obs, reward, terminated, truncated, info = self.env.step(action)
             # check what the environment returned
-            steps_now = self.steps + (step + 1) * len(reward)
+            steps_now = self.steps + (step + 1) * len(reward) * self.ranks.count
             found, cut = self._check_step(reward, truncated, info, steps_now)
             if found:
                 nonfinite = nonfinite or f"{found}, {steps_now:,} steps into the run"
@@ -192,7 +196,7 @@ class Collector:
             # record the step; the next one begins an episode where this one ended it, and resets the memory unless it is kept
             self.begins = self.first = terminated | truncated
             if carry:
-                carried = torch.rand(len(reward), generator=self.generator, device=self.env.device) < carry
+                carried = rng.uniform(torch.empty(len(reward), device=self.env.device), self.stream) < carry
                 self.first = self.begins & ~carried
             final_value = self._final_value(info, cut)
             rows.append(
@@ -209,11 +213,11 @@ class Collector:
         )
         next_value = torch.where(truncated, final_value, torch.cat([value[:, 1:], after[:, None]], dim=1))
         obs = map_obs(lambda *x: torch.stack(x, dim=1), *obs_list)
-        self.steps += reward.numel()
+        self.steps += reward.numel() * self.ranks.count
         rollout = Rollout(
             obs, action, log_prob, value, next_value, reward, terminated, truncated, first, begins, start, nonfinite
         )
-        flags, *numbers = (torch.stack(column).flatten() for column in zip(*ended, strict=True))
+        flags, *numbers = (self.ranks.gather(torch.stack(c), dim=1).flatten() for c in zip(*ended, strict=True))
         which = flags.nonzero().squeeze(1)  # once, because on a GPU the host waits for it
         returns, lengths, success, *more = (x[which].cpu() for x in numbers)
         episodes = Episodes(returns, lengths, success, dict(zip(self.metrics, more, strict=True)))
@@ -244,7 +248,15 @@ class Collector:
         self._metrics_seen = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next rollout depends on except the policy; "env" is None where the environment cannot be saved."""
+        """Everything that the next rollout depends on except the policy; "env" is None where the environment cannot be saved.
+
+        With several processes the first one has the states of all under "ranks"; all of them must ask for it.
+        """
+        own = self.own_state()
+        return own if self.ranks.count == 1 else {"ranks": self.ranks.collect(own)}
+
+    def own_state(self) -> dict[str, Any]:
+        """`state_dict` of the rows of this process."""
         shared = {"generator": self.generator.get_state(), "steps": self.steps, "env": None}
         try:
             env = self.env.state_dict()
@@ -263,7 +275,10 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; without the environment's state all rows start new episodes."""
+        """Continue where `state_dict` was taken; without the environment's state all rows start new episodes, and with another
+        number of processes."""
+        saved = state.get("ranks", [state])
+        state = saved[self.ranks.number] if len(saved) == self.ranks.count else saved[0] | {"env": None}
         self.generator.set_state(state["generator"])
         self.steps = check_count("steps", state["steps"])
         self._metrics_seen = self._metrics_seen or self.steps > 0

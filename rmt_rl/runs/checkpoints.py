@@ -47,10 +47,13 @@ class Damaged(Exception):
 class Checkpoints:
     """The checkpoints of a run. The object holds the lock of the run's folder, so only one process can train there."""
 
-    def __init__(self, run: Path) -> None:
-        """Raises ConfigError where another process holds the lock, or where the folder cannot be used."""
+    def __init__(self, run: Path, lock: bool = True) -> None:
+        """lock: false in a process that only reads. Raises ConfigError where another process holds the lock, or where the folder
+        cannot be used."""
         self.run, self.folder = run, run / "checkpoints"
         self._lock = filelock.FileLock(run / ".lock")
+        if not lock:
+            return
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:

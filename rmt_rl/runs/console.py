@@ -29,10 +29,17 @@ NEARLY_SOLVED = 0.9
 
 
 def banner(
-    config: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, device: torch.device, folder: Path, data: Any
+    config: TrainConfig,
+    env: TorchVectorEnv,
+    policy: ActorCritic,
+    device: torch.device,
+    folder: Path,
+    data: Any,
+    processes: int = 1,
 ) -> str:
     """A summary of the run: task, floor, policy, memory, training, data, device, folder."""
     parameters = parameters_of(policy)
+    threads = f"{config.threads} thread{'s' if config.threads > 1 else ''}"
     lines = [("task", (env.task or f"{config.env}") + default_id(config.env))]
     if env.floor is not None and env.ceiling is not None:
         lines.append(("floor", f"{env.floor:.3f} {env.measure} without memory, {env.ceiling:.3f} with perfect memory"))
@@ -49,7 +56,7 @@ def banner(
         ("memory", policy.backbone.description),
         ("training", f"{config.algo.name}, {config.steps:,} steps, {config.algo.summary()}"),
         *([("data", f"{config.data or 'recorded now from the oracle'}: {data}")] if data is not None else []),
-        ("device", f"{device}, {config.threads} thread{'s' if config.threads > 1 else ''}"),
+        ("device", f"{device}, {threads}" if processes == 1 else f"{device}, {processes} processes, {threads} each"),
         ("folder", str(folder)),
     ]
     return "\n".join(f"{name:>9}  {text}" for name, text in lines)

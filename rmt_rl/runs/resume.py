@@ -48,13 +48,14 @@ class ResumePoint:
         return ResumePoint(Checkpoints(folder))
 
     @staticmethod
-    def newest(folder: Path, end: int = 0) -> ResumePoint:
+    def newest(folder: Path, end: int = 0, lock: bool = True) -> ResumePoint:
         """The newest complete checkpoint; raises ConfigError where there is none, or where the run is finished.
 
-        end: the step at which the run shall end; after its own end to continue a finished run.
+        end: the step at which the run shall end; after its own end to continue a finished run. lock: false in processes that
+        only read.
         """
         check_run_folder(folder)
-        checkpoints = Checkpoints(folder)
+        checkpoints = Checkpoints(folder, lock)
         try:
             return ResumePoint._newest(checkpoints, end)
         except BaseException:
@@ -149,11 +150,14 @@ class ResumePoint:
                 )
             else:
                 lines.append("config.yaml was edited: the run continues, but not to the same bits")
+        before = {"processes": 1} | self.manifest  # absent in checkpoints of earlier versions
         lines += [
-            f"{key} was {self.manifest.get(key)} and is {now}: the run continues, but not to the same bits"
+            f"{key} was {before.get(key)} and is {now}: the run continues, but not to the same bits"
             for key, now in manifest.items()
-            if self.manifest.get(key) != now
+            if before.get(key) != now
         ]
+        if before["processes"] != manifest["processes"]:
+            lines.append("with another number of processes all rows start new episodes")
         if manifest["resume"] == "from_reset":
             lines.append("the environment cannot save its state: all rows start new episodes (resume: from_reset)")
         return lines

@@ -20,6 +20,7 @@ from rmt_rl.common.device import choose_device
 from rmt_rl.common.errors import ConfigError, Interrupted, RunError, Stopped
 from rmt_rl.common.files import reason, sha256_file
 from rmt_rl.common.process import require_packages
+from rmt_rl.common.ranks import ALONE, Ranks, own_device
 from rmt_rl.common.state import copy_tree
 from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import ReturnConditioning, TrainConfig, metric_names
@@ -53,16 +54,16 @@ BESIDE = {"evaluate_every": "evaluations", "video_every": "videos"}
 
 
 class Clock:
-    """Wall and CPU seconds of a run, those before it was resumed included."""
+    """Wall and CPU seconds of a run, those before it was resumed included. others: CPU-seconds of the other processes."""
 
     def __init__(self, wall: float, cpu: float) -> None:
-        self._wall, self._cpu = time.monotonic() - wall, time.process_time() - cpu
+        self._wall, self._cpu, self.others = time.monotonic() - wall, time.process_time() - cpu, 0.0
 
     def wall(self) -> float:
         return round(time.monotonic() - self._wall, 3)
 
     def cpu(self) -> float:
-        return time.process_time() - self._cpu
+        return time.process_time() - self._cpu + self.others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RunParts:
     """The parts of a run.
 
     manifest: values that must stay the same for a resumed run to give the same bits. evaluation_env: that of the evaluations
-    during training; None without them. video_env: that of the videos.
+    during training; None without them. video_env: that of the videos. ranks: the processes of the run; this is the first one.
     """
 
     config: TrainConfig
@@ -84,6 +85,7 @@ class RunParts:
     device: torch.device
     evaluation_env: TorchVectorEnv | None
     video_env: TorchVectorEnv | None
+    ranks: Ranks
 
     def save(self, steps: int, evaluator: Evaluator) -> None:
         """Write a checkpoint; a full disk is reported and the run continues."""
@@ -94,8 +96,12 @@ class RunParts:
     def keep_last_state(self, run: Run, evaluator: Evaluator) -> Iterator[None]:
         """One update: where an error or a signal ends it, the state before it is saved, so that a resumed run repeats it.
 
-        After a signal the run has the steps and the weights of that state, and ends without an error.
+        After a signal the run has the steps and the weights of that state, and ends without an error. With several processes the
+        state of all rows would have to be gathered for every update, so an error costs what follows the newest checkpoint.
         """
+        if self.ranks.count > 1:
+            yield
+            return
         steps = run.steps
         last, weights = copy_tree(self._tree(evaluator)), copy_tree(self.learner.policy.state_dict())
         try:
@@ -139,24 +145,36 @@ class RunParts:
         return None
 
 
-def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> RunParts:
-    """Build or restore all parts of a run; `stack` closes them. Raises ConfigError before anything is written."""
-    check_loggers(config.tensorboard, config.wandb)
-    for option, what in BESIDE.items():
-        if (every := getattr(config, option)) is not None and is_borrowed(config.env):
-            raise ConfigError(
-                f"{option}={every}: {what} need an environment of their own, but env= is a single object; give a class or a"
-                " function f(num_envs, device) that makes it"
-            )
-    device = choose_device(config.device)
-    resumed = None if config.resume is None else ResumePoint.newest(Path(config.resume), config.steps)
-    if resumed is not None:
-        stack.callback(resumed.checkpoints.close)
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What every process of a run needs. resumed: None in a new run."""
 
-    # data, environment, policy, learner
+    config: TrainConfig
+    env: TorchVectorEnv
+    learner: Learner
+    device: torch.device
+    data: Any
+    resumed: ResumePoint | None
+
+
+def build_learner(config: TrainConfig, ranks: Ranks, stack: contextlib.ExitStack) -> Built:
+    """The learner with its data, environment and policy, before the state of a checkpoint is loaded; `stack` closes them."""
     if config.algo.requires:
         require_packages(f"algo={config.algo.name}", *config.algo.requires)
     learner_class: type[Learner] = entry_of(config.algo).load()
+    if ranks.count > 1 and not learner_class.shares_rows:
+        raise ConfigError(
+            f"algo={config.algo.name}: runs in one process, found {ranks.count}; start it without torchrun"
+        )
+    device = own_device(choose_device(config.device), ranks)
+    resumed = None
+    if config.resume is not None:
+        resumed = ResumePoint.newest(Path(config.resume), config.steps, lock=ranks.first)
+        stack.callback(resumed.checkpoints.close)
+    ranks.any(False)  # all have read the checkpoint before the first one changes the folder
+
+    # data, environment, policy, learner
+    together = {"ranks": ranks} if learner_class.shares_rows else {}
     initial = load_initial(config, device) if resumed is None else None
     if initial is not None:
         memory = memory_beside(initial, config)
@@ -164,9 +182,9 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     check_backend(config.policy, device)
     data = learner_class.load_data(config)
     returns = learner_class.return_conditioning(config, data, initial) if resumed is None else resumed.returns
-    env = make_run_env(config, data, returns, device)
+    env = make_run_env(config, data, returns, device, ranks)
     stack.callback(close_unless_borrowed, config.env, env)
-    check_object(config, env, device)
+    check_object(config, env, device, ranks)
     scale = learner_class.action_scale(config, data, initial) if resumed is None else resumed.action_scale(env)
     config = dataclasses.replace(config, policy=fit_width(env, config.env, config.policy))
     rules = initial.spec.rules if initial is not None else RULES if resumed is None else resumed.rules
@@ -174,7 +192,23 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
     if initial is not None:
         check_fits(initial, env, config.env, values=True)
         policy.load_state_dict(initial.state_dict())
-    learner = learner_class(config, env, policy, data)
+    learner = learner_class(config, env, policy, data, **together)
+    return Built(config, env, learner, device, data, resumed)
+
+
+def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack, ranks: Ranks = ALONE) -> RunParts:
+    """Build or restore all parts of a run, in its first process; `stack` closes them. Raises ConfigError before anything is
+    written."""
+    check_loggers(config.tensorboard, config.wandb)
+    for option, what in BESIDE.items():
+        if (every := getattr(config, option)) is not None and is_borrowed(config.env):
+            raise ConfigError(
+                f"{option}={every}: {what} need an environment of their own, but env= is a single object; give a class or a"
+                " function f(num_envs, device) that makes it"
+            )
+    built = build_learner(config, ranks, stack)
+    config, env, learner, policy = built.config, built.env, built.learner, built.learner.policy
+    device, data, resumed = built.device, built.data, built.resumed
     rows = min(config.validation_episodes, 64)
     evaluation_env = make_env_beside("evaluate_every", config, config.env, rows, policy, [env], stack)
     video_env = make_video_env(config, policy, [env, evaluation_env], stack)
@@ -191,23 +225,27 @@ def setup_run(config: TrainConfig, root: Path, stack: contextlib.ExitStack) -> R
         resumed.restore(learner)
         with name_disk_errors(folder):
             resumed.move_end(config.steps)
+    ranks.told(str(folder))
     exact = "exact" if learner.resumes_exactly else "from_reset"
     manifest = {**versions(device), "config": sha256_file(folder / "config.yaml"), "end": config.steps}
-    manifest["resume"] = exact
+    manifest |= {"resume": exact, "processes": ranks.count}
     messages = resumed.resume_messages(manifest)
-    print("\n".join([banner(config, env, policy, device, folder, data), *messages]), flush=True)
+    print("\n".join([banner(config, env, policy, device, folder, data, ranks.count), *messages]), flush=True)
     metrics = Metrics(folder, to_dict(config), resumed.steps, resumed.metrics)
     stack.callback(metrics.close)
     clock = Clock(resumed.wall_s, resumed.cpu_s)
-    return RunParts(config, env, learner, folder, resumed, metrics, clock, manifest, device, evaluation_env, video_env)
+    return RunParts(
+        config, env, learner, folder, resumed, metrics, clock, manifest, device, evaluation_env, video_env, ranks
+    )
 
 
 def make_run_env(
-    config: TrainConfig, data: Any, returns: ReturnConditioning | None, device: torch.device
+    config: TrainConfig, data: Any, returns: ReturnConditioning | None, device: torch.device, ranks: Ranks
 ) -> TorchVectorEnv:
-    """The environment that the run trains on; with env=none only the spaces of the data."""
+    """The environment that this process trains on; with env=none only the spaces of the data."""
     if not isinstance(config.env, NoEnvConfig):
-        return make_from_config(config.env, config.algo.training_rows(), device, config.memory, returns=returns)
+        rows = max(1, config.algo.training_rows() // ranks.count)
+        return make_from_config(config.env, rows, device, config.memory, returns=returns)
     if missing := [name for name in ("space", "action_space") if not hasattr(data, name)]:
         raise ConfigError(
             f"env=none: the data of algo={config.algo.name} has no {missing[0]}; expected env=<a task>, or load_data to return an"
@@ -218,10 +256,15 @@ def make_run_env(
     return wrap(spaces, config.memory, returns=returns)
 
 
-def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device) -> None:
+def check_object(config: TrainConfig, env: TorchVectorEnv, device: torch.device, ranks: Ranks) -> None:
     """Raises ConfigError where env= is an object that was made for other rows or another device."""
     if not is_borrowed(config.env):
         return
+    if ranks.count > 1:
+        raise ConfigError(
+            f"env={config.env.name}: {ranks.count} processes share the rows, but env= is a single object; give a class or a"
+            " function f(num_envs, device) that makes it"
+        )
     if not config.algo.offline and env.num_envs != config.algo.training_rows():
         raise ConfigError(
             f"algo.num_envs={config.algo.training_rows()}: the environment object has {env.num_envs} rows; expected"
@@ -488,7 +531,7 @@ def _final_scores(parts: RunParts, evaluator: Evaluator, at_end: contextlib.Exit
     at_end: closes the environment.
     """
     config, policy = parts.config, parts.learner.policy
-    rows = 64 if config.algo.offline else parts.env.num_envs
+    rows = 64 if config.algo.offline else config.algo.training_rows()
     env = make_task(policy, config.env, min(config.evaluate_episodes, rows), parts.device)
     at_end.callback(close_unless_borrowed, config.env, env)
     how: dict[str, Any] = {

@@ -17,11 +17,15 @@ class OnSignal:
     announces the end of a job, before or after a SIGTERM, stops too, and does not count as one of the two. SIGUSR1: write a
     checkpoint after this update.
 
+    patient: leave ending the process to torchrun, which passes signals on, so that one key arrives twice; and nothing is left
+    before its end, because other processes are waiting for it.
+
     Outside the main thread, where Python allows no signal handlers, it does nothing. The previous handlers are restored at
     the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         #: The signal that requested the stop.
         self.stop: int | None = None
         self._checkpoint = self._active = False
@@ -31,7 +35,7 @@ class OnSignal:
 
         After the end it does nothing: the last validation of RATE uses the same code.
         """
-        if self._active and self.stop is not None:
+        if self._active and self.stop is not None and not self.patient:
             raise Interrupted
 
     def checkpoint_requested(self) -> bool:
@@ -58,7 +62,8 @@ class OnSignal:
             self._checkpoint = True
         elif self.stop not in URGENT:
             if self.stop is None:
-                print("\nstopping, then saving; press again to exit at once", flush=True)
+                how = "after this update" if self.patient else "press again to exit at once"
+                print(f"\nstopping, then saving; {how}", flush=True)
             self.stop = number
-        elif number in URGENT:
+        elif number in URGENT and not self.patient:
             raise Stopped(128 + number)

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.state import Obs, leaves, map_obs, rebuild, select_rows
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.policies.actor_critic import ActorCritic, PolicyState
 from rmt_rl.policies.rmt import RMT
-from rmt_rl.viewing.episode import memory_parts
+from rmt_rl.viewing.episode import LAYERS, TOKENS, memory_parts
 from rmt_rl.viewing.probe import FEWEST, MOST_VARIABLES, Moment, fit, moments
 
 #: A read-out has failed when it is nearer to chance than to certainty: half of the way from one to the other.
@@ -41,6 +42,8 @@ SAME = 1e-3
 ITERATIONS, AVERAGED = 60, 20
 #: Length of a disturbance, as a share of the memory's.
 DISTURBANCE = 1e-5
+#: A read-out finds a variable only where luck would do so at any step of an episode with less than this probability.
+LUCK = 0.01
 #: Read-outs are fitted at every step up to this one, then at ever larger distances.
 DENSE = 256
 
@@ -52,8 +55,8 @@ class OverTime:
     running: episodes that have the step. change: root mean square over the numbers and the episodes of how far the step moved
     the memory; size: the same of the memory. By variable: within, between: distances (root mean square over the numbers) of
     the memories to the mean of their value, and of these means to each other; accuracy, chance: of the read-out.
-    stored: the first step at which the read-out is nearer to certainty than to chance, or None. lost: the first one after it from
-    which on it is not, at nine of ten steps, or None.
+    stored: the first step at which the read-out is nearer to certainty than to chance, and not by luck (`LUCK`), or None. lost: the
+    first one after it from which on it is not, at nine of ten steps, or None.
     """
 
     running: np.ndarray
@@ -103,6 +106,11 @@ class Diagnosis:
     variable: str | None
     rests: tuple[Rest, ...]
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the part changes at the end of a segment only."""
+        return self.part in (TOKENS, LAYERS) and self.period > 1
+
 
 def diagnose(
     policy: ActorCritic,
@@ -132,14 +140,17 @@ def diagnose(
             f"hold={hold}: no episode has this step; expected 0 to {longest - 1}, the last one of the longest episode, which"
             f" steps={steps} may have cut"
         )
-    hold = shortest // 2 if hold is None else hold
+    if hold is None:  # not before the memory holds the first variable
+        stored = next(iter(over_time.stored.values()), None)
+        hold = min(max(shortest // 2, stored or 0), longest - 1)
     *_, now = moments(policy, env, seed, deterministic, hold + 1)
     variable, labels, rows = _one_of_each(env, now)
     period = policy.backbone.segment if isinstance(policy.backbone, RMT) else 1
     # one observation for all values: what differs afterwards is the memory
     same = rows[:1].expand(len(rows))
-    obs = map_obs(lambda x: x[same].double() if x.is_floating_point() else x[same], now.obs)
+    obs = map_obs(lambda x: x[same], now.obs)
     exact = copy.deepcopy(policy).double()  # differences of a few parts in 10^5 would drown in float32
+    exact.encoder = _Float32(policy.encoder)  # type: ignore[assignment]  # an encoder of the user's may compute in float32 only
     rests = _rests(exact, obs, _to_double(select_rows(now.state, rows)), labels, part, period, repeats)
     return Diagnosis(
         part,
@@ -172,6 +183,8 @@ def _over_time(
     for t, now in enumerate(moments(policy, env, *how)):
         variables, distinct = list(now.hidden)[:MOST_VARIABLES], now.distinct
         memory, running = now.parts[part].double(), now.running
+        if not bool(memory[running].isfinite().all()):
+            raise RunError(f"the policy's memory is not finite after step {t} of an episode; its numbers overflow")
         row = {
             "running": float(running.sum()),
             "change": _rms(memory[running] - before[running].double()),
@@ -202,12 +215,26 @@ def _over_time(
 
     accuracy, chance = of("accuracy"), of("chance")
     held = {name: accuracy[name] >= chance[name] + HALFWAY * (1 - chance[name]) for name in variables}
-    stored = {name: _first(held[name]) for name in variables}
+    stored = {
+        name: _first(held[name] & _is_no_luck(accuracy[name], chance[name], table["running"])) for name in variables
+    }
     # steps without a read-out are NaN, of which every comparison is false
     failed = {name: accuracy[name] < chance[name] + HALFWAY * (1 - chance[name]) for name in variables}
     lost = {name: _from_which_on(failed[name], held[name], stored[name]) for name in variables}
     columns = (table["running"], table["change"], table["size"])
     return OverTime(*columns, of("within"), of("between"), accuracy, chance, stored, lost), distinct
+
+
+def _is_no_luck(accuracy: np.ndarray, chance: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """Whether that many right read-outs, or more, would hardly be guesses at any of the steps [T].
+
+    Counted as half as many episodes: the read-outs of different episodes are fitted to the same others, so they err together.
+    """
+    from scipy.stats import binom
+
+    n = episodes // 2
+    right = np.floor(np.nan_to_num(accuracy) * n)
+    return np.asarray(binom.sf(right - 1, n, chance) < LUCK / max(1, np.isfinite(accuracy).sum()))
 
 
 def _is_fitted(t: int) -> bool:
@@ -258,6 +285,17 @@ def _one_of_each(env: TorchVectorEnv, now: Moment) -> tuple[str | None, list[str
     return name, labels, torch.stack([running[(value[running] == v).nonzero()[0, 0]] for v in found])
 
 
+class _Float32(nn.Module):
+    """An encoder as it is, whose outputs are float64."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+
+    def forward(self, obs: Obs) -> torch.Tensor:
+        return self.encoder(obs).double()
+
+
 def _to_double(state: PolicyState) -> PolicyState:
     return rebuild(state, {n: x.double() if x.is_floating_point() else x for n, x in leaves(state).items()})
 
@@ -286,7 +324,7 @@ def _rests(
         moves = (after - memory).norm(dim=1) / after.norm(dim=1).clamp(min=1e-300)
         memory = after
         for row, moved in enumerate(moves.tolist()):
-            settled[row] = None if moved >= REST else settled[row] or number
+            settled[row] = settled[row] or number if moved < REST else None
         if None not in settled:
             break
     radius = _spectral_radius(lambda given: play(given, period), state)
@@ -305,7 +343,9 @@ def _spectral_radius(step: Callable[[PolicyState], PolicyState], state: PolicySt
     The mean growth of the last iterations: a pair of complex eigenvalues makes the growth of a single one swing. Only real
     numbers are disturbed, not counters and actions.
     """
-    numbers = {name: x for name, x in leaves(state).items() if x.is_floating_point() and x.numel()}
+    numbers = {
+        name: x for name, x in leaves(state).items() if x.is_floating_point() and x.numel() and name != "state.action"
+    }
     rows = len(next(iter(numbers.values())))
     sizes = [x[0].numel() for x in numbers.values()]
     point = torch.cat([x.flatten(1) for x in numbers.values()], dim=1)

@@ -35,7 +35,7 @@ def write_report(found: Diagnosis, folder: Path) -> Path:
 def describe(found: Diagnosis) -> str:
     """The findings as text: a table over time, when each variable was stored and lost, and where the memory comes to rest."""
     o = found.over_time
-    how = f", written every {found.period} steps" if found.period > 1 else ""
+    how = f", written every {found.period} steps" if found.is_written else ""
     lines = [
         f"{found.part}: {found.numbers} numbers{how}",
         f"{found.episodes} episodes of {found.lengths[0]} to {found.lengths[1]} steps, {found.distinct} of them different",
@@ -55,9 +55,8 @@ def describe(found: Diagnosis) -> str:
         changes = o.change[: t + 1][o.change[: t + 1] > 0]  # memory tokens do not change at every step
         cells = [f"{t}", f"{o.running[t]:.0f}", f"{changes[-1]:.3f}" if len(changes) else "-", f"{o.size[t]:.3f}"]
         for head, name in zip(heads[4:], variables, strict=True):
-            text = (
-                f"{o.accuracy[name][t]:.3f} ({o.chance[name][t]:.3f})  {o.between[name][t]:.3f}/{o.within[name][t]:.3f}"
-            )
+            text = f"{o.accuracy[name][t]:.3f} ({o.chance[name][t]:.3f})" if o.accuracy[name][t] >= 0 else "-"
+            text += f"  {o.between[name][t]:.3f}/{o.within[name][t]:.3f}"
             cells.append(f"{text:>{len(head)}}")
         lines.append("  ".join(f"{cell:>8}" for cell in cells))
     lines.append("")
@@ -83,7 +82,8 @@ def describe(found: Diagnosis) -> str:
 def _rows(found: Diagnosis) -> list[int]:
     """Steps of the table: those with a read-out, ever further apart, the last one included."""
     steps = len(found.over_time.running)
-    fitted = [t for t in range(steps) if all(math.isfinite(a[t]) for a in found.over_time.accuracy.values())] or [0]
+    measured = [a for a in found.over_time.accuracy.values() if np.isfinite(a).any()]
+    fitted = [t for t in range(steps) if measured and all(math.isfinite(a[t]) for a in measured)] or [0]
     wanted = {round(math.exp(k / (ROWS - 1) * math.log(steps))) - 1 for k in range(ROWS)}
     return sorted({min(fitted, key=lambda t: abs(t - w)) for w in wanted})
 
@@ -138,9 +138,10 @@ def draw(found: Diagnosis) -> bytes:
     figure = Figure(figsize=(7, 7), layout="constrained")
     change, distance, readout = figure.subplots(3, sharex=True)
     moved = o.change > 0  # memory tokens are written at the end of a segment only
-    _line(change, o.change, moved, PALETTE[0], "-", "change in one write" if found.period > 1 else "change in one step")
+    _line(change, o.change, moved, PALETTE[0], "-", "change in one write" if found.is_written else "change in one step")
     change.axhline(float(o.size[-1]), color="gray", linewidth=1, linestyle=":", label="size of the memory")
-    change.set_yscale("log")
+    if moved.any():
+        change.set_yscale("log")
     change.set_ylabel("root mean square")
     for color, name in zip(PALETTE, o.accuracy, strict=False):
         _line(distance, o.between[name], o.between[name] >= 0, color, "-", f"between values of {name}")

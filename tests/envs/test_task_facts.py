@@ -10,7 +10,9 @@ import torch
 from gymnasium import spaces
 from pure_python import bits
 
+from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.envs.registry import BUILTIN, make_env
+from rmt_rl.envs.wrappers.return_to_go import ReturnToGo
 
 
 def box(low: list[float], high: list[float]) -> spaces.Box:
@@ -46,10 +48,28 @@ def test_spaces_are_no_larger_than_what_occurs_in_them(name, options, observatio
     assert (env.single_observation_space, env.single_action_space) == (observations, spaces.Discrete(actions))
 
 
-def test_the_sum_of_rewards_reveals_the_cue_in_three_tasks() -> None:
-    """By the number of payouts, the outcome of the earlier walks, and the moves that ended on the goal."""
+def test_the_sum_of_rewards_reveals_the_cue_in_four_tasks() -> None:
+    """By the number of payouts, the outcome of the earlier walks, the moves that ended on the goal, and turns on purpose."""
     revealed = {name for name in BUILTIN if name not in ("gym", "none") and make_env(name, 1).return_reveals_cue}
-    assert revealed == {"bandit", "dark-room", "tmaze-trial"}
+    assert revealed == {"bandit", "dark-room", "tmaze-trial", "tmaze-endless"}
+
+
+def test_the_return_to_go_is_a_memory_in_the_endless_tmaze() -> None:
+    """A function of the present observation turns in the first cell until the parity of the penalties is that of the hint."""
+    env = ReturnToGo(make_env("tmaze-endless", 100), ReturnConditioning(low=-1.0, high=3.0, target=3.0))
+    obs, _ = env.reset(seed=0)
+    ended = won = torch.zeros(100, dtype=torch.bool)
+    while not bool(ended.all()):
+        place, left, right = obs["observation"].unbind(1)
+        left_in_go = obs["return_to_go"][:, 0].double()
+        odd = ((left_in_go - (left_in_go + 0.005).floor()) * 100).round() % 2 == 1
+        in_first_cell = (left > 0) | (right > 0)
+        turns = torch.where(in_first_cell, (left > 0) != odd, place == 1)
+        side = torch.where(in_first_cell | odd, 1, 2)
+        obs, _, terminated, truncated, info = env.step(torch.where(turns, side, 0))
+        won = won | (~ended & info["success"])
+        ended = ended | terminated | truncated
+    assert bool(won.all()) and env.floor is None
 
 
 def test_the_previous_reward_reveals_the_cue_in_no_task_by_default() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rmt_rl import config
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.memory import main
 from rmt_rl.policies.actor_critic import ActorCritic
-from rmt_rl.policies.saving import save_policy
+from rmt_rl.policies.saving import load_policy, make_task, save_policy
 from rmt_rl.policies.spec import make_spec
 from rmt_rl.viewing.diagnosis import _distances, _first, _from_which_on, _is_fitted, _spectral_radius, diagnose
 from rmt_rl.viewing.diagnosis_report import describe
@@ -110,6 +110,59 @@ def test_a_memory_that_decays_loses_the_cue_and_both_values_come_to_rest_at_one_
     # after t steps 0.8 ** t of the difference are left, which noise of five percent hides
     assert found.over_time.stored["cue"] == 0
     assert 5 < found.over_time.lost["cue"] < 40
+
+
+def test_the_observation_is_not_repeated_before_the_memory_holds_the_variable():
+    policy = load_policy("zoo:tmaze-rmt")
+    env = make_task(policy, {"name": "tmaze", "length": 40, "min_length": None}, rows=32)
+    found = diagnose(policy, env, repeats=5, steps=10)
+    assert found.over_time.stored["cue"] == 7 > found.lengths[0] // 2
+    assert found.hold == 7 and all(rest.apart_before > 0 for rest in found.rests)
+
+
+def test_a_memory_that_knows_nothing_of_the_cue_never_stored_it():
+    """Few episodes among distractors: at one of a hundred steps the read-out is right in three quarters, by luck."""
+    task = config.TMazeConfig(length=100, distractors=True)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        env = make_from_config(task, 32)
+        policy = ActorCritic(make_spec(env, task, config.GRUConfig(width=8))).eval()
+        policy.encoder.encoder.linear.weight.data[:, 1] = 0.0  # the cue
+        policy.head.linear.bias.data[2] = 50.0  # walk to the right
+        found = diagnose(policy, env, seed=seed, repeats=2)
+        assert float(np.nanmax(found.over_time.accuracy["cue"])) >= 0.75
+        assert found.over_time.stored["cue"] is None
+
+
+def test_a_memory_that_overflows_is_named():
+    policy, env = gru(0.8)
+    policy.backbone.rnn.weight_hh_l0.data.fill_(math.nan)
+    with pytest.raises(RunError, match=r"the policy's memory is not finite after step 0 of an episode"):
+        diagnose(policy, env, repeats=5)
+
+
+def test_an_encoder_that_computes_in_float32_is_diagnosed_like_any_other():
+    class Float32(torch.nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.linear = encoder.linear
+
+        def forward(self, obs):
+            return self.linear(obs.float())
+
+    policy, env = gru(0.8)
+    expected = diagnose(policy, env, repeats=5)
+    policy.encoder.encoder = Float32(policy.encoder.encoder)
+    assert diagnose(policy, env, repeats=5).rests == pytest.approx(expected.rests)
+
+
+def test_a_variable_with_one_value_does_not_shorten_the_table():
+    policy, env = gru(0.8)
+    hidden = env.hidden
+    env.hidden = lambda: hidden() | {"constant": torch.zeros(env.num_envs, dtype=torch.int64)}
+    text = describe(diagnose(policy, env, repeats=5))
+    assert len([line for line in text.splitlines() if line.strip()[:2].strip().isdigit()]) > 5
+    assert "constant: not measured, it has one value or few episodes" in text
 
 
 def test_a_memory_that_keeps_everything_holds_the_cue():
@@ -221,8 +274,8 @@ def test_the_command_writes_a_figure_a_table_and_the_numbers(tmp_path, capsys):
 def test_a_policy_that_remembers_nothing_is_one_sentence(tmp_path, capsys):
     env = make_from_config(TASK, 2)
     save_policy(ActorCritic(make_spec(env, TASK, config.MLPConfig(width=8))), tmp_path / "policy")
-    assert main([f"policy={tmp_path / 'policy'}", "episodes=16"]) == 2
-    assert "remembers nothing; expected a policy with memory" in capsys.readouterr().err
+    assert main([f"policy={tmp_path / 'policy'}", "episodes=32"]) == 2
+    assert "has no memory of real numbers, which is all that can be examined" in capsys.readouterr().err
 
 
 @pytest.mark.slow

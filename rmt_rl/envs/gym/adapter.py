@@ -39,6 +39,10 @@ from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, ob
 from rmt_rl.envs.masks import KEY
 
 
+class ActionIsNaN(RunError, ValueError):
+    """An action that no environment takes: mostly that of a policy whose numbers overflow."""
+
+
 class GymAdapter(TorchVectorEnv):
     """`num_envs` rows of the gymnasium environment `id` (or `module:id`), on torch tensors.
 
@@ -202,7 +206,7 @@ class GymAdapter(TorchVectorEnv):
             raise ValueError(f"action has shape {tuple(action.shape)}; expected {self.action_space.shape}")
         if isinstance(space, spaces.Box):
             if bool(action.isnan().any()):
-                raise ValueError("action is NaN; expected numbers, which are clipped to the bounds")
+                raise ActionIsNaN("action is NaN; expected numbers, which are clipped to the bounds")
             return action.double().numpy()
         if action.is_floating_point():
             raise ValueError(f"action has dtype {action.dtype}; expected integers, for {space}")

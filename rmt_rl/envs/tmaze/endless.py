@@ -41,6 +41,7 @@ class TMazeEndless(EpisodicEnv):
     hidden_values = MappingProxyType({"turn": ("left", "right")})
     episode_steps = None  # every episode ends by itself
     ceiling = 1.0
+    return_reveals_cue = True  # a turn in the first cell costs 0.01, for one of the hints only, and stays in the sum
     action_names = ("forward", "left", "right")
 
     def __init__(
