@@ -12,6 +12,7 @@ import rmt_rl
 from rmt_rl import config
 from rmt_rl.algos.ppo import PPOLearner
 from rmt_rl.algos.rate import RATELearner
+from rmt_rl.algos.supervised import SupervisedLearner
 from rmt_rl.common.state import leaves
 from rmt_rl.config.registry import GROUPS
 from rmt_rl.config.resolve import make_config
@@ -147,6 +148,17 @@ ALGOS = {
         "max_grad_norm": 1e-3,
         "skip_nonfinite": 3,
         "validation": 0.5,
+    },
+    "supervised": {
+        "num_envs": 6,
+        "stages": 1,
+        "grows": "length",
+        "advance": 0.5,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.5,
+        "schedule": "cosine",
+        "max_grad_norm": 1e-3,
+        "skip_nonfinite": 3,
     },
 }
 
@@ -287,7 +299,25 @@ def numbers_of_rate(**options):
     return [*rows, returns], [p.detach() for p in policy.parameters()]
 
 
-NUMBERS = {"ppo": numbers_of_ppo, "rate": numbers_of_rate}
+def numbers_of_supervised(**options):
+    """Weights and metrics after two updates at different progress, and a stage that almost right episodes may end."""
+    task = config.CopyConfig(length=4, delay=2)
+    usual = {"num_envs": 4, "stages": 2, "grows": "delay"}
+    run = make_config(
+        env=task,
+        algo=config.SupervisedConfig(**{**usual, **options}),
+        policy=config.RMTConfig(width=16, segment=4, memory_tokens=2),
+    )
+    env = make_from_config(task, run.algo.num_envs)
+    torch.manual_seed(0)
+    policy = ActorCritic(PolicySpec(run.policy, env.single_observation_space, env.single_action_space, task))
+    learner = SupervisedLearner(run, env, policy)
+    rows = [learner.update(learner.collect(progress), progress) for progress in (0.0, 0.3)]
+    learner._advance(torch.arange(256) % 10 < 7)
+    return [*rows, learner.stage], [p.detach() for p in policy.parameters()]
+
+
+NUMBERS = {"ppo": numbers_of_ppo, "rate": numbers_of_rate, "supervised": numbers_of_supervised}
 USUAL = {}
 
 
@@ -314,6 +344,7 @@ def test_the_same_options_give_the_same_numbers(name):
         ("ppo", "schedule", ["constant", "linear", "cosine"]),
         ("rate", "schedule", ["constant", "linear", "cosine"]),
         ("rate", "cut", ["none", "varied", "growing"]),
+        ("supervised", "schedule", ["constant", "linear", "cosine"]),
     ],
 )
 def test_every_choice_of_an_algorithm_differs_from_every_other(name, option, values):

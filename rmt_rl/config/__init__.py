@@ -1,7 +1,7 @@
 """All options of rmt_rl: frozen, torch-free dataclasses, and the one function that resolves them, `make_config`."""
 
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.config.algos import PPOConfig, RATEConfig
+from rmt_rl.config.algos import PPOConfig, RATEConfig, SupervisedConfig
 from rmt_rl.config.bases import AlgoConfig, EnvConfig, PolicyConfig
 from rmt_rl.config.commands import (
     CollectConfig,

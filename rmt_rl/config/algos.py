@@ -107,6 +107,72 @@ class PPOConfig(AlgoConfig):
             )
 
 
+@builtin("algo", "supervised", "rmt_rl.algos.supervised:SupervisedLearner")
+@dataclass(frozen=True)
+class SupervisedConfig(AlgoConfig):
+    """Supervised: the correct answers in new episodes of the task, with a curriculum (Bulatov et al. 2023, arXiv 2304.11062)."""
+
+    num_envs: int = option(
+        64, "rows B: whole episodes in a batch, of which one optimizer step is made", low=1, high=2**20
+    )
+    stages: int = option(
+        1,
+        "stages of the curriculum; in stage k of n the task's option `grows` has k/n of its value",
+        low=1,
+        high=10_000,
+    )
+    grows: str = option(
+        "length",
+        "the option of the task that grows from stage to stage, such as pairs",
+        form=("the name of an option", r"[a-z_]+"),
+    )
+    advance: float = option(
+        0.95, "share of 256 episodes without a wrong answer from which on the next stage begins", above=0, high=1
+    )
+    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
+    weight_decay: float = option(0.0, "AdamW's decay of weights", low=0, high=10)
+    schedule: str = option(
+        "linear",
+        "step size over the run: constant, linear to zero, or cosine to zero",
+        choices=("constant", "linear", "cosine"),
+    )
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    skip_nonfinite: int = option(
+        0,
+        "optimizer steps in a row that may be skipped because the loss or a gradient is NaN or infinite; one more ends the run",
+        low=0,
+        high=10**6,
+    )
+
+    imitates: ClassVar[bool] = True
+
+    def summary(self) -> str:
+        stages = f", {self.stages} stages of {self.grows}" if self.stages > 1 else ""
+        return f"{self.num_envs} episodes per update{stages}"
+
+    def problems_with(self, run: TrainConfig) -> Iterator[str]:
+        yield from _learns_from_whole_episodes(run)
+        full = getattr(run.env, self.grows, None)
+        if self.stages > 1 and (isinstance(full, bool) or not isinstance(full, int)):
+            yield (
+                f"algo.grows={self.grows}: env={run.env.name} has no such option with a whole number; expected one that it has"
+            )
+        elif self.stages > 1 and isinstance(full, int) and full < self.stages:
+            yield f"algo.stages={self.stages}: env.{self.grows} is {full}; expected at most as many stages"
+
+
+def _learns_from_whole_episodes(run: TrainConfig) -> Iterator[str]:
+    """Options that do not fit an algorithm that imitates whole episodes."""
+    name = run.algo.name
+    if run.memory.scope != "episode":
+        yield f"memory.scope={run.memory.scope}: algo={name} learns from single episodes; expected memory.scope=episode"
+    if run.memory.carry:
+        yield f"memory.carry={run.memory.carry:g}: algo={name} learns from single episodes; leave it out"
+    if run.policy.critic == "separate":
+        expected = "policy.critic=shared" if run.init is None else "init=<a policy with policy.critic=shared>"
+        yield f"policy.critic=separate: algo={name} learns no values; expected {expected}"
+
+
 @builtin("algo", "rate", "rmt_rl.algos.rate:RATELearner")
 @dataclass(frozen=True)
 class RATEConfig(AlgoConfig):
@@ -148,6 +214,7 @@ class RATEConfig(AlgoConfig):
     )
 
     offline: ClassVar[bool] = True
+    imitates: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("offline", "minari", "h5py", "torchrl", "tensordict")
 
     def training_rows(self) -> int:
@@ -161,13 +228,7 @@ class RATEConfig(AlgoConfig):
             yield f"algo.target_return={self.target_return}: has no effect with algo.returns=false; give only one of them"
 
     def problems_with(self, run: TrainConfig) -> Iterator[str]:
-        if run.memory.scope != "episode":
-            yield f"memory.scope={run.memory.scope}: algo=rate learns from single episodes; expected memory.scope=episode"
-        if run.memory.carry:
-            yield f"memory.carry={run.memory.carry:g}: algo=rate learns from single episodes; leave it out"
-        if run.policy.critic == "separate":
-            expected = "policy.critic=shared" if run.init is None else "init=<a policy with policy.critic=shared>"
-            yield f"policy.critic=separate: algo=rate learns no values; expected {expected}"
+        yield from _learns_from_whole_episodes(run)
         changed = [
             name
             for name in ("bptt_segments", "cache_gradient")

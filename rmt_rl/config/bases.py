@@ -111,6 +111,8 @@ class AlgoConfig(Config):
 
     #: Whether it learns from recorded episodes (data=) instead of acting in the environment.
     offline: ClassVar[bool] = False
+    #: Whether it imitates whole episodes, so that recipes and options about acting and carrying memory over do not apply.
+    imitates: ClassVar[bool] = False
     #: The extra of this package that it needs, and the packages in it; empty = none.
     requires: ClassVar[tuple[str, ...]] = ()
 

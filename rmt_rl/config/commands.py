@@ -161,7 +161,7 @@ class TrainConfig(Config):
     def _problems_of_memory(self) -> Iterator[str]:
         if self.memory.carry and isinstance(self.policy, MLPConfig) and not self.policy.previous_action:
             yield f"memory.carry={self.memory.carry:g}: has no effect with policy=mlp, which has no memory; leave it out"
-        rises = self.memory.carry or (getattr(self.policy, "write_cost", 0) and not self.algo.offline)
+        rises = self.memory.carry or (getattr(self.policy, "write_cost", 0) and not self.algo.imitates)
         if (self.memory.ramp_end or self.memory.ramp != "steps") and not rises:
             name = "ramp_end" if self.memory.ramp_end else "ramp"
             what = f"memory.{name}={show(getattr(self.memory, name))}: has no effect, because nothing rises"

@@ -73,7 +73,7 @@ def make_config(file: Mapping[str, Any] | TrainConfig | None = None, /, **given:
         made: Config = dataclasses.replace(bases[group], **changed) if group in bases else cls(**changed)
         parts[group] = made.fitted([name for name in changed if f"{group}.{name}" in recommended])
     # the recipe of the policy is for algorithms that act, and changes policy and memory together
-    if not complete and "memory" not in bases and not by_algo and not getattr(classes["algo"], "offline", False):
+    if not complete and "memory" not in bases and not by_algo and not getattr(classes["algo"], "imitates", False):
         parts |= _with_own_recipe(parts, values)
     top = {key: value for key, value in values.items() if "." not in key}
     waiting = None if "memory" in layers[1].bases else waiting
@@ -215,7 +215,7 @@ def _recommended(
     Recipes are measured with algo=ppo: what they say of the algorithm is not for learning from recorded episodes.
     """
     values, top = {}, options(TrainConfig)
-    complete = {*bases, *(["algo"] if getattr(classes["algo"], "offline", False) else [])}
+    complete = {*bases, *(["algo"] if getattr(classes["algo"], "imitates", False) else [])}
     for key, value in recipe.items():
         group, _, name = key.partition(".")
         if allowed := find_option(key, top, classes):

@@ -128,6 +128,10 @@ class TorchVectorEnv(VectorEnv):
             " or a trained policy"
         )
 
+    def asks(self) -> torch.Tensor:
+        """[B] bool: whether the next action counts; where it does not, any action has the same outcome. All do by default."""
+        return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+
     @property
     def np_random_seed(self) -> Any:
         """The seeds of the rows, as gymnasium's SyncVectorEnv has them; -1 = not known, after `load_state_dict`."""

@@ -49,6 +49,10 @@ class EpisodicEnv(TorchVectorEnv):
         """[B] the correct action; any action where none is correct."""
         return super().oracle()
 
+    def _asks(self, state: State) -> torch.Tensor:
+        """[B] whether the action in this state counts; always by default."""
+        return torch.ones_like(state["t"], dtype=torch.bool)
+
     def _observe(self, state: State) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not implement _observe")
 
@@ -87,6 +91,11 @@ class EpisodicEnv(TorchVectorEnv):
         if not self._state:
             raise RuntimeError("oracle was called before reset; call reset first")
         return self._answer(self._state)
+
+    def asks(self) -> torch.Tensor:
+        if not self._state:
+            raise RuntimeError("asks was called before reset; call reset first")
+        return self._asks(self._state)
 
     def hidden(self) -> dict[str, torch.Tensor]:
         if not self._state:

@@ -139,6 +139,6 @@ def _task(config: TrainConfig) -> str:
     # of memory.*, how long it is kept belongs to the task, and what training does with it to the policy
     kept = MemoryConfig(scope=config.memory.scope, episodes=config.memory.episodes)
     words = [shlex.quote(f"env={config.env.name}"), *as_typed("env", config.env), *as_typed("memory", kept)]
-    if config.algo.offline:
+    if config.algo.imitates:
         words += [f"algo={config.algo.name}", *([shlex.quote(f"data={config.data}")] if config.data else [])]
     return " ".join(words)

@@ -324,7 +324,7 @@ def memory_beside(initial: ActorCritic, config: TrainConfig) -> MemoryConfig:
     Raises ConfigError where the memory would last longer or shorter than the policy's.
     """
     own, memory = memory_config(initial), config.memory
-    if config.memory_given is not None and not config.algo.offline:
+    if config.memory_given is not None and not config.algo.imitates:
         given = {name: getattr(memory, name) for name in config.memory_given}
         memory = own.beside(given, getattr(initial.config, "write_cost", 0.0))
     for name in ("scope", "episodes"):  # the other options of memory.* are about training

@@ -55,8 +55,8 @@ class OverTime:
     running: episodes that have the step. change: root mean square over the numbers and the episodes of how far the step moved
     the memory; size: the same of the memory. By variable: within, between: distances (root mean square over the numbers) of
     the memories to the mean of their value, and of these means to each other; accuracy, chance: of the read-out.
-    stored: the first step at which the read-out is nearer to certainty than to chance, and not by luck (`LUCK`), or None. lost: the
-    first one after it from which on it is not, at nine of ten steps, or None.
+    stored: the first step at which the read-out is nearer to certainty than to chance, and not by luck (`LUCK`), or None.
+    lost: the first one after it from which on it is not, at nine of ten steps, or None.
     """
 
     running: np.ndarray

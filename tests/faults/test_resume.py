@@ -19,6 +19,7 @@ from test_checkpoints import forge
 
 from rmt_rl.algos.ppo import PPOLearner
 from rmt_rl.algos.rate import RATELearner
+from rmt_rl.algos.supervised import SupervisedLearner
 from rmt_rl.common.errors import ConfigError, RunError, Stopped
 from rmt_rl.config.cli import parse
 from rmt_rl.runs.checkpoints import Checkpoints, _pack, _unpack
@@ -50,6 +51,17 @@ RUNS = {
     "trial": [*MAZE, *PPO, "memory.scope=trial", "memory.episodes=3"],
     "bandit": ["env=bandit", *PPO, "algo.normalize_reward=true"],
     "rate": ["env=tmaze-rate", "env.length=20", "env.min_length=3", *OFFLINE, "policy.dropout=0.1"],
+    "supervised": [
+        "env=copy",
+        "env.length=4",
+        "algo=supervised",
+        "algo.num_envs=8",
+        "algo.stages=2",
+        "policy.dropout=0.1",
+        "steps=500",
+        "checkpoint_steps=100",
+        "evaluate_episodes=8",
+    ],
     "rate detached": ["env=tmaze-rate", "env.length=20", *OFFLINE, "algo.detach_memory=true", "algo.cut=varied"],
 }
 
@@ -60,7 +72,7 @@ class Killed(Stopped):
 
 def die_after(monkeypatch, updates):
     """The next run dies after so many updates."""
-    for learner in (PPOLearner, RATELearner):
+    for learner in (PPOLearner, RATELearner, SupervisedLearner):
         collect, remaining = learner.collect, itertools.count(updates, -1)
 
         def dying(self, progress, collect=collect, remaining=remaining):

@@ -100,6 +100,9 @@ class AssociativeRetrieval(EpisodicEnv):
         latest = (match_BP * torch.arange(self.pairs, device=self.device)).amax(1)
         return at(state["values"], latest)
 
+    def _asks(self, state: State) -> torch.Tensor:
+        return state["t"] >= self.pairs + self.delay
+
     def _latest(self, state: State) -> torch.Tensor:
         """[B, keys] the last pair in which each key occurs; -1 = none."""
         match_BKP = state["keys"][:, None] == torch.arange(self.keys, device=self.device)[:, None]

@@ -70,6 +70,9 @@ class Copy(EpisodicEnv):
         answered = state["t"] - self.length - self.delay
         return self._symbol(state, self.length - 1 - answered if self.reverse else answered)
 
+    def _asks(self, state: State) -> torch.Tensor:
+        return state["t"] >= self.length + self.delay
+
     def _hidden(self, state: State) -> State:
         return {name: self._symbol(state, torch.full_like(state["t"], i)) for i, name in enumerate(self._places)}
 

@@ -56,6 +56,9 @@ class _Facts(EpisodicEnv):
         first, second = state["fact"].unbind(1)
         return {"answer": self._answer(state), "fact 1": first, "fact 2": second}
 
+    def _asks(self, state: State) -> torch.Tensor:
+        return state["t"] == self.length
+
     def _shown(self, state: State) -> State:
         now_BF = state["time"] == state["t"][:, None]
         if self.facts == 1:

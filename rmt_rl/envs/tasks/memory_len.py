@@ -56,6 +56,9 @@ class MemoryLen(EpisodicEnv):
     def _answer(self, state: State) -> torch.Tensor:
         return at(state["context"], state["query"])
 
+    def _asks(self, state: State) -> torch.Tensor:
+        return state["t"] == self.length
+
     def _hidden(self, state: State) -> State:
         return dict(zip(self._bits, state["context"].unbind(1), strict=True))
 

@@ -160,6 +160,9 @@ class RepeatPrevious(_Repeat):
     def _answer(self, state: State) -> torch.Tensor:
         return self._due(state)[0]
 
+    def _asks(self, state: State) -> torch.Tensor:
+        return state["t"] + 1 >= self.k
+
     def _hidden(self, state: State) -> State:
         return {"suit to answer": self._answer(state)}
 
