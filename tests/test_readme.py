@@ -60,6 +60,7 @@ OUTPUTS = {
     "tasks.md 0": "",
     "faq.md 0": "",
     "faq.md 1": "",
+    **dict.fromkeys((f"sources.md {number}" for number in range(5)), ""),
 }
 
 

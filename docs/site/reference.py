@@ -24,7 +24,11 @@ ROOT = DOCS.parent
 #: Groups with pages of their own: their titles in the menu, and the hand-written page about them.
 PAGES = {"policy": ("Policies", "policies.md"), "env": ("Tasks", "tasks.md"), "algo": ("Algorithms", "")}
 #: The page about an algorithm, for the link from its options.
-ALGOS = {"ppo": "architecture.md#ppo-and-rate", "rate": "rate.md"}
+ALGOS = {
+    "ppo": "architecture.md#ppo-rate-and-supervised-learning",
+    "rate": "rate.md",
+    "supervised": "sources.md#the-papers-tasks",
+}
 
 
 def pages() -> dict[str, str]:
