@@ -27,6 +27,8 @@ class Learner:
         row = learner.update(batch, progress)
 
     run: the configuration. env: the batch of environments, of `run.algo.training_rows()` rows. data: what `load_data` returned.
+    A class whose constructor also takes `ranks`, a `Ranks`, can share the rows among several processes; `env` then has those of
+    this one (docs/processes.md).
     """
 
     #: Whether a resumed run gives the same bits as one that was never stopped.
@@ -36,9 +38,6 @@ class Learner:
     #: Raises `Interrupted` where a signal asks the run to stop; `train` sets it. An algorithm whose updates take long calls it
     #: where an update can be left, such as between minibatches. What the update did so far is discarded.
     check_stop: Callable[[], None] = staticmethod(lambda: None)
-
-    #: Whether several processes can share the rows; the constructor then takes `ranks`, a `Ranks`.
-    shares_rows: bool = False
 
     policy: ActorCritic
 

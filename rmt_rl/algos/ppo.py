@@ -304,7 +304,6 @@ class PPOLearner(PPO, Learner):
     """PPO with the environment that it acts in: what `train` runs for algo=ppo."""
 
     shown = ("success", "return")
-    shares_rows = True
 
     def __init__(
         self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: None = None, ranks: Ranks = ALONE

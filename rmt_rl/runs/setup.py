@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import signal
 import time
@@ -162,7 +163,8 @@ def build_learner(config: TrainConfig, ranks: Ranks, stack: contextlib.ExitStack
     if config.algo.requires:
         require_packages(f"algo={config.algo.name}", *config.algo.requires)
     learner_class: type[Learner] = entry_of(config.algo).load()
-    if ranks.count > 1 and not learner_class.shares_rows:
+    shares_rows = "ranks" in inspect.signature(learner_class).parameters
+    if ranks.count > 1 and not shares_rows:
         raise ConfigError(
             f"algo={config.algo.name}: runs in one process, found {ranks.count}; start it without torchrun"
         )
@@ -174,7 +176,7 @@ def build_learner(config: TrainConfig, ranks: Ranks, stack: contextlib.ExitStack
     ranks.any(False)  # all have read the checkpoint before the first one changes the folder
 
     # data, environment, policy, learner
-    together = {"ranks": ranks} if learner_class.shares_rows else {}
+    together = {"ranks": ranks} if shares_rows else {}
     initial = load_initial(config, device) if resumed is None else None
     if initial is not None:
         memory = memory_beside(initial, config)

@@ -22,6 +22,7 @@ FRACTIONS = (0.0, 1e-4, 0.01, 0.1, 0.5, 0.9, 1.0, 2.0)
 ALGORITHMS = {
     "ppo": ["algo.num_envs=4", "algo.rollout=12", "algo.minibatches=2", "steps=96"],
     "rate": ["algo.batch=4", "steps=200"],
+    "supervised": ["algo.num_envs=4", "steps=200"],
 }
 
 
@@ -50,7 +51,10 @@ def drawn(generator: random.Random) -> list[str]:
         known = {name: option for name, option in options(GROUPS[group][choice].config).items() if name not in LEFT_OUT}
         for name in generator.sample(sorted(known), min(len(known), generator.randrange(4))):
             kind, bounds = known[name].kind, known[name].bounds
-            usual = {bool: (True, False), float: FRACTIONS}.get(kind, (2_000, 9_000) if name == "params" else SMALL)
+            words = ("length", "delay", "pairs", "reverse")  # names of options
+            usual = {bool: (True, False), float: FRACTIONS, str: words}.get(
+                kind, (2_000, 9_000) if name == "params" else SMALL
+            )
             several = known[name].choices or usual
             if generator.random() < 0.95:
                 several = [value for value in several if isinstance(value, str) or allowed(value, bounds)] or several
@@ -72,7 +76,7 @@ def test_any_configuration_trains_or_is_rejected(case, tmp_path) -> None:
     assert result["steps"] >= config.steps, argv
     rows = [json.loads(line) for line in (tmp_path / "any/metrics.jsonl").read_text().splitlines()]
     # numbers that are not finite are written as null; so is success before the first episode ends
-    learned = ("loss",) if config.algo.name == "rate" else ("policy_loss", "value_loss", "entropy")
+    learned = ("loss",) if config.algo.imitates else ("policy_loss", "value_loss", "entropy")
     assert rows and all(row[name] is not None for row in rows for name in (*learned, "gradient_norm")), argv
     written = parse([f"resume={tmp_path / 'any'}"])
     assert dataclasses.replace(written, resume=None) == dataclasses.replace(config, policy=written.policy), argv

@@ -45,7 +45,7 @@ def test_a_policy_whose_lost_step_is_no_lost_episode_is_refused(script):
     policy = rmt_rl.load_policy("zoo:tmaze-gru")
     with pytest.raises(SystemExit, match="end_at_turn=false"):
         script.walk(rmt_rl.load_policy("zoo:copy-gru"), [3], rows=4)
-    with pytest.raises(SystemExit, match="lengths from 1 on"):
+    with pytest.raises(SystemExit, match="lengths and rows from 1 on"):
         script.walk(policy, [3, -1], rows=4)
 
 
