@@ -92,7 +92,8 @@ class Diagnosis:
     """part: the part of the memory that was looked at, of `numbers` numbers; period: steps of a segment (1 without segments).
 
     lengths: steps of the shortest and of the longest episode. distinct: episodes with different observations. hold: the step
-    whose observation was repeated. variable: of `rests`, the first of the task, or None.
+    whose observation was repeated. variable: of `rests`, the first of the task, or None. left_out: variables that were not
+    examined, because there are so many.
     """
 
     part: str
@@ -105,6 +106,7 @@ class Diagnosis:
     hold: int
     variable: str | None
     rests: tuple[Rest, ...]
+    left_out: int = 0
 
     @property
     def is_written(self) -> bool:
@@ -163,6 +165,7 @@ def diagnose(
         hold,
         variable,
         rests,
+        max(0, len(now.hidden) - MOST_VARIABLES),
     )
 
 

@@ -66,6 +66,8 @@ def describe(found: Diagnosis) -> str:
             _stored(o.stored[name], o.lost[name]) if measured else "not measured, it has one value or few episodes"
         )
         lines.append(f"{name}: {found_out}")
+    if found.left_out:
+        lines.append(f"{found.left_out} more variables were not examined")
     lines += ["", f"rest: one observation of step {found.hold}, repeated:"]
     unit = "segment" if found.period > 1 else "step"
     for rest in found.rests:

@@ -165,6 +165,14 @@ def test_a_variable_with_one_value_does_not_shorten_the_table():
     assert "constant: not measured, it has one value or few episodes" in text
 
 
+def test_variables_that_are_not_examined_are_counted():
+    policy, env = gru(0.8)
+    hidden = env.hidden
+    env.hidden = lambda: {f"{i}": value for value in hidden().values() for i in range(11)}
+    found = diagnose(policy, env, repeats=5, steps=3)
+    assert len(found.over_time.stored) == 8 and "3 more variables were not examined" in describe(found)
+
+
 def test_a_memory_that_keeps_everything_holds_the_cue():
     found = diagnose(*gru(1 - 1e-9), repeats=20)
     assert (found.over_time.stored["cue"], found.over_time.lost["cue"]) == (0, None)
