@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -116,6 +117,9 @@ def joined() -> Iterator[Ranks]:
     elif distributed.is_initialized():
         yield _ranks()
     elif distributed.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # any optimizer imports it; after the group was made, it would hold the group's threads until the interpreter ends, which
+        # aborts then (torch 2.13)
+        importlib.import_module("torch._dynamo")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE)
         yield _ranks()
