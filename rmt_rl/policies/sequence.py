@@ -33,6 +33,8 @@ class SequenceModel(nn.Module):
     chunk: tokens that are computed at once. The result does not depend on it.
     replay: keep no activations of chunks, and compute them again in the backward pass: the same gradients, for activation memory
         that does not grow with the length of a sequence, apart from one state for each chunk.
+    small_embedding: embeddings start between -1e-4 and 1e-4, with a LayerNorm behind, so that one step of the optimizer moves
+        them far (RWKV's SmallInitEmb).
     Raises ConfigError for options that do not exist, are out of range, or have no effect here.
     """
 
@@ -42,6 +44,7 @@ class SequenceModel(nn.Module):
         policy: str | PolicyConfig = "rmt",
         chunk: int = 1024,
         replay: bool = False,
+        small_embedding: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class SequenceModel(nn.Module):
                 raise ConfigError(f"{name}={value!r}: expected a whole number of at least 1")
         if foreign := [name for name in options if not name.startswith("policy.")]:
             raise ConfigError(
-                f"{foreign[0]}: no such option; expected num_tokens, policy, chunk, replay or policy.<option>"
+                f"{foreign[0]}: no such option; expected num_tokens, policy, chunk, replay, small_embedding or policy.<option>"
             )
         usual: Any = policy if isinstance(policy, PolicyConfig) else choose("policy", policy).config()
         config = change(usual, "policy", options)
@@ -59,7 +62,10 @@ class SequenceModel(nn.Module):
                 raise ConfigError(f"policy.{name}: has no effect on a sequence model; leave it out")
         width: int = config.width
         self.num_tokens, self.chunk, self.replay = num_tokens, chunk, replay
-        self.embedding = nn.Embedding(num_tokens, width)
+        self.embedding: nn.Module = nn.Embedding(num_tokens, width)
+        if small_embedding:
+            nn.init.uniform_(self.embedding.weight, -1e-4, 1e-4)
+            self.embedding = nn.Sequential(self.embedding, nn.LayerNorm(width))
         self.backbone = make_backbone(config)
         self.logits = nn.Linear(width, num_tokens)
 

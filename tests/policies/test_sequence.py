@@ -197,6 +197,21 @@ def test_options_that_do_not_fit_are_one_sentence(given, message):
         SequenceModel(**given)
 
 
+def test_one_step_of_the_optimizer_turns_small_embeddings_far():
+    """By the angle between what the memory receives of a token before and after: behind the norm the start is forgotten."""
+    turned = {}
+    for small in (False, True):
+        torch.manual_seed(0)
+        model = SequenceModel(16, policy="rwkv4", small_embedding=small, **{"policy.width": 16})
+        ids = torch.arange(16)[None]
+        before = model.embedding(ids).detach()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        model.loss(ids)[0].backward()
+        optimizer.step()
+        turned[small] = float(torch.cosine_similarity(before, model.embedding(ids), dim=-1).mean().detach())
+    assert turned[True] < 0.5 < 0.99 < turned[False]
+
+
 @pytest.mark.slow
 def test_a_memory_learns_to_copy_over_many_segments():
     """8 tokens of 4 kinds, 8 places later the same ones again; without memory of 8 steps the loss of the second half is log 4."""
