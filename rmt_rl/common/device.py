@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from rmt_rl.common.errors import ConfigError
@@ -27,3 +29,16 @@ def choose_device(name: str | torch.device) -> torch.device:
                 f"device={name}: holds no numbers that torch can read here; expected cpu, cuda or cuda:N"
             ) from error
     return device
+
+
+def exact_cudnn(x: torch.Tensor, enabled: bool = True) -> AbstractContextManager[None]:
+    """Inside, cuDNN keeps all bits of float32, or is not used at all.
+
+    By default it rounds products to 10 bits, differently for few and for many rows, so that acting steps and updates would
+    compute different policies.
+    """
+    if not x.is_cuda:
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    kept = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    return cudnn.flags(enabled=enabled and cudnn.enabled, **kept, allow_tf32=False)

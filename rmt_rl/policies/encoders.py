@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import gymnasium
@@ -26,6 +25,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
+from rmt_rl.common.device import exact_cudnn
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import counter_bits
 from rmt_rl.common.state import Obs, changed_in_place, versions_of
@@ -252,21 +252,8 @@ class Image(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.reshape(-1, *self.picture.shape).to(self.linear.weight.dtype) / self.picture.highest
-        with exact_convolutions(x):
+        with exact_cudnn(x):
             return self.linear(self.convolutions(self.picture.channels_first(x)))
-
-
-def exact_convolutions(x: torch.Tensor) -> AbstractContextManager[None]:
-    """Inside, cuDNN keeps all bits of float32.
-
-    By default it rounds products to 10 bits, differently for few and for many rows, so that acting steps and updates would
-    compute different policies.
-    """
-    if not x.is_cuda:
-        return nullcontext()
-    cudnn = torch.backends.cudnn
-    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
-    return cudnn.flags(**kept, allow_tf32=False)
 
 
 class Sum(nn.Module):

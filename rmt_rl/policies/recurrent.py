@@ -7,12 +7,12 @@ runs the loop over time; a loop in Python with a reset mask is 3 to 5 times slow
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from rmt_rl.common.device import exact_cudnn
 from rmt_rl.common.state import map_state, select_rows, where_rows
 from rmt_rl.config.policies import GRUConfig, LSTMConfig
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
@@ -97,11 +97,8 @@ class Recurrent(Backbone[RecurrentState]):
         self, x: torch.Tensor | PackedSequence, hidden: torch.Tensor, cell: torch.Tensor
     ) -> tuple[torch.Tensor, RecurrentState]:
         hidden = hidden.transpose(0, 1).contiguous()  # torch puts layers on axis 0
-        # by default cuDNN rounds products to 10 bits, and acting and learning would compute different policies
-        # and in evaluation mode it has no backward pass, which a loaded policy needs when others train it further
-        usable = self.training or not torch.is_grad_enabled()
-        exact = torch.backends.cudnn.flags(enabled=usable, allow_tf32=False) if hidden.is_cuda else nullcontext()
-        with exact:
+        # in evaluation mode cuDNN has no backward pass, which a loaded policy needs when others train it further
+        with exact_cudnn(hidden, enabled=self.training or not torch.is_grad_enabled()):
             if self.has_cell:
                 y, (hidden, new_cell) = self.rnn(x, (hidden, cell.transpose(0, 1).contiguous()))
                 cell = new_cell.transpose(0, 1)
