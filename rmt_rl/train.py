@@ -218,10 +218,9 @@ def command(argv: list[str]) -> int:
             signal.signal(signal.SIGUSR1, lambda number, frame: None)
             signal.signal(signal.SIGUSR2, exit_on_signal)
     config = parse(argv)
-    new = (
-        config.resume is None and os.environ.get("RANK", "0") == "0"
-    )  # the first of several processes makes the folder
-    if new and config.run is not None and (Path("runs") / config.run).exists():
+    # of several processes the first one makes the folder
+    makes_folder = config.resume is None and os.environ.get("RANK", "0") == "0"
+    if makes_folder and config.run is not None and (Path("runs") / config.run).exists():
         raise folder_exists(config.run, Path("runs") / config.run)  # before seconds go into imports
     configure_process(config.threads)
     summary = train(config).summary
