@@ -18,11 +18,14 @@ import torch
 from rmt_rl.algos.base import Learner
 from rmt_rl.algos.optimizer import guarded_gradient, load_optimizer_state, optimizer_state, schedule
 from rmt_rl.common import rng
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import Guard, check_weights
 from rmt_rl.common.state import check_count, map_obs
+from rmt_rl.config.bases import EnvConfig
 from rmt_rl.config.commands import TrainConfig
+from rmt_rl.config.resolve import validate
 from rmt_rl.envs.base import TorchVectorEnv, close_env
+from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.envs.registry import make_from_config
 from rmt_rl.policies.actor_critic import ActorCritic
 from rmt_rl.policies.weights import load_weights
@@ -37,13 +40,15 @@ LONGEST = 10_000_000
 class Lesson:
     """Episodes of the oracle, [B, T] each; a row whose episode has ended goes on with others that do not count.
 
-    obs: [B, T, ...]. action: the oracle's. first: an episode begins here. asked: the action counts.
+    obs: [B, T, ...]. action: the oracle's. first: an episode begins here. asked: the action counts. nonfinite: the first NaN or
+    infinity that the environment returned, as text; such episodes are skipped.
     """
 
     obs: Any
     action: torch.Tensor
     first: torch.Tensor
     asked: torch.Tensor
+    nonfinite: str | None = None
 
     @property
     def steps(self) -> int:
@@ -58,7 +63,9 @@ class SupervisedLearner(Learner):
 
     def __init__(self, run: TrainConfig, env: TorchVectorEnv, policy: ActorCritic, data: Any = None) -> None:
         super().__init__(run, env, policy)
-        self.options, self.task, self.seed = run.algo, run.env, run.seed
+        self.options, self.run, self.seed = run.algo, run, run.seed
+        self.continuous = policy.head.action_dtype.is_floating_point
+        self._check = ObservationCheck(env.single_observation_space, env.single_action_space if policy.masked else None)
         self.whole, self.first_seed = env, rng.seed(run.seed, "env")
         self.dropout = rng.generator(run.seed, "dropout", env.device)
         self.guard, self.updates = Guard(run.algo.skip_nonfinite), 0
@@ -66,9 +73,29 @@ class SupervisedLearner(Learner):
             policy.parameters(), lr=run.algo.learning_rate, weight_decay=run.algo.weight_decay, fused=True
         )
         self._solved: deque[bool] = deque(maxlen=ENOUGH)
+        self._check_stages()
         self._enter(1)
         self.env.reset(seed=0)
         self.env.oracle()  # raises ConfigError where the task has none
+
+    def _check_stages(self) -> None:
+        """Raises ConfigError, before anything is learned, where a stage cannot be, or would not end."""
+        stages = self.options.stages
+        if stages > 1 and self.continuous:
+            raise ConfigError(
+                f"algo.stages={stages}: continuous actions are never exactly the oracle's, so that no stage would end; expected 1"
+            )
+        whole = dataclasses.replace(self.options, stages=1)
+        for stage in range(1, stages):
+            try:
+                validate(dataclasses.replace(self.run, env=self._shorter(stage), algo=whole))
+            except ConfigError as error:
+                raise ConfigError(f"algo.stages={stages}: in stage {stage} {error}") from error
+
+    def _shorter(self, stage: int) -> EnvConfig:
+        """The options of the task in a stage before the last."""
+        o, task = self.options, self.run.env
+        return dataclasses.replace(task, **{o.grows: math.ceil(getattr(task, o.grows) * stage / o.stages)})
 
     def _enter(self, stage: int) -> None:
         """Begin a stage of the curriculum, with the episodes that it has."""
@@ -78,9 +105,8 @@ class SupervisedLearner(Learner):
         if stage == o.stages:
             self.env = self.whole
             return
-        share = math.ceil(getattr(self.task, o.grows) * stage / o.stages)
-        shorter = dataclasses.replace(self.task, **{o.grows: share})
-        self.env = make_from_config(shorter, self.whole.num_envs, self.whole.device)
+        made = self.whole.num_envs, self.whole.device, self.run.memory
+        self.env = make_from_config(self._shorter(stage), *made, returns=self.policy.spec.returns)
         for name in ("single_observation_space", "single_action_space"):
             if getattr(self.env, name) != getattr(self.whole, name):
                 raise ConfigError(
@@ -93,26 +119,41 @@ class SupervisedLearner(Learner):
         obs, _ = env.reset(seed=(self.first_seed + self.updates * env.num_envs) % 2**62)
         columns: list[tuple[Any, ...]] = []
         first = running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        found: str | None = None
         while bool(running.any()):
+            if len(columns) == (env.episode_steps or LONGEST):
+                raise ConfigError(
+                    f"env={self.run.env.name}: the oracle has not ended an episode after {len(columns):,} steps"
+                )
             self.check_stop()
+            if wrong := self._check.outside("observation", obs) or self._check.no_action("observation", obs):
+                raise RunError(f"{wrong}: the environment returned it")
+            found = found or self._check.unusable("observation", obs)
             action = env.oracle()
-            columns.append((obs, action, first, env.asks() & running))
+            # copies, because an environment may use its tensors again
+            columns.append((map_obs(torch.clone, obs), action.clone(), first, env.asks().bool() & running))
             obs, _, terminated, truncated, _ = env.step(action)
             first = terminated | truncated
             running = running & ~first
-            if len(columns) >= (env.episode_steps or LONGEST):
-                raise ConfigError(
-                    f"env={self.task.name}: the oracle has not ended an episode after {len(columns):,} steps"
-                )
         shown, *others = zip(*columns, strict=True)
-        lesson = Lesson(map_obs(lambda *x: torch.stack(x, dim=1), *shown), *(torch.stack(x, dim=1) for x in others))
-        if self.policy.without_moments():
-            self.policy.add_observations(lesson.obs)
-        return lesson
+        stacked = map_obs(lambda *x: torch.stack(x, dim=1), *shown)
+        action, first, asked = (torch.stack(x, dim=1) for x in others)
+        if not bool(asked.any()):
+            raise ConfigError(
+                f"env={self.run.env.name}: no action of its episodes counts (`asks`), so nothing can be learned"
+            )
+        return Lesson(stacked, action, first, asked, found)
 
     def update(self, batch: Lesson, progress: float) -> dict[str, float | None]:
         """One optimizer step, at `progress` (0..1) of the run."""
         o, policy = self.options, self.policy
+        self.updates += 1
+        if batch.nonfinite:
+            self.guard.stop_or_skip(batch.nonfinite)
+            return {**self.guard.counts()}
+        scale_unknown = policy.without_moments()
+        if scale_unknown:
+            policy.add_observations(batch.obs)
         for group in self.optimizer.param_groups:
             group["lr"] = schedule(o.schedule, progress) * o.learning_rate
         # the mean over the answers that count
@@ -125,8 +166,9 @@ class SupervisedLearner(Learner):
             terms = {f"auxiliary/{name}": value for name, value in auxiliary.items()}
             total = loss + sum(auxiliary.values())
             norm = guarded_gradient(self.optimizer, total, policy, o.max_grad_norm, self.guard, terms)
-        if norm is not None:
-            self.optimizer.step()
+        if norm is None:
+            return {**self.guard.counts()}
+        self.optimizer.step()
         check_weights(policy)
         with torch.no_grad():
             right = policy.head.mode(parameters) == batch.action
@@ -134,17 +176,19 @@ class SupervisedLearner(Learner):
             solved = (right | ~batch.asked).all(1)
         generator = rng.generator(rng.counter_seed(self.seed, self.updates), "between-updates", policy.device)
         policy.between_updates(batch.obs, batch.action, state, batch.first, generator)
-        policy.add_observations(batch.obs)
-        self.updates += 1
+        if not scale_unknown:
+            policy.add_observations(batch.obs)
         row: dict[str, float | None] = {
             "loss": float(loss.detach()),
             "accuracy": float((right & batch.asked).sum() / count),
             "success": float(solved.double().mean()),
             **{name: float(value.detach()) for name, value in terms.items()},
-            "gradient_norm": None if norm is None else float(norm),
+            "gradient_norm": float(norm),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **self.guard.counts(),
         }
+        if self.continuous:  # continuous actions are never exactly the oracle's
+            del row["accuracy"], row["success"]
         if o.stages > 1:
             row["stage"] = self.stage
             self._advance(solved)

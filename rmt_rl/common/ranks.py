@@ -11,6 +11,7 @@ on the data.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -114,23 +115,36 @@ def joined() -> Iterator[Ranks]:
     """This process among those that torchrun has started, or that share a process group already; alone otherwise."""
     if not distributed.is_available():
         yield ALONE
-    elif distributed.is_initialized():
-        yield _ranks()
-    elif distributed.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return
+    if not distributed.is_initialized():
+        if not (distributed.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1):
+            yield ALONE
+            return
         # any optimizer imports it; after the group was made, it would hold the group's threads until the interpreter ends, which
         # aborts then (torch 2.13)
         importlib.import_module("torch._dynamo")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE)
-        yield _ranks()
-        distributed.destroy_process_group()  # not after an error: it would wait for the others
-    else:
-        yield ALONE
-
-
-def _ranks() -> Ranks:
+        atexit.register(_leave)  # one group for all runs of these processes: torchrun's store has the addresses of one
+    if _FAILED:
+        raise RunError(
+            "an earlier run of these processes ended with an error, so that they are no longer in step; start all of them again"
+        )
     count = distributed.get_world_size()
-    return Ranks(distributed.get_rank(), count, count)
+    try:
+        yield Ranks(distributed.get_rank(), count, count)
+    except BaseException:
+        _FAILED.append(True)
+        raise
+
+
+#: Not empty after a run that ended with an error in this process: the others may wait for it in the middle of something.
+_FAILED: list[bool] = []
+
+
+def _leave() -> None:
+    if distributed.is_initialized() and not _FAILED:  # after an error it would wait for the others
+        distributed.destroy_process_group()
 
 
 def own_device(device: torch.device, ranks: Ranks) -> torch.device:

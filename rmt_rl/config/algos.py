@@ -119,7 +119,7 @@ class SupervisedConfig(AlgoConfig):
         1,
         "stages of the curriculum; in stage k of n the task's option `grows` has k/n of its value",
         low=1,
-        high=10_000,
+        high=1_000,
     )
     grows: str = option(
         "length",

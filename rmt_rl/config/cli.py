@@ -296,13 +296,14 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     """The exit status of a command. Errors that users can act on become one line; a closed output ends the command quietly."""
     prepare_output()
     try:
+        _refuse_several_processes()
         status = main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")  # at once, because other processes may write, too
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -330,6 +331,15 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         print(f"error: what the command prints cannot be written: {problem.strerror}", file=sys.stderr)
         return 1
     return status
+
+
+def _refuse_several_processes() -> None:
+    """Raises ConfigError where torchrun starts a command in several processes that is not made for them."""
+    spec = sys.modules["__main__"].__spec__
+    name = "" if spec is None else spec.name
+    several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and name.startswith("rmt_rl.") and name != "rmt_rl.train":
+        raise ConfigError(f"{name}: runs in one process; start it without torchrun")
 
 
 def in_main_thread() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rmt_rl.common.errors import RunError
 from rmt_rl.common.ranks import Ranks
 from rmt_rl.config.commands import TrainConfig
 from rmt_rl.runs.setup import build_learner
@@ -22,16 +23,21 @@ def follow(config: TrainConfig, ranks: Ranks, stack: contextlib.ExitStack) -> di
         built.resumed.restore(learner)
         steps = built.resumed.steps
     folder = Path(ranks.told(None))
-    with _signals_left_to_the_first():
+
+    def take_part_in_saving() -> None:
+        ranks.collect(time.process_time() - began)
+        learner.state_dict()
+
+    with _signals_left_to_the_first(), _naming_the_process(ranks, config.algo.training_rows()):
         if built.resumed is None:
-            learner.state_dict()  # the first process saves the beginning
+            take_part_in_saving()
         goes_on = steps < config.steps
         while goes_on:
             batch = learner.collect(steps / config.steps)
             learner.update(batch, steps / config.steps)
             steps += batch.steps * ranks.count
             if ranks.agree(False):
-                learner.state_dict()  # the first process saves the state of all
+                take_part_in_saving()
             goes_on = ranks.agree(False)
         ranks.collect(time.process_time() - began)
     summary = {"steps": steps, "interrupted": False, "process": ranks.number}
@@ -47,9 +53,10 @@ def follow(config: TrainConfig, ranks: Ranks, stack: contextlib.ExitStack) -> di
 
 @contextlib.contextmanager
 def _signals_left_to_the_first() -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach all processes; the first one decides when all of them end."""
+    """Ctrl-C and other signals reach all processes; the first one decides when all of them end or save."""
+    left = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1, signal.SIGUSR2] if hasattr(signal, "SIGUSR1") else [])]
     try:
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in left}
     except ValueError:  # outside the main thread Python allows no signal handlers
         before = {}
     try:
@@ -57,3 +64,15 @@ def _signals_left_to_the_first() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _naming_the_process(ranks: Ranks, rows: int) -> Iterator[None]:
+    """Errors say in which process they are raised, because they count its own rows."""
+    try:
+        yield
+    except RunError as error:
+        who = f"process {ranks.number} of {ranks.count}"
+        if str(error).startswith(who):
+            raise
+        raise RunError(f"{who}, whose row 0 is row {ranks.share(rows).start} of all: {error}") from error

@@ -90,6 +90,7 @@ class RunParts:
 
     def save(self, steps: int, evaluator: Evaluator) -> None:
         """Write a checkpoint; a full disk is reported and the run continues."""
+        self.clock.others = sum(self.ranks.collect(0.0))
         if problem := self._write(steps, self._tree(evaluator)):
             print(f"{problem}; the run continues without it", flush=True)
 

@@ -8,9 +8,12 @@ import torch
 
 from rmt_rl.algos.supervised import ENOUGH
 from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.finite import NotFinite
 from rmt_rl.common.ranks import Ranks
 from rmt_rl.config.cli import parse
+from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.envs.registry import BUILTIN, make_env
+from rmt_rl.envs.wrappers.return_to_go import ReturnToGo
 from rmt_rl.policies.actor_critic import PolicyState
 from rmt_rl.runs.setup import build_learner
 
@@ -125,6 +128,41 @@ def test_copy_is_learned():
     assert row["success"] > 0.9
 
 
+def test_a_tensor_that_the_environment_uses_again_is_copied():
+    expected, learner = make("env=tmaze", "env.length=4").collect(0.0), make("env=tmaze", "env.length=4")
+    shared = torch.empty(8, *learner.env.single_observation_space.shape)
+    observe = learner.env._observe
+    learner.env._observe = lambda *arguments: shared.copy_(observe(*arguments))
+    assert torch.equal(learner.collect(0.0).obs, expected.obs)
+
+
+def test_episodes_with_a_nan_are_skipped_and_leave_no_trace():
+    learner = make("env=tmaze", "env.length=4", "algo.skip_nonfinite=1", "policy.normalize_observation=true")
+    learner.update(learner.collect(0.0), 0.0)
+    before = {name: x.clone() for name, x in learner.policy.state_dict().items()}
+    observe = learner.env._observe
+    learner.env._observe = lambda *arguments: observe(*arguments) * math.nan
+    assert learner.update(learner.collect(0.0), 0.0) == {"skipped": 1}
+    assert all(torch.equal(x, before[name]) for name, x in learner.policy.state_dict().items())
+    with pytest.raises(NotFinite, match=r"observation of row 0 is nan \(2 in a row\)"):
+        learner.update(learner.collect(0.0), 0.0)
+
+
+def test_an_oracle_may_take_as_many_steps_as_the_task_allows():
+    learner = make("env=tmaze", "env.length=4")
+    learner.env.episode_steps = 5
+    assert learner.collect(0.0).asked.shape == (8, 5)
+    learner.env.episode_steps = 4
+    with pytest.raises(ConfigError, match="the oracle has not ended an episode after 4 steps"):
+        learner.collect(0.0)
+
+
+def test_what_counts_is_known_behind_the_return_to_go():
+    env = ReturnToGo(make_env("copy", 2), ReturnConditioning(low=0.0, high=1.0, target=1.0))
+    env.reset(seed=0)
+    assert env.asks().tolist() == [False, False]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -133,6 +171,7 @@ def test_copy_is_learned():
         (["env=copy", "algo.stages=2", "algo.grows=reverse"], "algo.grows=reverse: env=copy has no such option"),
         (["env=copy", "algo.stages=2", "algo.grows=size"], "algo.grows=size: env=copy has no such option"),
         (["env=copy", "algo.stages=2", "algo.grows=symbols"], "algo.grows=symbols: changes the observation space"),
+        (["env=tmaze", "env.length=9", "env.min_length=8", "algo.stages=3"], "algo.stages=3: in stage 1 env"),
         (["env=copy", "memory.carry=0.5"], "memory.carry=0.5: algo=supervised learns from single episodes"),
         (["env=copy", "memory.scope=trial"], "memory.scope=trial: algo=supervised learns from single episodes"),
         (["env=copy", "policy.critic=separate"], "policy.critic=separate: algo=supervised learns no values"),

@@ -108,6 +108,32 @@ def test_ctrl_c_ends_two_processes_after_an_update_and_one_process_continues(tmp
     assert json.loads((tmp_path / "runs/a/result.json").read_text())["steps"] == end + 512
 
 
+TWICE = """
+import rmt_rl
+small = {"algo.num_envs": 8, "policy.width": 16, "policy.heads": 2, "evaluate_episodes": 4}
+for seed in range(2):
+    result = rmt_rl.train(env="tmaze", steps=256, seed=seed, **small)
+    print("scored", seed, result.score is not None)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_trains_twice_in_two_processes(tmp_path):
+    (tmp_path / "twice.py").write_text(TWICE)
+    process = start("twice.py", cwd=tmp_path)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert [output.count(f"scored {seed} {scored}") for seed in (0, 1) for scored in (True, False)] == [1, 1, 1, 1]
+    first = json.loads((tmp_path / "runs/tmaze-rmt-ppo-s0/result.json").read_text())
+    assert first["cpu_s"] > 0 and first["steps"] == 256
+
+
+@pytest.mark.slow
+def test_other_commands_refuse_several_processes(tmp_path):
+    output = finish(start("-m", "rmt_rl.evaluate", "policy=zoo:tmaze-rmt", cwd=tmp_path))
+    assert "error: rmt_rl.evaluate: runs in one process; start it without torchrun" in output
+
+
 def test_two_processes_draw_for_their_rows_what_one_process_draws_for_all():
     for draw in (rng.exponential, rng.normal, rng.uniform):
         whole = draw(torch.empty(6, 3), torch.Generator().manual_seed(1))

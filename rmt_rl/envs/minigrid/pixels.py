@@ -93,6 +93,9 @@ class MiniGridPixels(TorchVectorEnv):
     def oracle(self) -> torch.Tensor:
         return self.env.oracle()
 
+    def asks(self) -> torch.Tensor:
+        return self.env.asks()
+
     def state_dict(self) -> dict[str, Any]:
         return self.env.state_dict()
 

@@ -103,6 +103,9 @@ class MemoryScope(TorchVectorEnv):
     def oracle(self) -> torch.Tensor:
         return self.env.oracle()
 
+    def asks(self) -> torch.Tensor:
+        return self.env.asks()
+
     def state_dict(self) -> dict[str, Any]:
         return {"env": self.env.state_dict(), "episode": self._episode}
 

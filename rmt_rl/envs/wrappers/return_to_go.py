@@ -77,6 +77,9 @@ class ReturnToGo(TorchVectorEnv):
     def oracle(self) -> torch.Tensor:
         return self.env.oracle()
 
+    def asks(self) -> torch.Tensor:
+        return self.env.asks()
+
     def state_dict(self) -> dict[str, Any]:
         return {"env": self.env.state_dict(), "left": self._remaining}  # "left" since format 1
 
