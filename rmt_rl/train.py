@@ -88,6 +88,7 @@ def train(
                 parts.save(run.steps, evaluator)
             goes_on = run.steps < config.steps
             while goes_on:
+                goes_on = False  # where a signal leaves the update
                 with parts.keep_last_state(run, evaluator):
                     # collect, update
                     laps = Laps()
@@ -122,8 +123,8 @@ def train(
                     ends = last or run.stopped is not None or signals.stop is not None
                     if ranks.agree(signals.checkpoint_requested() or due or ends):
                         parts.save(run.steps, evaluator)
-                goes_on = ranks.agree(run.steps < config.steps and signals.stop is None and run.stopped is None)
-        parts.clock.others = sum(ranks.collect(0.0))
+                    goes_on = not ends
+                goes_on = ranks.agree(goes_on)
         return TrainResult(**finish_run(parts, run, evaluator, signals.stop, callbacks))
 
 

@@ -107,9 +107,41 @@ class PPOConfig(AlgoConfig):
             )
 
 
+@dataclass(frozen=True)
+class ImitationConfig(AlgoConfig):
+    """Options of algorithms that imitate whole episodes."""
+
+    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
+    weight_decay: float = option(0.0, "AdamW's decay of weights", low=0, high=10)
+    schedule: str = option(
+        "linear",
+        "step size over the run: constant, linear to zero, or cosine to zero",
+        choices=("constant", "linear", "cosine"),
+    )
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
+    skip_nonfinite: int = option(
+        0,
+        "optimizer steps in a row that may be skipped because the loss or a gradient is NaN or infinite; one more ends the run",
+        low=0,
+        high=10**6,
+    )
+
+    imitates: ClassVar[bool] = True
+
+    def problems_with(self, run: TrainConfig) -> Iterator[str]:
+        name = run.algo.name
+        if run.memory.scope != "episode":
+            yield f"memory.scope={run.memory.scope}: algo={name} learns from single episodes; expected memory.scope=episode"
+        if run.memory.carry:
+            yield f"memory.carry={run.memory.carry:g}: algo={name} learns from single episodes; leave it out"
+        if run.policy.critic == "separate":
+            expected = "policy.critic=shared" if run.init is None else "init=<a policy with policy.critic=shared>"
+            yield f"policy.critic=separate: algo={name} learns no values; expected {expected}"
+
+
 @builtin("algo", "supervised", "rmt_rl.algos.supervised:SupervisedLearner")
 @dataclass(frozen=True)
-class SupervisedConfig(AlgoConfig):
+class SupervisedConfig(ImitationConfig):
     """Supervised: the correct answers in new episodes of the task, with a curriculum (Bulatov et al. 2023, arXiv 2304.11062)."""
 
     num_envs: int = option(
@@ -129,29 +161,13 @@ class SupervisedConfig(AlgoConfig):
     advance: float = option(
         0.95, "share of 256 episodes without a wrong answer from which on the next stage begins", above=0, high=1
     )
-    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
-    weight_decay: float = option(0.0, "AdamW's decay of weights", low=0, high=10)
-    schedule: str = option(
-        "linear",
-        "step size over the run: constant, linear to zero, or cosine to zero",
-        choices=("constant", "linear", "cosine"),
-    )
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
-    skip_nonfinite: int = option(
-        0,
-        "optimizer steps in a row that may be skipped because the loss or a gradient is NaN or infinite; one more ends the run",
-        low=0,
-        high=10**6,
-    )
-
-    imitates: ClassVar[bool] = True
 
     def summary(self) -> str:
         stages = f", {self.stages} stages of {self.grows}" if self.stages > 1 else ""
         return f"{self.num_envs} episodes per update{stages}"
 
     def problems_with(self, run: TrainConfig) -> Iterator[str]:
-        yield from _learns_from_whole_episodes(run)
+        yield from super().problems_with(run)
         full = getattr(run.env, self.grows, None)
         if self.stages > 1 and (isinstance(full, bool) or not isinstance(full, int)):
             yield (
@@ -161,21 +177,9 @@ class SupervisedConfig(AlgoConfig):
             yield f"algo.stages={self.stages}: env.{self.grows} is {full}; expected at most as many stages"
 
 
-def _learns_from_whole_episodes(run: TrainConfig) -> Iterator[str]:
-    """Options that do not fit an algorithm that imitates whole episodes."""
-    name = run.algo.name
-    if run.memory.scope != "episode":
-        yield f"memory.scope={run.memory.scope}: algo={name} learns from single episodes; expected memory.scope=episode"
-    if run.memory.carry:
-        yield f"memory.carry={run.memory.carry:g}: algo={name} learns from single episodes; leave it out"
-    if run.policy.critic == "separate":
-        expected = "policy.critic=shared" if run.init is None else "init=<a policy with policy.critic=shared>"
-        yield f"policy.critic=separate: algo={name} learns no values; expected {expected}"
-
-
 @builtin("algo", "rate", "rmt_rl.algos.rate:RATELearner")
 @dataclass(frozen=True)
-class RATEConfig(AlgoConfig):
+class RATEConfig(ImitationConfig):
     """Offline: return-conditioned imitation of recorded episodes (RATE, Cherepanov et al. 2023, arXiv 2306.09459)."""
 
     returns: bool = option(True, "condition the policy on the return to go; false = behaviour cloning")
@@ -195,26 +199,11 @@ class RATEConfig(AlgoConfig):
     detach_memory: bool = option(
         False, "cut the gradient between segments and make one optimizer step per segment, as the released code does"
     )
-    learning_rate: float = option(1e-3, "AdamW's step size at the start", above=0, high=10)
-    weight_decay: float = option(0.0, "AdamW's decay of weights", low=0, high=10)
-    schedule: str = option(
-        "linear",
-        "step size over the run: constant, linear to zero, or cosine to zero",
-        choices=("constant", "linear", "cosine"),
-    )
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0, high=1_000_000)
-    skip_nonfinite: int = option(
-        0,
-        "optimizer steps in a row that may be skipped because the loss or a gradient is NaN or infinite; one more ends the run",
-        low=0,
-        high=10**6,
-    )
     validation: float = option(
         0.1, "share of the episodes held out for validation; the weights that do best on them are kept", low=0, below=1
     )
 
     offline: ClassVar[bool] = True
-    imitates: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("offline", "minari", "h5py", "torchrl", "tensordict")
 
     def training_rows(self) -> int:
@@ -228,7 +217,7 @@ class RATEConfig(AlgoConfig):
             yield f"algo.target_return={self.target_return}: has no effect with algo.returns=false; give only one of them"
 
     def problems_with(self, run: TrainConfig) -> Iterator[str]:
-        yield from _learns_from_whole_episodes(run)
+        yield from super().problems_with(run)
         changed = [
             name
             for name in ("bptt_segments", "cache_gradient")

@@ -39,7 +39,6 @@ def follow(config: TrainConfig, ranks: Ranks, stack: contextlib.ExitStack) -> di
             if ranks.agree(False):
                 take_part_in_saving()
             goes_on = ranks.agree(False)
-        ranks.collect(time.process_time() - began)
     summary = {"steps": steps, "interrupted": False, "process": ranks.number}
     return {
         "policy": learner.policy.eval(),

@@ -124,8 +124,7 @@ def test_a_script_trains_twice_in_two_processes(tmp_path):
     output = finish(process)
     assert process.returncode == 0, output
     assert [output.count(f"scored {seed} {scored}") for seed in (0, 1) for scored in (True, False)] == [1, 1, 1, 1]
-    first = json.loads((tmp_path / "runs/tmaze-rmt-ppo-s0/result.json").read_text())
-    assert first["cpu_s"] > 0 and first["steps"] == 256
+    assert json.loads((tmp_path / "runs/tmaze-rmt-ppo-s0/result.json").read_text())["steps"] == 256
 
 
 @pytest.mark.slow
