@@ -16,7 +16,7 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import CallableModule
-from rmt_rl.config.comparison import CompareConfig, SlurmConfig
+from rmt_rl.config.comparison import Cluster, CompareConfig
 from rmt_rl.config.fields import show
 
 
@@ -59,12 +59,11 @@ def compare(**given: Any) -> Comparison:
     return _run(*from_python(given))
 
 
-def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Comparison:
-    """Run, continue or report a comparison. matrix: None = the one in the folder. slurm: cells are jobs."""
+def _run(config: CompareConfig, matrix: Any, cluster: Cluster) -> Comparison:
+    """Run, continue or report a comparison. matrix: None = the one in the folder. cluster: where cells are jobs."""
     from rmt_rl.comparison.cells import expand, notes
-    from rmt_rl.comparison.executors import check_devices, run_cells
+    from rmt_rl.comparison.executors import check_cluster, check_devices, run_cells
     from rmt_rl.comparison.extending import check_extends, trusted_cells
-    from rmt_rl.comparison.jobs import check_slurm
     from rmt_rl.comparison.overview import Overview
     from rmt_rl.comparison.space import REQUEST as SEARCH
     from rmt_rl.comparison.store import forget_failed, load_request, locked, prepare, read_cells, repair, save_request
@@ -72,8 +71,7 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
     folder = Path(config.out)
     if config.report is not None:
         return _report(folder, [Path(name) for name in config.report.split(",")])
-    if slurm is not None:
-        check_slurm(slurm)
+    check_cluster(cluster)
     if matrix is None:
         matrix = load_request(folder)
         if matrix is None:
@@ -98,14 +96,14 @@ def _run(config: CompareConfig, matrix: Any, slurm: SlurmConfig | None) -> Compa
         known = {row["key"]: row for row in read_cells(folder)}
         pending = [cell for cell in cells if cell.key not in known]
         messages.append(_changed(folder, known, cells))
-        if slurm is None:
+        if cluster is None:
             check_devices(pending)  # finished cells are reported without their device
         save_request(folder, matrix, command_of(matrix))
         messages.append(_opening(folder, len(cells), len(pending), again))
         print("\n".join(message for message in messages if message), flush=True)
-        workers = min(config.workers or (cores() if slurm is None else len(pending)), len(pending)) or 1
+        workers = min(config.workers or (cores() if cluster is None else len(pending)), len(pending)) or 1
         with Overview(folder, cells, workers) as overview:
-            stopped = run_cells(folder, matrix, pending, workers, overview.look, slurm)
+            stopped = run_cells(folder, matrix, pending, workers, overview.look, cluster)
         return _finish(folder, cells, stopped)
 
 

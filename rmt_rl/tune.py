@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_rl.common.errors import RunError
 from rmt_rl.common.process import CallableModule, command_line, require_packages
-from rmt_rl.config.comparison import SlurmConfig, TuneConfig
+from rmt_rl.config.comparison import Cluster, TuneConfig
 
 if TYPE_CHECKING:
     from rmt_rl.comparison.cells import Matrix
@@ -72,30 +72,28 @@ def tune(**given: Any) -> Tuning:
     return _run(*tune_from_python(given))
 
 
-def _run(config: TuneConfig, space: Space, slurm: SlurmConfig | None) -> Tuning:
-    """Run or continue a search. slurm: trials are jobs."""
+def _run(config: TuneConfig, space: Space, cluster: Cluster) -> Tuning:
+    """Run or continue a search. cluster: where trials are jobs."""
     from rmt_rl.compare import cores
-    from rmt_rl.comparison.executors import check_devices
-    from rmt_rl.comparison.jobs import Jobs, check_slurm
+    from rmt_rl.comparison.executors import check_cluster, check_devices, starter
     from rmt_rl.comparison.search import Search
     from rmt_rl.comparison.space import REQUEST, check_same
     from rmt_rl.comparison.store import locked, prepare, repair
 
     require_packages("rmt_rl.tune", "tune", "optuna")
-    if slurm is not None:
-        check_slurm(slurm)
+    check_cluster(cluster)
     folder = Path(config.out)
     prepare(folder)
     pairs = [(task, policy) for task in space.matrix.tasks for policy in space.matrix.policies]
     with locked(folder):
         # the machines of a cluster may have devices that this one lacks, and a search that is finished needs none
-        if slurm is None and not (folder / REQUEST).exists():
+        if cluster is None and not (folder / REQUEST).exists():
             check_devices([space.example(*pair) for pair in pairs])
         check_same(folder, space)
         if message := repair(folder):
             print(message, flush=True)
-        jobs = None if slurm is None else Jobs(folder, slurm)
-        searches = [Search(folder, space, *pair, config.pruning, jobs) for pair in pairs]
+        start = starter(folder, cluster)
+        searches = [Search(folder, space, *pair, config.pruning, start, cluster is not None) for pair in pairs]
         stopped = None
         for search in searches:
             done = len(search.finished())

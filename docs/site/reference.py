@@ -14,7 +14,7 @@ from typing import Any
 
 import rmt_rl
 from rmt_rl.config.commands import TrainConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, RayConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.fields import options, show
 from rmt_rl.config.help import EXAMPLES, MATRIX, PROGRAMS, SPACE, SUMMARIES
 from rmt_rl.config.registry import GROUPS, Entry
@@ -88,14 +88,9 @@ def command_page(command: type) -> str:
     if command is TuneConfig:
         lines += [SPACE, ""]
     if command in (CompareConfig, TuneConfig):
-        lines += [
-            "## `slurm.`",
-            "",
-            (SlurmConfig.__doc__ or "").partition("\n")[0],
-            "",
-            option_table(SlurmConfig, "slurm."),
-            "",
-        ]
+        for name, config in (("slurm", SlurmConfig), ("ray", RayConfig)):
+            lines += [f"## `{name}.`", "", (config.__doc__ or "").partition("\n")[0], ""]
+            lines += [option_table(config, f"{name}."), ""]
     if command is TrainConfig:
         for group in GROUPS:
             if list(GROUPS[group]) == [group]:

@@ -80,7 +80,7 @@ EQUIVALENT: dict[str, str] = {
     ' -> for name, one, other in zip(("random", "numpy.random", "torch"), before, states(), strict=(False)):': (
         "one function makes both, with three entries"
     ),
-    "envs/gym/workers.py: for row, answer in zip(rows, answers, strict=True):"
+    "envs/gym/lockstep.py: for row, answer in zip(rows, answers, strict=True):"
     " -> for row, answer in zip(rows, answers, strict=(False)):": "there is one answer for each row",
     "policies/rmt.py: young = Rows(age // S * S < C) if C else None"
     " -> young = Rows((age // S * S <= C)) if C else None": "with C steps before the segment every column exists and is kept",
@@ -162,6 +162,9 @@ TESTS = {
     "envs/gym/translate": "envs/test_gym_adapter envs/test_gym_mistakes envs/test_gym_masks envs/test_gym_text"
     " contract/test_envs[cartpole]",
     "envs/gym/vector_rows": "envs/test_vector_envs",
+    "envs/gym/lockstep": "faults/test_forked_workers faults/test_workers envs/test_gym_adapter",
+    "envs/gym/row_server": "faults/test_forked_workers faults/test_workers envs/test_gym_adapter",
+    "envs/gym/actors": "faults/test_ray_rows",
     "envs/gym/workers": "faults/test_forked_workers faults/test_worker_close faults/test_workers envs/test_gym_adapter",
     "envs/minigrid/": "envs/test_minigrid_memory envs/test_minigrid_floors contract/test_envs[minigrid] test_play",
     "envs/minigrid/direct": "envs/test_minigrid_direct test_play contract/test_envs[minigrid]",

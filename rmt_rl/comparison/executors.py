@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from rmt_rl.common.errors import RunError
-from rmt_rl.common.files import open_to_append, reason
+from rmt_rl.common.process import require_packages
+from rmt_rl.comparison.cell_process import CellProcess, CellRun
 from rmt_rl.comparison.cells import Cell, Matrix
-from rmt_rl.comparison.jobs import Job, Jobs
-from rmt_rl.comparison.request import search_path
+from rmt_rl.comparison.jobs import Jobs, check_slurm
+from rmt_rl.comparison.ray_cells import RayCells
 from rmt_rl.comparison.rows import failed_row
 from rmt_rl.comparison.store import append_cell, read_cells, to_dict
-from rmt_rl.config.comparison import SlurmConfig
+from rmt_rl.config.comparison import Cluster, SlurmConfig
 
 #: A worker that dies without a row is started again so many times.
 RESTARTS = 2
@@ -65,58 +60,33 @@ class StopSignals:
         self.received = number
 
 
-class Worker:
-    """The process of one cell. Its output goes to logs/<key>.log.
-
-    scored: whether the policies are evaluated on new episodes after training.
-    """
+class Worker(CellProcess):
+    """The process of one cell; scored: whether the policies are evaluated on new episodes after training."""
 
     def __init__(self, folder: Path, matrix: Matrix, cell: Cell, scored: bool = True) -> None:
-        job = {"folder": str(folder), "key": cell.key, "matrix": to_dict(matrix), "scored": scored}
-        log = _open_log(folder / "logs" / f"{cell.key}.log")
-        with log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rmt_rl.comparison.worker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # Ctrl-C in a terminal reaches the parent alone, which stops the workers
-            )
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at its start, which `run_cells` notices
-            self.process.stdin.write((json.dumps(job) + "\n").encode())
-            self.process.stdin.flush()
-
-    def stop(self) -> None:
-        """Ask the process to save a checkpoint and to end."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended already
-            self.process.stdin.close()
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
-        return self.process.poll()
-
-    def wait(self) -> None:
-        self.process.wait()
-
-    def ending(self) -> str:
-        """How the process ended, in words."""
-        status = self.process.returncode
-        if status >= 0:
-            return f"its process ended with status {status}"
-        return f"its process was ended by signal {-status} ({_signal_name(-status)})"
+        super().__init__(job_of(folder, matrix, cell, scored))
 
 
-def _open_log(path: Path) -> BinaryIO:
-    try:
-        return open_to_append(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {reason(error)}") from error
+def job_of(folder: Path, matrix: Matrix, cell: Cell, scored: bool) -> dict[str, Any]:
+    """What a `CellProcess` must know."""
+    return {"folder": str(folder.absolute()), "key": cell.key, "matrix": to_dict(matrix), "scored": scored}
+
+
+def check_cluster(cluster: Cluster) -> None:
+    """Raise ConfigError where no cell could be started there; nothing is written."""
+    if isinstance(cluster, SlurmConfig):
+        check_slurm(cluster)
+    elif cluster is not None:
+        require_packages("executor=ray", "ray", "ray")
+
+
+def starter(folder: Path, cluster: Cluster) -> Callable[..., CellRun]:
+    """What starts a cell, (matrix, cell, scored=True)."""
+    if cluster is None:
+        return functools.partial(Worker, folder)
+    if isinstance(cluster, SlurmConfig):
+        return Jobs(folder, cluster).start
+    return RayCells(cluster, functools.partial(job_of, folder)).start
 
 
 def run_cells(
@@ -125,25 +95,23 @@ def run_cells(
     cells: Sequence[Cell],
     workers: int,
     look: Callable[[Sequence[str], bool], None],
-    slurm: SlurmConfig | None = None,
+    cluster: Cluster = None,
 ) -> int | None:
     """Run cells, `workers` at a time, until each has a row; returns the signal that ended it early, or None.
 
-    look: is called with the keys of the running cells, and whether they are being stopped, again and again. slurm: the jobs that
-    cells are, None = processes on this machine.
+    look: is called with the keys of the running cells, and whether they are being stopped, again and again. cluster: where
+    cells are jobs, None = processes on this machine.
     """
-    start: Callable[[Cell], Worker | Job] = functools.partial(Worker, folder, matrix)
-    if slurm is not None:
-        start = functools.partial(Jobs(folder, slurm).start, matrix)
-    pending, running, deaths = list(cells), dict[str, tuple[Cell, Worker | Job]](), dict[str, int]()
+    pending, running, deaths = list(cells), dict[str, tuple[Cell, CellRun]](), dict[str, int]()
     with StopSignals() as signals:
+        start = starter(folder, cluster)
         try:
             while running or (pending and signals.received is None):
                 while pending and len(running) < workers and signals.received is None:
                     cell = pending.pop(0)
-                    running[cell.key] = cell, start(cell)
+                    running[cell.key] = cell, start(matrix, cell)
                 look([*running], signals.received is not None)
-                time.sleep(INTERVAL if slurm is None else JOB_INTERVAL)
+                time.sleep(INTERVAL if cluster is None else JOB_INTERVAL)
                 if signals.received is not None:
                     for _, worker in running.values():
                         worker.kill() if signals.twice else worker.stop()
@@ -177,10 +145,3 @@ def _report_death(folder: Path, matrix: Matrix, cell: Cell, how: str, times: int
     hint = "; was the memory full? use fewer workers" if "(SIGKILL)" in how else ""
     text = f"{how}, {times} times{hint}; logs/{cell.key}.log has its output"
     append_cell(folder, failed_row(matrix, cell, text))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"

@@ -11,15 +11,15 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.comparison.cells import Matrix, all_classes, find_known
 from rmt_rl.config.cli import read_argument, split_arguments
 from rmt_rl.config.commands import TrainConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
+from rmt_rl.config.comparison import BudgetConfig, Cluster, CompareConfig, RayConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.fields import Config, Option, did_you_mean, options, plain, read, show
 from rmt_rl.config.files import typed
 from rmt_rl.config.registry import BASES, ENCODERS, GROUPS, OBJECTS, PLUGINS, choose, entry_of, load_plugins
 from rmt_rl.config.resolve import find_option, validate
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-#: The options of a comparison, its matrix, None where the folder knows it (`out=` alone), and the jobs of executor=slurm.
-Request = tuple[CompareConfig, Matrix | None, SlurmConfig | None]
+#: The options of a comparison, its matrix, None where the folder knows it (`out=` alone), and the jobs of executor=slurm or ray.
+Request = tuple[CompareConfig, Matrix | None, Cluster]
 #: Options of a run that a comparison chooses itself.
 OWN = {
     "seed": "expected seeds=<a number of seeds, or seeds separated by commas>",
@@ -129,10 +129,10 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     if config.report is not None:
         for key in (*lists, *(key for key in ("seeds", "params", "executor") if key in values)):
             raise ConfigError(f"{key}: has no effect with report=, which trains nothing; leave it out")
-    slurm = take_slurm(config.executor, lists)
+    cluster = take_cluster(config.executor, lists)
     if not lists and not {"seeds", "params"} & values.keys():
-        return config, None, slurm
-    return config, matrix_of(config, lists, params_given="params" in values), slurm
+        return config, None, cluster
+    return config, matrix_of(config, lists, params_given="params" in values), cluster
 
 
 def _take(group: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -140,17 +140,20 @@ def _take(group: str, lists: dict[str, list[str]]) -> dict[str, list[str]]:
     return {key: lists.pop(key) for key in list(lists) if key.startswith(f"{group}.")}
 
 
-def take_slurm(executor: str, lists: dict[str, list[str]]) -> SlurmConfig | None:
+def take_cluster(executor: str, lists: dict[str, list[str]]) -> Cluster:
     """The options of jobs, which are removed from the others; None where there are no jobs. Raises ConfigError."""
-    given = _take("slurm", lists)
-    if executor == "slurm":
-        return validate(_single_values(SlurmConfig, given))
-    if given:
-        key, texts = next(iter(given.items()))
-        raise ConfigError(
-            f"{show(key)}={show(','.join(texts))}: has no effect with executor={executor}; expected executor=slurm"
-        )
-    return None
+    found: Cluster = None
+    for group, kind in (("slurm", SlurmConfig), ("ray", RayConfig)):
+        given = _take(group, lists)
+        if executor == group:
+            values: Any = validate(_single_values(kind, given))
+            found = values
+        elif given:
+            key, texts = next(iter(given.items()))
+            raise ConfigError(
+                f"{show(key)}={show(','.join(texts))}: has no effect with executor={executor}; expected executor={group}"
+            )
+    return found
 
 
 def matrix_of(config: CompareConfig | TuneConfig, lists: dict[str, list[str]], params_given: bool) -> Matrix:

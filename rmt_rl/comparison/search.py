@@ -16,9 +16,9 @@ from typing import Any
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import open_to_append, read_bytes, reason, remove
+from rmt_rl.comparison.cell_process import CellRun
 from rmt_rl.comparison.cells import Cell, Matrix
-from rmt_rl.comparison.executors import INTERVAL, JOB_INTERVAL, RESTARTS, StopSignals, Worker
-from rmt_rl.comparison.jobs import Job, Jobs
+from rmt_rl.comparison.executors import INTERVAL, JOB_INTERVAL, RESTARTS, StopSignals, starter
 from rmt_rl.comparison.overview import eval_points, eval_rows
 from rmt_rl.comparison.space import Space
 from rmt_rl.comparison.store import LARGEST_ROWS, number, read_cells
@@ -39,7 +39,7 @@ class Running:
     trial: Any
     matrix: Matrix
     cells: list[Cell]
-    worker: Worker | Job | None = None
+    worker: CellRun | None = None
     reported: set[int] = dataclasses.field(default_factory=set)
     values: list[float] = dataclasses.field(default_factory=list)
     deaths: int = 0
@@ -102,18 +102,24 @@ def _check_study(study: Any, distributions: Mapping[str, Any]) -> None:
 
 
 class Search:
-    """The trials of one task and one policy. jobs: what runs them, None = processes on this machine."""
+    """The trials of one task and one policy. start: what starts their runs, None = processes here. far: on a cluster."""
 
     def __init__(
-        self, folder: Path, space: Space, task: str, policy: str, pruning: bool, jobs: Jobs | None = None
+        self,
+        folder: Path,
+        space: Space,
+        task: str,
+        policy: str,
+        pruning: bool,
+        start: Callable[..., CellRun] | None = None,
+        far: bool = False,
     ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._folder, self._space, self._pruning = optuna, folder, space, pruning
-        self.task, self.policy, self._interval = task, policy, INTERVAL if jobs is None else JOB_INTERVAL
-        start = functools.partial(Worker, folder) if jobs is None else jobs.start
-        self._start: Callable[[Matrix, Cell], Worker | Job] = functools.partial(start, scored=False)
+        self.task, self.policy, self._interval = task, policy, JOB_INTERVAL if far else INTERVAL
+        self._start: Callable[[Matrix, Cell], CellRun] = functools.partial(start or starter(folder, None), scored=False)
         self.study = _open_study(folder / JOURNAL, f"{task}-{policy}", self._distributions())
         # a sampler begins anew in every command; with the same seed it would repeat its first suggestions
         self.study.sampler = optuna.samplers.TPESampler(seed=len(self.study.trials))

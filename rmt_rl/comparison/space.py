@@ -14,9 +14,9 @@ import yaml
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.files import write_file
 from rmt_rl.comparison.cells import Cell, Matrix, all_classes, applies, classes_of, expand, find_known
-from rmt_rl.comparison.request import matrix_of, python_request, take_slurm, typed_request
+from rmt_rl.comparison.request import matrix_of, python_request, take_cluster, typed_request
 from rmt_rl.comparison.store import to_dict
-from rmt_rl.config.comparison import SlurmConfig, TuneConfig
+from rmt_rl.config.comparison import Cluster, TuneConfig
 from rmt_rl.config.fields import show
 from rmt_rl.config.files import typed
 from rmt_rl.config.resolve import validate
@@ -84,8 +84,8 @@ class Space:
         raise first
 
 
-#: The options of a search, its space, and the jobs of executor=slurm.
-Request = tuple[TuneConfig, Space, SlurmConfig | None]
+#: The options of a search, its space, and the jobs of executor=slurm or ray.
+Request = tuple[TuneConfig, Space, Cluster]
 
 
 def parse_tune(argv: Sequence[str]) -> Request:
@@ -100,7 +100,7 @@ def tune_from_python(given: Mapping[str, Any]) -> Request:
 
 def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
     config = validate(TuneConfig(**values))
-    slurm = take_slurm(config.executor, lists)
+    cluster = take_cluster(config.executor, lists)
     if others := [key for key in lists if key.startswith("test.") or key in ("budget.cpu_s", "evaluate_episodes")]:
         raise ConfigError(f"{show(others[0])}: has no effect on a search; expected it in the comparison that follows")
     alone = {key: texts[0] for key, texts in lists.items() if len(texts) == 1}
@@ -130,7 +130,7 @@ def _request(values: dict[str, Any], lists: dict[str, list[str]]) -> Request:
                 )
             if space.example(task, policy).config.evaluate_every is None:
                 raise ConfigError("evaluate_every=null: a trial is scored by evaluations during training; leave it out")
-    return config, space, slurm
+    return config, space, cluster
 
 
 def _scale(key: str, text: str, scale: str | None, matrix: Matrix) -> bool:

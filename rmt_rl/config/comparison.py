@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from rmt_rl.config.fields import Config, option
 
@@ -40,14 +40,15 @@ class CompareConfig(Config):
     params: int | None = _params_option()
     workers: int | None = option(
         None,
-        "cells that run at the same time; null = one per CPU core, with executor=slurm all",
+        "cells that run at the same time; null = one per CPU core, with executor=slurm or ray all",
         low=1,
         high=1_024,
     )
     executor: str = option(
         "local",
-        "where cells run: local = in processes on this machine, slurm = each as a job of a cluster, with the options slurm.*",
-        choices=("local", "slurm"),
+        "where cells run: local = in processes on this machine, slurm = each as a job of a cluster, with the options slurm.*,"
+        " ray = on a Ray cluster, with the options ray.*",
+        choices=("local", "slurm", "ray"),
     )
     retry: bool = option(False, "run failed cells again")
     report: str | None = option(
@@ -90,6 +91,16 @@ class SlurmConfig(Config):
 
 
 @dataclass(frozen=True)
+class RayConfig(Config):
+    """What every cell of executor=ray reserves on the cluster of RAY_ADDRESS, or on one that is started on this machine."""
+
+    cpus: float = option(
+        1.0, "CPU cores of a cell, for Ray's scheduler; also give threads= to use more", low=0, high=1_024
+    )
+    gpus: float = option(0.0, "GPUs of a cell; without them it sees none", low=0, high=1_024)
+
+
+@dataclass(frozen=True)
 class TuneConfig(Config):
     """One search for settings."""
 
@@ -107,24 +118,33 @@ class TuneConfig(Config):
     params: int | None = _params_option()
     workers: int | None = option(
         None,
-        "trials that run at the same time; null = one per CPU core; executor=slurm needs a number",
+        "trials that run at the same time; null = one per CPU core; executor=slurm or ray needs a number",
         low=1,
         high=1_024,
     )
     executor: str = option(
         "local",
-        "where trials run: local = in processes on this machine, slurm = as jobs of a cluster, with the options slurm.*",
-        choices=("local", "slurm"),
+        "where trials run: local = in processes on this machine, slurm = as jobs of a cluster, with the options slurm.*, ray ="
+        " on a Ray cluster, with the options ray.*",
+        choices=("local", "slurm", "ray"),
     )
     pruning: bool = option(True, "stop a trial whose evaluations are below the median of the trials before")
 
     def problems(self) -> Iterator[str]:
         """What does not fit together."""
-        if self.executor == "slurm" and self.workers is None:
+        if self.executor != "local" and self.workers is None:
             yield (
-                "executor=slurm: workers= is missing; expected the number of trials at a time: each is chosen by the results of"
-                " those that have ended"
+                f"executor={self.executor}: workers= is missing; expected the number of trials at a time: each is chosen by the"
+                " results of those that have ended"
             )
 
 
-CompareConfig.name, BudgetConfig.name, SlurmConfig.name, TuneConfig.name = "", "budget", "slurm", ""
+CompareConfig.name, BudgetConfig.name, SlurmConfig.name, RayConfig.name, TuneConfig.name = (
+    "",
+    "budget",
+    "slurm",
+    "ray",
+    "",
+)
+#: The jobs of a comparison or a search; None = processes on this machine.
+Cluster: TypeAlias = SlurmConfig | RayConfig | None

@@ -235,25 +235,32 @@ class GymConfig(EnvConfig):
     )
     text: bool = option(True, "shows text in the observation to the policy; false = it is left out", absent=False)
     workers: str = option(
-        "sync", "sync = all rows in this process, async = one process per row", choices=("sync", "async")
+        "sync",
+        "sync = all rows in this process, async = one process per row, ray = actors of Ray, on the machines of its cluster",
+        choices=("sync", "async", "ray"),
+    )
+    rows_per_worker: int | None = option(
+        None, "rows in one actor (workers=ray); null = spread evenly over the cluster's cores", low=1, high=1_000_000
     )
     deadline: float = option(
         60.0,
-        "seconds a worker process may take for a step or a reset, and to start if more than 120 (workers=async)",
+        "seconds a worker may take for a step or a reset of its rows, and to start if more than 120 (workers=async, ray)",
         above=0,
         high=1e6,
     )
     on_fault: str = option(
         "fail",
-        "when a worker process dies, hangs or raises (workers=async): fail = the run ends with an error that names the row;"
-        " restart = the episode of that row is truncated and a new process starts the next one",
+        "when a worker dies, hangs or raises (workers=async, ray): fail = the run ends with an error that names the row;"
+        " restart = the episode of that row is truncated and a new worker starts the next one",
         choices=("fail", "restart"),
     )
 
     def problems(self) -> Iterator[str]:
         changed = [name for name in ("deadline", "on_fault") if getattr(self, name) != getattr(GymConfig, name)]
-        if changed and self.workers != "async":
-            yield f"env.{changed[0]}: applies to worker processes only; expected env.workers=async"
+        if changed and self.workers == "sync":
+            yield f"env.{changed[0]}: applies to worker processes only; expected env.workers=async or ray"
+        if self.rows_per_worker is not None and self.workers != "ray":
+            yield "env.rows_per_worker: applies to actors of Ray only; expected env.workers=ray"
 
 
 @dataclass(frozen=True)

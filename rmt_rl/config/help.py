@@ -11,7 +11,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.process import command_line
 from rmt_rl.config.cli import COLLECT, COMPARE, EVALUATE, EXPORT, MEMORY, PLAY, TRAIN, TUNE, ZOO
 from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, PlayConfig, TrainConfig, ZooConfig
-from rmt_rl.config.comparison import BudgetConfig, CompareConfig, SlurmConfig, TuneConfig
+from rmt_rl.config.comparison import BudgetConfig, CompareConfig, RayConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.envs import NoEnvConfig
 from rmt_rl.config.fields import groups, options, show
@@ -139,10 +139,11 @@ def _overview(command: type) -> str:
     lines += ["", "options, with their defaults:"]
     config = make_config() if command is TrainConfig else None
     lines += _option_lines(command, config=config)
+    clusters = [*_option_lines(SlurmConfig, "slurm."), *_option_lines(RayConfig, "ray.")]
     if command is CompareConfig:
-        lines += [*_option_lines(BudgetConfig, "budget."), *_option_lines(SlurmConfig, "slurm."), "", *_wrap(MATRIX)]
+        lines += [*_option_lines(BudgetConfig, "budget."), *clusters, "", *_wrap(MATRIX)]
     if command is TuneConfig:
-        lines += [*_option_lines(SlurmConfig, "slurm."), "", *_wrap(SPACE)]
+        lines += [*clusters, "", *_wrap(SPACE)]
     shown = _groups(command)
     for group in shown:
         if list(GROUPS[group]) == [group]:  # nothing to choose

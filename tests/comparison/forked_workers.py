@@ -10,8 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from rmt_rl.comparison import search, worker
-from rmt_rl.comparison.executors import Worker
+from rmt_rl.comparison import cell_process, search, worker
 
 FORKED = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import forked_workers; forked_workers.main(sys.argv[1:])"
 
@@ -56,10 +55,8 @@ class Process:
 
 
 def main(arguments):
-    from rmt_rl.comparison import executors
     from rmt_rl.tune import main as tune
 
-    executors.subprocess.Popen = Process
+    cell_process.subprocess.Popen = Process
     search.LOOK = 0.0
-    assert issubclass(search.Worker, Worker)
     sys.exit(tune(arguments))

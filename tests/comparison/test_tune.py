@@ -19,6 +19,7 @@ from forked_workers import FORKED
 import rmt_rl
 from rmt_rl.common import files
 from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.comparison import executors
 from rmt_rl.comparison import search as search_module
 from rmt_rl.comparison import space as space_module
 from rmt_rl.comparison.cells import expand
@@ -251,7 +252,7 @@ class Inside:
 @pytest.fixture
 def inside(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search_module, "Worker", Inside)
+    monkeypatch.setattr(executors, "Worker", Inside)
     monkeypatch.setattr(search_module, "INTERVAL", 0.0)
     monkeypatch.setattr(Inside, "started", [])
 
@@ -334,7 +335,7 @@ def test_jobs_run_the_trials_of_a_search_on_a_cluster(inside, tmp_path):
             return Inside(tmp_path, matrix, cell, scored)
 
     space = parse_tune(["env=tmaze", "policy=mlp", *WORDS])[1]
-    search = Search(tmp_path, space, "tmaze", "mlp", True, FakeJobs())
+    search = Search(tmp_path, space, "tmaze", "mlp", True, FakeJobs().start, far=True)
     search._interval = 0.0
     assert search.run(1, 1, print) is None and len(search.finished()) == len(Inside.started) == 1
 

@@ -16,7 +16,8 @@ import pytest
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.rng import counter_seed
 from rmt_rl.envs.gym import workers
-from rmt_rl.envs.gym.workers import CannotBeMade, EnvironmentFault, ProcessVectorEnv
+from rmt_rl.envs.gym.lockstep import CannotBeMade, EnvironmentFault
+from rmt_rl.envs.gym.workers import ProcessVectorEnv
 
 pytestmark = [
     pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes are forked here"),

@@ -18,8 +18,8 @@ from commands import run
 
 from rmt_rl.common import rng
 from rmt_rl.common.errors import ConfigError
-from rmt_rl.envs.gym import workers
-from rmt_rl.envs.gym.workers import EnvironmentFault
+from rmt_rl.envs.gym import lockstep, workers
+from rmt_rl.envs.gym.lockstep import EnvironmentFault
 from rmt_rl.envs.registry import make_env
 from rmt_rl.train import main as train_command
 
@@ -282,7 +282,7 @@ def test_an_environment_of_a_module_is_made_in_another_process_and_its_errors_ar
         ):
             make(mode)
     with monkeypatch.context() as patch:
-        patch.setattr("rmt_rl.envs.gym.workers.START", 3.0)
+        patch.setattr("rmt_rl.envs.gym.lockstep.START", 3.0)
         with pytest.raises(
             EnvironmentFault, match=r"^row [01] gave no answer within 3 s when the environment was made"
         ):
@@ -432,11 +432,11 @@ def test_a_longer_deadline_holds_for_the_start_too(monkeypatch) -> None:
         raise Stopped
 
     monkeypatch.setattr(workers.ProcessVectorEnv, "_gather", gather)
-    monkeypatch.setattr(workers.ProcessVectorEnv, "_start", lambda self, row: None)
+    monkeypatch.setattr(workers.ProcessVectorEnv, "_start_process", lambda self, row: None)
     for deadline in (2.0, 600.0):
         with pytest.raises(Stopped):
             workers.ProcessVectorEnv(Zoo, 1, deadline, "fail")
-    assert waited == [workers.START, 600.0]
+    assert waited == [lockstep.START, 600.0]
 
 
 def test_an_answer_within_the_deadline_is_waited_for() -> None:

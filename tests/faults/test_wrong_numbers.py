@@ -21,7 +21,7 @@ from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.common.finite import NotFinite
 from rmt_rl.envs.base import TorchVectorEnv
 from rmt_rl.envs.gym.adapter import GymAdapter
-from rmt_rl.envs.gym.workers import EnvironmentFault
+from rmt_rl.envs.gym.lockstep import EnvironmentFault
 from rmt_rl.envs.observations import ObservationCheck
 from rmt_rl.envs.registry import make_env
 from rmt_rl.policies.saving import make_policy

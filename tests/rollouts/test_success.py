@@ -13,7 +13,7 @@ import torch
 from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.config.memory import MemoryConfig
 from rmt_rl.envs.gym.adapter import GymAdapter
-from rmt_rl.envs.gym.workers import EnvironmentFault
+from rmt_rl.envs.gym.lockstep import EnvironmentFault
 from rmt_rl.envs.registry import wrap
 from rmt_rl.rollouts.collector import Collector
 from rmt_rl.rollouts.episodes import evaluate, random_actor, record

@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import gymnasium
@@ -29,13 +30,16 @@ from rmt_rl.config.fields import show
 from rmt_rl.config.trust import PACKAGES
 from rmt_rl.envs.actions import ActionTranslation
 from rmt_rl.envs.base import Obs, TorchVectorEnv, checked_seeds, report_close_error, reset_rows, step_info
+from rmt_rl.envs.gym.actors import RayVectorEnv
 from rmt_rl.envs.gym.bounds import stated_bounds
 from rmt_rl.envs.gym.info import with_info
+from rmt_rl.envs.gym.lockstep import CannotBeMade, Lockstep, observation_error
 from rmt_rl.envs.gym.masks import Source, with_mask
 from rmt_rl.envs.gym.reports import reports_in
+from rmt_rl.envs.gym.row_server import Make, describe
 from rmt_rl.envs.gym.translate import Arrays, Translation, WrongObservation, plain_array
 from rmt_rl.envs.gym.vector_rows import VectorRows, kind_of
-from rmt_rl.envs.gym.workers import CannotBeMade, ProcessVectorEnv, describe, observation_error
+from rmt_rl.envs.gym.workers import ProcessVectorEnv
 from rmt_rl.envs.masks import KEY
 
 
@@ -61,8 +65,8 @@ class GymAdapter(TorchVectorEnv):
     add_info: an entry of info that is added to the observation under its name, as masks are.
     text: text in observations becomes its UTF-8 bytes, a `TextBytes`; false = it is left out, with a warning.
     options: keyword arguments of `gymnasium.make`, such as max_episode_steps and render_mode.
-    workers: "sync" steps the rows one after another; "async" runs every row in its own process, with `deadline` and `on_fault`
-        as in `ProcessVectorEnv`.
+    workers: "sync" steps the rows one after another; "async" runs every row in its own process, and "ray" runs `rows_per_worker`
+        of them in each actor of Ray; with `deadline` and `on_fault` as in `Lockstep`.
     measure, floor, ceiling: what the class of the environment states (`rmt_rl/envs/gym/bounds.py`).
     info["success"]: present at steps where a row that ended reports "is_success" or "success" in its last info, with
         info["_success"]; True, False, 1 and 0 are reports, None is none, and anything else raises ConfigError.
@@ -82,17 +86,25 @@ class GymAdapter(TorchVectorEnv):
         action_mask: Source = "method",
         add_info: str | None = None,
         text: bool = True,
-        workers: Literal["sync", "async"] = "sync",
+        workers: Literal["sync", "async", "ray"] = "sync",
         deadline: float = 60.0,
         on_fault: Literal["fail", "restart"] = "fail",
+        rows_per_worker: int | None = None,
     ) -> None:
         if num_envs < 1:  # gymnasium's own error is unclear
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
-        if workers not in ("sync", "async"):
-            raise ConfigError(f"env.workers={workers}: expected one of sync, async")
+        if workers not in ("sync", "async", "ray"):
+            raise ConfigError(f"env.workers={workers}: expected one of sync, async, ray")
         row_class = _SyncRow if workers == "sync" else _Row
         make_row = functools.partial(row_class, action_mask=action_mask, add_info=add_info, text=text)
-        made = _make(id, num_envs, dict(options or {}), make_row, workers, deadline, on_fault)
+        start: Callable[[Make], Lockstep[Any]] | None = None
+        if workers == "async":
+            start = functools.partial(ProcessVectorEnv, rows=num_envs, deadline=deadline, on_fault=on_fault)
+        elif workers == "ray":
+            start = functools.partial(
+                RayVectorEnv, rows=num_envs, deadline=deadline, on_fault=on_fault, rows_per_worker=rows_per_worker
+            )
+        made = _make(id, num_envs, dict(options or {}), make_row, start, workers)
         self._connect(made, num_envs, device, id, f"{id} of gymnasium" + (f" with {options}" if options else ""), text)
 
     def _connect(self, rows: Any, num_envs: int, device: str | torch.device, id: str, task: str, text: bool) -> None:
@@ -157,9 +169,9 @@ class GymAdapter(TorchVectorEnv):
         """The vector environment inside, whose rows are objects."""
         rows = self._env.inner if isinstance(self._env, VectorRows) else self._env
         if not all(hasattr(rows, name) for name in ("call", "get_attr", "set_attr")):
-            where = "rows of env.workers=async run in other processes; use env.workers=sync"
+            where = "its rows run in other processes; use env.workers=sync"
             no = f"{type(rows).__name__} has no call, get_attr and set_attr"
-            raise NotImplementedError(f"{call}: {where if isinstance(rows, ProcessVectorEnv) else no}")
+            raise NotImplementedError(f"{call}: {where if isinstance(rows, Lockstep) else no}")
         return rows
 
     def own_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
@@ -361,9 +373,8 @@ def _make(
     num_envs: int,
     options: dict[str, Any],
     make_row: functools.partial[Any],
+    start: Callable[[Make], Lockstep[Any]] | None,
     workers: str,
-    deadline: float,
-    on_fault: Literal["fail", "restart"],
 ) -> Any:
     if id.count(":") > 1:  # gymnasium's own error is unclear
         raise ConfigError(f"env.id={id}: expected an id known to gymnasium, or module:id")
@@ -377,8 +388,8 @@ def _make(
             importlib.import_module(id.split(":")[0])
         found = gymnasium.registry.get(name, id)
         if isinstance(found, EnvSpec) and found.entry_point is None:
-            if workers == "async":
-                raise ConfigError(f"env.workers=async: {id} makes all its rows itself; expected env.workers=sync")
+            if start is not None:
+                raise ConfigError(f"env.workers={workers}: {id} makes all its rows itself; expected env.workers=sync")
             if make_row.keywords["action_mask"] == "info":
                 raise ConfigError(
                     f"env.action_mask=info: {id} makes all its rows itself; expected a Dict observation with the entry {KEY!r}"
@@ -390,9 +401,9 @@ def _make(
                 )
             rows = gymnasium.make_vec(id, num_envs, vectorization_mode="vector_entry_point", **options)
             return _require_rows(VectorRows(rows), num_envs)
-        if workers == "async":
+        if start is not None:
             # the spec can be sent to a process that is not forked, where the id may not be registered
-            return ProcessVectorEnv(lambda: make_row(gymnasium.make(found, **keywords)), num_envs, deadline, on_fault)
+            return start(lambda: make_row(gymnasium.make(found, **keywords)))
         made: Any = gymnasium.make_vec(
             id,
             num_envs,

@@ -1,0 +1,45 @@
+"""Ray's cluster (the extra `ray`): that of the environment variable RAY_ADDRESS, or one that this process starts for itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from rmt_rl.common.errors import RunError, Stopped
+from rmt_rl.common.process import require_packages
+
+
+def connect(what: str) -> Any:
+    """The module `ray`, connected. what: the option that needs it, for errors.
+
+    A cluster that is started here has this machine's cores and ends with this process. Raises ConfigError where ray is not
+    installed, RunError where the cluster of RAY_ADDRESS cannot be reached.
+    """
+    require_packages(what, "ray", "ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when the module is imported
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(include_dashboard=False, logging_level=logging.ERROR)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        address = os.environ.get("RAY_ADDRESS")
+        where = "a cluster cannot be started here" if address is None else f"RAY_ADDRESS={address} cannot be reached"
+        raise RunError(f"{what}: {where}: {' '.join(str(error).split())[:300]}") from error
+    except SystemExit as error:  # Ray's handler of SIGTERM
+        raise Stopped(128 + signal.SIGTERM) from error
+    finally:
+        # Ray's handler exits at once; that of a run saves a checkpoint first
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+    return ray
+
+
+def cores(ray: Any) -> int:
+    """CPU cores of the whole cluster, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
