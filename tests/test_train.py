@@ -231,7 +231,7 @@ def test_a_signal_while_data_are_copied_leaves_no_temporary_files(tmp_path):
         "-m", "rmt_rl.train", "env=tmaze-rate", "algo=rate", cwd=tmp_path, env={"TMPDIR": str(copies)}
     )
     deadline = time.monotonic() + 60
-    while not list(copies.glob("rmt_rl-*")) and time.monotonic() < deadline:
+    while not list(copies.glob("rmt_rl-*/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)

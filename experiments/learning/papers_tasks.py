@@ -37,8 +37,16 @@ from rmt_rl.policies.actor_critic import ActorCritic
 
 #: Task -> options; symbols and pairs as in the paper, segments as its sequences are cut.
 TASKS: dict[str, list[str]] = {
-    "copy": ["env=copy", "env.length=24", "env.symbols=10", "algo.stages=12", "steps=6000000"],
-    "reverse": ["env=copy", "env.reverse=true", "env.length=24", "env.symbols=10", "algo.stages=12", "steps=6000000"],
+    "copy": ["env=copy", "env.length=24", "env.symbols=10", "algo.stages=12", "algo.advance=0.8", "steps=10000000"],
+    "reverse": [
+        "env=copy",
+        "env.reverse=true",
+        "env.length=24",
+        "env.symbols=10",
+        "algo.stages=12",
+        "algo.advance=0.8",
+        "steps=10000000",
+    ],
     "retrieval": [
         "env=associative-retrieval",
         "env.pairs=4",

@@ -23,7 +23,8 @@ def measure(policy: str, length: int, replay: bool, layers: int | None = None) -
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    depth = {} if layers is None else {"policy.layers": layers}
+    # in deep networks the layers of a segment are computed again one by one, too
+    depth = {} if layers is None else {"policy.layers": layers, "policy.replay": replay}
     model = SequenceModel(256, policy, replay=replay, **POLICIES[policy], **depth)
     ids = torch.randint(0, 256, (1, length))
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -31,13 +31,13 @@ P pieces of segments, N new tokens, K cached columns that the new tokens see.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from rmt_rl.common.allocator import give_back_freed_memory
 from rmt_rl.common.state import map_state, select_rows, where_rows
@@ -45,6 +45,7 @@ from rmt_rl.config.policies import TransformerConfig
 from rmt_rl.policies.base import Backbone, parameter_device_and_type
 from rmt_rl.policies.layer_memory import LAYER_MEMORIES, LayerMemory
 from rmt_rl.policies.memory_update import UPDATES
+from rmt_rl.policies.replay import replay
 from rmt_rl.policies.rmt_state import Attention, Columns, Pass, RMTState, describe, gather_states
 from rmt_rl.policies.rows import Rows
 from rmt_rl.policies.segments import Group, split_at_boundaries
@@ -165,9 +166,9 @@ class RMT(Backbone[RMTState]):
         first_value: torch.Tensor | None = None
         for layer, block in enumerate(self.blocks):
             if self.replay and torch.is_grad_enabled():
-                x, key_value, half, table = checkpoint(
-                    self._layer, layer, block, x, first_value, run, use_reentrant=False
-                )
+                part = nn.ModuleList([block, self.tables[layer]]) if self.by_layer else block
+                of_layer = functools.partial(self._layer, layer, block)
+                x, key_value, half, table = replay(of_layer, part, x, first_value, run, random=run.dropout)
             else:
                 x, key_value, half, table = self._layer(layer, block, x, first_value, run)
             if self.value_residual and first_value is None:
@@ -411,7 +412,7 @@ class RMT(Backbone[RMTState]):
                 before = gather_states(written, group.sources, pieces.source[here])
             arguments = (x_PSD[:, : group.length], pieces.length[here], before, group)
             if self.replay and torch.is_grad_enabled():
-                y, after, last, gates = checkpoint(self._segment, *arguments, use_reentrant=False)
+                y, after, last, gates = replay(self._segment, self, *arguments, random=self.training)
             else:
                 y, after, last, gates = self._segment(*arguments)
             padding = self.segment - y.shape[1]

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.config.bases import PolicyConfig
 from rmt_rl.config.registry import choose
 from rmt_rl.config.resolve import change
 from rmt_rl.policies.registry import make_backbone
+from rmt_rl.policies.replay import replay
 
 #: The options of a policy that concern observations, actions and critics, of which there are none here.
 WITHOUT_EFFECT = ("params", "normalize_observation", "critic", "critic_only", "encoder", "encoder_options")
@@ -124,7 +124,7 @@ class SequenceModel(nn.Module):
             here = slice(begin, begin + self.chunk)
             arguments = (ids_BT[:, here], state, first_BT[:, here], wanted_BT[:, here], ignore_index)
             if self.replay and torch.is_grad_enabled():
-                part, more, state = checkpoint(self._chunk_loss, *arguments, use_reentrant=False)
+                part, more, state = replay(self._chunk_loss, self, *arguments, random=self.training)
             else:
                 part, more, state = self._chunk_loss(*arguments)
             total, auxiliary, chunks = total + part, auxiliary + more, chunks + 1
