@@ -20,7 +20,7 @@ help:
 	@echo "make contract                          300 random cases of every policy's contract; an hour or more"
 	@echo "make test-faults                       50 killed runs, every bit of a checkpoint, longer comparisons with minigrid"
 	@echo "make bench                             the speed tables of docs/benchmarks.md"
-	@echo "make results                           docs/results: T-maze, MiniGrid, endless T-maze, Color-Cubes; many hours; may be stopped and continued"
+	@echo "make results                           docs/results: T-maze, MiniGrid; runs/results: the endless T-maze, Color-Cubes, too; many hours; may be stopped and continued"
 	@echo "make docs                              the documentation as a site, in site/index.html"
 
 train: $(STAMP)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from typing import Any
 
 from rmt_rl.common.errors import RunError, Stopped
 from rmt_rl.common.process import require_packages
+
+#: Seconds in which the machine of RAY_ADDRESS must accept a connection.
+PATIENCE = 20.0
 
 
 def connect(what: str) -> Any:
@@ -24,11 +29,12 @@ def connect(what: str) -> Any:
 
     if ray.is_initialized():
         return ray
+    address = os.environ.get("RAY_ADDRESS")
+    _require_answer(what, address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS")
         where = "a cluster cannot be started here" if address is None else f"RAY_ADDRESS={address} cannot be reached"
         raise RunError(f"{what}: {where}: {' '.join(str(error).split())[:300]}") from error
     except SystemExit as error:  # Ray's handler of SIGTERM
@@ -38,6 +44,20 @@ def connect(what: str) -> Any:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
     return ray
+
+
+def _require_answer(what: str, address: str | None) -> None:
+    """Raise RunError where nobody answers at host:port; Ray itself would try for minutes. Other addresses are left to it."""
+    found = re.fullmatch(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^:/]+):([0-9]{1,5})", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"{what}: RAY_ADDRESS={address} does not answer: {error}; expected the address of a running cluster, or none, for a"
+            " cluster on this machine"
+        ) from error
 
 
 def cores(ray: Any) -> int:

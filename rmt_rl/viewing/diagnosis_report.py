@@ -68,7 +68,7 @@ def describe(found: Diagnosis) -> str:
         lines.append(f"{name}: {found_out}")
     if found.left_out:
         lines.append(f"{found.left_out} more variables were not examined")
-    lines += ["", f"rest: one observation of step {found.hold}, repeated:"]
+    lines += ["", f"rest: if the observation of step {found.hold} were repeated without end, the memory:"]
     unit = "segment" if found.period > 1 else "step"
     for rest in found.rests:
         who = f"{found.variable}={rest.value}: " if found.variable else ""
@@ -82,12 +82,14 @@ def describe(found: Diagnosis) -> str:
 
 
 def _rows(found: Diagnosis) -> list[int]:
-    """Steps of the table: those with a read-out, ever further apart, the last one included."""
+    """Steps of the table: those with a read-out, ever further apart, and where a variable was stored or lost."""
     steps = len(found.over_time.running)
     measured = [a for a in found.over_time.accuracy.values() if np.isfinite(a).any()]
     fitted = [t for t in range(steps) if measured and all(math.isfinite(a[t]) for a in measured)] or [0]
     wanted = {round(math.exp(k / (ROWS - 1) * math.log(steps))) - 1 for k in range(ROWS)}
-    return sorted({min(fitted, key=lambda t: abs(t - w)) for w in wanted})
+    o = found.over_time
+    events = {t for of_all in (o.stored, o.lost) for t in of_all.values() if t is not None}
+    return sorted({min(fitted, key=lambda t: abs(t - w)) for w in wanted} | events)
 
 
 def _stored(stored: int | None, lost: int | None) -> str:
@@ -100,7 +102,7 @@ def _apart(rest: Rest) -> str:
     if math.isnan(rest.apart):
         return ""
     if rest.apart < SAME and rest.settled is not None and rest.apart_before >= SAME:
-        return "; the same place as another value: it is forgotten"
+        return "; the same place as another value, so it would be forgotten"
     return f"; {rest.apart:.3f} of its size from the nearest other value ({rest.apart_before:.3f} before)"
 
 

@@ -11,7 +11,8 @@ import pytest
 from commands import Command, run
 from test_jobs import GIVEN, undisturbed, wait_for, without_cost  # noqa: F401
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common.errors import ConfigError, RunError
+from rmt_rl.common.ray_cluster import connect
 from rmt_rl.compare import command
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import from_python, parse_compare
@@ -57,6 +58,16 @@ def test_without_ray_nothing_is_written_and_the_sentence_says_what_to_do(tmp_pat
     with pytest.raises(ConfigError, match=r"ray is not installed; pip install 'rmt_rl\[ray\]'"):
         command([*GIVEN, *RAY])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999", "no-such-host:6379"])
+def test_an_address_that_does_not_answer_is_one_sentence(monkeypatch, address):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(
+        RunError, match=f"executor=ray: RAY_ADDRESS={address} does not answer: .*; expected the address"
+    ):
+        connect("executor=ray")
 
 
 def _processes(word):

@@ -192,7 +192,7 @@ def test_the_noise_on_a_memory_that_says_nothing_is_not_read():
     for seed in range(8):  # with 16 episodes a fit to the noise alone is often good
         found = diagnose(blank()[0], make_from_config(TASK, 16), seed=seed, steps=6, repeats=3)
         assert found.over_time.stored["cue"] is None
-        assert "it is forgotten" not in describe(found)  # it never was there
+        assert "would be forgotten" not in describe(found)  # it never was there
 
 
 def test_a_variable_with_one_value_is_not_measured(monkeypatch):
@@ -267,7 +267,7 @@ def test_the_command_writes_a_figure_a_table_and_the_numbers(tmp_path, capsys):
     assert main(given) == 0
     out = capsys.readouterr().out
     assert "32 episodes of 61 to 61 steps, 2 of them different" in out
-    assert "top eigenvalue 0.800; the same place as another value: it is forgotten" in out
+    assert "top eigenvalue 0.800; the same place as another value, so it would be forgotten" in out
     content = json.loads((tmp_path / "report/memory.json").read_text())
     assert f"cue: stored after step 0, lost after step {content['lost']['cue']}\n" in out
     head, first, *rows = (tmp_path / "report/memory.csv").read_text().splitlines()
