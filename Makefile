@@ -56,6 +56,8 @@ bench: $(STAMP)
 # runs/results starts from the finished cells that are kept here
 SIX := policy=rmt,trxl,gtrxl,lstm,gru,mlp params=110000 seeds=5 workers=2
 CUBES := env=color-cubes env.phases=1 algo.num_envs=256 algo.rollout=32 steps=8000000 test.env.phases=3,10,30 metrics=phases
+ENDLESS := env=tmaze-endless env.corridors=1,3,5,10 env.length=3,5,10 env.uniform=true,false algo.rollout=96 steps=1000000 \
+	evaluate_every=25000 validation_episodes=400 until.success=1
 CARRY := memory.carry=0.8 memory.ramp=best_success memory.ramp_start=0.8 memory.ramp_end=0.95
 results: $(STAMP)
 	test -e runs/results || (mkdir -p runs && cp -R experiments/results/comparisons runs/results)
@@ -63,12 +65,12 @@ results: $(STAMP)
 		test.env.length=80,1000,100000 test.env.min_length=null out=runs/results/tmaze
 	$(BIN)/python -m rmt_rl.compare env=minigrid-memory env.size=11 env.view=7 algo.num_envs=256 algo.rollout=64 \
 		algo.entropy_coef=0.03 algo.gamma=0.995 steps=2500000 $(SIX) out=runs/results/minigrid-memory
-	$(BIN)/python -m rmt_rl.compare env=tmaze-endless policy=rmt env.corridors=1,3,5,10 env.length=3,5,10 env.uniform=true,false \
-		algo.rollout=96 steps=1000000 evaluate_every=25000 validation_episodes=400 until.success=1 seeds=5 \
-		out=runs/results/tmaze-endless
+	$(BIN)/python -m rmt_rl.compare $(ENDLESS) policy=rmt seeds=5 out=runs/results/tmaze-endless
 	$(BIN)/python -m rmt_rl.compare env=tmaze-endless policy=lstm,gru,gtrxl,window,mlp env.corridors=10 env.length=10 \
 		env.uniform=true algo.rollout=96 steps=1000000 evaluate_every=25000 validation_episodes=400 until.success=1 seeds=5 \
 		out=runs/results/tmaze-endless-rivals
+	$(BIN)/python -m rmt_rl.compare $(ENDLESS) policy=lstm,gru seeds=5 out=runs/results/tmaze-endless-recurrent
+	$(BIN)/python -m rmt_rl.compare $(ENDLESS) policy=gtrxl,window seeds=1 out=runs/results/tmaze-endless-windows
 	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=gru seeds=5 out=runs/results/color-cubes
 	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=rmt policy.write_cost=0 seeds=5 out=runs/results/color-cubes-rmt
 	$(BIN)/python -m rmt_rl.compare $(CUBES) policy=mlp seeds=3 out=runs/results/color-cubes-mlp
