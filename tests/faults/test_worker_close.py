@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rmt_rl.envs.gym import workers
+from rmt_rl.envs.gym.lockstep import EnvironmentFault
 from rmt_rl.envs.registry import make_env
 
 
@@ -99,7 +100,7 @@ def test_a_row_that_raises_in_close_ends_like_the_others(tmp_path):
 def test_the_other_rows_are_closed_after_one_died(tmp_path):
     env = make(tmp_path, "dies")
     begin = time.monotonic()
-    with pytest.raises(workers.EnvironmentFault, match="was killed by SIGKILL"):
+    with pytest.raises(EnvironmentFault, match="was killed by SIGKILL"):
         env.step(torch.zeros(2, dtype=torch.int64))
     assert time.monotonic() - begin < workers.CLOSE
     assert os.listdir(tmp_path) == ["1"]

@@ -8,12 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
-
-from gymnasium.vector.utils import CloudpickleWrapper
 
 from rmt_rl.common.ray_cluster import connect, cores
 from rmt_rl.envs.gym.lockstep import CLOSE, Fault, Lockstep, Row
@@ -34,8 +31,7 @@ class RayVectorEnv(Lockstep["_Row"]):
         on_fault: Literal["fail", "restart"],
         rows_per_worker: int | None = None,
     ) -> None:
-        # with the folders of modules that only this process knows, and as bytes, because these come first
-        self._ray, self._make = connect("env.workers=ray"), (sys.path, pickle.dumps(CloudpickleWrapper(make)))
+        self._ray, self._make = connect("env.workers=ray"), make
         size = rows_per_worker or math.ceil(rows / cores(self._ray))
         # no share of a core: an evaluation starts its own workers, while those of the training wait
         self._actor = self._ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(RowActor)
@@ -46,8 +42,8 @@ class RayVectorEnv(Lockstep["_Row"]):
         calls = {}
         for worker, mine in _by_worker(rows).items():
             if worker.actor is None:
-                worker.actor = self._actor.remote(*self._make)
-            calls[worker] = worker.actor.make.remote([row.number for row in mine])
+                worker.actor = self._actor.remote(sys.path)
+            calls[worker] = worker.actor.make.remote(self._make, [row.number for row in mine])
         return self._gather(rows, calls, self._start_deadline)
 
     def _ask(self, requests: list[tuple[str, Any]], rows: Sequence[_Row]) -> list[Any]:
@@ -125,18 +121,18 @@ def _by_worker(rows: Sequence[_Row]) -> dict[_Worker, list[_Row]]:
 
 
 class RowActor:
-    """The environments of some rows, in a process of their own; a Ray actor."""
+    """The environments of some rows, in a process of their own; a Ray actor. path: folders in which the run finds modules."""
 
-    def __init__(self, path: list[str], make: bytes) -> None:
+    def __init__(self, path: list[str]) -> None:
         sys.path += [folder for folder in path if folder not in sys.path]
-        self._make, self._rows = pickle.loads(make), dict[int, RowServer]()
+        self._rows = dict[int, RowServer]()
 
-    def make(self, rows: list[int]) -> dict[int, Answer]:
+    def make(self, make: Make, rows: list[int]) -> dict[int, Answer]:
         """Make the environments of rows, and drop those that they had; what each row answers."""
         for row in rows:
             if row in self._rows:
                 self._close(self._rows.pop(row))
-            self._rows[row] = RowServer(self._make)
+            self._rows[row] = RowServer(make)
         return {row: self._rows[row].made for row in rows}
 
     def answer(self, requests: list[tuple[int, str, Any]]) -> dict[int, Answer]:

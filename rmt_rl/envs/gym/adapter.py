@@ -169,7 +169,7 @@ class GymAdapter(TorchVectorEnv):
         """The vector environment inside, whose rows are objects."""
         rows = self._env.inner if isinstance(self._env, VectorRows) else self._env
         if not all(hasattr(rows, name) for name in ("call", "get_attr", "set_attr")):
-            where = "its rows run in other processes; use env.workers=sync"
+            where = "rows of env.workers=async and ray run in other processes; use env.workers=sync"
             no = f"{type(rows).__name__} has no call, get_attr and set_attr"
             raise NotImplementedError(f"{call}: {where if isinstance(rows, Lockstep) else no}")
         return rows
