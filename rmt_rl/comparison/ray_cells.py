@@ -22,6 +22,11 @@ class RayCells:
 
     def __init__(self, config: RayConfig, job_of: Callable[[Matrix, Cell, bool], Mapping[str, Any]]) -> None:
         self._ray, self._job_of = connect("executor=ray"), job_of
+        wanted = {"CPU": config.cpus, "GPU": config.gpus}
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(has.get(kind, 0) >= n for kind, n in wanted.items()) for has in machines):
+            needs = f"ray.cpus={config.cpus:g} ray.gpus={config.gpus:g}"
+            print(f"executor=ray: no machine of the cluster has {needs}; cells wait until one joins it", flush=True)
         # a thread waits for the process, another one may be asked to stop it
         self._actor = self._ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_concurrency=3)(CellActor)
 

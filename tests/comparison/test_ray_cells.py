@@ -115,9 +115,10 @@ def test_a_signal_stops_the_cells_and_the_same_command_continues_to_the_same_row
     words = ["-m", "rmt_rl.compare", *GIVEN, "executor=ray", "ray.cpus=1000", "out=x"]
     waiting = Command(*words, cwd=tmp_path)  # for cores that there are not
     wait_for(lambda: (folder / "comparison.yaml").exists())
-    time.sleep(5)
+    time.sleep(20)  # until Ray has been started
     waiting.send_signal(signal.SIGTERM)
     assert waiting.wait(60) == 128 + signal.SIGTERM, waiting.communicate()
+    assert "no machine of the cluster has ray.cpus=1000 ray.gpus=0; cells wait" in waiting.communicate()[0]
     assert not list(folder.glob("runs/*"))
     words[-2] = "ray.cpus=0"
     begun = Command(*words, cwd=tmp_path)
