@@ -72,6 +72,7 @@ results: $(STAMP)
 	$(BIN)/python -m rmt_rl.compare $(ENDLESS) policy=lstm,gru seeds=5 out=runs/results/tmaze-endless-recurrent
 	$(BIN)/python -m rmt_rl.compare $(ENDLESS) policy=gtrxl,window seeds=1 out=runs/results/tmaze-endless-windows
 	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=gru seeds=5 out=runs/results/color-cubes
+	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=lstm seeds=2 out=runs/results/color-cubes-lstm
 	$(BIN)/python -m rmt_rl.compare $(CUBES) $(CARRY) policy=rmt policy.write_cost=0 seeds=5 out=runs/results/color-cubes-rmt
 	$(BIN)/python -m rmt_rl.compare $(CUBES) policy=mlp seeds=3 out=runs/results/color-cubes-mlp
 	$(BIN)/python -m rmt_rl.compare report=runs/results/tmaze out=docs/results/tmaze
