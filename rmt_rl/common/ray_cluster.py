@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from typing import Any
 
 from rmt_rl.common.errors import RunError, Stopped
 from rmt_rl.common.process import require_packages
 
-#: Seconds in which the machine of RAY_ADDRESS must accept a connection.
+#: Seconds in which the machine of RAY_ADDRESS must accept a connection, and Ray there say that it is well.
 PATIENCE = 20.0
 
 
@@ -24,13 +27,15 @@ def connect(what: str) -> Any:
     installed, RunError where the cluster of RAY_ADDRESS cannot be reached.
     """
     require_packages(what, "ray", "ray")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when the module is imported
+    # read when the module is imported
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_SCHEDULER_EVENTS"):
+        os.environ.setdefault(name, "0")
     import ray
 
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS")
-    _require_answer(what, address)
+    check_address(what, address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, logging_level=logging.ERROR)
@@ -46,18 +51,35 @@ def connect(what: str) -> Any:
     return ray
 
 
-def _require_answer(what: str, address: str | None) -> None:
-    """Raise RunError where nobody answers at host:port; Ray itself would try for minutes. Other addresses are left to it."""
-    found = re.fullmatch(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^:/]+):([0-9]{1,5})", address or "")
+@functools.cache
+def check_address(what: str, address: str | None) -> None:
+    """Raise RunError where no Ray answers at host:port; `ray.init` itself would try for minutes, and no signal would end it.
+
+    Addresses of other forms are left to it. The check of a cluster that answers takes seconds, and is made once.
+    """
+    found = re.fullmatch(r"(ray://)?(\[[0-9a-fA-F:]+\]|[^:/]+):([0-9]{1,5})", address or "")
     if found is None:
         return
     try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=PATIENCE).close()
+        socket.create_connection((found[2].strip("[]"), int(found[3])), timeout=PATIENCE).close()
+        if found[1] is None:
+            command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", str(address)]
+            subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
+    except subprocess.SubprocessError as error:
+        raise RunError(
+            f"{what}: RAY_ADDRESS={address} is not the address of a running Ray cluster; correct it, or leave it out for a"
+            " cluster on this machine"
+        ) from error
     except (OSError, OverflowError) as error:
         raise RunError(
             f"{what}: RAY_ADDRESS={address} does not answer: {error}; expected the address of a running cluster, or none, for a"
             " cluster on this machine"
         ) from error
+
+
+def add_to_path(folders: list[str]) -> None:
+    """Let this process, an actor, find modules where the run finds them."""
+    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 def cores(ray: Any) -> int:

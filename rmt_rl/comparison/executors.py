@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from rmt_rl.common.process import require_packages
+from rmt_rl.common.ray_cluster import check_address
 from rmt_rl.comparison.cell_process import CellProcess, CellRun
 from rmt_rl.comparison.cells import Cell, Matrix
 from rmt_rl.comparison.jobs import Jobs, check_slurm
@@ -78,6 +80,7 @@ def check_cluster(cluster: Cluster) -> None:
         check_slurm(cluster)
     elif cluster is not None:
         require_packages("executor=ray", "ray", "ray")
+        check_address("executor=ray", os.environ.get("RAY_ADDRESS"))
 
 
 def starter(folder: Path, cluster: Cluster) -> Callable[..., CellRun]:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rmt_rl.common.ray_cluster import connect
+from rmt_rl.common.errors import RunError
+from rmt_rl.common.ray_cluster import add_to_path, connect
 from rmt_rl.comparison.cell_process import CellProcess
 from rmt_rl.comparison.cells import Cell, Matrix
 from rmt_rl.config.comparison import RayConfig
@@ -31,26 +32,33 @@ class RayCells:
         self._actor = self._ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_concurrency=3)(CellActor)
 
     def start(self, matrix: Matrix, cell: Cell, scored: bool = True) -> RayCell:
-        return RayCell(self._ray, self._actor.remote(sys.path, self._job_of(matrix, cell, scored)))
+        return RayCell(self._ray, self._actor.remote(sys.path), self._job_of(matrix, cell, scored))
 
 
 class RayCell:
     """One cell, as `run_cells` sees it."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
+    def __init__(self, ray: Any, actor: Any, job: Mapping[str, Any]) -> None:
         self._ray, self._actor, self._ended = ray, actor, False
-        self._begun, self._end = actor.begun.remote(), actor.end.remote()
+        self._begun = actor.begin.remote(job)
+        self._end = actor.end.remote(self._begun)  # waits for it
         self._status, self._how = 1, ""
 
     def poll(self) -> int | None:
-        """The exit status of the process, 1 where its actor was lost, or None while it waits or runs."""
+        """The exit status of the process, 1 where its actor was lost, or None while it waits or runs.
+
+        Raises RunError where the process could not be started, as one on this machine does.
+        """
         if not self._ended and self._ready(self._end):
+            problem = None
             try:
-                self._status, self._how = self._ray.get(self._end)
+                problem, self._status, self._how = self._ray.get(self._end)
             except self._ray.exceptions.RayError as error:
                 self._how = f"its Ray actor was lost: {' '.join(str(error).split())[-300:]}"
             self._ended = True
             self._ray.kill(self._actor)  # so that its cores are free
+            if problem is not None:
+                raise RunError(problem)
         return self._status if self._ended else None
 
     def stop(self) -> None:
@@ -78,17 +86,23 @@ class RayCell:
 class CellActor:
     """The process of a cell, wherever Ray has placed it; a Ray actor. path: folders in which the command finds modules."""
 
-    def __init__(self, path: list[str], job: Mapping[str, Any]) -> None:
-        sys.path += [folder for folder in path if folder not in sys.path]
-        self._process = CellProcess(job)
+    def __init__(self, path: list[str]) -> None:
+        add_to_path(path)
 
-    def begun(self) -> None:
-        """Answers once the process has been started."""
+    def begin(self, job: Mapping[str, Any]) -> str | None:
+        """Start the process; why it could not be started, or None."""
+        try:
+            self._process = CellProcess(job)
+        except RunError as error:
+            return str(error)
+        return None
 
-    def end(self) -> tuple[int, str]:
-        """Wait for the process; its exit status, and how it ended."""
+    def end(self, problem: str | None) -> tuple[str | None, int, str]:
+        """Wait for the process; why it was not started, its exit status, and how it ended."""
+        if problem is not None:
+            return problem, 1, ""
         self._process.wait()
-        return self._process.process.returncode, self._process.ending()
+        return None, self._process.process.returncode, self._process.ending()
 
     def stop(self) -> None:
         self._process.stop()

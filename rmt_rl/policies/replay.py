@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -18,17 +18,19 @@ from torch.autograd.function import once_differentiable
 Result = TypeVar("Result")
 
 
-def replay(function: Callable[..., Result], module: nn.Module, *arguments: Any, random: bool = False) -> Result:
+def replay(
+    function: Callable[..., Result], parameters: Iterable[nn.Parameter], *arguments: Any, random: bool = False
+) -> Result:
     """function(*arguments), whose activations are computed again in the backward pass (gradient checkpointing).
 
-    module: its parameters, and the tensors in the arguments, are what gradients reach. Arguments and result may hold tensors
+    parameters: these, and the tensors in the arguments, are what gradients reach. Arguments and result may hold tensors
         in tuples, lists and dataclasses. What the function detaches gets no gradient, as elsewhere.
     random: whether the function draws random numbers, as dropout does.
     """
     tensors: list[torch.Tensor] = []
     rebuild = _take_tensors(arguments, tensors)
     call = _Call(function, rebuild, len(tensors), random)
-    outputs = _Replay.apply(call, *tensors, *module.parameters())
+    outputs = _Replay.apply(call, *tensors, *parameters)
     return call.result(list(outputs))
 
 

@@ -166,7 +166,7 @@ class RMT(Backbone[RMTState]):
         first_value: torch.Tensor | None = None
         for layer, block in enumerate(self.blocks):
             if self.replay and torch.is_grad_enabled():
-                part = nn.ModuleList([block, self.tables[layer]]) if self.by_layer else block
+                part = [*block.parameters(), *(self.tables[layer].parameters() if self.by_layer else ())]
                 of_layer = functools.partial(self._layer, layer, block)
                 x, key_value, half, table = replay(of_layer, part, x, first_value, run, random=run.dropout)
             else:
@@ -412,7 +412,7 @@ class RMT(Backbone[RMTState]):
                 before = gather_states(written, group.sources, pieces.source[here])
             arguments = (x_PSD[:, : group.length], pieces.length[here], before, group)
             if self.replay and torch.is_grad_enabled():
-                y, after, last, gates = replay(self._segment, self, *arguments, random=self.training)
+                y, after, last, gates = replay(self._segment, self.parameters(), *arguments, random=self.training)
             else:
                 y, after, last, gates = self._segment(*arguments)
             padding = self.segment - y.shape[1]

@@ -124,7 +124,7 @@ class SequenceModel(nn.Module):
             here = slice(begin, begin + self.chunk)
             arguments = (ids_BT[:, here], state, first_BT[:, here], wanted_BT[:, here], ignore_index)
             if self.replay and torch.is_grad_enabled():
-                part, more, state = replay(self._chunk_loss, self, *arguments, random=self.training)
+                part, more, state = replay(self._chunk_loss, self.parameters(), *arguments, random=self.training)
             else:
                 part, more, state = self._chunk_loss(*arguments)
             total, auxiliary, chunks = total + part, auxiliary + more, chunks + 1

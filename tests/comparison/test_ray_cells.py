@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
+import socket
 import sys
+import threading
 import time
 
 import pytest
@@ -12,7 +16,7 @@ from commands import Command, run
 from test_jobs import GIVEN, undisturbed, wait_for, without_cost  # noqa: F401
 
 from rmt_rl.common.errors import ConfigError, RunError
-from rmt_rl.common.ray_cluster import connect
+from rmt_rl.common.ray_cluster import PATIENCE, connect
 from rmt_rl.compare import command
 from rmt_rl.comparison.cells import expand
 from rmt_rl.comparison.request import from_python, parse_compare
@@ -70,6 +74,43 @@ def test_an_address_that_does_not_answer_is_one_sentence(monkeypatch, address):
         connect("executor=ray")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_an_address_of_another_program_is_one_sentence_and_nothing_is_written(tmp_path, monkeypatch, answer):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.ExitStack() as held:
+        server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def serve():
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    held.enter_context(server.accept()[0]).sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        begun = time.monotonic()
+        with pytest.raises(RunError, match=f"^executor=ray: RAY_ADDRESS={address} is not the address of a running Ray"):
+            command([*GIVEN, *RAY])
+        assert time.monotonic() - begun < 2 * PATIENCE
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_be_written_is_one_sentence_there_too(tmp_path):
+    pytest.importorskip("ray")
+    for cell in expand(parse_compare(GIVEN)[1]):
+        (tmp_path / "x" / "logs" / f"{cell.key}.log").mkdir(parents=True)
+    done = run("-m", "rmt_rl.compare", *GIVEN, *RAY, "out=x", cwd=tmp_path)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "raylet" not in line]
+    assert len(lines) == 1 and re.fullmatch(r"error: .*\.log: cannot be written: .*", lines[0]), done.stderr
+
+
 def _processes(word):
     """Process numbers whose command has this word."""
     found = []
@@ -114,8 +155,7 @@ def test_a_signal_stops_the_cells_and_the_same_command_continues_to_the_same_row
     folder = tmp_path / "x"
     words = ["-m", "rmt_rl.compare", *GIVEN, "executor=ray", "ray.cpus=1000", "out=x"]
     waiting = Command(*words, cwd=tmp_path)  # for cores that there are not
-    wait_for(lambda: (folder / "comparison.yaml").exists())
-    time.sleep(20)  # until Ray has been started
+    wait_for(lambda: "cells wait" in waiting.output())
     waiting.send_signal(signal.SIGTERM)
     assert waiting.wait(60) == 128 + signal.SIGTERM, waiting.communicate()
     assert "no machine of the cluster has ray.cpus=1000 ray.gpus=0; cells wait" in waiting.communicate()[0]

@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
-from test_workers import BAD_ROW, BAD_STEP, DEADLINE, ROWS, play
+from test_workers import BAD_ROW, BAD_STEP, DEADLINE, ROWS, play_and_close
 
-from rmt_rl.common.errors import ConfigError
+from rmt_rl.common import rng
+from rmt_rl.common.errors import ConfigError, RunError
 from rmt_rl.envs.gym.lockstep import EnvironmentFault
 from rmt_rl.envs.registry import make_env
 
@@ -31,10 +35,42 @@ def zoo(fault, on_fault="fail", workers="ray", **options):
     return make_env("gym", ROWS, **given)
 
 
-def play_and_close(env, steps):
-    record = play(env, steps)
-    env.close()
-    return record
+class Odd(gymnasium.Env):
+    """Endless episodes; the observation is the number of steps since the reset. A reset with seed `hangs` hangs."""
+
+    observation_space = gymnasium.spaces.Box(0, 1000, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as gymnasium writes it
+
+    def __init__(self, hangs=(), draws="frame", render_mode=None):
+        self.hangs, self.draws, self.render_mode = hangs, draws, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed in self.hangs:
+            time.sleep(1000)
+        self.seed, self.t = seed, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        if action and self.seed == 102:
+            sys.exit("the simulator has ended")
+        self.t += 1
+        return np.full(1, self.t, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return threading.Lock() if self.draws == "lock" and self.seed == 102 else np.zeros((4, 4, 3), np.uint8)
+
+
+gymnasium.register("rmt-zoo/Odd-v0", entry_point=Odd, disable_env_checker=True)
+
+
+def odd(on_fault="restart", **options):
+    given = {"workers": "ray", "deadline": DEADLINE, "on_fault": on_fault, "rows_per_worker": SIZE}
+    return make_env("gym", ROWS, id="rmt-zoo/Odd-v0", options={"render_mode": "rgb_array", **options}, **given)
+
+
+ACTION = torch.zeros(ROWS, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +135,81 @@ def test_a_worker_that_is_killed_from_outside_is_replaced() -> None:
     assert truncated.tolist() == [False, False, False, True]
     assert not env.step(torch.zeros(ROWS, dtype=torch.int64))[3].any()
     env.close()
+
+
+def test_a_row_that_hangs_at_a_reset_of_its_own_ends_each_of_its_neighbours_episodes_once() -> None:
+    env = odd(hangs=[7])
+    env.reset(seed=100)
+    env.step(ACTION)
+    mask = torch.tensor([False, True, False, False])
+    env.reset(seed=[0, 7, 0, 0], options={"reset_mask": mask})  # row 1 hangs, and is given another seed
+    obs, _, _, truncated, info = env.step(ACTION)
+    # the neighbours learn of it now; the new episode of row 1 and the other actor go on
+    assert truncated.tolist() == [True, False, True, False]
+    assert obs[:, 0].tolist() == [0, 1, 0, 2]
+    assert info["final_obs"][[0, 2], 0].tolist() == [1, 1]
+    obs, _, _, truncated, _ = env.step(ACTION)
+    assert not truncated.any()
+    assert obs[:, 0].tolist() == [1, 2, 1, 3]
+    env.close()
+
+
+def test_a_restart_that_hangs_does_not_end_the_new_episodes_of_rows_that_are_made_after_it() -> None:
+    second = rng.counter_seed(101, 1)
+    env = odd(hangs=[second])
+    env.reset(seed=100)
+    os.kill(ray.get(env._env._workers[0].actor.pid.remote()), signal.SIGKILL)
+    obs, _, _, truncated, _ = env.step(ACTION)  # row 0 is made again, then row 1 hangs and takes row 0 with it
+    assert truncated.tolist() == [True, True, True, False]
+    obs, _, _, truncated, _ = env.step(ACTION)
+    assert truncated.tolist() == [True, False, False, False]
+    assert obs[:, 0].tolist() == [0, 1, 1, 2]
+    env.close()
+
+
+def test_an_environment_that_ends_its_process_by_an_exception_is_restarted_alone() -> None:
+    env = odd()
+    env.reset(seed=100)
+    assert env.step(ACTION + 1)[3].tolist() == [False, False, True, False]
+    env.close()
+    env = odd("fail")
+    env.reset(seed=100)
+    with pytest.raises(EnvironmentFault, match=r"^row 2 raised SystemExit: the simulator has ended .* at step 1 after"):
+        env.step(ACTION + 1)
+
+
+def test_an_answer_that_cannot_be_sent_names_its_row() -> None:
+    env = odd(draws="lock")
+    env.reset(seed=100)
+    with pytest.raises(EnvironmentFault, match=r"^row 2 raised TypeError: cannot pickle '_thread.lock' object"):
+        env.render()
+
+
+def test_frames_can_be_drawn_on() -> None:
+    env = odd()
+    env.reset(seed=100)
+    frames = env.render()
+    frames[0][0, 0] = 255
+    assert frames[0].sum() == 3 * 255
+    assert frames[1].sum() == 0
+    env.close()
+
+
+@pytest.mark.parametrize("end", ["close", "shutdown"])
+def test_a_step_after_the_end_is_one_sentence_and_closing_again_does_nothing(end) -> None:
+    env = odd()
+    env.reset(seed=100)
+    env.close() if end == "close" else ray.shutdown()
+    with pytest.raises(
+        RunError, match=r"^env\.workers=ray: the environment was closed, or Ray was shut down; make a new one$"
+    ):
+        env.step(ACTION)
+    env.close()
+    other = odd()  # in a new session of Ray
+    other.reset(seed=100)
+    env.close()
+    assert not other.step(ACTION)[3].any()
+    other.close()
 
 
 def test_a_row_that_keeps_failing_ends_the_run() -> None:

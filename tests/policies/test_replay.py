@@ -44,7 +44,7 @@ def plainly(layer, *arguments):
 
 
 def again(layer, *arguments, random=True):
-    return replay(layer, layer, *arguments, random=random)
+    return replay(layer, layer.parameters(), *arguments, random=random)
 
 
 def gradients(layer, how):

@@ -274,6 +274,8 @@ def test_the_command_writes_a_figure_a_table_and_the_numbers(tmp_path, capsys):
     assert (
         head.split(",")[:4] == ["step", "running", "change", "size"] and first.startswith("0,32,") and len(rows) == 60
     )
+    steps = {int(row.split(",")[0]) for row in (first, *rows)}
+    assert {content["stored"]["cue"], content["lost"]["cue"]} <= steps
     assert (tmp_path / "report/memory.png").read_bytes().startswith(b"\x89PNG")
     assert main(given) == 2
     assert "report: exists already and is not overwritten; choose another out=" in capsys.readouterr().err

@@ -50,7 +50,7 @@ class RowServer:
         self._env.close()  # its wrapper prints a warning where it raises
 
 
-def error_answer(error: Exception) -> Answer:
+def error_answer(error: BaseException) -> Answer:
     """An error of the environment as an answer: what happened in words, its class and its message."""
     if isinstance(error, ConfigError):
         kind, text = "ConfigError", " ".join(str(error).split())[:300]
@@ -59,7 +59,7 @@ def error_answer(error: Exception) -> Answer:
     return "error", (f"raised {kind}: {text}", kind, text)
 
 
-def describe(error: Exception) -> tuple[str, str]:
+def describe(error: BaseException) -> tuple[str, str]:
     """An error of foreign code as its class, and its message with the file and line where it was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
