@@ -12,6 +12,7 @@ from rmt_rl.config.minigrid import MINIGRID_IDS as MINIGRID_IDS
 from rmt_rl.config.minigrid import DoorKeyConfig as DoorKeyConfig
 from rmt_rl.config.minigrid import MiniGridMemoryConfig as MiniGridMemoryConfig
 from rmt_rl.config.minigrid import RedBlueDoorsConfig as RedBlueDoorsConfig
+from rmt_rl.config.popgym import POPGymConfig as POPGymConfig
 from rmt_rl.config.registry import GROUPS, OBJECTS, Entry, builtin
 
 

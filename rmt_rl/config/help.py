@@ -167,9 +167,19 @@ def _group_lines(shown: dict[str, str]) -> list[str]:
     ]
     for group, usual in shown.items():
         if list(GROUPS[group]) != [group]:
-            text = f"  {group}=" + " | ".join(f"{name} (default)" if name == usual else name for name in GROUPS[group])
+            names = _without_families(list(GROUPS[group]))
+            text = f"  {group}=" + " | ".join(f"{name} (default)" if name == usual else name for name in names)
             lines += _wrap(text, 8)
     return lines
+
+
+def _without_families(names: list[str]) -> list[str]:
+    """Names, those of a large family such as popgym-... as one."""
+    heads = [name.partition("-")[0] for name in names]
+    short = [
+        f"{head}-... ({n})" if (n := heads.count(head)) > 6 else name for name, head in zip(names, heads, strict=True)
+    ]
+    return list(dict.fromkeys(short))
 
 
 def _more(command: type) -> str:

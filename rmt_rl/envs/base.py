@@ -209,8 +209,11 @@ class TorchVectorEnv(VectorEnv):
         """Continue exactly from a result of `state_dict`; the number of rows must be the same."""
         raise NotImplementedError(f"{type(self).__name__} does not implement load_state_dict")
 
-    def _read_action(self, action_B: Any, num_actions: int) -> torch.Tensor:
-        """The actions as an int64 tensor [B]. Accepts numpy arrays too, which `action_space.sample()` returns."""
+    def _read_action(self, action_B: Any, num_actions: int, parts: int | None = None) -> torch.Tensor:
+        """The actions as an int64 tensor [B]; [B, parts] where an action has several parts, each below `num_actions`.
+
+        Accepts numpy arrays too, which `action_space.sample()` returns.
+        """
         try:
             action_B = torch.as_tensor(action_B, device=self.device)
         except (TypeError, RuntimeError, ValueError) as error:  # torch raises these for text, None and ragged lists
@@ -219,10 +222,16 @@ class TorchVectorEnv(VectorEnv):
         if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
             raise ValueError(f"action has dtype {action_B.dtype}; expected integers")
         action_B = action_B.long()  # some dtypes have no aminmax, and uint8 would index rows as a mask
-        if action_B.shape != (self.num_envs,):
-            raise ValueError(f"action has shape {tuple(action_B.shape)}; expected ({self.num_envs},)")
+        shape = (self.num_envs,) if parts is None else (self.num_envs, parts)
+        if action_B.shape != shape:
+            raise ValueError(f"action has shape {tuple(action_B.shape)}; expected {shape}")
         # on a GPU this waits for the device; without it an action out of range would read the table of the next state
-        if bool(((action_B < 0) | (action_B >= num_actions)).any()):
+        if action_B.device.type == "cpu":  # one pass
+            lowest, highest = torch.aminmax(action_B)
+            inside = lowest.item() >= 0 and highest.item() < num_actions
+        else:
+            inside = not bool(((action_B < 0) | (action_B >= num_actions)).any())
+        if not inside:
             raise ValueError(f"action {action_B.tolist()[:8]} is outside 0..{num_actions - 1}")
         return action_B
 
@@ -260,6 +269,12 @@ def row_seeds(seed: Any, num_envs: int) -> list[int]:
     given = checked_seeds(seed, num_envs)
     drawn = torch.randint(0, 2**62, (num_envs,), generator=_system_generator()).tolist()
     return drawn if given is None else [mine if own is None else own for own, mine in zip(given, drawn, strict=True)]
+
+
+def row_generator(seed: int) -> np.random.Generator:
+    """The random numbers of a row of this seed, as gymnasium makes them."""
+    # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
+    return np.random.Generator(np.random.PCG64(seed))
 
 
 def checked_seeds(seed: Any, num_envs: int) -> list[int | None] | None:

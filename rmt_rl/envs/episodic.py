@@ -26,11 +26,17 @@ class EpisodicEnv(TorchVectorEnv):
     `_begin` adds the tensors of the task. A subclass implements `_begin`, `_advance` and `_observe`.
     """
 
+    #: Numbers of which an action consists, each of them one of `num_actions`; None = it is one number, without an axis.
+    action_parts: int | None = None
+
     def __init__(
         self, num_envs: int, device: str | torch.device, observation_space: gymnasium.Space[Any], num_actions: int
     ) -> None:
-        super().__init__(num_envs, device, observation_space, gymnasium.spaces.Discrete(num_actions))
+        parts, spaces = self.action_parts, gymnasium.spaces
+        actions = spaces.Discrete(num_actions) if parts is None else spaces.MultiDiscrete([num_actions] * parts)
+        super().__init__(num_envs, device, observation_space, actions)
         self._num_actions = num_actions
+        self._cuts = type(self)._truncates is not EpisodicEnv._truncates
         self._state: State = {}
 
     def _begin(self, key_B: torch.Tensor) -> State:
@@ -73,11 +79,14 @@ class EpisodicEnv(TorchVectorEnv):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         if not self._state:
             raise RuntimeError("step was called before reset; call reset first")
-        action_B = self._read_action(action_B, self._num_actions)
+        action_B = self._read_action(action_B, self._num_actions, self.action_parts)
         changes, reward, terminated, info = self._advance(self._state, action_B)
         state = self._state | changes | {"t": self._state["t"] + 1}
-        truncated = self._truncates(state) & ~terminated
-        ended = terminated | truncated
+        if self._cuts:
+            truncated = self._truncates(state) & ~terminated
+            ended = terminated | truncated
+        else:
+            truncated, ended = torch.zeros_like(terminated), terminated
         final_obs = obs = self._observe(state)
         # on a GPU, reading whether a row ended would wait for the device at every step
         if self.device.type != "cpu" or bool(ended.any()):
@@ -146,11 +155,15 @@ class EpisodicEnv(TorchVectorEnv):
         read = {name: check_tensor(name, state[name], value) for name, value in first.items()}
         for name in ("t", "episode"):
             check_tensor(name, read[name], seed_B, 0, 2**62)
+        self._check_state(read)
         # an index out of range raises IndexError; what the other values mean, the observation shows
         shown, space = self._observe(read), self.single_observation_space
         if not shown.is_floating_point() and not all(space.contains(row) for row in shown.cpu().numpy()):
             raise ValueError(f"its observation is outside {' '.join(str(space).split())}")
         self._state = read
+
+    def _check_state(self, state: State) -> None:
+        """Raises ValueError where a state from a file has values that no episode has; its shapes are known to be right."""
 
     def _first(self, seed_B: torch.Tensor, episode_B: torch.Tensor) -> State:
         key_B = counter_bits(seed_B, episode_B)

@@ -10,6 +10,7 @@ from rmt_rl.algos.supervised import ENOUGH
 from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.finite import NotFinite
 from rmt_rl.common.ranks import Ranks
+from rmt_rl.common.state import where_rows
 from rmt_rl.config.cli import parse
 from rmt_rl.config.commands import ReturnConditioning
 from rmt_rl.envs.registry import BUILTIN, make_env
@@ -63,8 +64,8 @@ def test_where_an_action_does_not_count_any_other_has_the_same_outcome(name):
     for _ in range(40):
         action, asked = one.oracle(), one.asks()
         assert torch.equal(asked, other.asks())
-        random = torch.randint(one.single_action_space.n, (4,), generator=draw)
-        results = [one.step(action), other.step(torch.where(asked, action, random))]
+        random = torch.randint(2, action.shape, generator=draw)
+        results = [one.step(action), other.step(where_rows(asked, action, random))]
         for found, expected in zip(*results, strict=True):
             if isinstance(found, torch.Tensor):
                 assert torch.equal(found, expected)

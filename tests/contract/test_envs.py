@@ -48,6 +48,15 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "repeat-first": ("repeat-first", {}),
     "repeat-previous": ("repeat-previous", {}),
     "bandit": ("bandit", {"arms": 3, "length": 10}),
+    "popgym autoencode": ("popgym-autoencode", {}),
+    "popgym count-recall": ("popgym-count-recall", {"difficulty": "medium"}),
+    "popgym higher-lower": ("popgym-higher-lower", {}),
+    "popgym repeat-first": ("popgym-repeat-first", {}),
+    "popgym repeat-previous": ("popgym-repeat-previous", {"difficulty": "medium"}),
+    "popgym concentration": ("popgym-concentration", {}),
+    "popgym battleship": ("popgym-battleship", {}),
+    "popgym minesweeper": ("popgym-minesweeper", {}),
+    "popgym bandit": ("popgym-multiarmed-bandit", {}),
     "dark-room": ("dark-room", {"episodes": 2}),
     "minigrid S7": ("minigrid-memory", {}),
     "minigrid S11": ("minigrid-memory", {"size": 11, "view": 7}),
@@ -62,6 +71,10 @@ FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CASES = OURS | FOREIGN
 WITHOUT_ORACLE = ("bandit", "dark-room", "minigrid doorkey", "minigrid doors")
+#: Tasks of POPGym, whose score is a return.
+POPGYM = tuple(name for name in OURS if name.startswith("popgym"))
+#: An expert cannot foresee the next card, or whether an arm pays.
+WITH_LUCK = ("popgym higher-lower", "popgym bandit")
 WITH_ORACLE = [name for name in OURS if name not in WITHOUT_ORACLE]
 # tasks that give a reward without success, too
 PAID_IN_PARTS = (
@@ -74,6 +87,7 @@ PAID_IN_PARTS = (
     "repeat-previous",
     "bandit",
     "dark-room",
+    *POPGYM,
 )
 # random actions do not succeed: one mistake in some 50 steps is a failure, and two doors in order are rare
 TOO_HARD_FOR_CHANCE = ("repeat-first", "repeat-previous", "minigrid doorkey", "minigrid doors")
@@ -91,11 +105,14 @@ def make(case: str, num_envs: int = ROWS, device: str = "cpu") -> Any:
 
 def actions(env: Any, steps: int = STEPS) -> Iterator[torch.Tensor]:
     """[B] random actions for each step; those of a row do not depend on the number of rows."""
-    n = int(env.single_action_space.n)
-    draws = np.random.default_rng(0).integers(n, size=(steps, 16))[:, : env.num_envs]
-    # mostly the action that walks forward, so that episodes end
-    forward = {2: 1, 3: 2, 5: 1, 7: 2}.get(n, 0)
-    draws = np.where(np.random.default_rng(1).random((steps, 16))[:, : env.num_envs] < 0.6, forward, draws)
+    parts = getattr(env.single_action_space, "nvec", None)
+    n = int(env.single_action_space.n if parts is None else parts[0])
+    shape = (steps, 16) if parts is None else (steps, 16, len(parts))
+    draws = np.random.default_rng(0).integers(n, size=shape)[:, : env.num_envs]
+    if parts is None:
+        # mostly the action that walks forward, so that episodes end
+        forward = {2: 1, 3: 2, 5: 1, 7: 2}.get(n, 0)
+        draws = np.where(np.random.default_rng(1).random((steps, 16))[:, : env.num_envs] < 0.6, forward, draws)
     for row in draws:
         yield torch.from_numpy(row).to(env.device)
 
@@ -125,8 +142,16 @@ def play(env: Any, steps: int = STEPS, **reset: Any) -> list[Any]:
 
 
 #: Tasks whose `hidden` changes within an episode, as their classes say.
-CHANGING = ("repeat-previous", "tmaze endless", "cubes")
-WITHOUT_HIDDEN = ("minigrid doorkey", "minigrid doors", *FOREIGN)
+CHANGING = (
+    "repeat-previous",
+    "tmaze endless",
+    "cubes",
+    *(f"popgym {x}" for x in ("autoencode", "count-recall", "repeat-previous")),
+)
+WITHOUT_HIDDEN = (
+    *("minigrid doorkey", "minigrid doors", *FOREIGN),
+    *(f"popgym {x}" for x in ("higher-lower", "concentration", "battleship", "minesweeper")),
+)
 
 
 @pytest.mark.thorough
@@ -304,13 +329,15 @@ def test_a_state_with_another_number_of_rows_is_rejected(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in OURS if not case.startswith("minigrid")])  # reads every 16 steps
+@pytest.mark.parametrize(
+    "case", [case for case in OURS if not case.startswith(("minigrid", "popgym"))]
+)  # they draw ahead on the CPU
 def test_a_step_reads_no_value_back_from_the_device_but_the_range_of_actions(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmt_rl.common.device.choose_device", torch.device)  # which refuses "meta"
     env = make(case, device="meta")  # tensors without values: reading one raises
-    monkeypatch.setattr(TorchVectorEnv, "_read_action", lambda self, action_B, num_actions: action_B)
+    monkeypatch.setattr(TorchVectorEnv, "_read_action", lambda self, action_B, *sizes: action_B)
     env.reset(seed=0)
     for _ in range(3):
         obs, *_ = env.step(torch.zeros(ROWS, dtype=torch.int64, device="meta"))
@@ -391,15 +418,17 @@ def test_the_floor_lies_below_the_ceiling(case: str) -> None:
         assert (env.floor, env.ceiling) == (None, None)
     else:
         known = {"bandit": 0.75, "dark-room": 41 / 81, "minigrid doorkey": None, "minigrid doors": None}
+        known |= {"popgym bandit": 9 / 11, "popgym higher-lower": 0.5275997079036479}
         assert env.ceiling == known.get(case, 1.0)
         assert env.task
-        assert env.floor is None or 0 <= env.floor < env.ceiling
+        assert env.floor is None or (-1 if case in POPGYM else 0) <= env.floor < env.ceiling
     assert env.floor is not None or case in (
         *FOREIGN,
         "cubes",
         "minigrid S13Random",
         "minigrid doorkey",
         "minigrid doors",
+        *(f"popgym {x}" for x in ("concentration", "battleship", "minesweeper")),
     )
 
 
@@ -480,17 +509,19 @@ def test_gymnasium_passes_options_on() -> None:
     assert gymnasium.make_vec("rmt_rl/TMaze-v0", num_envs=4, length=33).longest == 33
 
 
-@pytest.mark.parametrize("case", WITH_ORACLE)
+@pytest.mark.parametrize("case", [case for case in WITH_ORACLE if case not in WITH_LUCK])
 def test_the_actions_of_the_oracle_reach_the_ceiling(case: str) -> None:
     env = make(case)
     with pytest.raises(RuntimeError, match="before reset"):
         env.oracle()
     env.reset(seed=0)
-    ended = 0
+    ended, returns = 0, torch.zeros(ROWS, dtype=torch.float64)
     while ended < 20:
-        *_, terminated, truncated, info = env.step(env.oracle())
-        over = terminated | truncated
-        assert bool(info["success"][over].all())
+        _, reward, terminated, truncated, info = env.step(env.oracle())
+        over, returns = terminated | truncated, returns + reward
+        reached = info["success"] if env.measure == "success" else (returns - 1).abs() < 1e-9
+        assert bool(reached[over].all())
+        returns[over] = 0
         ended += int(over.sum())
     assert env.ceiling == 1.0
 

@@ -96,7 +96,7 @@ def test_one_environment_equals_row_0_of_a_batch_with_the_same_seed(id: str) -> 
         assert data_equivalence(numbers(seen), numbers(to_numpy(_first(expected))), exact=True)
         action = env.action_space.sample()
         seen, reward, terminated, truncated, found = env.step(action)
-        expected, rewards, terminations, truncations, info = batch.step(np.full(3, action))
+        expected, rewards, terminations, truncations, info = batch.step(np.stack([action] * 3))
         assert data_equivalence(numbers(seen), numbers(to_numpy(_first(info["final_obs"]))), exact=True)
         assert (reward, terminated, truncated) == (rewards[0].item(), terminations[0].item(), truncations[0].item())
         if terminated or truncated:
@@ -105,7 +105,8 @@ def test_one_environment_equals_row_0_of_a_batch_with_the_same_seed(id: str) -> 
             seen, _ = env.reset()
         else:
             assert "success" not in found
-    assert ends or name in ("repeat-first", "repeat-previous")  # a deck has 52 cards
+    # a deck has 52 cards
+    assert ends or name in ("repeat-first", "repeat-previous") or name.startswith("popgym")
 
 
 def _first(obs: Any) -> Any:

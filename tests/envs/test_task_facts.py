@@ -48,10 +48,10 @@ def test_spaces_are_no_larger_than_what_occurs_in_them(name, options, observatio
     assert (env.single_observation_space, env.single_action_space) == (observations, spaces.Discrete(actions))
 
 
-def test_the_sum_of_rewards_reveals_the_cue_in_four_tasks() -> None:
+def test_the_sum_of_rewards_reveals_the_cue_in_five_tasks() -> None:
     """By the number of payouts, the outcome of the earlier walks, the moves that ended on the goal, and turns on purpose."""
     revealed = {name for name in BUILTIN if name not in ("gym", "none") and make_env(name, 1).return_reveals_cue}
-    assert revealed == {"bandit", "dark-room", "tmaze-trial", "tmaze-endless"}
+    assert revealed == {"bandit", "popgym-multiarmed-bandit", "dark-room", "tmaze-trial", "tmaze-endless"}
 
 
 def test_the_return_to_go_is_a_memory_in_the_endless_tmaze() -> None:

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import check_tensor
-from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info, task_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_generator, row_seeds, step_info, task_rows
 
 #: MiniGrid's actions 0..6.
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -257,12 +257,6 @@ class MiniGridDirect(TorchVectorEnv):
 
     def _to_device(self, table: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(table).to(self.device)
-
-
-def row_generator(seed: int) -> np.random.Generator:
-    """The random numbers of a row."""
-    # PCG64 by name: it is the generator that gymnasium uses, even if numpy's default changes
-    return np.random.Generator(np.random.PCG64(seed))
 
 
 def empty_room(width: int, height: int) -> np.ndarray:

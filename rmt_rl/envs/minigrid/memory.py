@@ -20,9 +20,8 @@ import torch
 from gymnasium import spaces
 
 from rmt_rl.common.state import check_count, check_tensor
-from rmt_rl.envs.base import Obs, TorchVectorEnv, row_seeds, step_info, task_rows
+from rmt_rl.envs.base import Obs, TorchVectorEnv, row_generator, row_seeds, step_info, task_rows
 from rmt_rl.envs.minigrid.direct import ACTIONS as NAMES
-from rmt_rl.envs.minigrid.direct import row_generator
 
 SIZES = (7, 9, 11, 13, 17)
 RANDOM_SIZES = (13, 17)
