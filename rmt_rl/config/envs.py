@@ -177,7 +177,7 @@ class ReasoningConfig(EnvConfig):
 @builtin("env", "repeat-first", "rmt_rl.envs.tasks.repeat:RepeatFirst")
 @dataclass(frozen=True)
 class RepeatFirstConfig(EnvConfig):
-    """POPGym's RepeatFirst (Morad et al. 2023): report the suit of the first card at every step."""
+    """The rules of POPGym's RepeatFirst (Morad et al. 2023), any number of decks: report the first card's suit at every step."""
 
     decks: int = option(1, "decks of 52 cards; 1, 8, 16 = POPGym's easy, medium, hard", low=1, high=100_000)
 
@@ -185,7 +185,7 @@ class RepeatFirstConfig(EnvConfig):
 @builtin("env", "repeat-previous", "rmt_rl.envs.tasks.repeat:RepeatPrevious")
 @dataclass(frozen=True)
 class RepeatPreviousConfig(EnvConfig):
-    """POPGym's RepeatPrevious (Morad et al. 2023): report the suit of the card seen k - 1 steps ago."""
+    """The rules of POPGym's RepeatPrevious (Morad et al. 2023), any k: report the suit of the card seen k - 1 steps ago."""
 
     decks: int = option(1, "decks of 52 cards; 1, 2, 3 = POPGym's easy, medium, hard", low=1, high=100_000)
     k: int = option(4, "which card; 1 would be the visible one; 4, 32, 64 = easy, medium, hard", low=2, high=100_000)

@@ -70,3 +70,27 @@ class POPGymMineSweeperConfig(POPGymConfig):
 @dataclass(frozen=True)
 class POPGymMultiarmedBanditConfig(POPGymConfig):
     """POPGym's MultiarmedBandit: find the arms that pay most often."""
+
+
+@builtin("env", "popgym-position-only-cartpole", "rmt_rl.envs.popgym.control:PositionOnlyCartPole")
+@dataclass(frozen=True)
+class POPGymPositionOnlyCartPoleConfig(POPGymConfig):
+    """POPGym's PositionOnlyCartPole: keep a pole upright without seeing velocities."""
+
+
+@builtin("env", "popgym-velocity-only-cartpole", "rmt_rl.envs.popgym.control:VelocityOnlyCartPole")
+@dataclass(frozen=True)
+class POPGymVelocityOnlyCartPoleConfig(POPGymConfig):
+    """POPGym's VelocityOnlyCartPole: keep a pole upright without seeing positions."""
+
+
+@builtin("env", "popgym-position-only-pendulum", "rmt_rl.envs.popgym.control:PositionOnlyPendulum")
+@dataclass(frozen=True)
+class POPGymPositionOnlyPendulumConfig(POPGymConfig):
+    """POPGym's PositionOnlyPendulum: swing a pendulum up without seeing its velocity."""
+
+
+@builtin("env", "popgym-noisy-position-only-pendulum", "rmt_rl.envs.popgym.control:NoisyPositionOnlyPendulum")
+@dataclass(frozen=True)
+class POPGymNoisyPositionOnlyPendulumConfig(POPGymConfig):
+    """POPGym's NoisyPositionOnlyPendulum: the same with noise on what is seen."""

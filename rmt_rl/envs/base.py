@@ -214,15 +214,15 @@ class TorchVectorEnv(VectorEnv):
 
         Accepts numpy arrays too, which `action_space.sample()` returns.
         """
+        shape = (self.num_envs,) if parts is None else (self.num_envs, parts)
         try:
             action_B = torch.as_tensor(action_B, device=self.device)
         except (TypeError, RuntimeError, ValueError) as error:  # torch raises these for text, None and ragged lists
-            why = " ".join(str(error).split())
-            raise ValueError(f"action cannot be read ({why}); expected {self.num_envs} integers") from error
+            why, count = " ".join(str(error).split()), " x ".join(map(str, shape))
+            raise ValueError(f"action cannot be read ({why}); expected {count} integers") from error
         if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
             raise ValueError(f"action has dtype {action_B.dtype}; expected integers")
         action_B = action_B.long()  # some dtypes have no aminmax, and uint8 would index rows as a mask
-        shape = (self.num_envs,) if parts is None else (self.num_envs, parts)
         if action_B.shape != shape:
             raise ValueError(f"action has shape {tuple(action_B.shape)}; expected {shape}")
         # on a GPU this waits for the device; without it an action out of range would read the table of the next state

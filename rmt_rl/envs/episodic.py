@@ -23,19 +23,24 @@ class EpisodicEnv(TorchVectorEnv):
     seed, episode: [B] identify the episode: counter_bits(seed, episode) is its key
     key: [B] counter_bits(key, 0), counter_bits(key, 1), ... are the random numbers of the episode
     t: [B] number of steps done in the episode
+    num_actions: how many actions there are, or the action space: a MultiDiscrete with parts of one size, or another one, for
+        which the subclass defines `_read`.
     `_begin` adds the tensors of the task. A subclass implements `_begin`, `_advance` and `_observe`.
     """
 
-    #: Numbers of which an action consists, each of them one of `num_actions`; None = it is one number, without an axis.
-    action_parts: int | None = None
-
     def __init__(
-        self, num_envs: int, device: str | torch.device, observation_space: gymnasium.Space[Any], num_actions: int
+        self,
+        num_envs: int,
+        device: str | torch.device,
+        observation_space: gymnasium.Space[Any],
+        num_actions: int | gymnasium.Space[Any],
     ) -> None:
-        parts, spaces = self.action_parts, gymnasium.spaces
-        actions = spaces.Discrete(num_actions) if parts is None else spaces.MultiDiscrete([num_actions] * parts)
-        super().__init__(num_envs, device, observation_space, actions)
-        self._num_actions = num_actions
+        space = gymnasium.spaces.Discrete(num_actions) if isinstance(num_actions, int) else num_actions
+        super().__init__(num_envs, device, observation_space, space)
+        # how many values a part of an action has, and how many parts; an action that is one number has none
+        self._sizes = (
+            (int(space.nvec[0]), len(space.nvec)) if hasattr(space, "nvec") else (int(getattr(space, "n", 0)), None)
+        )
         self._cuts = type(self)._truncates is not EpisodicEnv._truncates
         self._state: State = {}
 
@@ -70,7 +75,7 @@ class EpisodicEnv(TorchVectorEnv):
             seed_B = torch.tensor(row_seeds(seed, self.num_envs), device=self.device)
             first = self._first(seed_B, torch.zeros_like(seed_B))
         else:
-            first = self._first(self._state["seed"], self._state["episode"] + 1)
+            first = self._following(self._state)
         self._state = {name: where_rows(rows, new, self._state.get(name, new)) for name, new in first.items()}
         return self._observe(self._state), {}
 
@@ -79,7 +84,7 @@ class EpisodicEnv(TorchVectorEnv):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
         if not self._state:
             raise RuntimeError("step was called before reset; call reset first")
-        action_B = self._read_action(action_B, self._num_actions, self.action_parts)
+        action_B = self._read(action_B)
         changes, reward, terminated, info = self._advance(self._state, action_B)
         state = self._state | changes | {"t": self._state["t"] + 1}
         if self._cuts:
@@ -90,11 +95,15 @@ class EpisodicEnv(TorchVectorEnv):
         final_obs = obs = self._observe(state)
         # on a GPU, reading whether a row ended would wait for the device at every step
         if self.device.type != "cpu" or bool(ended.any()):
-            first = self._first(state["seed"], state["episode"] + 1)
+            first = self._following(state)
             state = {name: where_rows(ended, first[name], value) for name, value in state.items()}
             obs = self._observe(state)
         self._state = state
         return obs, reward, terminated, truncated, step_info(final_obs, ended, info)
+
+    def _read(self, action_B: Any) -> torch.Tensor:
+        """The actions as a tensor; raises ValueError for those outside the action space."""
+        return self._read_action(action_B, *self._sizes)
 
     def oracle(self) -> torch.Tensor:
         if not self._state:
@@ -161,6 +170,10 @@ class EpisodicEnv(TorchVectorEnv):
         if not shown.is_floating_point() and not all(space.contains(row) for row in shown.cpu().numpy()):
             raise ValueError(f"its observation is outside {' '.join(str(space).split())}")
         self._state = read
+
+    def _following(self, state: State) -> State:
+        """The state at the start of every row's next episode."""
+        return self._first(state["seed"], state["episode"] + 1)
 
     def _check_state(self, state: State) -> None:
         """Raises ValueError where a state from a file has values that no episode has; its shapes are known to be right."""

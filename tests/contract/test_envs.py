@@ -57,6 +57,10 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "popgym battleship": ("popgym-battleship", {}),
     "popgym minesweeper": ("popgym-minesweeper", {}),
     "popgym bandit": ("popgym-multiarmed-bandit", {}),
+    "popgym cartpole": ("popgym-position-only-cartpole", {}),
+    "popgym velocities": ("popgym-velocity-only-cartpole", {}),
+    "popgym pendulum": ("popgym-position-only-pendulum", {"difficulty": "hard"}),
+    "popgym noise": ("popgym-noisy-position-only-pendulum", {}),
     "dark-room": ("dark-room", {"episodes": 2}),
     "minigrid S7": ("minigrid-memory", {}),
     "minigrid S11": ("minigrid-memory", {"size": 11, "view": 7}),
@@ -70,7 +74,9 @@ FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "frozenlake": ("gym", {"id": "FrozenLake-v1"}),
 }
 CASES = OURS | FOREIGN
-WITHOUT_ORACLE = ("bandit", "dark-room", "minigrid doorkey", "minigrid doors")
+CONTROL = ("popgym cartpole", "popgym velocities", "popgym pendulum", "popgym noise")
+REAL_ACTIONS = CONTROL[2:]
+WITHOUT_ORACLE = ("bandit", "dark-room", "minigrid doorkey", "minigrid doors", *CONTROL)
 #: Tasks of POPGym, whose score is a return.
 POPGYM = tuple(name for name in OURS if name.startswith("popgym"))
 #: An expert cannot foresee the next card, or whether an arm pays.
@@ -105,6 +111,10 @@ def make(case: str, num_envs: int = ROWS, device: str = "cpu") -> Any:
 
 def actions(env: Any, steps: int = STEPS) -> Iterator[torch.Tensor]:
     """[B] random actions for each step; those of a row do not depend on the number of rows."""
+    if isinstance(env.single_action_space, gymnasium.spaces.Box):
+        for row in np.random.default_rng(0).uniform(-2, 2, size=(steps, 16, 1)).astype(np.float32)[:, : env.num_envs]:
+            yield torch.from_numpy(row).to(env.device)
+        return
     parts = getattr(env.single_action_space, "nvec", None)
     n = int(env.single_action_space.n if parts is None else parts[0])
     shape = (steps, 16) if parts is None else (steps, 16, len(parts))
@@ -151,6 +161,7 @@ CHANGING = (
 WITHOUT_HIDDEN = (
     *("minigrid doorkey", "minigrid doors", *FOREIGN),
     *(f"popgym {x}" for x in ("higher-lower", "concentration", "battleship", "minesweeper")),
+    *CONTROL,
 )
 
 
@@ -251,7 +262,7 @@ def test_there_is_no_state_before_the_first_reset(case: str) -> None:
 
 
 @pytest.mark.thorough
-@ours
+@pytest.mark.parametrize("case", [case for case in OURS if case not in REAL_ACTIONS])
 def test_actions_may_be_tensors_numpy_arrays_or_lists(case: str) -> None:
     of_torch, of_numpy, of_lists = (make(case, 3) for _ in range(3))
     for env in (of_torch, of_numpy, of_lists):
@@ -261,7 +272,7 @@ def test_actions_may_be_tensors_numpy_arrays_or_lists(case: str) -> None:
         assert same(of_numpy.step(action.numpy().astype(np.uint8)), expected)
         assert same(of_lists.step(action.tolist()), expected)
     for wrong in (None, "right", [0, [1, 2], 0], torch.zeros(3, dtype=torch.bool)):
-        with pytest.raises(ValueError, match=r"expected (3 )?integers"):
+        with pytest.raises(ValueError, match=r"expected (3 (x 2 )?)?integers"):
             of_torch.step(wrong)
 
 
@@ -419,6 +430,7 @@ def test_the_floor_lies_below_the_ceiling(case: str) -> None:
     else:
         known = {"bandit": 0.75, "dark-room": 41 / 81, "minigrid doorkey": None, "minigrid doors": None}
         known |= {"popgym bandit": 9 / 11, "popgym higher-lower": 0.5275997079036479}
+        known |= dict.fromkeys(REAL_ACTIONS)
         assert env.ceiling == known.get(case, 1.0)
         assert env.task
         assert env.floor is None or (-1 if case in POPGYM else 0) <= env.floor < env.ceiling
@@ -429,6 +441,7 @@ def test_the_floor_lies_below_the_ceiling(case: str) -> None:
         "minigrid doorkey",
         "minigrid doors",
         *(f"popgym {x}" for x in ("concentration", "battleship", "minesweeper")),
+        *CONTROL,
     )
 
 

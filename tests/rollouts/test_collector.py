@@ -326,10 +326,10 @@ class Push(EpisodicEnv):
     """An action moves a point; episodes of 50 steps."""
 
     def __init__(self, rows):
-        super().__init__(rows, "cpu", gymnasium.spaces.Box(-1e4, 1e4, (1,), np.float32), num_actions=1)
-        self.single_action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        box = gymnasium.spaces.Box
+        super().__init__(rows, "cpu", box(-1e4, 1e4, (1,), np.float32), box(-1, 1, (1,), np.float32))
 
-    def _read_action(self, action, count):
+    def _read(self, action):
         return action.clamp(-1, 1)[:, 0].double()
 
     def _begin(self, key):

@@ -1,6 +1,7 @@
 """POPGym's MultiarmedBandit: find the arms that pay most often.
 
-Source: popgym 1.0.7 (Morad et al. 2023, arXiv 2303.01859). From the same seed the episodes are those of the package.
+Source: popgym 1.0.7 (Morad et al. 2023, arXiv 2303.01859). From the same seed the episodes are those of
+the package, as long as none is reset before its end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import gymnasium
 import numpy as np
 import torch
 
-from rmt_rl.common.state import check_tensor
 from rmt_rl.envs.episodic import State
 from rmt_rl.envs.popgym.drawn import DrawnEnv
 from rmt_rl.envs.tasks.bandit import stay_or_next
@@ -21,7 +21,7 @@ from rmt_rl.envs.tasks.bandit import stay_or_next
 class MultiarmedBandit(DrawnEnv):
     """Pull one of `arms` arms, each with its own probability to pay, which is uniform in [0, 1] and new in every episode.
 
-    observation [] int64: 1 = the last pull paid. The arm is the previous action, which every policy is given.
+    observation [] int64: 1 = the last pull paid. The arm is the previous action.
     actions: the number of an arm. reward: 1/length where it pays, else -1/length. Episodes are truncated after `length` pulls.
     Easy, medium and hard: 10 arms and 200 pulls, 20 and 400, 30 and 600.
 
@@ -36,6 +36,7 @@ class MultiarmedBandit(DrawnEnv):
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
         self.arms, self.length = self.sizes[difficulty]
+        self.longest = self.length
         super().__init__(num_envs, device, gymnasium.spaces.Discrete(2), self.arms)
         self._reward = torch.tensor([-1 / self.length, 1 / self.length], dtype=torch.float64, device=self.device)
         self.floor, self.ceiling = 2 * stay_or_next(self.arms, self.length) - 1, (self.arms - 1) / (self.arms + 1)
@@ -49,13 +50,9 @@ class MultiarmedBandit(DrawnEnv):
         for row, generator in enumerate(generators):
             for episode in range(count):
                 chance[row, episode] = generator.random(self.arms, dtype=np.float32)
-                # the package compares a Python float with a number of float32, which numpy does in float32
+                # the package compares a Python float with a number of float32, which numpy 2 does in float32
                 luck[row, episode] = generator.random(self.length)
         return {"chance": chance, "luck": luck}
-
-    def _check_state(self, state: State) -> None:
-        super()._check_state(state)
-        check_tensor("t", state["t"], state["t"], 0, self.length - 1)
 
     def _begin(self, key_B: torch.Tensor) -> State:
         return {"paid": torch.zeros_like(key_B)}

@@ -2,7 +2,7 @@
 
 Source: popgym 1.0.7 (Morad et al. 2023, arXiv 2303.01859). From the same seed the episodes are those of the package. A step that
 both ends and cuts off an episode only ends it here.
-The agent is shown what it uncovers, not where: the place is its previous action, which every policy is given.
+The agent is shown what it uncovers, not where: the place is its previous action (`policy.previous_action`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ class MineSweeper(DrawnEnv):
     episode_steps = None  # every episode ends by itself
     measure = "return"
     ceiling = 1.0
-    action_parts = 2
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
         self.side, self.mines = self.sizes[difficulty]
-        super().__init__(num_envs, device, gymnasium.spaces.Discrete(min(self.mines + 1, 10)), self.side)
+        shown, cell = (
+            gymnasium.spaces.Discrete(min(self.mines + 1, 10)),
+            gymnasium.spaces.MultiDiscrete([self.side] * 2),
+        )
+        super().__init__(num_envs, device, shown, cell)
         self.cells = self.side**2
-        self.clear = self.cells - self.mines
+        self.longest = self.clear = self.cells - self.mines
         # of a mine, of a cell that was uncovered before, and of a new one
         rewards = [-0.5 - 1 / self.clear, -0.5 / (self.clear - 2), 1 / self.clear]
         self._reward = torch.tensor(rewards, dtype=torch.float64, device=self.device)
@@ -68,27 +71,29 @@ class MineSweeper(DrawnEnv):
             boards[row] = False
             for episode in range(count):
                 boards[row, episode, generators[row].choice(self.cells, size=self.mines, replace=False)] = True
-        return {"mines": boards}
+        # how many mines a cell and its neighbours have
+        wide = np.pad(boards.reshape(-1, self.side, self.side), [(0, 0), (1, 1), (1, 1)]).astype(np.int8)
+        lines = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
+        near = lines[:, :, :-2] + lines[:, :, 1:-1] + lines[:, :, 2:]
+        return {"mines": boards, "near": near.reshape(boards.shape)}
+
+    def _check_drawn(self) -> None:
+        near = self._drawn["near"]
+        if bool(((near < 0) | (near > 9)).any()):
+            raise ValueError("near has values out of range")
 
     def _begin(self, key_B: torch.Tensor) -> State:
         covered = ~self._drawn["mines"].index_select(0, key_B)
-        return {"covered": covered, "shown": torch.zeros_like(key_B)}
+        return {"covered": covered, "left": torch.full_like(key_B, self.clear), "shown": torch.zeros_like(key_B)}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
         chosen = action_B[:, 0] * self.side + action_B[:, 1]
-        board = self._drawn["mines"].index_select(0, state["key"])
-        mine, new = at(board, chosen), at(state["covered"], chosen)
-        reward = self._reward.index_select(0, torch.where(mine, 0, 1 + new.long()))
-        covered = state["covered"].scatter(1, chosen[:, None], False)
-        near = self._near(action_B)
-        done = ~covered.any(1)
-        return {"covered": covered, "shown": (board & near).sum(1)}, reward, mine | done, {}
-
-    def _near(self, action_B: torch.Tensor) -> torch.Tensor:
-        """[B, cells] whether a cell is the chosen one or a neighbour."""
-        line = torch.arange(self.side, device=self.device)
-        rows, columns = ((line - action_B[:, i, None]).abs() <= 1 for i in range(2))
-        return (rows[:, :, None] & columns[:, None, :]).flatten(1)
+        place = state["key"] * self.cells + chosen
+        mine, shown = (self._drawn[name].view(-1).index_select(0, place) for name in ("mines", "near"))
+        new = state["covered"].gather(1, chosen[:, None]).squeeze(1).long()  # never a mine
+        reward = self._reward.index_select(0, torch.where(mine, 0, 1 + new))
+        covered, left = state["covered"].scatter(1, chosen[:, None], False), state["left"] - new
+        return {"covered": covered, "left": left, "shown": shown.long()}, reward, mine | (left == 0), {}
 
     def _truncates(self, state: State) -> torch.Tensor:
         return state["t"] == self.clear
@@ -121,12 +126,13 @@ class Battleship(DrawnEnv):
     episode_steps = None  # every episode ends by itself
     measure = "return"
     ceiling = 1.0
-    action_parts = 2
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
         self.side = self.sizes[difficulty]
-        super().__init__(num_envs, device, gymnasium.spaces.Discrete(2), self.side)
-        self.cells, needed = self.side**2, sum(self.ships)
+        cell = gymnasium.spaces.MultiDiscrete([self.side] * 2)
+        super().__init__(num_envs, device, gymnasium.spaces.Discrete(2), cell)
+        self.longest = self.cells = self.side**2
+        needed = sum(self.ships)
         self._reward = torch.tensor([-1 / (self.cells - needed), 1 / needed], dtype=torch.float64, device=self.device)
         self.task = f"popgym-battleship: remember the shots at {self.side} x {self.side} cells"
 
@@ -153,14 +159,13 @@ class Battleship(DrawnEnv):
 
     def _begin(self, key_B: torch.Tensor) -> State:
         ships = self._drawn["ships"].index_select(0, key_B)
-        return {"afloat": ships, "hit": torch.zeros_like(key_B)}
+        return {"afloat": ships, "left": torch.full_like(key_B, sum(self.ships)), "hit": torch.zeros_like(key_B)}
 
     def _advance(self, state: State, action_B: torch.Tensor) -> tuple[State, torch.Tensor, torch.Tensor, State]:
-        chosen = action_B[:, 0] * self.side + action_B[:, 1]
-        hit = at(state["afloat"], chosen).long()
-        afloat = state["afloat"].scatter(1, chosen[:, None], False)
-        done = ~afloat.any(1)
-        return {"afloat": afloat, "hit": hit}, self._reward.index_select(0, hit), done, {}
+        chosen = (action_B[:, 0] * self.side + action_B[:, 1])[:, None]
+        hit = state["afloat"].gather(1, chosen).squeeze(1).long()
+        afloat, left = state["afloat"].scatter(1, chosen, False), state["left"] - hit
+        return {"afloat": afloat, "left": left, "hit": hit}, self._reward.index_select(0, hit), left == 0, {}
 
     def _truncates(self, state: State) -> torch.Tensor:
         return state["t"] == self.cells
@@ -201,8 +206,8 @@ class Concentration(DrawnEnv):
         shown = gymnasium.spaces.MultiDiscrete([self.kinds + 1] * self.cards)
         super().__init__(num_envs, device, shown, self.cards)
         n = self.cards
-        self.limit = int(np.ceil(2 * n - (n / (2 * n - 1))))
-        failure = -1 / self.limit
+        self.longest = int(np.ceil(2 * n - (n / (2 * n - 1))))
+        failure = -1 / self.longest
         # nothing yet, one card face up already, a pair, two cards without success
         rewards = [0.0, failure, 1 / (n // 2), 2 * failure]
         self._reward = torch.tensor(rewards, dtype=torch.float64, device=self.device)
@@ -246,12 +251,13 @@ class Concentration(DrawnEnv):
         return changes, self._reward.index_select(0, result), done, {}
 
     def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] == self.limit
+        return state["t"] == self.longest
 
     def _check_state(self, state: State) -> None:
         super()._check_state(state)
         for name in ("first", "turned"):
             check_tensor(name, state[name], state[name], -1, self.cards - 1)
+        check_tensor("left", state["left"], state["left"], 1, self.cards)
 
     def _kind(self, state: State, card_B: torch.Tensor) -> torch.Tensor:
         """[B] the kind of one card of every row."""

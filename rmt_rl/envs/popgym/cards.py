@@ -16,7 +16,6 @@ import gymnasium
 import numpy as np
 import torch
 
-from rmt_rl.common.state import check_tensor
 from rmt_rl.envs.episodic import State
 from rmt_rl.envs.popgym.drawn import DrawnEnv
 
@@ -34,7 +33,8 @@ class CardTask(DrawnEnv):
     """An episode of `steps` steps in which some are asked for an answer.
 
     reward: 1/`asked` for the correct answer, minus that for a wrong one, 0 where none is asked for.
-    There is no success; floor and ceiling are returns.
+    There is no success; floor and ceiling are returns. The floor does not hold for a policy that observes rewards, which tell
+    whether an answer was right. `hidden` is the correct answer, which changes during an episode; 0 where none is asked for.
 
     decks: how many decks of 52 cards are shuffled together. shuffles: how many such decks an episode has.
     shows: the observation for each code, [codes, ...]; `_script` turns decks into codes and answers.
@@ -43,6 +43,7 @@ class CardTask(DrawnEnv):
     episode_steps = None  # every episode ends by itself
     measure = "return"
     ceiling: float | None = 1.0
+    reward_reveals_cue = return_reveals_cue = True
 
     def __init__(
         self,
@@ -57,9 +58,10 @@ class CardTask(DrawnEnv):
         shuffles: int = 1,
     ) -> None:
         super().__init__(num_envs, device, space, num_actions)
+        self._num_actions = num_actions
         self.decks, self.cards, self.asked, self._shuffles = decks, CARDS * decks, asked, shuffles
         self._shows = shows.to(self.device)
-        self.steps = self._script(np.zeros((1, shuffles, self.cards), dtype=np.int64))[1].shape[1]
+        self.longest = self.steps = self._script(np.zeros((1, shuffles, self.cards), dtype=np.int64))[1].shape[1]
         # of an answer, from NOTHING on, and an action
         right = 2 * torch.eye(num_actions, dtype=torch.float64) - 1
         reward = torch.cat([torch.zeros(1, num_actions, dtype=torch.float64), right]) * (1 / asked)
@@ -92,7 +94,6 @@ class CardTask(DrawnEnv):
 
     def _check_state(self, state: State) -> None:
         super()._check_state(state)
-        check_tensor("t", state["t"], state["t"], 0, self.steps - 1)
         if not torch.equal(state["begin"], self._begin(state["key"])["begin"]):
             raise ValueError("begin is not that of the episode")
 

@@ -25,18 +25,21 @@ ROOM = 2 * BLOCK
 class DrawnEnv(EpisodicEnv):
     """An `EpisodicEnv` whose `key` is not random bits, but the place of the episode in the tensors of `_drawn`.
 
-    A subclass implements `_draw` beside the functions of `EpisodicEnv`. Nothing random may happen after the start of an episode
-    that depends on the actions.
+    A subclass implements `_draw` beside the functions of `EpisodicEnv`, and sets `longest`. What is random may not depend on the
+    actions. Where a package draws during an episode, too, a reset before its end gives another next episode than the package.
     """
+
+    #: Steps that an episode has at most.
+    longest: int
 
     def __init__(
         self,
         num_envs: int,
         device: str | torch.device,
         observation_space: gymnasium.Space[Any],
-        num_actions: int,
+        actions: int | gymnasium.Space[Any],
     ) -> None:
-        super().__init__(num_envs, device, observation_space, num_actions)
+        super().__init__(num_envs, device, observation_space, actions)
         self._first_place = torch.arange(num_envs, device=self.device) * ROOM
         self._generators: list[np.random.Generator] = []
         self._until_check = 0
@@ -55,7 +58,7 @@ class DrawnEnv(EpisodicEnv):
         if seed is not None or not self._state:
             first = self._seed_rows(rows, row_seeds(seed, self.num_envs))
         else:
-            first = self._first(self._state["seed"], self._state["episode"] + 1)
+            first = self._following(self._state)
         self._state = {name: where_rows(rows, new, self._state.get(name, new)) for name, new in first.items()}
         return self._observe(self._state), {}
 
@@ -86,6 +89,7 @@ class DrawnEnv(EpisodicEnv):
     def _check_state(self, state: State) -> None:
         if not torch.equal(state["key"], self._place(state["episode"])):
             raise ValueError("key is not the place of the episode")
+        check_tensor("t", state["t"], state["t"], 0, self.longest - 1)
         ahead = self._count - state["episode"] - 1  # episodes that were drawn and not begun
         if bool(((ahead < self._until_check) | (ahead >= ROOM)).any()):
             raise ValueError("count and until_check do not fit the episode")
@@ -93,15 +97,14 @@ class DrawnEnv(EpisodicEnv):
     def _check_drawn(self) -> None:
         """Raises ValueError where the tensors of `_drawn` have values that no draw has."""
 
-    def _first(self, seed_B: torch.Tensor, episode_B: torch.Tensor) -> State:
+    def _following(self, state: State) -> State:
         # a row begins at most one episode at a call, so a check every BLOCK calls is enough; on a GPU it waits for the device
-        if self._generators:
-            if self._until_check == 0:
-                self._draw_more(episode_B)
-            self._until_check -= 1
-        return self._at(seed_B, episode_B)
+        if self._until_check == 0:
+            self._draw_more(state["episode"] + 1)
+        self._until_check -= 1
+        return super()._following(state)
 
-    def _at(self, seed_B: torch.Tensor, episode_B: torch.Tensor) -> State:
+    def _first(self, seed_B: torch.Tensor, episode_B: torch.Tensor) -> State:
         """The state at the start of episodes that have been drawn."""
         place_B = self._place(episode_B)
         return {
@@ -133,7 +136,7 @@ class DrawnEnv(EpisodicEnv):
         self._count = torch.where(rows_B, 0, self._count)
         self._append(numbers, [*new.values()], ROOM)
         seed_B = torch.tensor(seeds, device=self.device)
-        return self._at(seed_B, torch.zeros_like(seed_B))
+        return self._first(seed_B, torch.zeros_like(seed_B))
 
     def _draw_more(self, next_B: torch.Tensor) -> None:
         """Draw a block of episodes for the rows that have begun one. next_B: the number of the episode after the present one."""
