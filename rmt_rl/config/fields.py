@@ -220,6 +220,16 @@ def is_gymnasium_id(text: str) -> bool:
     return re.fullmatch(r"\S+-v[0-9]+", text) is not None
 
 
+def without_families(names: Iterable[str]) -> list[str]:
+    """Names for a sentence, those of a large family such as popgym-<task> as one."""
+    listed = list(names)
+    heads = [name.partition("-")[0] for name in listed]
+    short = [
+        f"{head}-... ({n})" if (n := heads.count(head)) > 6 else name for name, head in zip(listed, heads, strict=True)
+    ]
+    return list(dict.fromkeys(short))
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`; did you mean <name>?` for the nearest name, or nothing; `width` finds `policy.width`."""
     known = {name.lower(): name for name in names}

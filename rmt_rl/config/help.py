@@ -14,7 +14,7 @@ from rmt_rl.config.commands import CollectConfig, EvaluateConfig, ExportConfig, 
 from rmt_rl.config.comparison import BudgetConfig, CompareConfig, RayConfig, SlurmConfig, TuneConfig
 from rmt_rl.config.diagnosis import MemoryReportConfig
 from rmt_rl.config.envs import NoEnvConfig
-from rmt_rl.config.fields import groups, options, show
+from rmt_rl.config.fields import groups, options, show, without_families
 from rmt_rl.config.files import to_dict
 from rmt_rl.config.recipes import Recipe
 from rmt_rl.config.registry import GROUPS, choose, load_entry_points, load_plugins
@@ -167,19 +167,10 @@ def _group_lines(shown: dict[str, str]) -> list[str]:
     ]
     for group, usual in shown.items():
         if list(GROUPS[group]) != [group]:
-            names = _without_families(list(GROUPS[group]))
+            names = without_families(GROUPS[group])
             text = f"  {group}=" + " | ".join(f"{name} (default)" if name == usual else name for name in names)
             lines += _wrap(text, 8)
     return lines
-
-
-def _without_families(names: list[str]) -> list[str]:
-    """Names, those of a large family such as popgym-... as one."""
-    heads = [name.partition("-")[0] for name in names]
-    short = [
-        f"{head}-... ({n})" if (n := heads.count(head)) > 6 else name for name, head in zip(names, heads, strict=True)
-    ]
-    return list(dict.fromkeys(short))
 
 
 def _more(command: type) -> str:

@@ -27,7 +27,7 @@ from rmt_rl.common.errors import ConfigError
 from rmt_rl.common.gymnasium_ids import meant_id
 from rmt_rl.config import recipes
 from rmt_rl.config.bases import CHOICE, AlgoConfig, EnvConfig, PolicyConfig
-from rmt_rl.config.fields import Config, did_you_mean, document, is_gymnasium_id, options, read, show
+from rmt_rl.config.fields import Config, did_you_mean, document, is_gymnasium_id, options, read, show, without_families
 
 ClassT = TypeVar("ClassT", bound=type)
 
@@ -278,7 +278,9 @@ def choose(group: str, name: Any) -> Entry:
     for key in dict.fromkeys(key for key, known in inside if name in known.choices):
         hint = hint or f"; did you mean {group}.{key}={show(name)}?"
     plugin = ", or one that plugins=<module> registers" if group in ("env", "algo", "policy") else ""
-    raise ConfigError(f"{group}={show(name)}: expected one of {', '.join(GROUPS[group])}{plugin}{hint}")
+    raise ConfigError(
+        f"{group}={show(name)}: expected one of {', '.join(without_families(GROUPS[group]))}{plugin}{hint}"
+    )
 
 
 def belongs_to(group: str, part: Any) -> bool:

@@ -9,7 +9,6 @@ import functools
 import json
 from typing import Any
 
-import gymnasium
 import pytest
 import torch
 from pretend import Pretend, here, register
@@ -52,17 +51,27 @@ def same(x: Any, y: Any) -> bool:
     return bool(x == y)
 
 
+#: Tasks whose sines are numpy's on a CPU.
+ROUNDED = [name for name in TASKS if name.endswith(("cartpole", "pendulum"))]
+
+
+def close(x: Any, y: Any) -> bool:
+    if isinstance(x, dict):
+        return all(close(x[name], y[name]) for name in x)
+    return torch.allclose(here(x).double(), here(y).double(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_an_environment_plays_as_on_the_cpu(name: str) -> None:
     with Pretend():
         there = make_env(name, 6, DEVICE)
         cpu = make_env(name, 6)
         assert same(cpu.reset(seed=3)[0], there.reset(seed=3)[0])
-        assert isinstance(cpu.single_action_space, gymnasium.spaces.Discrete)
+        cpu.action_space.seed(0)
         for t in range(30):
-            action = torch.arange(6).add(t).remainder(int(cpu.single_action_space.n))
+            action = torch.from_numpy(cpu.action_space.sample())
             for x, y in zip(cpu.step(action), there.step(action.to(DEVICE)), strict=True):
-                assert same(x, y), t
+                assert same(x, y) or (name in ROUNDED and close(x, y)), t
 
 
 def ppo(run: TrainConfig, device: torch.device) -> PPOLearner:
