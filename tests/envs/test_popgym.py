@@ -72,14 +72,6 @@ def compare(name, difficulty, steps, ours=None):
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("name", THEIRS)
 def test_episodes_are_those_of_the_package(name, difficulty) -> None:
-    longest = 831 if (name, difficulty) == ("repeat-first", "hard") else 620
-    assert compare(name, difficulty, steps=longest + 40) >= ROWS
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("difficulty", DIFFICULTIES)
-@pytest.mark.parametrize("name", THEIRS)
-def test_long_plays_are_those_of_the_package(name, difficulty) -> None:
     assert compare(name, difficulty, steps=5_000) >= 5 * ROWS
 
 
