@@ -209,17 +209,21 @@ class TorchVectorEnv(VectorEnv):
         """Continue exactly from a result of `state_dict`; the number of rows must be the same."""
         raise NotImplementedError(f"{type(self).__name__} does not implement load_state_dict")
 
+    def _as_tensor(self, action_B: Any, expected: str) -> torch.Tensor:
+        """Actions on the device; raises ValueError for what is no tensor of numbers."""
+        try:
+            return torch.as_tensor(action_B, device=self.device)
+        except (TypeError, RuntimeError, ValueError) as error:  # torch raises these for text, None and ragged lists
+            why = " ".join(str(error).split())
+            raise ValueError(f"action cannot be read ({why}); expected {expected}") from error
+
     def _read_action(self, action_B: Any, num_actions: int, parts: int | None = None) -> torch.Tensor:
         """The actions as an int64 tensor [B]; [B, parts] where an action has several parts, each below `num_actions`.
 
         Accepts numpy arrays too, which `action_space.sample()` returns.
         """
         shape = (self.num_envs,) if parts is None else (self.num_envs, parts)
-        try:
-            action_B = torch.as_tensor(action_B, device=self.device)
-        except (TypeError, RuntimeError, ValueError) as error:  # torch raises these for text, None and ragged lists
-            why, count = " ".join(str(error).split()), " x ".join(map(str, shape))
-            raise ValueError(f"action cannot be read ({why}); expected {count} integers") from error
+        action_B = self._as_tensor(action_B, f"{' x '.join(map(str, shape))} integers")
         if action_B.is_floating_point() or action_B.is_complex() or action_B.dtype == torch.bool:
             raise ValueError(f"action has dtype {action_B.dtype}; expected integers")
         action_B = action_B.long()  # some dtypes have no aminmax, and uint8 would index rows as a mask

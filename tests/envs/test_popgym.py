@@ -13,8 +13,8 @@ from popgym import envs as package
 
 from rmt_rl.envs.base import row_generator
 from rmt_rl.envs.popgym import boards, cards
-from rmt_rl.envs.popgym.words import Words
 from rmt_rl.envs.registry import make_env
+from rmt_rl.envs.words import Words
 
 THEIRS = {
     "autoencode": "Autoencode",

@@ -123,9 +123,7 @@ def test_gymnasiums_own_checker_finds_nothing(id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # spaces of POPGym that gymnasium does not recommend
-        warnings.filterwarnings(
-            "ignore", ".*minimum value is -infinity|.*maximum value is infinity|.*normalized space"
-        )
+        warnings.filterwarnings("ignore", ".*minimum value is -infinity|.*maximum value is infinity|.*normalized space")
         env = gymnasium.make(id)
         check_env(env.unwrapped)
         env.close()

@@ -22,6 +22,7 @@ from gymnasium import spaces
 from rmt_rl.common.state import check_count, check_tensor
 from rmt_rl.envs.base import Obs, TorchVectorEnv, row_generator, row_seeds, step_info, task_rows
 from rmt_rl.envs.minigrid.direct import ACTIONS as NAMES
+from rmt_rl.envs.words import lemire
 
 SIZES = (7, 9, 11, 13, 17)
 RANDOM_SIZES = (13, 17)
@@ -291,15 +292,13 @@ class MiniGridMemory(TorchVectorEnv):
         for i, generator in enumerate(generators):
             words[i] = generator.integers(2**32, size=words.shape[1:], dtype=np.uint32)
 
-        # Generator.integers(n) is Lemire's method on these 32-bit words (arXiv 1805.10941): the high half of word * n,
-        # or another word if the low half is below 2^32 mod n, about once in a billion draws.
         redraw = np.zeros(words.shape[:2], dtype=bool)
         columns = iter(np.moveaxis(words, -1, 0))
 
         def below(n: int | np.ndarray) -> np.ndarray:
-            product = next(columns) * n
-            redraw[(product & 0xFFFFFFFF) < 2**32 % n] = True
-            return product >> 32
+            drawn, again = lemire(next(columns), n)
+            redraw[again] = True
+            return drawn
 
         starts = self._tables.start(below)
         for i in np.flatnonzero(redraw.any(axis=1)).tolist():

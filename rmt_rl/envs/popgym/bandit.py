@@ -30,8 +30,6 @@ class MultiarmedBandit(DrawnEnv):
     """
 
     sizes = MappingProxyType({"easy": (10, 200), "medium": (20, 400), "hard": (30, 600)})
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
     return_reveals_cue = True  # the number of payouts; whether it helps without memory of the arms is not known
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
@@ -62,9 +60,6 @@ class MultiarmedBandit(DrawnEnv):
         needed = chance.index_select(0, state["key"] * self.arms + action_B)
         paid = luck.index_select(0, state["key"] * self.length + state["t"]) < needed
         return {"paid": paid.long()}, self._reward.index_select(0, paid.long()), torch.zeros_like(paid), {}
-
-    def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] == self.length
 
     def _observe(self, state: State) -> torch.Tensor:
         return state["paid"]

@@ -18,7 +18,7 @@ from rmt_rl.common.state import check_tensor
 from rmt_rl.envs.episodic import State, at
 from rmt_rl.envs.popgym.cards import CARDS, RANKS, SUITS
 from rmt_rl.envs.popgym.drawn import DrawnEnv
-from rmt_rl.envs.popgym.words import Words, draw_words, lemire
+from rmt_rl.envs.words import Words, draw_words, lemire
 
 
 class MineSweeper(DrawnEnv):
@@ -34,8 +34,6 @@ class MineSweeper(DrawnEnv):
     """
 
     sizes = MappingProxyType({"easy": (4, 2), "medium": (6, 6), "hard": (8, 10)})
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
     ceiling = 1.0
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
@@ -95,9 +93,6 @@ class MineSweeper(DrawnEnv):
         covered, left = state["covered"].scatter(1, chosen[:, None], False), state["left"] - new
         return {"covered": covered, "left": left, "shown": shown.long()}, reward, mine | (left == 0), {}
 
-    def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] == self.clear
-
     def _observe(self, state: State) -> torch.Tensor:
         return state["shown"]
 
@@ -123,8 +118,6 @@ class Battleship(DrawnEnv):
 
     sizes = MappingProxyType({"easy": 8, "medium": 10, "hard": 12})
     ships = (2, 3, 3, 4)
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
     ceiling = 1.0
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
@@ -167,9 +160,6 @@ class Battleship(DrawnEnv):
         afloat, left = state["afloat"].scatter(1, chosen, False), state["left"] - hit
         return {"afloat": afloat, "left": left, "hit": hit}, self._reward.index_select(0, hit), left == 0, {}
 
-    def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] == self.cells
-
     def _observe(self, state: State) -> torch.Tensor:
         return state["hit"]
 
@@ -196,8 +186,6 @@ class Concentration(DrawnEnv):
     """
 
     sizes = MappingProxyType({"easy": (1, 2), "medium": (2, 2), "hard": (1, RANKS)})
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
     ceiling = 1.0
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
@@ -249,9 +237,6 @@ class Concentration(DrawnEnv):
         changes = {"shown": shown, "turned": turned, "first": torch.where(bad | second, -1, action_B), "left": left}
         done = left == 0
         return changes, self._reward.index_select(0, result), done, {}
-
-    def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] == self.longest
 
     def _check_state(self, state: State) -> None:
         super()._check_state(state)

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from rmt_rl.envs.episodic import State
+from rmt_rl.envs.episodic import EpisodicEnv, State
 from rmt_rl.envs.popgym.drawn import DrawnEnv
 
 CARDS, SUITS, RANKS = 52, 4, 13
@@ -40,9 +40,8 @@ class CardTask(DrawnEnv):
     shows: the observation for each code, [codes, ...]; `_script` turns decks into codes and answers.
     """
 
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
     ceiling: float | None = 1.0
+    _truncates = EpisodicEnv._truncates  # never: the deck ends it
     reward_reveals_cue = return_reveals_cue = True
 
     def __init__(
@@ -59,7 +58,7 @@ class CardTask(DrawnEnv):
     ) -> None:
         super().__init__(num_envs, device, space, num_actions)
         self._num_actions = num_actions
-        self.decks, self.cards, self.asked, self._shuffles = decks, CARDS * decks, asked, shuffles
+        self.cards, self._shuffles = CARDS * decks, shuffles
         self._shows = shows.to(self.device)
         self.longest = self.steps = self._script(np.zeros((1, shuffles, self.cards), dtype=np.int64))[1].shape[1]
         # of an answer, from NOTHING on, and an action
@@ -245,10 +244,11 @@ class CountRecall(CardTask):
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
         decks, kinds = self.sizes[difficulty]
         self.kinds, cards = kinds, CARDS * decks
-        self.each = cards // kinds
         shows = torch.tensor([[value, query] for value in range(kinds) for query in range(kinds)])
         space = gymnasium.spaces.MultiDiscrete([kinds, kinds])
-        super().__init__(num_envs, device, space, self.each + 1, decks=decks, asked=cards - 1, shows=shows, shuffles=2)
+        super().__init__(
+            num_envs, device, space, cards // kinds + 1, decks=decks, asked=cards - 1, shows=shows, shuffles=2
+        )
         self.floor = 2 * best_count(cards, kinds) - 1
         self.task = f"popgym-count-recall: count {cards} cards of {kinds} kinds"
 

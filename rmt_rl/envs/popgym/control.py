@@ -32,20 +32,17 @@ class CartPole(DrawnEnv):
     """
 
     sizes = MappingProxyType({"easy": 200, "medium": 400, "hard": 600})
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
     ceiling = 1.0
     action_names = ("left", "right")
     places: tuple[int, int]
+    high: tuple[float, float]  # of the observation
     far = 2.4, 12 * 2 * math.pi / 360
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
         self.longest = self.length = self.sizes[difficulty]
-        super().__init__(num_envs, device, gymnasium.spaces.Box(-self._high(), self._high(), dtype=np.float32), 2)
+        high = np.array(self.high, dtype=np.float32)
+        super().__init__(num_envs, device, gymnasium.spaces.Box(-high, high, dtype=np.float32), 2)
         self.task = f"popgym {type(self).__name__}: remember what tells the two numbers that are not shown"
-
-    def _high(self) -> np.ndarray:
-        raise NotImplementedError(f"{type(self).__name__} does not implement _high")
 
     def _draw(self, generators: Sequence[np.random.Generator], count: int) -> dict[str, np.ndarray]:
         return {"start": np.stack([g.uniform(-0.05, 0.05, size=(count, 4)) for g in generators])}
@@ -69,9 +66,6 @@ class CartPole(DrawnEnv):
         reward = torch.full_like(x, 1 / self.length)
         return {"numbers": torch.stack([x, x_dot, theta, theta_dot], dim=1)}, reward, fallen, {}
 
-    def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] >= self.length
-
     def _observe(self, state: State) -> torch.Tensor:
         return state["numbers"][:, list(self.places)].float()
 
@@ -84,18 +78,14 @@ class PositionOnlyCartPole(CartPole):
     """The position of the cart and the angle of the pole are shown; see `CartPole`."""
 
     places = 0, 2
-
-    def _high(self) -> np.ndarray:
-        return np.array([2 * end for end in self.far], dtype=np.float32)
+    high = 2 * CartPole.far[0], 2 * CartPole.far[1]
 
 
 class VelocityOnlyCartPole(CartPole):
     """The velocities of cart and pole are shown, after a reset their positions, as in the package; see `CartPole`."""
 
     places = 1, 3
-
-    def _high(self) -> np.ndarray:
-        return np.array([np.inf, np.inf], dtype=np.float32)
+    high = math.inf, math.inf
 
     def _observe(self, state: State) -> torch.Tensor:
         start = state["t"] == 0
@@ -108,14 +98,12 @@ class PositionOnlyPendulum(DrawnEnv):
     observation [2] float32: cosine and sine of its angle, without its velocity. `noise`: the deviation of normal noise on both,
         which are then clipped to [-1, 1].
     actions [1] float32: the torque, clipped to [-2, 2].
-    reward: gymnasium's, shifted and scaled to [-1, 1] and divided by `length`; steps that bring 0 are half as bad as can be.
+    reward: gymnasium's, shifted and scaled to [-1, 1] and divided by `length`.
     Every episode is truncated after `length` steps: 200, 150 or 100 (easy, medium, hard).
     There is no success, and neither floor nor ceiling is known.
     """
 
     sizes: MappingProxyType[str, Any] = MappingProxyType({"easy": (200, 0.0), "medium": (150, 0.0), "hard": (100, 0.0)})
-    episode_steps = None  # every episode ends by itself
-    measure = "return"
 
     def __init__(self, num_envs: int, device: str | torch.device = "cpu", *, difficulty: str = "easy") -> None:
         self.length, self.noise = self.sizes[difficulty]
@@ -139,7 +127,7 @@ class PositionOnlyPendulum(DrawnEnv):
         return {"numbers": self._drawn["start"].index_select(0, key_B)}
 
     def _read(self, action_B: Any) -> torch.Tensor:
-        action = torch.as_tensor(action_B, device=self.device)
+        action = self._as_tensor(action_B, f"{self.num_envs} x 1 real numbers")
         if action.shape != (self.num_envs, 1) or not action.is_floating_point():
             raise ValueError(
                 f"action has shape {tuple(action.shape)} and dtype {action.dtype}; expected {(self.num_envs, 1)} real numbers"
@@ -158,9 +146,6 @@ class PositionOnlyPendulum(DrawnEnv):
         numbers = torch.stack([angle + velocity * 0.05, velocity], dim=1)
         half = 16.2736044 / 2
         return {"numbers": numbers}, (half - costs) / half / self.length, torch.zeros_like(angle, dtype=torch.bool), {}
-
-    def _truncates(self, state: State) -> torch.Tensor:
-        return state["t"] >= self.length
 
     def _observe(self, state: State) -> torch.Tensor:
         angle = state["numbers"][:, 0]

@@ -29,7 +29,9 @@ class DrawnEnv(EpisodicEnv):
     actions. Where a package draws during an episode, too, a reset before its end gives another next episode than the package.
     """
 
-    #: Steps that an episode has at most.
+    episode_steps = None  # every episode ends by itself
+    measure = "return"
+    #: Steps that an episode has at most; it is truncated then, unless the subclass says otherwise.
     longest: int
 
     def __init__(
@@ -93,6 +95,9 @@ class DrawnEnv(EpisodicEnv):
         ahead = self._count - state["episode"] - 1  # episodes that were drawn and not begun
         if bool(((ahead < self._until_check) | (ahead >= ROOM)).any()):
             raise ValueError("count and until_check do not fit the episode")
+
+    def _truncates(self, state: State) -> torch.Tensor:
+        return state["t"] >= self.longest
 
     def _check_drawn(self) -> None:
         """Raises ValueError where the tensors of `_drawn` have values that no draw has."""

@@ -48,7 +48,7 @@ def draw_words(generator: np.random.Generator, count: int) -> np.ndarray:
     return generator.integers(2**32, size=count, dtype=np.uint32).astype(np.uint64)
 
 
-def lemire(words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def lemire(words: np.ndarray, n: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers 0..n - 1 of random words, and which of them need another word, about n in 2^32.
 
     The high half of word x n, unless the low half is below 2^32 mod n (Lemire, arXiv 1805.10941).
